@@ -1,0 +1,103 @@
+"""Whole-or-nothing files: written under a temporary name, flushed to disk, then renamed into place.
+
+JSON and safetensors only, so that reading a file never executes code.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gantry.errors import GantryError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed and renamed onto `path`, else removed.
+
+    The temporary name keeps the suffix of `path`, which encoders go by.
+
+    Raises:
+        GantryError: the folder cannot be made or written, or the disk is full; `path` is as it was before.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+        temporary = None
+    except OSError as error:
+        raise GantryError(
+            f"cannot write {path}: {error.strerror or error}; choose a folder you can write to, with free space"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` (UTF-8) to `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `content` to `path` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from `path`.
+
+    Raises:
+        GantryError: the file is missing, unreadable, or holds no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise GantryError(f"cannot read {path}: {error.strerror}; is this a folder that `gantry train` made?") from error
+    except ValueError as error:
+        raise GantryError(f"{path} is damaged (no JSON: {error}); restore it or train again") from error
+    if not isinstance(content, dict):
+        raise GantryError(f"{path} is damaged (a JSON object is expected); restore it or train again")
+    return content
+
+
+def save_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str] | None = None) -> None:
+    """Write named tensors, with string metadata in the header, to `path` as one safetensors file."""
+    from safetensors.torch import save
+
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, dict(metadata or {}))
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
+    """Read the tensors and the metadata of a safetensors file.
+
+    Raises:
+        GantryError: the file is missing, or it is no whole safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise GantryError(f"cannot read {path}: no such file; is this a folder that `gantry train` made?")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise GantryError(f"{path} is damaged or no safetensors file ({error}); restore it or train again") from error
