@@ -1,0 +1,51 @@
+"""Learners: they know spaces and arrays, never a simulator.
+
+The registry names each agent's class as text, so that importing this package costs nothing; PyTorch is imported when
+an agent is first asked for.
+"""
+
+import difflib
+import importlib
+from pathlib import Path
+from typing import Any
+
+from gantry.errors import GantryError
+from gantry.files import read_json
+
+AGENTS: dict[str, str] = {
+    "ppo": "gantry.agents.ppo:PPO",
+}
+"""Agent name → "module:Class"."""
+
+DESCRIPTIONS: dict[str, str] = {
+    "ppo": "Proximal policy optimization: on-policy, many environments at once, Box and Discrete actions",
+}
+"""Agent name → one line for listings."""
+
+
+def agent_class(name: str) -> Any:
+    """The class of the agent called `name` (upper or lower case).
+
+    Raises:
+        GantryError: no agent has that name; the message names the nearest ones.
+    """
+    location = AGENTS.get(name.lower())
+    if location is None:
+        near = difflib.get_close_matches(name.lower(), AGENTS, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(AGENTS)}"
+        raise GantryError(f"no agent is called {name!r}; {hint}")
+    module, _, attribute = location.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def load_agent(folder: str | Path, env: Any = None) -> Any:
+    """Load the agent that was saved to `folder`, whichever kind it is, for acting, or with `env` for more learning.
+
+    Raises:
+        GantryError: the folder holds no saved policy, a damaged one, or one of an unknown agent.
+    """
+    path = Path(folder) / "policy.json"
+    name = read_json(path).get("agent")
+    if not isinstance(name, str):
+        raise GantryError(f"{path} is damaged (it names no agent); restore it or train again")
+    return agent_class(name).load(folder, env=env)
