@@ -69,7 +69,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise GantryError(f"cannot read {path}: {error.strerror}; is this a folder that `gantry train` made?") from error
+        raise GantryError(f"cannot read {path}: {error.strerror}; did `gantry train` make this folder?") from error
     except ValueError as error:
         raise GantryError(f"{path} is damaged (no JSON: {error}); restore it or train again") from error
     if not isinstance(content, dict):

@@ -1,0 +1,79 @@
+"""The environments that Gantry ships: their ids, what each is in one line, and how Gymnasium makes them.
+
+This module imports neither MuJoCo nor PyTorch, since Gymnasium loads it whenever it is itself imported.
+"""
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Any
+
+from gantry.errors import GantryError
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One registered environment."""
+
+    task: str
+    """Where its task class is: `module:Class`."""
+    summary: str
+    """What the controller has to do, in one line."""
+    max_episode_steps: int
+    """The time limit (control steps)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """The task's settings for this id."""
+
+
+CART_POLE = "gantry.envs.cart_pole:CartPole"
+
+ENVIRONMENTS: dict[str, Environment] = {
+    "gantry/CartPoleBalance-v0": Environment(
+        CART_POLE, "keep the pole of a cart upright, starting near the top", 500, {"swing_up": False}
+    ),
+    "gantry/CartPoleSwingUp-v0": Environment(
+        CART_POLE, "swing the pole of a cart up from hanging, then balance it", 500, {"swing_up": True}
+    ),
+    "gantry/CartPoleSwingUpSparse-v0": Environment(
+        CART_POLE,
+        "swing the pole up with a reward only near the top, at the centre of the rail",
+        500,
+        {"swing_up": True, "sparse": True},
+    ),
+}
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """Return ` (did you mean …?)` with the names closest to `name`, or the whole list where none is close."""
+    folded = {candidate.lower(): candidate for candidate in names}
+    close = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)
+    if close:
+        return f" (did you mean {' or '.join(folded[match] for match in close)}?)"
+    return f" (there are: {', '.join(names)})"
+
+
+def find_environment(environment_id: str) -> Environment:
+    """Return the catalogue's entry for `environment_id`.
+
+    Raises:
+        GantryError: no such id; the message names the nearest ones.
+    """
+    if environment_id not in ENVIRONMENTS:
+        raise GantryError(f"unknown environment {environment_id!r}{nearest(environment_id, list(ENVIRONMENTS))}")
+    return ENVIRONMENTS[environment_id]
+
+
+def register_environments() -> None:
+    """Register every environment with Gymnasium, once."""
+    from gymnasium.envs.registration import register, registry
+
+    for environment_id, environment in ENVIRONMENTS.items():
+        if environment_id not in registry:
+            register(
+                environment_id,
+                entry_point="gantry.envs.single:make_single",
+                vector_entry_point="gantry.envs.simulator:make_vector",
+                max_episode_steps=environment.max_episode_steps,
+                order_enforce=False,  # the simulator itself refuses a step before the first reset
+                disable_env_checker=True,  # the test suite runs the full checker on every id
+                kwargs={"environment_id": environment_id},
+            )

@@ -1,0 +1,57 @@
+"""Counter-based random streams: what row i of a batch draws depends on its seed and its episode, on nothing else.
+
+A stream is SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators"), whose state is a
+plain counter: draw k is a hash of (start + k × golden ratio). The start is itself a hash of (seed, episode), so all
+rows draw at once with array operations, in any order, and nothing but the seed and the episode needs to be saved.
+"""
+
+import numpy as np
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""The increment of SplitMix64: 2⁶⁴ divided by the golden ratio, made odd."""
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+    """Return SplitMix64's 64-bit finalizer of `x` (any shape, uint64): a bijection with full avalanche."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+class RandomStreams:
+    """One independent random stream a row.
+
+    Args:
+        seeds: (n,) uint64, one seed a row.
+        counters: further (n,) integer arrays that tell apart the streams of one seed, such as the episode number.
+    """
+
+    def __init__(self, seeds: np.ndarray, *counters: np.ndarray) -> None:
+        start = mix(seeds + GOLDEN)
+        for counter in counters:
+            start = mix((start ^ mix(counter.astype(np.uint64) + GOLDEN)) + GOLDEN)
+        self._start = start
+        self._drawn = 0
+
+    def bits(self, count: int) -> np.ndarray:
+        """Draw (n, count) uniform 64-bit integers."""
+        steps = np.arange(self._drawn + 1, self._drawn + count + 1, dtype=np.uint64) * GOLDEN
+        self._drawn += count
+        return mix(self._start[:, None] + steps)
+
+    def uniform(self, low: float, high: float, count: int) -> np.ndarray:
+        """Draw (n, count) float64, uniform in [low, high)."""
+        unit = (self.bits(count) >> np.uint64(11)) * 2.0**-53
+        return low + (high - low) * unit
+
+    def normal(self, count: int) -> np.ndarray:
+        """Draw (n, count) standard normals (Box & Muller 1958)."""
+        pairs = (count + 1) // 2
+        # 1 - u lies in (0, 1], so the logarithm is finite.
+        radius = np.sqrt(-2.0 * np.log(1.0 - self.uniform(0.0, 1.0, pairs)))
+        angle = self.uniform(0.0, 2.0 * np.pi, pairs)
+        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :count]
+
+    def integers(self, high: int, count: int) -> np.ndarray:
+        """Draw (n, count) int64, uniform in [0, high)."""
+        return (self.uniform(0.0, 1.0, count) * high).astype(np.int64)

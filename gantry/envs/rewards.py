@@ -1,0 +1,50 @@
+"""Bounded reward shaping, written for NumPy arrays and torch tensors alike."""
+
+import math
+import sys
+from typing import Any, Literal
+
+import numpy as np
+
+Sigmoid = Literal["gaussian", "quadratic"]
+
+
+NUMPY_TYPES = (np.ndarray, np.generic)
+
+
+def namespace(array: Any) -> Any:
+    """Return the module whose functions (`exp`, `where`, …) work on `array`: numpy, or torch for a tensor."""
+    return np if isinstance(array, NUMPY_TYPES) else sys.modules["torch"]
+
+
+def tolerance(
+    x: Any,
+    lower: float = 0.0,
+    upper: float = 0.0,
+    margin: float = 0.0,
+    value_at_margin: float = 0.1,
+    sigmoid: Sigmoid = "gaussian",
+) -> Any:
+    """Return 1 where `x` lies in [lower, upper], falling to `value_at_margin` at a distance `margin` outside.
+
+    With d = distance to the interval / margin: "gaussian" is value_at_margin^(d²); "quadratic" is
+    max(0, 1 - (1 - value_at_margin) d²). A margin of 0 gives a hard indicator. The same function, up to rounding, as
+    dm_control's `rewards.tolerance` (Tassa et al. 2018, "DeepMind Control Suite").
+
+    Args:
+        x: any shape, NumPy or torch; so is the result, in [0, 1].
+    """
+    if upper == lower:
+        if margin == 0.0:
+            return (x == lower) * 1.0
+        distance = x - lower if lower else x
+    else:
+        distance = abs(x - (lower + upper) / 2) - (upper - lower) / 2
+        if margin == 0.0:
+            return (distance <= 0) * 1.0
+        distance = (distance + abs(distance)) * 0.5  # inside the interval the distance is 0
+    squared = distance * distance
+    if sigmoid == "gaussian":
+        return namespace(x).exp(squared * (math.log(value_at_margin) / margin**2))
+    fall = 1.0 - squared * ((1.0 - value_at_margin) / margin**2)
+    return (fall + abs(fall)) * 0.5

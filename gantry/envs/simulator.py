@@ -1,0 +1,420 @@
+"""The batched simulator: any task as a `gymnasium.vector.VectorEnv` over one `mujoco.batch.Batch`.
+
+All rows step together on a pool of C threads, bit-identical to a serial `mj_step` loop at any thread count. Row i
+depends on (its seed, its episode) alone, never on the other rows, so it equals the single environment with that seed.
+"""
+
+import importlib
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from mujoco.batch import Batch
+
+from gantry.catalogue import find_environment
+from gantry.envs.randomness import RandomStreams
+from gantry.envs.task import State, Task
+from gantry.errors import GantryError
+
+DIVERGENCE_WARNINGS = [
+    mujoco.mjtWarning.mjWARN_BADQPOS,
+    mujoco.mjtWarning.mjWARN_BADQVEL,
+    mujoco.mjtWarning.mjWARN_BADQACC,
+]
+"""MuJoCo's warnings that say a simulation has blown up."""
+
+NEVER = 2**62
+"""A deadline, in vector steps, that is not reached."""
+
+NO_STAGE = int(mujoco.mjtStage.mjSTAGE_NONE)
+
+ROWS_PER_THREAD = 8
+"""Below this many rows a thread costs more than it brings."""
+
+
+class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """`num_envs` copies of a task, stepped as one.
+
+    `infos` holds `terms`, the reward's named terms, (n,) each, and the task's measures, such as `success`. When
+    episodes end with SAME_STEP autoreset, it also
+    holds `final_obs` (n, observation), their last observations, with the mask `_final_obs` (n,). Where physics differ
+    from row to row, `physics` holds their values. `diverged` is a mask (n,), present when simulations blew up: those
+    rows are truncated, with their last finite observation as the final one.
+
+    Args:
+        task: the world.
+        num_envs: the number of rows, n.
+        max_episode_steps: time limit in control steps, after which an episode is truncated; None for no limit.
+        autoreset_mode: SAME_STEP, NEXT_STEP or DISABLED, with Gymnasium's meanings.
+        num_threads: simulation threads, 0 for one a CPU; the results do not depend on it.
+        physics: physical quantities that differ from the model's, each a number or one number a row, by the names in
+            the task's `physics`.
+        render_mode: None or `rgb_array`.
+        width: of a rendered frame, in pixels.
+        height: of a rendered frame, in pixels.
+        camera: the name or number of the model's camera; by default its first one.
+
+    Raises:
+        GantryError: a setting is out of range; the message says which.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        num_envs: int = 1,
+        *,
+        max_episode_steps: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        num_threads: int = 0,
+        physics: Mapping[str, float | np.ndarray] | None = None,
+        render_mode: str | None = None,
+        width: int = 480,
+        height: int = 360,
+        camera: str | int | None = None,
+    ) -> None:
+        _check_settings(num_envs, max_episode_steps, num_threads, render_mode)
+        self.task = task
+        self.num_envs = num_envs
+        self.max_episode_steps = max_episode_steps
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.render_mode = render_mode
+        self.model = task.load_model()
+        self.control_timestep = float(self.model.opt.timestep) * task.substeps
+        """Seconds of simulated time a control step."""
+        self.metadata = {
+            "render_modes": ["rgb_array"],
+            "render_fps": round(1.0 / self.control_timestep),
+            "autoreset_mode": self.autoreset_mode,
+        }
+        self.single_observation_space = task.observation_space
+        self.single_action_space = task.action_space
+        self.observation_space = batch_space(task.observation_space, num_envs)
+        self.action_space = batch_space(task.action_space, num_envs)
+        self._action_shape = self.action_space.shape
+        self._continuous_actions = isinstance(task.action_space, gymnasium.spaces.Box)
+
+        threads = num_threads or os.cpu_count() or 1
+        self.batch = Batch(self.model, num_envs, max(1, min(threads, num_envs // ROWS_PER_THREAD)))
+        self.state = State(self.batch)
+        self._stage = int(task.stage)
+        self._warning = self.batch.warning
+        self.divergences = 0
+        """How many simulations have blown up so far."""
+        self._all = np.arange(num_envs)
+        self._physics = self._checked_physics(physics or {})
+        if self._physics:
+            task.set_physics(self.batch, self._all, self._physics)
+            self.batch.set_const()
+
+        self._seeds = np.zeros(num_envs, np.uint64)
+        self._episodes = np.zeros(num_envs, np.int64)
+        self._clock = 0
+        """Vector steps so far."""
+        self._starts = np.zeros(num_envs, np.int64)
+        """The clock when each row's episode began."""
+        self._deadlines = np.zeros(num_envs, np.int64)
+        """The clock when each row's episode is truncated."""
+        self._next_deadline = 0
+        self._can_terminate = type(task).terminated is not Task.terminated
+        self._ended = np.ones(num_envs, bool)
+        """Rows whose episode is over and that wait for a reset; at first all."""
+        self._some_ended = True
+        self._seeded = False
+        self.features = np.zeros((num_envs, 0), np.float32)
+        """What each row's state shows now, (n, number): see `Task.observe`."""
+        self._render_settings = (width, height, camera)
+        self._renderers: dict[int, Any] = {}
+
+    def reset(
+        self, *, seed: int | list[int] | np.ndarray | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin new episodes in all rows, or in those of `options["reset_mask"]` (n,) bool.
+
+        Args:
+            seed: row i is seeded with `seed + i` (Gymnasium's custom), or with `seed[i]`, and counts its episodes from
+                0 again; None goes on with the streams in use.
+            options: see above.
+
+        Returns:
+            Observations (n, observation) and infos.
+        """
+        mask = (options or {}).get("reset_mask")
+        if mask is not None:
+            mask = np.asarray(mask)
+            if mask.shape != (self.num_envs,) or mask.dtype != bool:
+                raise GantryError(f"options['reset_mask'] must be {self.num_envs} booleans")
+        ids = self._all if mask is None else np.flatnonzero(mask)
+        if seed is None and not self._seeded:
+            seed = int(self.np_random.integers(2**62))
+        if seed is not None:
+            self._seeds[ids] = self._row_seeds(seed)[ids]
+            self._episodes[ids] = -1
+            self._seeded = True
+        self._begin_episodes(ids)
+        return self.task.observation(self.features), self._infos({})
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Advance every row by one control step.
+
+        Args:
+            actions: (n, ...) as in `action_space`; beyond a Box's bounds they are clipped, as the motors do.
+
+        Returns:
+            Observations (n, observation) float32, rewards (n,) float64, terminations and truncations (n,) bool, infos.
+
+        Raises:
+            GantryError: actions of a wrong shape or type, or not finite; nothing has been simulated.
+        """
+        waiting = self._ended.copy() if self._some_ended else None
+        rewards, terms, terminations, truncations, diverged = self.transition(actions)
+        infos: dict[str, Any] = {"terms": {name: np.atleast_1d(term) for name, term in terms.items()}}
+        infos.update(self.task.measures(self.features))
+        if diverged is not None:
+            infos["diverged"] = diverged
+        rewards = np.array(rewards, np.float64, ndmin=1)
+        if waiting is not None:  # NEXT_STEP: these rows spend the step on beginning their next episode
+            self._begin_episodes(np.flatnonzero(waiting))
+            rewards[waiting] = 0.0
+            terminations[waiting] = False
+            truncations[waiting] = False
+        if self._some_ended and self.autoreset_mode is AutoresetMode.SAME_STEP:
+            infos["final_obs"] = self.task.observation(self.features)
+            infos["_final_obs"] = self._ended.copy()
+            self._begin_episodes(np.flatnonzero(self._ended))
+        return self.task.observation(self.features), rewards, terminations, truncations, self._infos(infos)
+
+    def transition(self, actions: np.ndarray) -> tuple[Any, dict[str, Any], np.ndarray, np.ndarray, np.ndarray | None]:
+        """Advance every row that is not waiting for a reset by one control step; `step` without autoreset.
+
+        Returns:
+            Rewards and their named terms, (n,) each, but scalars in a batch of one; terminations and truncations (n,)
+            bool; and which rows blew up, (n,) bool or None. `features` has become the observed ones.
+        """
+        control = self.task.control(self._checked(actions))
+        waiting = self._ended if self._some_ended else None
+        if waiting is not None and not (self._seeded and self.autoreset_mode is AutoresetMode.NEXT_STEP):
+            raise gymnasium.error.ResetNeeded("the episode is over, or none has begun: call reset() before step()")
+        self.task.advance(self.state, control, None if waiting is None else ~waiting)
+        self._clock += 1
+
+        before, features = self.features, self.task.observe(self.state)
+        diverged = self._diverged(features)
+        if diverged is not None:
+            features[diverged] = before[diverged]
+        self.features = features
+        if self.num_envs > 1:
+            rewards, terms = self.task.reward(before, control, features)
+        else:  # the same formulas on NumPy scalars, which are several times as fast as arrays of one
+            rewards, terms = self.task.reward(before[0], control[0], features[0])
+
+        if self._can_terminate or diverged is not None or self._clock >= self._next_deadline:
+            terminations = self.task.terminated(features)
+            truncations = self._clock >= self._deadlines
+            if diverged is not None:
+                terminations &= ~diverged
+                truncations |= diverged
+            self._ended = terminations | truncations
+            self._some_ended = bool(self._ended.any())
+        else:  # the usual step ends no episode, which needs no arithmetic to know
+            terminations, truncations = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        return rewards, terms, terminations, truncations, diverged
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Return one frame (height, width, 3) uint8 a row, or None without a render mode."""
+        if self.render_mode is None:
+            gymnasium.logger.warn("render() needs render_mode='rgb_array', given when the environment is made")
+            return None
+        return tuple(self.render_row(row) for row in range(self.num_envs))
+
+    def render_row(self, row: int) -> np.ndarray:
+        """Return a frame (height, width, 3) uint8 of one row."""
+        key = row if self._physics else 0  # rows of equal physics share a renderer
+        if key not in self._renderers:
+            from gantry.envs.rendering import make_renderer
+
+            width, height, camera = self._render_settings
+            model = self.batch.get_model(row) if self._physics else self.model
+            self._renderers[key] = make_renderer(model, width, height, camera)
+        return self._renderers[key].render(self.batch.get_data(row))
+
+    def close_extras(self, **_: Any) -> None:
+        """Free the renderers."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Return all that the simulation depends on, by name: `set_state` continues from it bit for bit."""
+        return {
+            "simulation": self.batch.state.copy(),
+            "warnings": self._warning.copy(),
+            "features": self.features.copy(),
+            "seeds": self._seeds.copy(),
+            "episodes": self._episodes.copy(),
+            "elapsed": self._clock - self._starts,
+            "ended": self._ended.copy(),
+            "divergences": np.array(self.divergences),
+            **{f"physics/{name}": value.copy() for name, value in self._physics.items()},
+        }
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Continue from what `get_state` returned, in this or another simulator of the same task and size.
+
+        Raises:
+            GantryError: the state is of another task, size or MuJoCo version; nothing has changed.
+        """
+        own = self.get_state()
+        for name in own.keys() | state.keys():
+            if name not in own or name not in state or (name != "features" and own[name].shape != state[name].shape):
+                raise GantryError(f"this state does not fit {self.num_envs} × {type(self.task).__name__} ({name!r})")
+        if self._physics:
+            self._physics = {name: np.array(state[f"physics/{name}"]) for name in self._physics}
+            self.task.set_physics(self.batch, self._all, self._physics)
+            self.batch.set_const()
+        self.batch.state[:] = state["simulation"]
+        self._warning[:] = state["warnings"]
+        self.features = np.array(state["features"])
+        self._seeds = np.array(state["seeds"])
+        self._episodes = np.array(state["episodes"])
+        self._starts = self._clock - np.array(state["elapsed"])
+        self._set_deadlines()
+        self._ended = np.array(state["ended"])
+        self._some_ended = bool(self._ended.any())
+        self.divergences = int(state["divergences"])
+        self._seeded = True
+
+    def _begin_episodes(self, ids: np.ndarray) -> None:
+        """Reset the rows `ids` (k,) to the start of their next episode."""
+        self._episodes[ids] += 1
+        self._starts[ids] = self._clock
+        self._set_deadlines()
+        self._ended[ids] = False
+        self._some_ended = bool(self._ended.any())
+        # Only the state is cleared here; positions follow, and with them whatever is derived.
+        self.batch.reset(ids, stage=NO_STAGE)
+        self.task.reset(self.state, ids, RandomStreams(self._seeds[ids], self._episodes[ids]))
+        if self._stage != NO_STAGE:
+            self.batch.forward(ids, self._stage)
+        features = self.task.observe(self.state)
+        if self.features.shape != features.shape:
+            self.features = features
+        else:
+            # The rows that go on may be observed here too, but what they showed after their step stays.
+            self.features = self.features.copy()
+            self.features[ids] = features[ids]
+
+    def _set_deadlines(self) -> None:
+        self._deadlines = self._starts + (NEVER if self.max_episode_steps is None else self.max_episode_steps)
+        self._next_deadline = int(self._deadlines.min())
+
+    def _diverged(self, features: np.ndarray) -> np.ndarray | None:
+        """Return the rows (n,) bool whose simulation blew up in this step, counted, or None where none did."""
+        if not np.count_nonzero(self._warning) and all_finite(features):
+            return None
+        diverged = self._warning[:, DIVERGENCE_WARNINGS, 1].any(axis=1) | ~np.isfinite(features).all(axis=1)
+        count = int(diverged.sum())
+        self.divergences += count
+        return diverged if count else None
+
+    def _checked(self, actions: np.ndarray) -> np.ndarray:
+        """Return the actions as an array of the action space's shape and type, or say what is wrong with them."""
+        continuous = self._continuous_actions
+        try:
+            actions = np.asarray(actions, np.float32 if continuous else None)
+        except (TypeError, ValueError) as error:
+            raise GantryError(f"actions must be an array of shape {self._action_shape}: {error}") from error
+        if actions.shape != self._action_shape:
+            raise GantryError(f"actions must have shape {self._action_shape}, not {actions.shape}")
+        if continuous:
+            if not all_finite(actions):
+                raise GantryError("actions must be finite: they hold NaN or infinity")
+        elif actions.dtype.kind not in "iu":
+            raise GantryError(f"actions must be integers, not {actions.dtype}")
+        elif not self.action_space.contains(actions.astype(self.action_space.dtype)):
+            raise GantryError(f"actions must lie in {self.single_action_space}")
+        return actions
+
+    def _checked_physics(self, given: Mapping[str, float | np.ndarray]) -> dict[str, np.ndarray]:
+        """Return a value a row, (n,) float64, for every physical parameter; nothing where none is given."""
+        declared = self.task.physics
+        values = {}
+        for name, value in given.items():
+            if name not in declared:
+                known = ", ".join(declared) or "none"
+                raise GantryError(f"unknown physical parameter {name!r}; {type(self.task).__name__} has: {known}")
+            parameter, array = declared[name], np.asarray(value, np.float64)
+            if array.shape not in ((), (self.num_envs,)):
+                raise GantryError(f"{name} must be one number, or one for each of the {self.num_envs} rows")
+            if not ((array >= parameter.low) & (array <= parameter.high)).all():
+                raise GantryError(f"{name} must lie in {parameter.low:g}..{parameter.high:g} {parameter.unit}")
+            values[name] = np.broadcast_to(array, (self.num_envs,)).copy()
+        if not values:
+            return {}
+        return {
+            name: values.get(name, np.full(self.num_envs, parameter.default)) for name, parameter in declared.items()
+        }
+
+    def _row_seeds(self, seed: int | list[int] | np.ndarray) -> np.ndarray:
+        """Return one seed a row, (n,) uint64."""
+        if isinstance(seed, (int, np.integer)):
+            if seed < 0:
+                raise GantryError(f"a seed must not be negative: {seed}")
+            self._np_random, self._np_random_seed = gymnasium.utils.seeding.np_random(int(seed))
+            return np.uint64(seed) + np.arange(self.num_envs, dtype=np.uint64)
+        if len(seed) != self.num_envs:
+            raise GantryError(f"a list of seeds must have one for each of the {self.num_envs} rows, not {len(seed)}")
+        return np.asarray(seed, np.uint64)
+
+    def _infos(self, infos: dict[str, Any]) -> dict[str, Any]:
+        if self._physics:
+            infos["physics"] = dict(self._physics)
+        return infos
+
+
+def _check_settings(num_envs: int, max_episode_steps: int | None, num_threads: int, render_mode: str | None) -> None:
+    if num_envs < 1:
+        raise GantryError(f"num_envs must be at least 1, not {num_envs}")
+    if max_episode_steps is not None and max_episode_steps < 1:
+        raise GantryError(f"max_episode_steps must be at least 1 (or None for no limit), not {max_episode_steps}")
+    if num_threads < 0:
+        raise GantryError(f"num_threads must be 0 (one a CPU) or more, not {num_threads}")
+    if render_mode not in (None, "rgb_array"):
+        raise GantryError(f"render_mode must be None or 'rgb_array', not {render_mode!r}")
+
+
+def all_finite(array: np.ndarray) -> bool:
+    """Return whether a float array holds neither NaN nor infinity; the usual yes costs one dot product."""
+    flat = array.ravel()
+    return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())
+
+
+def make_task(environment_id: str, **options: Any) -> Task:
+    """Build the task of a catalogued environment, with the options that its id implies overridden by `options`."""
+    environment = find_environment(environment_id)
+    module, _, name = environment.task.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)(**{**environment.options, **options})
+    except TypeError as error:
+        raise GantryError(f"{environment_id}: {str(error).removeprefix(f'{name}.__init__() ')}") from error
+
+
+SIMULATOR_SETTINGS = ("autoreset_mode", "num_threads", "physics", "render_mode", "width", "height", "camera")
+
+
+def make_vector(environment_id: str, num_envs: int = 1, **settings: Any) -> Simulator:
+    """Build the batched simulator of a catalogued environment.
+
+    Args:
+        environment_id: such as `gantry/CartPoleSwingUp-v0`.
+        num_envs: the number of rows.
+        settings: the settings of `Simulator`, and the task's own options.
+    """
+    limit = settings.pop("max_episode_steps", find_environment(environment_id).max_episode_steps)
+    of_simulator = {name: settings.pop(name) for name in SIMULATOR_SETTINGS if name in settings}
+    return Simulator(make_task(environment_id, **settings), num_envs, max_episode_steps=limit, **of_simulator)

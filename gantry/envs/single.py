@@ -1,0 +1,75 @@
+"""The single environment: a batch of one, with Gymnasium's `Env` face."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from gantry.envs.simulator import Simulator, make_vector
+
+
+class SingleEnvironment(gymnasium.Env[np.ndarray, Any]):
+    """One environment, simulated as a batch of one; row i of a batch with seed s equals it with seed s + i.
+
+    Args:
+        simulator: of one row, without autoreset.
+    """
+
+    def __init__(self, simulator: Simulator) -> None:
+        if simulator.num_envs != 1 or simulator.autoreset_mode is not AutoresetMode.DISABLED:
+            raise ValueError("a single environment takes a simulator of one row, without autoreset")
+        self.simulator = simulator
+        self.task = simulator.task
+        self.observation_space = simulator.single_observation_space
+        self.action_space = simulator.single_action_space
+        self.render_mode = simulator.render_mode
+        self.metadata = {key: value for key, value in simulator.metadata.items() if key != "autoreset_mode"}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin a new episode; with a seed, the first one of that seed."""
+        super().reset(seed=seed)
+        observations, infos = self.simulator.reset(seed=seed, options=options)
+        return observations[0], _first_row(infos)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Advance by one control step; `info["terms"]` holds the reward's named terms."""
+        reward, terms, terminated, truncated, diverged = self.simulator.transition(np.asarray(action)[None])
+        info: dict[str, Any] = {"terms": {name: float(term) for name, term in terms.items()}}
+        features = self.simulator.features[0]
+        for name, measure in self.task.measures(features).items():
+            info[name] = measure.item()
+        if diverged is not None:
+            info["diverged"] = True
+        return self.task.observation(features), float(reward), terminated.item(), truncated.item(), info
+
+    def render(self) -> np.ndarray | None:
+        """Return a frame (height, width, 3) uint8, or None without a render mode."""
+        frames = self.simulator.render()
+        return None if frames is None else frames[0]
+
+    def close(self) -> None:
+        """Free the renderer."""
+        self.simulator.close()
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Return all that the simulation depends on (see `Simulator.get_state`)."""
+        return self.simulator.get_state()
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Continue from what `get_state` returned."""
+        self.simulator.set_state(state)
+
+
+def _first_row(infos: dict[str, Any]) -> dict[str, Any]:
+    """Return the infos of a batch of one as those of a single environment."""
+    return {key: _first_row(value) if isinstance(value, dict) else value.item() for key, value in infos.items()}
+
+
+def make_single(environment_id: str, **settings: Any) -> SingleEnvironment:
+    """Build the single environment of a catalogued id, for `gymnasium.make`, which itself adds the time limit."""
+    return SingleEnvironment(
+        make_vector(environment_id, 1, max_episode_steps=None, autoreset_mode=AutoresetMode.DISABLED, **settings)
+    )

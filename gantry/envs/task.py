@@ -1,0 +1,125 @@
+"""What a new environment writes: a task, over a whole batch at once.
+
+A task says which model it simulates, how episodes begin, what is observed, what is rewarded and when an episode ends.
+It holds no simulation of its own: the simulator (`gantry.envs.simulator`) owns the batch and calls the task.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, ClassVar
+
+import gymnasium
+import mujoco
+import numpy as np
+from mujoco.batch import Batch
+
+from gantry.envs.randomness import RandomStreams
+
+
+class State:
+    """Live arrays over all rows of a batch: `state.qpos` is (n, nq), `state.site_xpos` (n, nsite, 3), and so on.
+
+    Any field that `mujoco.batch.Batch.bind` knows is an attribute, bound when first asked for.
+    """
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        array = self.batch.bind(name)
+        setattr(self, name, array)
+        return array
+
+
+@dataclass(frozen=True)
+class PhysicalParameter:
+    """A physical quantity that may differ from row to row."""
+
+    default: float
+    low: float
+    """The smallest value that the model accepts."""
+    high: float
+    """The largest value that the model accepts."""
+    unit: str
+    meaning: str
+
+
+class Task(ABC):
+    """One world. `n` is the number of rows of the batch and `k` the number of rows being reset."""
+
+    model_file: ClassVar[str]
+    """The MJCF file in `gantry.assets`."""
+    substeps: ClassVar[int] = 1
+    """Simulation steps a control step."""
+    stage: ClassVar[mujoco.mjtStage] = mujoco.mjtStage.mjSTAGE_NONE
+    """How far derived fields (site positions, sensors) are brought up to date after a step; positions and velocities
+    always are."""
+    physics: ClassVar[Mapping[str, PhysicalParameter]] = {}
+    """The quantities that `set_physics` can set row by row."""
+
+    def __init_subclass__(cls) -> None:
+        cls._stage = int(cls.stage)  # converting the enumeration at every step would cost as much as a small reward
+
+    _stage: ClassVar[int] = 0
+    observation_space: gymnasium.spaces.Space[Any]
+    """Of one row."""
+    action_space: gymnasium.spaces.Space[Any]
+    """Of one row."""
+    visible: slice = slice(None)
+    """The columns of the features that the controller observes."""
+
+    def load_model(self) -> mujoco.MjModel:
+        """Compile the model."""
+        with resources.as_file(resources.files("gantry.assets")) as folder:
+            return mujoco.MjModel.from_xml_path(str(folder / self.model_file))
+
+    def set_physics(self, batch: Batch, ids: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
+        """Write physical quantities, (k,) each, into the rows `ids` of the batch's expanded model fields."""
+        raise ValueError(f"{type(self).__name__} has no physical parameters to set")
+
+    @abstractmethod
+    def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
+        """Write initial positions and velocities into the rows `ids` (k,), drawing from `random` (k streams)."""
+
+    @abstractmethod
+    def control(self, actions: np.ndarray) -> np.ndarray:
+        """Return the actuator controls (n, nu) for valid actions (n, ...), within the actuators' range."""
+
+    def advance(self, state: State, control: np.ndarray, rows: np.ndarray | None) -> None:
+        """Simulate one control step of the rows in the mask `rows` (n,) bool, or of all for None.
+
+        By default the control is applied throughout. A task whose motors follow a moving target, or whose controller
+        works faster than its policy, does that here (in a loop over time, never over rows). What must last from step
+        to step belongs in MuJoCo's state (`ctrl`, `userdata`), which saving and resetting know about.
+        """
+        state.ctrl[:] = control
+        state.batch.step(rows, self.substeps, self._stage)
+
+    @abstractmethod
+    def observe(self, state: State) -> np.ndarray:
+        """Return the features (n, number), float32: everything that reward and termination are functions of."""
+
+    def observation(self, features: np.ndarray) -> Any:
+        """Return what the controller sees of features (..., number), as new arrays; by default the visible columns."""
+        return features[..., self.visible].copy()
+
+    def measures(self, features: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what is reported beside the reward, (...) each, such as `success` (bool); by default nothing."""
+        return {}
+
+    @abstractmethod
+    def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
+        """Return the reward (...) of transitions, and its named terms (...) each.
+
+        A function of its arguments alone, (..., number) with any leading shape, for NumPy arrays and torch tensors
+        alike, so that a planner scores imagined transitions with the code that scores simulated ones.
+        """
+
+    def terminated(self, next_features: Any) -> Any:
+        """Return whether episodes are over for good, (...) bool; by default never."""
+        return next_features[..., 0] > math.inf
