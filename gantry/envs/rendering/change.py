@@ -1,0 +1,161 @@
+"""Which pixels of a fixed camera's picture can differ from the picture of the world's unmoving part.
+
+A pixel can differ if its ray, or the path from its surface point to a light, passes through the bounding box of a
+geom that moves. The boxes are widened for soft shadows and for the sampling of edge pixels, so that the answer errs
+on the side of more pixels.
+"""
+
+import mujoco
+import numpy as np
+
+from gantry.envs.rendering.scene import View
+from gantry.envs.rendering.shading import Light
+
+Array = np.ndarray
+
+TILE = 8
+"""Side of the squares of pixels that are ruled out together, pixels."""
+REACH = 2
+"""How far a change spreads through the comparison of neighbouring pixels and their subpixels, pixels."""
+
+
+class ChangeFinder:
+    """Finds the pixels that moving geoms can cover or shade."""
+
+    def __init__(self, model: mujoco.MjModel, geoms: Array, width: int, height: int) -> None:
+        """Keep the bounding boxes of `geoms`, the ones that move and are drawn."""
+        self._model, self._geoms, self._width, self._height = model, geoms, width, height
+        self._unbounded = bool(np.any(model.geom_type[geoms] == int(mujoco.mjtGeom.mjGEOM_PLANE)))
+        self._view: View | None = None
+        self._lights: list[tuple[Array, float]] = []
+
+    def remember(
+        self, view: View, lights: tuple[Light, ...], geoms: Array, points: Array, light_distance: float
+    ) -> None:
+        """Take the still picture: the camera, the lights, and per pixel the geom (-1: sky) and the point it shows."""
+        self._view = view
+        center = np.array(self._model.stat.center)
+        self._lights = [
+            (center - np.array(light.direction) * light_distance, light.radius)
+            if light.directional
+            else (np.array(light.position), light.radius)
+            for light in lights
+            if light.casts_shadow
+        ]
+        self._directional = [light.directional for light in lights if light.casts_shadow]
+        rows, columns = np.divmod(np.arange(self._width * self._height), self._width)
+        tiles = (rows // TILE) * (-(-self._width // TILE)) + columns // TILE
+        shown = np.flatnonzero(geoms >= 0)
+        order = shown[np.argsort(tiles[shown], kind="stable")]
+        _, starts = np.unique(tiles[order], return_index=True)
+        self._members = np.split(order, starts[1:]) if len(order) else []
+        self._points = points
+        self._tile_centers = np.array([points[members].mean(axis=0) for members in self._members]).reshape(-1, 3)
+        self._tile_radii = np.array(
+            [
+                np.sqrt(np.max(np.sum((points[members] - center) ** 2, axis=1)))
+                for members, center in zip(self._members, self._tile_centers, strict=True)
+            ]
+        )
+
+    def find(self, placed: mujoco.MjData) -> Array:
+        """Indices of the pixels that can differ from the still picture, ascending, shape (n,)."""
+        view, width, height = self._view, self._width, self._height
+        assert view is not None
+        if self._unbounded or view.orthographic:
+            return np.arange(width * height)
+        changed = np.zeros((height, width), bool)
+        for geom in self._geoms:
+            rotation = placed.geom_xmat[geom].reshape(3, 3)
+            center = placed.geom_xpos[geom] + rotation @ self._model.geom_aabb[geom, :3]
+            half = self._model.geom_aabb[geom, 3:]
+            if not self._mark_covered(changed, center, rotation, half):
+                return np.arange(width * height)
+            for (origin, radius), directional in zip(self._lights, self._directional, strict=True):
+                self._mark_shaded(changed, origin, radius, directional, center, rotation, half)
+        return np.flatnonzero(_spread(changed, REACH))
+
+    def _mark_covered(self, changed: Array, center: Array, rotation: Array, half: Array) -> bool:
+        """Mark the pixels whose central ray can pass through a box; False if the box reaches behind the camera."""
+        view = self._view
+        assert view is not None
+        signs = np.array(np.meshgrid([-1, 1], [-1, 1], [-1, 1])).reshape(3, -1).T
+        offsets = center + (signs * half) @ rotation.T - view.position
+        depth = offsets @ view.forward
+        if np.min(depth) <= 1e-6:
+            return False
+        left, right, bottom, top = view.window
+        columns = (offsets @ view.right / depth - left) / (right - left) * self._width
+        rows = (top - offsets @ view.up / depth) / (top - bottom) * self._height
+        first_column, last_column = int(max(columns.min() - 1, 0)), int(min(columns.max() + 2, self._width))
+        first_row, last_row = int(max(rows.min() - 1, 0)), int(min(rows.max() + 2, self._height))
+        if first_column >= last_column or first_row >= last_row:
+            return True
+        x = left + (np.arange(first_column, last_column) + 0.5) * ((right - left) / self._width)
+        y = top - (np.arange(first_row, last_row) + 0.5) * ((top - bottom) / self._height)
+        rays = view.forward + x[None, :, None] * view.right + y[:, None, None] * view.up
+        far = float(np.max(depth)) * 2.0
+        widened = half + float(np.max(depth)) * (top - bottom) / self._height
+        targets = view.position + rays.reshape(-1, 3) * far
+        inside = _meets_box(view.position, targets, center, rotation, widened[:, None])
+        changed[first_row:last_row, first_column:last_column] |= inside.reshape(rays.shape[:2])
+        return True
+
+    def _mark_shaded(
+        self,
+        changed: Array,
+        origin: Array,
+        radius: float,
+        directional: bool,
+        center: Array,
+        rotation: Array,
+        half: Array,
+    ) -> None:
+        """Mark the pixels whose still surface point a box can shade from the light at `origin`."""
+        view = self._view
+        assert view is not None
+        if not len(self._tile_centers):
+            return
+        # The light's disc, seen from a point, is this wide: its shadow's blur grows with the distance to the box.
+        distance = np.sqrt(np.sum((self._tile_centers - center) ** 2, axis=1)) + self._tile_radii
+        blur = radius * (distance if directional else np.ones_like(distance))
+        pixel = 2.0 * (view.window[3] - view.window[2]) / self._height
+        depth = (self._tile_centers - view.position) @ view.forward + self._tile_radii
+        margin = blur + pixel * depth
+        path = self._tile_centers - origin
+        share = np.clip(((center - origin) @ path.T) / np.maximum(np.sum(path**2, axis=1), 1e-12), 0.0, 1.0)
+        gap = np.sqrt(np.sum((origin + share[:, None] * path - center) ** 2, axis=1))
+        near = np.flatnonzero(gap <= np.linalg.norm(half) + self._tile_radii + margin)
+        if near.size:
+            members = np.concatenate([self._members[tile] for tile in near])
+            widened = np.repeat(margin[near], [len(self._members[tile]) for tile in near])
+            shaded = _meets_box(origin, self._points[members], center, rotation, half[:, None] + widened)
+            changed.reshape(-1)[members[shaded]] = True
+
+
+def _meets_box(origin: Array, targets: Array, center: Array, rotation: Array, half: Array) -> Array:
+    """Say which segments from `origin` (3,) to `targets` (n, 3) meet boxes of half sizes `half` (3, 1 or n); (n,)."""
+    start = (origin - center) @ rotation
+    paths = rotation.T @ (targets - center).T - start[:, None]
+    enter, leave = np.zeros(len(targets)), np.ones(len(targets))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for path, begin, size in zip(paths, start, half, strict=True):
+            low, high = (-size - begin) / path, (size - begin) / path
+            # fmin and fmax pass over the not-a-number of a path that runs within a face
+            np.fmax(enter, np.fmin(low, high), out=enter)
+            np.fmin(leave, np.fmax(low, high), out=leave)
+    return enter <= leave
+
+
+def _spread(mask: Array, reach: int) -> Array:
+    """Grow a mask by `reach` pixels in every direction, diagonals included."""
+    for axis in (0, 1):
+        grown = mask.copy()
+        for step in range(1, reach + 1):
+            ahead = [slice(None), slice(None)]
+            behind = [slice(None), slice(None)]
+            ahead[axis], behind[axis] = slice(step, None), slice(None, -step)
+            grown[tuple(ahead)] |= mask[tuple(behind)]
+            grown[tuple(behind)] |= mask[tuple(ahead)]
+        mask = grown
+    return mask

@@ -1,0 +1,128 @@
+"""Pictures by MuJoCo's classic OpenGL renderer, on a headless EGL or OSMesa context bound after MuJoCo's import."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import mujoco
+import numpy as np
+
+from gantry.envs.rendering.gl_guard import library_present
+from gantry.envs.rendering.scene import Marker, Stage
+from gantry.errors import GantryError
+
+OFFSCREEN_SAMPLES = 4
+"""Anti-aliasing samples a pixel."""
+SHADOW_MAP_SIZE = 1024
+"""Side of the shadow map, pixels; MuJoCo's default, 4096, is most of a software renderer's time."""
+
+
+def _import_context_class(backend: str) -> Any:
+    """Import `mujoco.<backend>.GLContext`, leaving no half-imported module or variable behind on failure.
+
+    PyOpenGL fixes its platform at first import, from PYOPENGL_PLATFORM, so a failed attempt has to be undone before
+    the next backend can be tried.
+    """
+    platform_before = os.environ.get("PYOPENGL_PLATFORM")
+    modules_before = set(sys.modules)
+    try:
+        return importlib.import_module(f"mujoco.{backend}").GLContext
+    except Exception:
+        for name in set(sys.modules) - modules_before:
+            if name.split(".")[0] == "OpenGL" or name.startswith(f"mujoco.{backend}"):
+                del sys.modules[name]
+        if platform_before is None:
+            os.environ.pop("PYOPENGL_PLATFORM", None)
+        else:
+            os.environ["PYOPENGL_PLATFORM"] = platform_before
+        raise
+
+
+class OpenGLRenderer:
+    """Draws with MuJoCo's classic renderer on the CPU (Mesa) or a GPU, whichever the graphics library offers."""
+
+    def __init__(self, stage: Stage, backend: str) -> None:
+        """Make a context of `backend` ("egl" or "osmesa") and upload the model's meshes and textures.
+
+        Raises:
+            GantryError: the library is missing, or it can make no context.
+        """
+        self.backend = backend
+        self._context: Any = None
+        self._resources: Any = None
+        self._stage = stage
+        width, height = stage.width, stage.height
+        stage.model.vis.global_.offwidth = width
+        stage.model.vis.global_.offheight = height
+        stage.model.vis.quality.offsamples = OFFSCREEN_SAMPLES
+        stage.model.vis.quality.shadowsize = SHADOW_MAP_SIZE
+        stage.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+        if not library_present(backend):
+            raise GantryError(f"the {backend} renderer cannot work: its graphics library is not installed here")
+        try:
+            self._context = _import_context_class(backend)(width, height)
+            self._context.make_current()
+            self._resources = mujoco.MjrContext(stage.model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+            mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._resources)
+        except Exception as error:
+            self.close()
+            # A graphics library fails in its own ways: ImportError, AttributeError, GLError, mujoco.FatalError.
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise GantryError(f"the {backend} renderer cannot work here: {reason}") from error
+        self._viewport = mujoco.MjrRect(0, 0, width, height)
+        self._flipped = np.empty((height, width, 3), np.uint8)
+
+    def render(self, data: mujoco.MjData, markers: Sequence[Marker] | None = None) -> np.ndarray:
+        """Draw `data`'s configuration as (height, width, 3) uint8; `data` itself is only read.
+
+        Raises:
+            GantryError: the renderer was closed.
+        """
+        if self._context is None:
+            raise GantryError("this renderer was closed; make a new one")
+        self._stage.place(data)
+        self._stage.update_scene()
+        for marker in markers or ():
+            _add_marker(self._stage.scene, marker)
+        self._context.make_current()
+        mujoco.mjr_render(self._viewport, self._stage.scene, self._resources)
+        mujoco.mjr_readPixels(self._flipped, None, self._viewport, self._resources)
+        return self._flipped[::-1].copy()  # OpenGL's first row is the lowest one
+
+    def close(self) -> None:
+        """Free the context; closing twice is harmless."""
+        context, self._context = self._context, None
+        resources, self._resources = self._resources, None
+        if context is None:
+            return
+        if resources is not None:
+            context.make_current()
+            resources.free()
+        context.free()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _add_marker(scene: mujoco.MjvScene, marker: Marker) -> None:
+    """Append a marker's spheres, or its line as thin capsules, to the abstract scene, as far as there is room."""
+    points = np.asarray(marker.points, np.float64).reshape(-1, 3)
+    rgba = np.asarray(marker.rgba, np.float32)
+    no_turn = np.eye(3).ravel()
+    for index in range(len(points) - 1 if marker.line else len(points)):
+        if scene.ngeom >= scene.maxgeom:
+            return
+        geom = scene.geoms[scene.ngeom]
+        kind = mujoco.mjtGeom.mjGEOM_CAPSULE if marker.line else mujoco.mjtGeom.mjGEOM_SPHERE
+        mujoco.mjv_initGeom(geom, kind, np.full(3, marker.radius), points[index], no_turn, rgba)
+        if marker.line:
+            mujoco.mjv_connector(geom, kind, marker.radius, points[index], points[index + 1])
+        scene.ngeom += 1

@@ -1,0 +1,143 @@
+"""What every rendering backend shares: a private copy of the model, a camera, and MuJoCo's abstract scene.
+
+Neither the abstract scene nor anything else here needs a graphics library.
+"""
+
+import copy
+import dataclasses
+
+import mujoco
+import numpy as np
+
+from gantry.errors import GantryError
+
+MAXIMUM_SCENE_GEOMS = 10_000
+"""Most geoms in one abstract scene, markers included."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Marker:
+    """Something drawn over the model's own geoms: spheres at points, or a line through them.
+
+    Attributes:
+        points: positions in the world frame, m, shape (m, 3).
+        rgba: colour and opacity, each in [0, 1].
+        radius: radius of the spheres, or half the line's thickness, m.
+        line: whether consecutive points are joined by a line instead of being drawn as spheres.
+    """
+
+    points: np.ndarray
+    rgba: tuple[float, float, float, float] = (1.0, 0.6, 0.1, 1.0)
+    radius: float = 0.01
+    line: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A resolved camera: where it stands and what its image plane spans.
+
+    Attributes:
+        position: eye, m, shape (3,).
+        forward: viewing direction, unit length, shape (3,).
+        right: image x axis, unit length, shape (3,).
+        up: image y axis (upwards), unit length, shape (3,).
+        window: left, right, bottom, top of the image plane, as multiples of the distance along `forward`
+            (perspective), or in m (orthographic).
+        orthographic: whether all rays are parallel.
+    """
+
+    position: np.ndarray
+    forward: np.ndarray
+    right: np.ndarray
+    up: np.ndarray
+    window: tuple[float, float, float, float]
+    orthographic: bool
+
+    def same_as(self, other: "View | None") -> bool:
+        """Say whether two views are identical, bit for bit."""
+        return other is not None and all(
+            np.array_equal(getattr(self, field.name), getattr(other, field.name)) for field in dataclasses.fields(self)
+        )
+
+
+class Stage:
+    """A renderer's own model, data, camera and abstract scene; the caller's are never touched."""
+
+    def __init__(self, model: mujoco.MjModel, width: int, height: int, camera: str | int | None) -> None:
+        """Copy `model` and resolve `camera`: a name, an index, or None for the first (else a free camera).
+
+        Raises:
+            GantryError: the size is not positive, or the model has no such camera.
+        """
+        if width < 1 or height < 1:
+            raise GantryError(f"a picture of {width}×{height} pixels cannot be drawn; give a width and height above 0")
+        self.width, self.height = width, height
+        self.model: mujoco.MjModel = copy.deepcopy(model)
+        self.data = mujoco.MjData(self.model)
+        self.camera = _camera(self.model, camera)
+        self.options = mujoco.MjvOption()
+        self.scene = mujoco.MjvScene(self.model, maxgeom=MAXIMUM_SCENE_GEOMS)
+        self._perturbation = mujoco.MjvPerturb()
+
+    def place(self, data: mujoco.MjData, target: mujoco.MjData | None = None) -> None:
+        """Put the model's geoms, cameras and lights where `data.qpos` and its mocap poses say."""
+        target = self.data if target is None else target
+        target.qpos[:] = data.qpos
+        target.mocap_pos[:] = data.mocap_pos
+        target.mocap_quat[:] = data.mocap_quat
+        mujoco.mj_kinematics(self.model, target)
+        mujoco.mj_comPos(self.model, target)
+        mujoco.mj_camlight(self.model, target)
+
+    def update_scene(self, categories: int = int(mujoco.mjtCatBit.mjCAT_ALL)) -> None:
+        """Fill the abstract scene (geoms of the given categories, lights, camera) from the placed model."""
+        mujoco.mjv_updateScene(
+            self.model, self.data, self.options, self._perturbation, self.camera, categories, self.scene
+        )
+
+    def view(self) -> View:
+        """Resolve the scene's camera for this picture's shape; needs `update_scene` first."""
+        left, right = self.scene.camera
+        forward = np.array(left.forward, np.float64)
+        forward /= np.linalg.norm(forward)
+        up = np.array(left.up, np.float64)
+        up -= forward * (up @ forward)
+        up /= np.linalg.norm(up)
+        scale = 1.0 if left.orthographic else 1.0 / left.frustum_near
+        bottom, top = left.frustum_bottom * scale, left.frustum_top * scale
+        half_width = (
+            left.frustum_width * scale if left.frustum_width > 0 else 0.5 * (top - bottom) * self.width / self.height
+        )
+        center = 0.5 * (left.frustum_center + right.frustum_center) * scale
+        return View(
+            # MuJoCo's scene holds a stereo pair; the middle of the two eyes is the camera itself.
+            position=0.5 * (np.array(left.pos, np.float64) + np.array(right.pos, np.float64)),
+            forward=forward,
+            right=np.cross(forward, up),
+            up=up,
+            window=(center - half_width, center + half_width, bottom, top),
+            orthographic=bool(left.orthographic),
+        )
+
+
+def _camera(model: mujoco.MjModel, camera: str | int | None) -> mujoco.MjvCamera:
+    """Make the abstract camera that `camera` names; None means the model's first, else one that frames the model."""
+    result = mujoco.MjvCamera()
+    names = [model.camera(index).name for index in range(model.ncam)]
+    if camera is None and model.ncam == 0:
+        mujoco.mjv_defaultFreeCamera(model, result)
+        return result
+    if camera is None:
+        index = 0
+    elif isinstance(camera, str):
+        if camera not in names:
+            known = ", ".join(name for name in names if name) or "none with a name"
+            raise GantryError(f"the model has no camera {camera!r}; its cameras: {known}")
+        index = names.index(camera)
+    else:
+        if not 0 <= camera < model.ncam:
+            raise GantryError(f"the model has no camera {camera}; it has {model.ncam}, counted from 0")
+        index = camera
+    result.type = mujoco.mjtCamera.mjCAMERA_FIXED
+    result.fixedcamid = index
+    return result

@@ -1,0 +1,199 @@
+"""Writes films frame by frame: H.264 that every browser plays, or GIF; whole or not at all, in constant memory."""
+
+import contextlib
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import numpy as np
+
+from gantry.errors import GantryError
+from gantry.files import replacing
+
+FORMATS = (".mp4", ".gif")
+"""The suffixes a film can have."""
+_GIF_FRAMES_PER_SECOND = 50.0
+"""Browsers slow down GIFs whose frames last less than two hundredths of a second."""
+_BT709 = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709")
+
+
+class _Abandoned(Exception):
+    """Thrown into `replacing` so that it removes its temporary file."""
+
+
+class VideoWriter:
+    """A context manager that streams frames into an encoder; the film appears under its name when the block ends.
+
+    An exception in the block, or a failing encoder, leaves no file behind, and an older film of that name untouched.
+
+    Attributes:
+        path: where the film will be.
+        frames: frames added so far.
+    """
+
+    def __init__(self, path: str | Path, fps: float, size: tuple[int, int]) -> None:
+        """Check the settings; nothing is started before the block is entered.
+
+        Args:
+            path: the film's path, ending in .mp4 or .gif.
+            fps: frames a second.
+            size: width and height of the frames, pixels. H.264 needs even ones: an odd one is padded by a black pixel.
+
+        Raises:
+            GantryError: an unknown suffix, no frames a second, or an empty size.
+        """
+        self.path = Path(path)
+        if self.path.suffix.lower() not in FORMATS:
+            raise GantryError(f"cannot write {self.path}: a film's name ends in .mp4 or .gif")
+        if not (np.isfinite(fps) and fps > 0):
+            raise GantryError(f"a film needs more than 0 frames a second, not {fps:g}")
+        width, height = size
+        if width < 1 or height < 1:
+            raise GantryError(f"a film of {width}×{height} pixels cannot be made; give a width and height above 0")
+        self.frames = 0
+        self._fps, self._width, self._height = float(fps), int(width), int(height)
+        self._stack = contextlib.ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self._place = replacing(self.path)
+        self._temporary = self._place.__enter__()
+        try:
+            self._log: IO[bytes] = self._stack.enter_context(tempfile.TemporaryFile())
+            if self.path.suffix.lower() == ".mp4":
+                self._start(_mp4_arguments(self._temporary))
+            else:
+                # A palette needs a look at every frame first, so the frames wait in a lossless file, not in memory.
+                folder = self._stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix=f".{self.path.stem}-", dir=self.path.parent)
+                )
+                self._lossless = Path(folder) / "frames.mkv"
+                self._start(["-c:v", "ffv1", "-pix_fmt", "bgr0", str(self._lossless)])
+        except BaseException:
+            self._abandon()
+            raise
+        return self
+
+    def add(self, frame: np.ndarray) -> None:
+        """Append one frame, (height, width, 3) uint8.
+
+        Raises:
+            ValueError: the frame has another shape or type.
+            GantryError: the encoder stopped, for instance because the disk is full.
+        """
+        expected = (self._height, self._width, 3)
+        if frame.shape != expected or frame.dtype != np.uint8:
+            raise ValueError(f"a frame is {expected} uint8, not {frame.shape} {frame.dtype}")
+        assert self._process is not None, "frames are added within the `with` block"
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(np.ascontiguousarray(frame).data)
+        except OSError as error:
+            self._process.wait()
+            raise self._failure() from error
+        self.frames += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._abandon()
+            return
+        try:
+            self._finish()
+        except BaseException:
+            self._abandon()
+            raise
+        self._stack.close()
+        self._place.__exit__(None, None, None)
+
+    def _start(self, output: list[str]) -> None:
+        """Start an encoder that reads raw frames from a pipe."""
+        size = f"{self._width}x{self._height}"
+        source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", f"{self._fps:.6f}", "-i", "pipe:0"]
+        self._process = subprocess.Popen(
+            [*_encoder(), *source, *output], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log
+        )
+
+    def _finish(self) -> None:
+        """Let the encoder end, and for a GIF make the palette and the film from the lossless frames.
+
+        Raises:
+            GantryError: no frame was added, or an encoder failed.
+        """
+        assert self._process is not None
+        assert self._process.stdin is not None
+        if self.frames == 0:
+            raise GantryError(f"cannot write {self.path}: no frame was drawn")
+        try:
+            self._process.stdin.close()
+        except OSError as error:
+            self._process.wait()
+            raise self._failure() from error
+        if self._process.wait() != 0:
+            raise self._failure()
+        if self.path.suffix.lower() == ".gif":
+            palette = self._lossless.with_name("palette.png")
+            rate = f"fps={min(self._fps, _GIF_FRAMES_PER_SECOND):.6f}"
+            lossless = ["-i", str(self._lossless)]
+            self._convert([*lossless, "-vf", "palettegen=stats_mode=full", "-update", "1", str(palette)])
+            colours = "paletteuse=dither=bayer:bayer_scale=4:diff_mode=rectangle"
+            graph = ["-filter_complex", f"[0:v]{rate}[frames];[frames][1:v]{colours}"]
+            self._convert([*lossless, "-i", str(palette), *graph, "-loop", "0", "-f", "gif", str(self._temporary)])
+
+    def _convert(self, arguments: list[str]) -> None:
+        """Run one more encoder to its end."""
+        result = subprocess.run(
+            [*_encoder(), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._log,
+            check=False,
+        )
+        if result.returncode != 0:
+            raise self._failure()
+
+    def _failure(self) -> GantryError:
+        """The encoder's last words as one line."""
+        self._log.seek(0)
+        lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
+        full = next((line for line in lines if "No space left" in line), None)
+        reason = "the disk is full; free some space" if full else (lines[-1] if lines else "it was ended from outside")
+        return GantryError(f"cannot write {self.path}: the video encoder stopped: {reason}")
+
+    def _abandon(self) -> None:
+        """End the encoder and remove everything that was written."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            if process.stdin is not None:
+                with contextlib.suppress(OSError):
+                    process.stdin.close()
+            process.wait()
+        self._stack.close()
+        abandoned = _Abandoned()
+        self._place.__exit__(_Abandoned, abandoned, None)
+
+
+def _mp4_arguments(path: Path) -> list[str]:
+    """H.264 with even sides, standard colours, and the index first, so that a browser plays while it loads."""
+    filters = "pad=ceil(iw/2)*2:ceil(ih/2)*2,scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"
+    codec = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20", "-preset", "veryfast"]
+    return ["-vf", filters, *codec, *_BT709, "-movflags", "+faststart", "-f", "mp4", str(path)]
+
+
+def _encoder() -> list[str]:
+    """The encoder that comes with imageio-ffmpeg, and the settings every call of it shares.
+
+    Raises:
+        GantryError: there is none for this platform.
+    """
+    import imageio_ffmpeg
+
+    try:
+        program = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise GantryError("there is no video encoder; reinstall imageio-ffmpeg, or set IMAGEIO_FFMPEG_EXE") from error
+    return [program, "-y", "-hide_banner", "-loglevel", "error", "-nostats"]
