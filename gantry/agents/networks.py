@@ -15,6 +15,10 @@ import torch
 Activation = Literal["tanh", "relu", "elu"]
 
 
+SPARE_SIZES = 8
+"""Batch sizes for which workspaces are kept, at most."""
+
+
 class MLP:
     """y = W_k a(… a(x W_1 + b_1) …) + b_k, with an activation a between layers and none at the end.
 
@@ -48,6 +52,9 @@ class MLP:
             torch.nn.init.orthogonal_(weight, gain, generator=generator)
         self.vector = flat.to(device).requires_grad_()
         self.weights, self.biases = self._split(self.vector.detach())
+        self._gradient = torch.empty_like(self.vector.detach())
+        self._weight_gradients, self._bias_gradients = self._split(self._gradient)
+        self._spare: dict[int, list[list[torch.Tensor]]] = {}
 
     def _split(self, flat: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Views of a (P,) vector: the weights and the biases."""
@@ -59,62 +66,79 @@ class MLP:
         if torch.is_grad_enabled():
             outputs: torch.Tensor = _Pass.apply(inputs, self.vector, self)
             return outputs
-        return self.layers(inputs)[-1]
-
-    def layers(self, inputs: torch.Tensor) -> list[torch.Tensor]:
-        """The output of every layer, (B, sizes[i+1]) each, the hidden ones after their activation."""
-        outputs: list[torch.Tensor] = []
-        hidden = inputs
-        last = len(self.weights) - 1
-        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            if index == last:
-                hidden = torch.addmm(bias, hidden, weight)
-            elif self.activation == "tanh":
-                # tanh(z) = 2 σ(2z) - 1: PyTorch's sigmoid takes a third of the time of its tanh, and the doubling
-                # inside comes with the matrix product for nothing. The error is below 2e-7.
-                hidden = torch.addmm(bias, hidden, weight, beta=2, alpha=2).sigmoid_().mul_(2).sub_(1)
-            elif self.activation == "relu":
-                hidden = torch.addmm(bias, hidden, weight).relu_()
-            else:
-                hidden = torch.nn.functional.elu_(torch.addmm(bias, hidden, weight))
-            outputs.append(hidden)
+        workspace = self.take_workspace(len(inputs))
+        outputs = self.forward(inputs, workspace)
+        self.return_workspace(workspace)
         return outputs
 
-    def gradients(
-        self, inputs: torch.Tensor, layers: Sequence[torch.Tensor], output_gradient: torch.Tensor, to_inputs: bool
+    def take_workspace(self, rows: int) -> list[torch.Tensor]:
+        """Room for the hidden layers of a batch and for their gradients, twice (rows, width) a hidden layer.
+
+        Workspaces are used again once returned: memory that is fresh from the system costs as much time to touch as
+        the arithmetic on it.
+        """
+        spare = self._spare.get(rows)
+        if spare:
+            return spare.pop()
+        return [torch.empty(rows, width, device=self.vector.device) for width in 2 * self.sizes[1:-1]]
+
+    def return_workspace(self, workspace: list[torch.Tensor]) -> None:
+        """Hand back a workspace whose contents are needed no more."""
+        if workspace:
+            if len(self._spare) > SPARE_SIZES:
+                self._spare.clear()
+            self._spare.setdefault(len(workspace[0]), []).append(workspace)
+
+    def forward(self, inputs: torch.Tensor, workspace: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Outputs (B, sizes[-1]); leaves the hidden layers, after their activation, in the workspace's first half."""
+        hidden = inputs
+        for index in range(len(self.weights) - 1):
+            weight, bias, out = self.weights[index], self.biases[index], workspace[index]
+            if self.activation == "tanh":
+                # tanh(z) = 2 σ(2z) - 1: PyTorch's sigmoid takes a third of the time of its tanh, and the doubling
+                # inside comes with the matrix product for nothing. The error is below 2e-7.
+                torch.addmm(bias, hidden, weight, beta=2, alpha=2, out=out).sigmoid_().mul_(2).sub_(1)
+            elif self.activation == "relu":
+                torch.addmm(bias, hidden, weight, out=out).relu_()
+            else:
+                torch.nn.functional.elu_(torch.addmm(bias, hidden, weight, out=out))
+            hidden = out
+        return torch.addmm(self.biases[-1], hidden, self.weights[-1])
+
+    def backward(
+        self, inputs: torch.Tensor, workspace: Sequence[torch.Tensor], output_gradient: torch.Tensor, to_inputs: bool
     ) -> tuple[torch.Tensor | None, torch.Tensor]:
         """Reverse accumulation through the whole network.
 
         Args:
             inputs: (B, sizes[0]).
-            layers: what `layers(inputs)` returned.
+            workspace: as `forward` left it.
             output_gradient: (B, sizes[-1]) ∂loss/∂outputs.
             to_inputs: whether ∂loss/∂inputs is wanted.
 
         Returns:
             ∂loss/∂inputs (B, sizes[0]) or None, and ∂loss/∂vector (P,).
         """
-        flat = torch.empty_like(self.vector)
-        weight_gradients, bias_gradients = self._split(flat)
+        hidden, scratch = [inputs, *workspace[: len(workspace) // 2]], workspace[len(workspace) // 2 :]
+        weight_gradients, bias_gradients = self._weight_gradients, self._bias_gradients
         gradient = output_gradient
-        for index in range(len(self.weights) - 1, -1, -1):
-            below = layers[index - 1] if index else inputs
-            torch.mm(below.t(), gradient, out=weight_gradients[index])
+        for index in range(len(self.weights) - 1, 0, -1):
+            torch.mm(hidden[index].t(), gradient, out=weight_gradients[index])
             torch.sum(gradient, 0, out=bias_gradients[index])
-            if index == 0 and not to_inputs:
-                return None, flat
-            gradient = torch.mm(gradient, self.weights[index].t())
-            if index:
-                gradient = self._through_activation(gradient, below)
-        return gradient, flat
+            gradient = torch.mm(gradient, self.weights[index].t(), out=scratch[index - 1])
+            self._through_activation(gradient, hidden[index])
+        torch.mm(inputs.t(), gradient, out=weight_gradients[0])
+        torch.sum(gradient, 0, out=bias_gradients[0])
+        return (torch.mm(gradient, self.weights[0].t()) if to_inputs else None), self._gradient.clone()
 
-    def _through_activation(self, gradient: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-        """∂loss/∂z from ∂loss/∂a(z), given a(z): each activation here has a derivative in terms of its own value."""
+    def _through_activation(self, gradient: torch.Tensor, outputs: torch.Tensor) -> None:
+        """∂loss/∂z in place of ∂loss/∂a(z), given a(z): each activation has its derivative in terms of its value."""
         if self.activation == "tanh":
-            return torch.ops.aten.tanh_backward(gradient, outputs)
-        if self.activation == "relu":
-            return gradient.mul_(outputs > 0)
-        return gradient.mul_(outputs.clamp(max=0).add_(1))
+            torch.ops.aten.tanh_backward.grad_input(gradient, outputs, grad_input=gradient)
+        elif self.activation == "relu":
+            gradient.mul_(outputs > 0)
+        else:
+            gradient.mul_(outputs.clamp(max=0).add_(1))
 
     def state(self) -> dict[str, torch.Tensor]:
         """Copies of the parameters, on the processor, named "0.weight", "0.bias", "1.weight" and so on."""
@@ -137,17 +161,20 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, inputs: torch.Tensor, vector: torch.Tensor, network: MLP) -> torch.Tensor:
-        layers = network.layers(inputs)
-        ctx.network = network
-        ctx.save_for_backward(inputs, *layers[:-1])
-        return layers[-1]
+        ctx.network, ctx.workspace = network, network.take_workspace(len(inputs))
+        ctx.save_for_backward(inputs)
+        return network.forward(inputs, ctx.workspace)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, output_gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor, None]:
-        inputs, *layers = ctx.saved_tensors
-        input_gradient, flat = ctx.network.gradients(inputs, layers, output_gradient, ctx.needs_input_grad[0])
-        return input_gradient, flat, None
+        (inputs,) = ctx.saved_tensors
+        if ctx.workspace is None:
+            raise RuntimeError("a network's pass can be gone back through only once")
+        gradients = ctx.network.backward(inputs, ctx.workspace, output_gradient, ctx.needs_input_grad[0])
+        ctx.network.return_workspace(ctx.workspace)
+        ctx.workspace = None
+        return *gradients, None
 
 
 def layer_shapes(sizes: Sequence[int]) -> dict[str, tuple[int, ...]]:

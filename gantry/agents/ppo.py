@@ -6,9 +6,10 @@ times in minibatches, with an objective that stops rewarding a change of an acti
 1 ± ε. Where this departs from the paper is listed in docs/ppo.md.
 """
 
+import concurrent.futures
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
+from gantry.agents.adam import Adam
 from gantry.agents.advantages import gae
 from gantry.agents.heads import CategoricalHead, GaussianHead, Head
 from gantry.agents.networks import MLP, Activation, layer_shapes
@@ -69,9 +71,9 @@ class PPOConfig:
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus (c₂)."""
     value_coefficient: float = 0.5
-    """Weight of the critic's loss (c₁); matters only through the common gradient clipping, the networks being apart."""
+    """Weight of the critic's loss (c₁); as Adam ignores scale, it matters only through gradient clipping."""
     max_gradient_norm: float = 0.5
-    """Longest gradient, over all networks together, that is followed in full length."""
+    """Longest gradient, of the actor and of the critic each, that is followed in full length."""
     normalize_advantage: bool = True
     """Shift and scale the advantages of each minibatch to mean 0 and standard deviation 1."""
     target_kl: float | None = None
@@ -89,7 +91,7 @@ class PPOConfig:
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the networks are; small ones learn fastest on the processor."""
     torch_threads: int = 1
-    """PyTorch's threads while learning and acting. Part of the settings, since another number rounds otherwise."""
+    """PyTorch's threads for each of the two networks in updates (acting takes one); another number rounds otherwise."""
     stagger_first_episodes: bool = True
     """Cut first episodes short at evenly spread times, so that batches hold every phase of an episode."""
 
@@ -103,10 +105,9 @@ class PPOConfig:
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         for name in ("gamma", "gae_lambda"):
             _require(0.0 <= getattr(self, name) <= 1.0, name, "from 0 to 1", getattr(self, name))
-        for name in ("learning_rate", "clip_range", "max_gradient_norm"):
+        for name in ("learning_rate", "clip_range", "max_gradient_norm", "value_coefficient"):
             _require(getattr(self, name) > 0.0, name, "above 0", getattr(self, name))
-        for name in ("entropy_coefficient", "value_coefficient"):
-            _require(getattr(self, name) >= 0.0, name, "at least 0", getattr(self, name))
+        _require(self.entropy_coefficient >= 0.0, "entropy_coefficient", "at least 0", self.entropy_coefficient)
         for name in ("clip_value", "target_kl"):
             value = getattr(self, name)
             _require(value is None or value > 0.0, name, "above 0, or none", value)
@@ -159,6 +160,14 @@ def approximate_divergence(log_ratio: torch.Tensor) -> torch.Tensor:
     return (log_ratio.exp() - 1.0 - log_ratio).mean()
 
 
+def _standardized(values: torch.Tensor) -> torch.Tensor:
+    """(B,) shifted and scaled to mean 0 and standard deviation 1; a single value stays as it is."""
+    if len(values) < 2:
+        return values
+    deviation, mean = torch.std_mean(values)
+    return (values - mean) / (deviation + 1e-8)
+
+
 @dataclasses.dataclass
 class _Batch:
     """The transitions of a rollout, flattened: N rows to learn from."""
@@ -171,13 +180,16 @@ class _Batch:
     value: torch.Tensor  # (N,) at the rollout
 
     def rows(self, index: torch.Tensor) -> "_Batch":
-        """The rows of a permutation (N,)."""
+        """The given rows alone."""
         return _Batch(*(getattr(self, field.name).index_select(0, index) for field in dataclasses.fields(self)))
 
-    def split(self, parts: int) -> list["_Batch"]:
-        """`parts` batches of as equal a size as can be, without copies."""
-        columns = (torch.tensor_split(getattr(self, field.name), parts) for field in dataclasses.fields(self))
-        return [_Batch(*part) for part in zip(*columns, strict=True)]
+
+def _minibatches(
+    columns: Sequence[torch.Tensor], order: torch.Tensor, parts: int
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Columns (N, ...) in the order of a permutation (N,), in `parts` minibatches of as equal a size as can be."""
+    shuffled = [torch.tensor_split(column.index_select(0, order), parts) for column in columns]
+    return zip(*shuffled, strict=True)
 
 
 class PPO:
@@ -215,7 +227,8 @@ class PPO:
         config = config or PPOConfig()
         env = open_environment(env_or_id, config.num_envs, env_kwargs)
         environment = env_or_id if isinstance(env_or_id, str) else getattr(env.spec, "id", None)
-        self._build(env.single_observation_space, env.single_action_space, config, seed, environment)
+        with torch_threads(1):  # also the decomposition behind the first weights rounds by the number of threads
+            self._build(env.single_observation_space, env.single_action_space, config, seed, environment)
         self._attach(env, seed if env_seed is None else env_seed)
 
     def _build(
@@ -247,8 +260,10 @@ class PPO:
             if self._action_map.continuous
             else CategoricalHead(outputs)
         )
-        self._parameters = [self.actor.vector, self.critic.vector, *self.head.parameters().values()]
-        self._optimizer = torch.optim.Adam(self._parameters, lr=config.learning_rate, eps=1e-5, fused=True)
+        actor_parameters = [self.actor.vector, *self.head.parameters().values()]
+        self._actor_optimizer = Adam(actor_parameters)
+        self._critic_optimizer = Adam([self.critic.vector])
+        self._optimizers = {"actor": self._actor_optimizer, "critic": self._critic_optimizer}
         self.observation_normalizer = ObservationNormalizer(size, config.normalize_observation)
         self.return_normalizer = ReturnNormalizer(config.num_envs, config.gamma, config.normalize_return)
 
@@ -304,7 +319,7 @@ class PPO:
         rows = given.reshape(-1, self._observation_size)
         inputs = torch.empty(rows.shape)
         self.observation_normalizer.apply(rows, inputs.numpy())
-        with torch.no_grad(), torch_threads(self.config.torch_threads):
+        with torch.no_grad(), torch_threads(1):
             output = self.actor(inputs.to(self.config.device))
             if deterministic:
                 actions = self.head.mode(output)
@@ -333,17 +348,19 @@ class PPO:
         """
         if self.env is None:
             raise GantryError("this policy was loaded without an environment; pass one to load() to learn on")
-        with torch_threads(self.config.torch_threads):
-            while self.steps < total_steps:
-                before = self.trainer_state()
-                try:
+        while self.steps < total_steps:
+            before = self.trainer_state()
+            try:
+                # One thread for the small batches of acting: more would only keep processors from the simulator.
+                with torch_threads(1):
                     batch = self._collect(total_steps)
+                with torch_threads(self.config.torch_threads):
                     metrics = self._update(batch, total_steps)
-                except BaseException:
-                    self._restore(before)
-                    raise
-                if callback is not None and callback(self, metrics) is False:
-                    break
+            except BaseException:
+                self._restore(before)
+                raise
+            if callback is not None and callback(self, metrics) is False:
+                break
         return self
 
     def _collect(self, total_steps: int) -> _Batch:
@@ -453,57 +470,75 @@ class PPO:
         rate = config.learning_rate
         if config.learning_rate_schedule == "linear":
             rate *= 1.0 - collected_from / total_steps
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        records: list[torch.Tensor] = []
-        for _ in range(config.epochs):
-            order = torch.randperm(number, generator=self._generator).to(config.device)
-            minibatches = batch.rows(order).split(math.ceil(number / config.minibatch_size))
-            records.extend(self._gradient_step(minibatch) for minibatch in minibatches)
-            if config.target_kl is not None:
-                divergence = torch.stack(records[-len(minibatches) :]).mean(0)[3].item()
-                if divergence > config.target_kl:
-                    break
+        parts = math.ceil(number / config.minibatch_size)
+        orders = [torch.randperm(number, generator=self._generator).to(config.device) for _ in range(config.epochs)]
+        # The networks share nothing while they learn, so each has a thread: as fast as two threads an operation, and
+        # the numbers do not depend on how many processors there are.
+        with concurrent.futures.ThreadPoolExecutor(1) as worker:
+            critic = worker.submit(self._fit_critic, batch, orders, parts, rate)
+            actor_means = self._improve_actor(batch, orders, parts, rate)
+            critic_loss = critic.result()
         self.observation_normalizer.update(self._seen)
-        means = torch.stack(records).mean(0).tolist()
-        names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
         residual = (batch.target - batch.value).var(correction=0).item()
         spread = batch.target.var(correction=0).item()
         return {
             "steps": float(self.steps),
             **self._episodes.metrics(),
-            **dict(zip(names, means, strict=True)),
+            **actor_means,
+            "value_loss": critic_loss,
             "explained_variance": 1.0 - residual / spread if spread > 0 else math.nan,
             "learning_rate": rate,
         }
 
-    def _gradient_step(self, minibatch: _Batch) -> torch.Tensor:
-        """One step of Adam; returns policy loss, value loss, entropy, divergence and clipped fraction, (5,)."""
+    def _improve_actor(self, batch: _Batch, orders: list[torch.Tensor], parts: int, rate: float) -> dict[str, float]:
+        """Raise the clipped objective, an epoch for each of the permutations `orders`; returns its metrics."""
         config = self.config
-        advantage = minibatch.advantage
-        if config.normalize_advantage and len(advantage) > 1:
-            deviation, mean = torch.std_mean(advantage)
-            advantage = (advantage - mean) / (deviation + 1e-8)
-        output = self.actor(minibatch.inputs)
-        log_ratio = self.head.log_probability(output, minibatch.actions) - minibatch.log_probability
-        policy_loss = -clipped_surrogate(log_ratio, advantage, config.clip_range).mean()
-        value = self.critic(minibatch.inputs).squeeze(1)
-        critic_loss = value_loss(value, minibatch.value, minibatch.target, config.clip_value)
-        entropy = self.head.entropy(output)
-        loss = policy_loss + config.value_coefficient * critic_loss - config.entropy_coefficient * entropy
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, config.max_gradient_norm)
-        if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
+        columns = (batch.inputs, batch.actions, batch.log_probability, batch.advantage)
+        records: list[torch.Tensor] = []
+        for order in orders:
+            for inputs, actions, old_log_probability, raw_advantage in _minibatches(columns, order, parts):
+                advantage = _standardized(raw_advantage) if config.normalize_advantage else raw_advantage
+                output = self.actor(inputs)
+                log_ratio = self.head.log_probability(output, actions) - old_log_probability
+                policy_loss = -clipped_surrogate(log_ratio, advantage, config.clip_range).mean()
+                entropy = self.head.entropy(output)
+                self._descend(policy_loss - config.entropy_coefficient * entropy, self._actor_optimizer, rate)
+                with torch.no_grad():
+                    divergence = approximate_divergence(log_ratio)
+                    clipped = (log_ratio.exp() - 1.0).abs().gt(config.clip_range).float().mean()
+                    records.append(torch.stack([policy_loss, entropy, divergence, clipped]))
+            if config.target_kl is not None and torch.stack(records[-parts:]).mean(0)[2].item() > config.target_kl:
+                break
+        means = torch.stack(records).mean(0).tolist()
+        return dict(zip(("policy_loss", "entropy", "approx_kl", "clip_fraction"), means, strict=True))
+
+    def _fit_critic(self, batch: _Batch, orders: list[torch.Tensor], parts: int, rate: float) -> float:
+        """Fit the critic to the λ-returns, an epoch for each of the permutations `orders`; returns the mean loss."""
+        config = self.config
+        columns = (batch.inputs, batch.value, batch.target)
+        losses: list[float] = []
+        with torch_threads(config.torch_threads):
+            for order in orders:
+                for inputs, old_value, target in _minibatches(columns, order, parts):
+                    loss = value_loss(self.critic(inputs).squeeze(1), old_value, target, config.clip_value)
+                    losses.append(self._descend(config.value_coefficient * loss, self._critic_optimizer, rate))
+        return math.fsum(losses) / len(losses) / config.value_coefficient
+
+    def _descend(self, loss: torch.Tensor, optimizer: Adam, rate: float) -> float:
+        """One step of `optimizer` down the gradient of `loss`, clipped; returns the loss.
+
+        Raises:
+            GantryError: the loss or its gradient is NaN or infinite.
+        """
+        gradients, norm = optimizer.gradients(loss)
+        value = loss.item()
+        if not math.isfinite(value) or not math.isfinite(norm):
             raise GantryError(
                 f"learning stopped after {self.steps} steps: the loss or its gradient is NaN or infinite; the last "
                 "good policy is kept; lower learning_rate, or look for NaN or huge values in observations and rewards"
             )
-        self._optimizer.step()
-        with torch.no_grad():
-            divergence = approximate_divergence(log_ratio)
-            clipped = (log_ratio.exp() - 1.0).abs().gt(config.clip_range).float().mean()
-            return torch.stack([policy_loss, critic_loss, entropy, divergence, clipped])
+        optimizer.step(gradients, rate, scale=min(1.0, self.config.max_gradient_norm / (norm + 1e-8)))
+        return value
 
     # Saving, and going on
 
@@ -581,9 +616,8 @@ class PPO:
         tensors["return_sums"] = torch.from_numpy(self.return_normalizer.sums.copy())
         tensors["generator"] = self._generator.get_state()
         tensors["acting_generator"] = self._acting_generator.get_state()
-        for index, parameter in enumerate(self._parameters):
-            for name, tensor in self._optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{index}.{name}"] = tensor.detach().cpu().clone()
+        for part, optimizer in self._optimizers.items():
+            tensors.update({f"optimizer.{part}.{name}": tensor for name, tensor in optimizer.state().items()})
         stepper_tensors, stepper = self._stepper.state()
         episode_tensors, episodes = self._episodes.state()
         tensors.update({f"stepper.{name}": tensor for name, tensor in stepper_tensors.items()})
@@ -633,13 +667,8 @@ class PPO:
         self.return_normalizer.sums = tensors["return_sums"].numpy().copy()
         self._generator.set_state(tensors["generator"])
         self._acting_generator.set_state(tensors["acting_generator"])
-        self._optimizer.state.clear()
-        for index, parameter in enumerate(self._parameters):
-            moments = _under(tensors, f"optimizer.{index}")
-            if moments:
-                self._optimizer.state[parameter] = {
-                    name: tensor.clone().to(parameter.device) for name, tensor in moments.items()
-                }
+        for part, optimizer in self._optimizers.items():
+            optimizer.load_state(_under(tensors, f"optimizer.{part}"))
         self._episodes.load_state(_under(tensors, "episodes"), meta["episodes"])
         try:
             self._stepper.load_state(_under(tensors, "stepper"), meta["stepper"])
