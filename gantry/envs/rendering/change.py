@@ -15,8 +15,8 @@ Array = np.ndarray
 
 TILE = 8
 """Side of the squares of pixels that are ruled out together, pixels."""
-REACH = 2
-"""How far a change spreads through the comparison of neighbouring pixels and their subpixels, pixels."""
+MARGIN = 1.1
+"""How far, in pixels, a covered pixel reaches: an edge pixel looks at its neighbours' centres."""
 
 
 class ChangeFinder:
@@ -30,10 +30,26 @@ class ChangeFinder:
         self._lights: list[tuple[Array, float]] = []
 
     def remember(
-        self, view: View, lights: tuple[Light, ...], geoms: Array, points: Array, light_distance: float
+        self,
+        view: View,
+        lights: tuple[Light, ...],
+        geoms: Array,
+        points: Array,
+        always: Array,
+        light_distance: float,
     ) -> None:
-        """Take the still picture: the camera, the lights, and per pixel the geom (-1: sky) and the point it shows."""
+        """Take the still picture.
+
+        Args:
+            view: the camera.
+            lights: the lights.
+            geoms: the geom that each pixel shows, -1 for the sky, shape (pixels,).
+            points: the opaque surface point that each pixel shows, m, shape (pixels, 3).
+            always: pixels that show a second surface, in front of that point, and so are always drawn anew.
+            light_distance: how far away a directional light's disc is put, m.
+        """
         self._view = view
+        self._always = always.reshape(self._height, self._width)
         center = np.array(self._model.stat.center)
         self._lights = [
             (center - np.array(light.direction) * light_distance, light.radius)
@@ -64,16 +80,16 @@ class ChangeFinder:
         assert view is not None
         if self._unbounded or view.orthographic:
             return np.arange(width * height)
-        changed = np.zeros((height, width), bool)
+        covered, shaded = np.zeros((height, width), bool), self._always.copy()
         for geom in self._geoms:
             rotation = placed.geom_xmat[geom].reshape(3, 3)
             center = placed.geom_xpos[geom] + rotation @ self._model.geom_aabb[geom, :3]
             half = self._model.geom_aabb[geom, 3:]
-            if not self._mark_covered(changed, center, rotation, half):
+            if not self._mark_covered(covered, center, rotation, half):
                 return np.arange(width * height)
             for (origin, radius), directional in zip(self._lights, self._directional, strict=True):
-                self._mark_shaded(changed, origin, radius, directional, center, rotation, half)
-        return np.flatnonzero(_spread(changed, REACH))
+                self._mark_shaded(shaded, origin, radius, directional, center, rotation, half)
+        return np.flatnonzero(covered | _spread(shaded))
 
     def _mark_covered(self, changed: Array, center: Array, rotation: Array, half: Array) -> bool:
         """Mark the pixels whose central ray can pass through a box; False if the box reaches behind the camera."""
@@ -95,7 +111,7 @@ class ChangeFinder:
         y = top - (np.arange(first_row, last_row) + 0.5) * ((top - bottom) / self._height)
         rays = view.forward + x[None, :, None] * view.right + y[:, None, None] * view.up
         far = float(np.max(depth)) * 2.0
-        widened = half + float(np.max(depth)) * (top - bottom) / self._height
+        widened = half + MARGIN * float(np.max(depth)) * (top - bottom) / self._height
         targets = view.position + rays.reshape(-1, 3) * far
         inside = _meets_box(view.position, targets, center, rotation, widened[:, None])
         changed[first_row:last_row, first_column:last_column] |= inside.reshape(rays.shape[:2])
@@ -119,7 +135,7 @@ class ChangeFinder:
         # The light's disc, seen from a point, is this wide: its shadow's blur grows with the distance to the box.
         distance = np.sqrt(np.sum((self._tile_centers - center) ** 2, axis=1)) + self._tile_radii
         blur = radius * (distance if directional else np.ones_like(distance))
-        pixel = 2.0 * (view.window[3] - view.window[2]) / self._height
+        pixel = MARGIN * (view.window[3] - view.window[2]) / self._height
         depth = (self._tile_centers - view.position) @ view.forward + self._tile_radii
         margin = blur + pixel * depth
         path = self._tile_centers - origin
@@ -147,15 +163,12 @@ def _meets_box(origin: Array, targets: Array, center: Array, rotation: Array, ha
     return enter <= leave
 
 
-def _spread(mask: Array, reach: int) -> Array:
-    """Grow a mask by `reach` pixels in every direction, diagonals included."""
-    for axis in (0, 1):
-        grown = mask.copy()
-        for step in range(1, reach + 1):
-            ahead = [slice(None), slice(None)]
-            behind = [slice(None), slice(None)]
-            ahead[axis], behind[axis] = slice(step, None), slice(None, -step)
-            grown[tuple(ahead)] |= mask[tuple(behind)]
-            grown[tuple(behind)] |= mask[tuple(ahead)]
-        mask = grown
-    return mask
+def _spread(mask: Array) -> Array:
+    """Grow a mask by one pixel in every direction, diagonals included."""
+    wide = mask.copy()
+    wide[:, 1:] |= mask[:, :-1]
+    wide[:, :-1] |= mask[:, 1:]
+    grown = wide.copy()
+    grown[1:] |= wide[:-1]
+    grown[:-1] |= wide[1:]
+    return grown

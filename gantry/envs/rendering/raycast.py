@@ -144,7 +144,8 @@ class RaycastRenderer:
             still = _Picture(stage.width * stage.height)
             self._draw(still, self._all, still_only=True)
             self._still = still
-            self._changes.remember(view, lights, still.geoms, still.points, self._light_distance)
+            veiled = (still.geoms >= 0) & (self._surfaces.alpha[still.geoms] < 1)
+            self._changes.remember(view, lights, still.geoms, still.points, veiled, self._light_distance)
             for name in ("rgb", "geoms", "normals"):
                 getattr(work, name)[:] = getattr(still, name)
         still = self._still
@@ -228,6 +229,7 @@ class RaycastRenderer:
     def _trace(self, directions: Array, still_only: bool, part: int | None = None) -> tuple[Array, Array, Array, Array]:
         """Colours (3, n) in [0, 1], geoms (n,), normals (n, 3) and points (n, 3) in unit `directions` (n, 3).
 
+        Behind a transparent surface, the points are the opaque one's, the geoms and normals the transparent one's.
         `part` counts an edge pixel's samples, each of which takes its own share of a light's points.
         """
         stage = self._stage
@@ -256,7 +258,6 @@ class RaycastRenderer:
                 opacity = self._surfaces.alpha[veils[front]]
                 colours[:, front] = shaded * opacity + colours[:, front] * (1.0 - opacity)
                 geoms[front] = veils[front]
-                # `points` stays where the opaque surface is: shadows fall there.
                 normals[front] = veil_normals[front]
         finally:
             self._free.append(data)
