@@ -23,9 +23,9 @@ from gantry.envs.task import State, Task
 from gantry.errors import GantryError
 
 DIVERGENCE_WARNINGS = [
-    mujoco.mjtWarning.mjWARN_BADQPOS,
-    mujoco.mjtWarning.mjWARN_BADQVEL,
-    mujoco.mjtWarning.mjWARN_BADQACC,
+    int(mujoco.mjtWarning.mjWARN_BADQPOS),  # as integers: an enumeration's members index no array
+    int(mujoco.mjtWarning.mjWARN_BADQVEL),
+    int(mujoco.mjtWarning.mjWARN_BADQACC),
 ]
 """MuJoCo's warnings that say a simulation has blown up."""
 
