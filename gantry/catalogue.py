@@ -3,11 +3,11 @@
 This module imports neither MuJoCo nor PyTorch, since Gymnasium loads it whenever it is itself imported.
 """
 
-import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
 from gantry.errors import GantryError
+from gantry.names import nearest
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,6 @@ ENVIRONMENTS: dict[str, Environment] = {
 }
 
 
-def nearest(name: str, names: list[str]) -> str:
-    """Return ` (did you mean …?)` with the names closest to `name`, or the whole list where none is close."""
-    folded = {candidate.lower(): candidate for candidate in names}
-    close = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)
-    if close:
-        return f" (did you mean {' or '.join(folded[match] for match in close)}?)"
-    return f" (there are: {', '.join(names)})"
-
-
 def find_environment(environment_id: str) -> Environment:
     """Return the catalogue's entry for `environment_id`.
 
@@ -58,8 +49,28 @@ def find_environment(environment_id: str) -> Environment:
         GantryError: no such id; the message names the nearest ones.
     """
     if environment_id not in ENVIRONMENTS:
-        raise GantryError(f"unknown environment {environment_id!r}{nearest(environment_id, list(ENVIRONMENTS))}")
+        raise GantryError(f"unknown environment {environment_id!r}{nearest(environment_id, ENVIRONMENTS)}")
     return ENVIRONMENTS[environment_id]
+
+
+def full_id(name: str) -> str:
+    """Return the id that `name` stands for: a catalogued one, also without its `gantry/`, or any Gymnasium id.
+
+    Raises:
+        GantryError: neither Gantry nor Gymnasium knows it; the message names the nearest ones.
+    """
+    from gymnasium.envs.registration import registry
+
+    for candidate in (f"gantry/{name}", name):
+        if candidate in registry:
+            return candidate
+    if ":" in name:  # Gymnasium imports the module before the colon, which registers its environments
+        return name
+    known = [*ENVIRONMENTS, *(environment_id.removeprefix("gantry/") for environment_id in registry)]
+    hint = nearest(name, known)
+    if "did you mean" not in hint:
+        hint = "; `gantry list` shows ours, and any installed Gymnasium id works too"
+    raise GantryError(f"unknown environment {name!r}{hint}")
 
 
 def register_environments() -> None:

@@ -81,7 +81,9 @@ def save_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: Ma
     """Write named tensors, with string metadata in the header, to `path` as one safetensors file."""
     from safetensors.torch import save
 
-    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, dict(metadata or {}))
+    # The library writes several metadata entries in random order; one entry keeps equal content equal to the byte.
+    entry = {"metadata": json.dumps(dict(metadata or {}), sort_keys=True)}
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, entry)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
@@ -98,6 +100,7 @@ def load_tensors(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]
         raise GantryError(f"cannot read {path}: no such file; is this a folder that `gantry train` made?")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+            metadata = json.loads((file.metadata() or {}).get("metadata", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
         raise GantryError(f"{path} is damaged or no safetensors file ({error}); restore it or train again") from error

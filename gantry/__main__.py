@@ -1,0 +1,7 @@
+"""`python -m gantry` is the same as `gantry`."""
+
+import sys
+
+from gantry.cli import main
+
+sys.exit(main())

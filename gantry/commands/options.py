@@ -1,0 +1,25 @@
+"""Options of environments on the command line: `name=value`."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from gantry.errors import GantryError
+
+
+def parse_options(words: Sequence[str]) -> dict[str, Any]:
+    """Return `name=value` words as a dictionary; values are JSON (true, 0.5, [1, 2]) or else plain text.
+
+    Raises:
+        GantryError: a word without `=`.
+    """
+    options: dict[str, Any] = {}
+    for word in words:
+        name, separator, text = word.partition("=")
+        if not separator or not name:
+            raise GantryError(f"an option of the environment is written name=value, not {word!r}")
+        try:
+            options[name.replace("-", "_")] = json.loads(text.lower() if text in ("True", "False") else text)
+        except ValueError:
+            options[name.replace("-", "_")] = text
+    return options

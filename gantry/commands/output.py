@@ -1,0 +1,37 @@
+"""What the commands share in talking to people and to programs."""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import tyro
+from rich.console import Console
+
+Arguments = TypeVar("Arguments")
+
+
+def parse(kind: type[Arguments], command: str, words: Sequence[str]) -> Arguments:
+    """Return the flags of `gantry COMMAND`; on --help or wrong usage print and exit, as argparse does."""
+    return tyro.cli(kind, prog=f"gantry {command}", args=list(words), config=(tyro.conf.AvoidSubcommands,))
+
+
+def console(json_output: bool) -> Console:
+    """Return where people read: standard output, or standard error when a program reads the former."""
+    return Console(file=sys.stderr if json_output else sys.stdout, highlight=False)
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Print one JSON object on one line, the last one of the output; NaN and infinity, which JSON lacks, as null."""
+    print(json.dumps(_plain(content), allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

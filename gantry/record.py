@@ -1,0 +1,212 @@
+"""Filming: a policy's episodes on evaluation seeds, as a video with the numbers of the run drawn over it.
+
+The episode is simulated first and drawn afterwards, so filming changes no number; frames stream into the encoder.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from gantry.agents.stepping import open_environment
+from gantry.catalogue import ENVIRONMENTS
+from gantry.envs.rendering import make_renderer
+from gantry.envs.simulator import Simulator, make_vector
+from gantry.errors import GantryError
+from gantry.evaluate import Act
+from gantry.overlay import OverlayState, draw_overlay
+from gantry.scores import score
+from gantry.seeds import environment_seed
+from gantry.video import VideoWriter
+
+FRAMES_PER_SECOND = 30
+SMALLEST, LARGEST = 16, 4096
+"""Bounds of a film's width and height (pixels)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Film:
+    """What was recorded."""
+
+    path: Path
+    frames: int
+    seconds: float
+    """How long it plays."""
+    scores: list[float]
+    """Of each episode."""
+    backend: str
+    """What drew it: egl, osmesa, raycast, or the environment's own renderer."""
+
+
+@dataclasses.dataclass
+class _Moment:
+    """The moment after one control step."""
+
+    picture: np.ndarray
+    """What the stage needs to draw it."""
+    overlay: OverlayState
+
+
+def record(
+    act: Act,
+    environment: str,
+    path: Path,
+    title: str = "",
+    episodes: int = 1,
+    seed: int = 0,
+    environment_options: dict[str, Any] | None = None,
+    camera: str | int | None = None,
+    size: tuple[int, int] = (480, 360),
+    overlay: bool = True,
+    backend: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Film:
+    """Film a policy, one episode after another.
+
+    Args:
+        act: (1, ...) observations to (1, ...) actions.
+        environment: id.
+        path: the video; its suffix says the format.
+        title: drawn in the overlay.
+        episodes: how many.
+        seed: which block of evaluation seeds; with the same seed, `evaluate` scores the same episodes.
+        environment_options: passed on to the environment.
+        camera: the model's camera, by name or number; by default the first.
+        size: width and height in pixels.
+        overlay: draw time, reward terms, score and action.
+        backend: auto, egl, osmesa or raycast.
+        progress: called with the frames drawn of the current episode, and their number.
+
+    Raises:
+        GantryError: bad settings, no renderer, an environment that cannot be drawn, or the video cannot be written.
+    """
+    if episodes < 1:
+        raise GantryError(f"the number of episodes must be at least 1, not {episodes}")
+    if not all(SMALLEST <= side <= LARGEST for side in size):
+        raise GantryError(f"a film's sides must be from {SMALLEST} to {LARGEST} pixels, not {size[0]}x{size[1]}")
+    scores: list[float] = []
+    with contextlib.ExitStack() as stack:
+        stage = stack.enter_context(_stage(environment, dict(environment_options or {}), camera, size, backend))
+        writer: VideoWriter | None = None
+        first_seed = environment_seed("evaluation", seed, episodes)
+        for episode in range(episodes):
+            moments = list(_play(stage, act, environment, first_seed + episode, title))
+            scores.append(moments[-1].overlay.score or 0.0)
+            count = max(1, round(len(moments) * stage.step_seconds * FRAMES_PER_SECOND))
+            for number in range(count):
+                step = int(number / FRAMES_PER_SECOND / stage.step_seconds)
+                moment = moments[min(step, len(moments) - 1)]
+                frame = stage.draw(moment.picture)
+                if overlay:
+                    frame = draw_overlay(frame, moment.overlay)
+                if writer is None:  # only now is the size of a foreign environment's pictures known
+                    sides = (frame.shape[1], frame.shape[0])
+                    writer = stack.enter_context(VideoWriter(path, FRAMES_PER_SECOND, sides))
+                writer.add(frame)
+                if progress is not None:
+                    progress(number + 1, count)
+        assert writer is not None
+        return Film(path, writer.frames, writer.frames / FRAMES_PER_SECOND, scores, stage.backend)
+
+
+class _OwnStage:
+    """One of Gantry's environments: its states are kept while it plays, and drawn afterwards."""
+
+    def __init__(self, env: Simulator, camera: str | int | None, size: tuple[int, int], backend: str) -> None:
+        self.env = env
+        self.step_seconds = env.control_timestep
+        self._model = env.batch.get_model(0)
+        self._data = mujoco.MjData(self._model)
+        self._renderer = make_renderer(self._model, *size, camera, backend)
+        self.backend = self._renderer.backend
+
+    def see(self) -> np.ndarray:
+        """Return what `draw` needs to draw this moment later: the simulation's state."""
+        return self.env.batch.state[0].copy()
+
+    def draw(self, picture: np.ndarray) -> np.ndarray:
+        """Return the frame (height, width, 3) uint8 of a moment."""
+        mujoco.mj_setState(self._model, self._data, picture, mujoco.mjtState.mjSTATE_INTEGRATION)
+        return self._renderer.render(self._data)
+
+    def close(self) -> None:
+        """Free renderer and environment."""
+        self._renderer.close()
+        self.env.close()
+
+
+class _ForeignStage:
+    """Any other environment, which draws itself while it plays."""
+
+    backend = "the environment's own renderer"
+
+    def __init__(self, env: gymnasium.vector.VectorEnv) -> None:
+        self.env = env
+        self.step_seconds = 1.0 / float(env.metadata.get("render_fps") or FRAMES_PER_SECOND)
+
+    def see(self) -> np.ndarray:
+        """Return the picture of this moment."""
+        frames = self.env.render()
+        if not frames or frames[0] is None:
+            raise GantryError("this environment draws no pictures: it gives none for render_mode 'rgb_array'")
+        return np.asarray(frames[0])
+
+    def draw(self, picture: np.ndarray) -> np.ndarray:
+        """Return the picture itself."""
+        return picture
+
+    def close(self) -> None:
+        """Free the environment."""
+        self.env.close()
+
+
+Stage = _OwnStage | _ForeignStage
+
+
+@contextlib.contextmanager
+def _stage(
+    environment: str, options: dict[str, Any], camera: str | int | None, size: tuple[int, int], backend: str
+) -> Iterator[Stage]:
+    """Open the environment for filming, and close it again."""
+    stage: Stage
+    if environment in ENVIRONMENTS:
+        # With NEXT_STEP autoreset the state after an episode's last step can still be seen.
+        env = make_vector(environment, 1, autoreset_mode=AutoresetMode.NEXT_STEP, **options)
+        stage = _OwnStage(env, camera, size, backend)
+    else:
+        stage = _ForeignStage(open_environment(environment, 1, {**options, "render_mode": "rgb_array"}))
+    try:
+        yield stage
+    finally:
+        stage.close()
+
+
+def _play(stage: Stage, act: Act, environment: str, seed: int, title: str) -> Iterator[_Moment]:
+    """Run one episode and yield the moments after each of its steps."""
+    space = stage.env.single_action_space
+    observations, _ = stage.env.reset(seed=seed)
+    total, steps, ended = 0.0, 0, False
+    while not ended:
+        actions = act(observations)
+        observations, rewards, terminations, truncations, infos = stage.env.step(actions)
+        total += float(rewards[0])
+        steps += 1
+        ended = bool(terminations[0] or truncations[0])
+        if ended and steps > 1 and isinstance(stage, _ForeignStage):
+            return  # it has been reset already
+        overlay = OverlayState(
+            time=steps * stage.step_seconds,
+            score=float(score(environment, total, float(steps))),
+            terms={name: float(values[0]) for name, values in infos.get("terms", {}).items()},
+            title=title,
+        )
+        if isinstance(space, gymnasium.spaces.Box):
+            action = np.asarray(actions[0], np.float64).ravel()
+            overlay = dataclasses.replace(overlay, action=action, low=space.low.ravel(), high=space.high.ravel())
+        yield _Moment(stage.see(), overlay)
