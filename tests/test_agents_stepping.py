@@ -1,0 +1,163 @@
+import gymnasium
+import numpy as np
+import pytest
+from agent_doubles import DISABLED, NEXT_STEP, SAME_STEP, Forgetful, Spot
+from gymnasium.vector import SyncVectorEnv
+
+from gantry.agents.stepping import EpisodeStatistics, VectorStepper, open_environment
+from gantry.errors import GantryError
+
+
+class Countdown(gymnasium.Env):
+    """Observation: episode number and step within it; the episode ends after `length` steps."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, length, terminal=False):
+        self.length, self.terminal, self.episode = length, terminal, 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episode += 1
+        self.step_number = 0
+        return np.array([self.episode, 0.0]), {}
+
+    def step(self, action):
+        self.step_number += 1
+        over = self.step_number == self.length
+        info = {"success": self.length == 2} if over else {}
+        observation = np.array([self.episode, self.step_number])
+        return observation, 1.0, over and self.terminal, over and not self.terminal, info
+
+
+def countdowns(mode, lengths=(2, 3), terminal=False):
+    return SyncVectorEnv([lambda n=n: Countdown(n, terminal) for n in lengths], autoreset_mode=mode)
+
+
+def episodes_seen(mode, steps):
+    """(row, observation, next observation, done) of every valid transition."""
+    stepper = VectorStepper(countdowns(mode))
+    stepper.reset(0)
+    seen = []
+    for _ in range(steps):
+        before = stepper.observation
+        transition, _ = stepper.step(np.zeros(2, np.int64))
+        after = stepper.observation.copy()
+        after[transition.final_rows] = transition.final_observations
+        valid = np.ones(2, bool) if transition.valid is None else transition.valid
+        seen += [(row, *before[row], *after[row], transition.done[row]) for row in range(2) if valid[row]]
+    return [entry for entry in sorted(seen) if entry[1] <= 3]
+
+
+def test_all_autoreset_modes_tell_the_same_story():
+    expected = [
+        (row, episode, step, episode, step + 1, step + 1 == length)
+        for row, length in ((0, 2), (1, 3))
+        for episode in (1, 2, 3)
+        for step in range(length)
+    ]
+    for mode in (SAME_STEP, NEXT_STEP, DISABLED):
+        assert episodes_seen(mode, 14) == expected
+
+
+@pytest.mark.parametrize("objects", [False, True])
+def test_final_observations_come_as_one_array_or_as_many(objects):
+    stepper = VectorStepper(Spot(4, length=1, objects=objects))
+    stepper.reset(0)
+    transition, _ = stepper.step(np.zeros((4, 1), np.float32))
+    assert transition.final_rows.tolist() == [0, 1, 2, 3]
+    assert (transition.final_observations[:, 1] == 1.0).all()
+    assert (stepper.observation[:, 1] == 0.0).all()
+
+
+def test_final_observations_that_are_missing_are_missed():
+    env = Spot(2, length=1)
+    step = env.step
+    env.step = lambda actions: (*step(actions)[:4], {})
+    stepper = VectorStepper(env)
+    stepper.reset(0)
+    with pytest.raises(GantryError, match="final_obs"):
+        stepper.step(np.zeros((2, 1), np.float32))
+
+
+def test_an_unstated_autoreset_mode_is_refused():
+    env = Spot(2)
+    env.metadata = {}
+    with pytest.raises(GantryError, match="autoreset_mode"):
+        VectorStepper(env)
+
+
+def test_ids_are_opened_and_bad_ones_refused():
+    env = open_environment("MountainCar-v0", 3)
+    assert env.num_envs == 3
+    assert VectorStepper(env).mode == SAME_STEP
+    with pytest.raises(GantryError, match="cannot make"):
+        open_environment("NoSuchThing-v0", 3)
+    with pytest.raises(GantryError, match="make_vec"):
+        open_environment(gymnasium.make("MountainCar-v0"), 3)
+
+
+@pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP, DISABLED])
+def test_first_episodes_are_staggered(mode):
+    env = countdowns(mode, lengths=(8, 8, 8, 8))
+    env.spec = gymnasium.envs.registration.EnvSpec("Countdown-v0", max_episode_steps=8)
+    stepper = VectorStepper(env, stagger=True)
+    stepper.reset(0)
+    statistics = EpisodeStatistics(4)
+    ends = []
+    for step in range(1, 17):
+        transition, infos = stepper.step(np.zeros(4, np.int64))
+        counted = transition.valid
+        statistics.add(transition, infos, counted)
+        ends += [(step, row) for row in transition.final_rows.tolist()]
+        for row, final in zip(transition.final_rows, transition.final_observations, strict=True):
+            assert final[0] == (1 if step <= 8 else 2)
+            assert stepper.observation[row][0] == final[0] + (mode != NEXT_STEP or step < 8)
+    assert ends[:4] == [(2, 0), (4, 1), (6, 2), (8, 3)]
+    assert [step for step, _ in ends[4:7]] == [10, 12, 14]
+    # Episodes that we cut are not counted; the last row's cut falls on its own end.
+    assert statistics.metrics()["length_mean"] == 8.0
+
+
+def test_staggering_an_environment_that_resets_all_rows_happens_once():
+    env = Spot(4, length=100)
+    env.spec = gymnasium.envs.registration.EnvSpec("Spot-v0", max_episode_steps=100)
+    reset = env.reset
+    env.reset = lambda seed=None, options=None: reset(seed=seed)
+    stepper = VectorStepper(env, stagger=True)
+    stepper.reset(0)
+    ends = []
+    for step in range(1, 60):
+        transition, _ = stepper.step(np.zeros((4, 1), np.float32))
+        ends += [(step, row) for row in transition.final_rows.tolist()]
+    assert ends == [(25, row) for row in range(4)]
+
+
+def test_episode_statistics():
+    stepper, statistics = VectorStepper(countdowns(SAME_STEP)), EpisodeStatistics(2, window=3)
+    stepper.reset(0)
+    assert np.isnan(statistics.metrics()["return_mean"])
+    for _ in range(6):
+        statistics.add(*stepper.step(np.zeros(2, np.int64)), None)
+    metrics = statistics.metrics()
+    assert metrics["episodes"] == 5.0
+    # The window's three: row 0 (length 2) after four and six steps, row 1 (length 3) after six.
+    assert metrics["length_mean"] == pytest.approx(7 / 3)
+    assert metrics["reward_mean"] == 1.0
+    assert metrics["success_mean"] == pytest.approx(2 / 3)
+
+
+def test_state_goes_on_exactly():
+    actions = np.full((6, 1), 0.3, np.float32)
+    stepper = VectorStepper(Spot(6, mode=NEXT_STEP))
+    stepper.reset(3)
+    for _ in range(7):
+        stepper.step(actions)
+    tensors, meta = stepper.state()
+    expected = [stepper.step(actions)[0].rewards for _ in range(9)]
+    other = VectorStepper(Spot(6, mode=NEXT_STEP))
+    other.reset(8)
+    other.load_state(tensors, meta)
+    np.testing.assert_array_equal(expected, [other.step(actions)[0].rewards for _ in range(9)])
+    assert other.resumable
+    assert not VectorStepper(Forgetful()).resumable
