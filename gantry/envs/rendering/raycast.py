@@ -21,6 +21,7 @@ import mujoco
 import numpy as np
 
 from gantry.envs.rendering.change import ChangeFinder
+from gantry.envs.rendering.markers import draw_markers
 from gantry.envs.rendering.scene import Marker, Stage, View
 from gantry.envs.rendering.shading import (
     Light,
@@ -48,8 +49,9 @@ FIRST_LIGHT_SAMPLES = 4
 FAR = 1e3
 """How far away a directional light's disc is put, in model extents."""
 
-STILL, MOVING, CLEAR_STILL, CLEAR_MOVING, HIDDEN = 0, 1, 2, 3, 5
-"""Geom groups of the renderer's own model: opaque or transparent, movable or not; a ray query chooses among them."""
+STILL, MOVING, CLEAR_STILL, CLEAR_MOVING, SHADOWLESS_STILL, SHADOWLESS_MOVING = range(6)
+"""Geom groups of the renderer's own model, among which a ray query chooses: whether a geom can move, and whether it
+is opaque, transparent, or opaque without casting a shadow."""
 
 
 def _groups(*chosen: int) -> Array:
@@ -58,8 +60,13 @@ def _groups(*chosen: int) -> Array:
     return mask
 
 
-OPAQUE = {True: _groups(STILL), False: _groups(STILL, MOVING)}
+# Indexed by whether only the still part of the world is drawn.
+OPAQUE = {
+    True: _groups(STILL, SHADOWLESS_STILL),
+    False: _groups(STILL, MOVING, SHADOWLESS_STILL, SHADOWLESS_MOVING),
+}
 CLEAR = {True: _groups(CLEAR_STILL), False: _groups(CLEAR_STILL, CLEAR_MOVING)}
+CASTING = {True: _groups(STILL), False: _groups(STILL, MOVING)}
 
 
 class _Picture:
@@ -94,9 +101,14 @@ class RaycastRenderer:
         moves = (model.body_weldid[model.geom_bodyid] != 0) | (model.body_mocapid[root] >= 0)
         hidden = (model.geom_group > 2) | (self._surfaces.alpha <= 0)
         clear = ~hidden & (self._surfaces.alpha < 1)
-        model.geom_group[:] = np.select(
-            [hidden, clear & moves, clear, moves], [HIDDEN, CLEAR_MOVING, CLEAR_STILL, MOVING], STILL
+        shadowless = ~np.asarray(model.geom_castshadow, bool)
+        model.geom_group[:] = np.where(
+            clear,
+            np.where(moves, CLEAR_MOVING, CLEAR_STILL),
+            np.where(shadowless, np.where(moves, SHADOWLESS_MOVING, SHADOWLESS_STILL), np.where(moves, MOVING, STILL)),
         )
+        model.geom_matid[hidden] = -1
+        model.geom_rgba[hidden, 3] = 0.0  # ray queries pass through invisible geoms
         self._has_clear = bool(clear.any())
         self._light_distance = FAR * max(float(model.stat.extent), 1e-3)
         self._changes = ChangeFinder(model, np.flatnonzero(moves & ~hidden), stage.width, stage.height)
@@ -108,6 +120,7 @@ class RaycastRenderer:
         self._all = np.arange(pixels)
         self._work = _Picture(pixels)
         self._still: _Picture | None = None
+        self._changed = self._all
         self._view: View | None = None
         self._lights: tuple[Light, ...] = ()
 
@@ -130,31 +143,30 @@ class RaycastRenderer:
             self._still = None
         self._view, self._lights = view, lights
         if self._incremental and (first or repeated):
-            rgb = self._render_changes(view, lights)
+            self._draw_changes(view, lights)
         else:
             self._draw(self._work, self._all, still_only=False)
-            rgb = self._work.rgb.copy()
-        return rgb.reshape(stage.height, stage.width, 3)
+        rgb = self._work.rgb.copy().reshape(stage.height, stage.width, 3)
+        if markers:
+            depth = (self._work.points - view.position) @ view.forward
+            depth = np.where(self._work.geoms >= 0, depth, np.inf).reshape(stage.height, stage.width)
+            draw_markers(rgb, depth, view, markers)
+        return rgb
 
-    def _render_changes(self, view: View, lights: tuple[Light, ...]) -> Array:
-        """Draw over the still picture, which is drawn first if there is none yet; shape (pixels, 3)."""
+    def _draw_changes(self, view: View, lights: tuple[Light, ...]) -> None:
+        """Draw over the still picture, which is drawn first if there is none yet."""
         stage, work = self._stage, self._work
         assert stage is not None
         if self._still is None:
             still = _Picture(stage.width * stage.height)
             self._draw(still, self._all, still_only=True)
-            self._still = still
-            veiled = (still.geoms >= 0) & (self._surfaces.alpha[still.geoms] < 1)
+            self._still, self._changed = still, self._all
+            veiled = np.append(self._surfaces.alpha, 1.0)[still.geoms] < 1  # the sky, -1, takes the 1
             self._changes.remember(view, lights, still.geoms, still.points, veiled, self._light_distance)
-            for name in ("rgb", "geoms", "normals"):
-                getattr(work, name)[:] = getattr(still, name)
-        still = self._still
-        changed = self._changes.find(stage.data)
-        self._draw(work, changed, still_only=False)
-        rgb = work.rgb.copy()
-        for name in ("rgb", "geoms", "normals"):
-            getattr(work, name)[changed] = getattr(still, name)[changed]
-        return rgb
+        for name in ("rgb", "geoms", "normals", "points"):
+            getattr(work, name)[self._changed] = getattr(self._still, name)[self._changed]
+        self._changed = self._changes.find(stage.data)
+        self._draw(work, self._changed, still_only=False)
 
     def _draw(self, picture: _Picture, pixels: Array, still_only: bool) -> None:
         """Draw the chosen pixels (indices, shape (n,)) of `picture`, anti-aliased, with all geoms or the still ones."""
@@ -322,7 +334,7 @@ class RaycastRenderer:
             path = targets - origin
             length = np.sqrt(path[:, 0] ** 2 + path[:, 1] ** 2 + path[:, 2] ** 2)
             path /= np.maximum(length, 1e-12)[:, None]
-            geoms, distances, _ = _cast(stage.model, data, origin, path, OPAQUE[still_only], with_normals=False)
+            geoms, distances, _ = _cast(stage.model, data, origin, path, CASTING[still_only], with_normals=False)
             return (geoms < 0) | (distances > length - tolerance)
 
         if radius <= 0:

@@ -48,9 +48,11 @@ class Light:
 
 
 def read_lights(scene: mujoco.MjvScene) -> tuple[Light, ...]:
-    """The scene's lights, headlight included, in MuJoCo's order."""
+    """The scene's lights, headlight included, in MuJoCo's order; image-based ones, which OpenGL ignores too, aside."""
     lights = []
     for light in (scene.lights[index] for index in range(scene.nlight)):
+        if int(light.type) == int(mujoco.mjtLightType.mjLIGHT_IMAGE):
+            continue
         direction = np.array(light.dir, np.float64)
         length = float(np.linalg.norm(direction))
         lights.append(
@@ -345,8 +347,10 @@ def incidence(light: Light, points: Array) -> tuple[Array, Array]:
     offset = np.array(light.position)[:, None] - points
     distance = np.sqrt(np.maximum(dot(offset, offset), 1e-18))
     to_light = offset / distance
-    constant, linear, quadratic = light.attenuation
-    strength = 1.0 / np.maximum(constant + distance * (linear + quadratic * distance), 1e-9)
+    strength = np.ones_like(distance)
+    if any(light.attenuation):  # MuJoCo gives point lights none
+        constant, linear, quadratic = light.attenuation
+        strength /= np.maximum(constant + distance * (linear + quadratic * distance), 1e-9)
     if light.kind == int(mujoco.mjtLightType.mjLIGHT_SPOT) and light.cutoff < 180:
         cosine = -dot(to_light, np.array(light.direction))
         inside = cosine >= np.cos(np.radians(light.cutoff))

@@ -1,0 +1,265 @@
+"""Films are whole, playable and the right shape, or not there; the overlay keeps to its panel."""
+
+import struct
+
+import imageio.v3 as iio
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+
+from gantry import video
+from gantry.errors import GantryError
+from gantry.overlay import OverlayState, draw_overlay, panel_box
+from gantry.video import VideoWriter
+
+
+def frames(count, width, height):
+    """A white bar that walks to the right over a colour gradient, `count` × (height, width, 3)."""
+    gradient = np.zeros((height, width, 3), np.uint8)
+    gradient[..., 0] = np.linspace(0, 255, width)
+    gradient[..., 2] = np.linspace(255, 0, height)[:, None]
+    for index in range(count):
+        frame = gradient.copy()
+        frame[:, index * 4 : index * 4 + 4] = 255
+        yield frame
+
+
+def film(path, count=12, width=96, height=64, fps=30.0):
+    with VideoWriter(path, fps, (width, height)) as writer:
+        for frame in frames(count, width, height):
+            writer.add(frame)
+        assert writer.frames == count
+    return path
+
+
+def facts(path):
+    """What the encoder's own reader says about a film."""
+    reader = imageio_ffmpeg.read_frames(str(path))
+    meta = next(reader)
+    reader.close()
+    count, _ = imageio_ffmpeg.count_frames_and_secs(str(path))
+    return meta, count
+
+
+def boxes(path):
+    """Names of an MP4's top-level boxes, in order."""
+    content, position, names = path.read_bytes(), 0, []
+    while position < len(content):
+        length, name = struct.unpack(">I4s", content[position : position + 8])
+        names.append(name.decode())
+        position += length if length > 1 else struct.unpack(">Q", content[position + 8 : position + 16])[0]
+    return names
+
+
+# --- MP4 ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_mp4_has_the_frames_size_rate_and_pixel_format_of_a_browser_film(tmp_path):
+    meta, count = facts(film(tmp_path / "film.mp4", count=12, width=98, height=66, fps=25))
+    assert count == 12
+    assert meta["source_size"] == (98, 66)
+    assert meta["fps"] == 25
+    assert meta["codec"] == "h264"
+    assert meta["pix_fmt"].startswith("yuv420p")
+
+
+def test_an_mp4_has_its_index_before_its_pictures(tmp_path):
+    names = boxes(film(tmp_path / "film.mp4"))
+    assert names.index("moov") < names.index("mdat")
+
+
+def test_an_mp4_shows_what_was_drawn_in_order(tmp_path):
+    path = film(tmp_path / "film.mp4", count=12)
+    shown = iio.imread(path).astype(int)
+    for picture, drawn in zip(shown, frames(12, 96, 64), strict=True):
+        assert np.mean(np.abs(picture - drawn)) < 8
+
+
+def test_odd_sides_are_padded_and_not_rescaled(tmp_path):
+    path = film(tmp_path / "film.mp4", count=3, width=97, height=65)
+    meta, count = facts(path)
+    assert meta["source_size"] == (98, 66)
+    assert count == 3
+    first, drawn = iio.imread(path)[0].astype(int), next(frames(1, 97, 65)).astype(int)
+    assert np.mean(np.abs(first[:65, :97] - drawn)) < 8
+    assert first[65].mean() < 60
+
+
+# --- GIF ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_gif_is_animated_loops_and_keeps_its_pace(tmp_path):
+    path = film(tmp_path / "film.gif", count=10, fps=20)
+    with Image.open(path) as image:
+        assert image.is_animated
+        assert image.n_frames == 10
+        assert image.size == (96, 64)
+        assert image.info["loop"] == 0
+        assert image.info["duration"] == 50
+
+
+def test_a_gif_shows_what_was_drawn_in_order(tmp_path):
+    path = film(tmp_path / "film.gif", count=10, fps=20)
+    for picture, drawn in zip(iio.imread(path), frames(10, 96, 64), strict=True):
+        assert np.mean(np.abs(picture[..., :3].astype(int) - drawn)) < 16
+
+
+def test_a_gif_leaves_no_intermediate_files(tmp_path):
+    film(tmp_path / "film.gif")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["film.gif"]
+
+
+# --- whole or not at all --------------------------------------------------------------------------------------------
+
+
+def draw_and_fail(path):
+    with VideoWriter(path, 30, (96, 64)) as writer:
+        writer.add(next(frames(1, 96, 64)))
+        raise FileNotFoundError("the drawing's own")
+
+
+def draw_with_a_dying_encoder(path):
+    with VideoWriter(path, 30, (96, 64)) as writer:
+        writer._process.kill()
+        writer._process.wait()
+        for frame in frames(20, 96, 64):
+            writer.add(frame)
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.gif"])
+def test_an_error_while_drawing_leaves_no_file_and_is_not_changed(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match="the drawing's own"):
+        draw_and_fail(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.gif"])
+def test_an_encoder_that_dies_is_one_error_and_leaves_the_older_film(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"older")
+    with pytest.raises(GantryError, match="the video encoder stopped") as error:
+        draw_with_a_dying_encoder(path)
+    assert "\n" not in str(error.value)
+    assert path.read_bytes() == b"older"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    # The device that is always full stands for the disk.
+    monkeypatch.setattr(video, "_mp4_arguments", lambda path: ["-c:v", "rawvideo", "-f", "rawvideo", "/dev/full"])
+    with pytest.raises(GantryError, match="disk is full"):
+        film(tmp_path / "film.mp4", count=12)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_film_without_frames_is_refused(tmp_path):
+    with pytest.raises(GantryError, match="no frame"), VideoWriter(tmp_path / "film.mp4", 30, (96, 64)):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GantryError, match="cannot write"), VideoWriter(tmp_path / "file" / "film.mp4", 30, (96, 64)):
+        pass
+
+
+def test_an_unknown_suffix_names_both_formats(tmp_path):
+    with pytest.raises(GantryError, match=r"\.mp4 or \.gif"):
+        VideoWriter(tmp_path / "film.avi", 30, (96, 64))
+
+
+@pytest.mark.parametrize(("fps", "size"), [(0, (96, 64)), (float("nan"), (96, 64)), (30, (0, 64))])
+def test_impossible_settings_are_refused(tmp_path, fps, size):
+    with pytest.raises(GantryError):
+        VideoWriter(tmp_path / "film.mp4", fps, size)
+
+
+@pytest.mark.parametrize("frame", [np.zeros((64, 95, 3), np.uint8), np.zeros((64, 96, 3))])
+def test_a_frame_of_another_shape_or_type_is_refused(tmp_path, frame):
+    with pytest.raises(ValueError, match="a frame is"), VideoWriter(tmp_path / "film.mp4", 30, (96, 64)) as writer:
+        writer.add(frame)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the overlay ----------------------------------------------------------------------------------------------------
+
+
+def state(**changes):
+    settings = {
+        "time": 3.5,
+        "score": 412.0,
+        "terms": {"upright": 0.9, "centred": 0.5, "small control": 1.0},
+        "action": np.array([0.5]),
+        "value": 51.0,
+        "title": "Cart-pole",
+    }
+    return OverlayState(**(settings | changes))
+
+
+@pytest.mark.parametrize(("height", "width"), [(360, 480), (480, 640), (1080, 1920), (120, 160), (20, 20)])
+def test_the_overlay_changes_its_panel_only(height, width):
+    frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    before = frame.copy()
+    drawn = draw_overlay(frame, state())
+    assert np.array_equal(frame, before)
+    left, top, right, bottom = panel_box(height, width, state())
+    outside = np.ones((height, width), bool)
+    outside[top:bottom, left:right] = False
+    assert np.array_equal(drawn[outside], frame[outside])
+    if height > 20:
+        assert np.mean(np.any(drawn != frame, axis=2)[top:bottom, left:right]) > 0.9
+        assert (bottom - top) < 0.4 * height
+
+
+def count_like(image, colour):
+    return int(np.sum(np.all(np.abs(image.astype(int) - colour) < 25, axis=2)))
+
+
+def test_a_terms_bar_is_as_long_as_its_value():
+    frame = np.zeros((360, 480, 3), np.uint8)
+    green = (92, 200, 140)
+    none, half, full, beyond = (
+        count_like(draw_overlay(frame, state(terms={"upright": value})), green) for value in (0.0, 0.5, 1.0, 3.0)
+    )
+    assert none == 0
+    assert half == pytest.approx(full / 2, rel=0.08)
+    assert beyond == full > 100
+
+
+def test_an_actions_bar_grows_from_zero_to_either_side():
+    frame = np.zeros((360, 480, 3), np.uint8)
+
+    def columns(action):
+        drawn = draw_overlay(frame, state(action=np.array([action]), low=np.array([-2.0]), high=np.array([2.0])))
+        return np.nonzero(np.all(np.abs(drawn.astype(int) - (250, 166, 62)) < 25, axis=2))[1]
+
+    left, right = columns(-1.0), columns(1.0)
+    assert left.max() < right.min()
+    assert right.size == pytest.approx(left.size, rel=0.15)
+    assert columns(0.0).size == 0
+    assert columns(2.0).size == pytest.approx(2 * right.size, rel=0.15)
+
+
+def test_many_terms_and_actions_stay_within_the_panel():
+    frame = np.full((360, 480, 3), 90, np.uint8)
+    crowded = state(
+        terms={f"a rather long name {index}": 0.5 for index in range(12)},
+        action=np.linspace(-1, 1, 17),
+        low=-1.0,
+        high=1.0,
+    )
+    left, top, right, bottom = panel_box(360, 480, crowded)
+    drawn = draw_overlay(frame, crowded)
+    drawn[top:bottom, left:right] = 90
+    assert np.all(drawn == 90)
+
+
+def test_what_is_unknown_is_left_out():
+    frame = np.zeros((360, 480, 3), np.uint8)
+    bare = OverlayState(time=1.0)
+    drawn = draw_overlay(frame, bare)
+    assert count_like(drawn, (92, 200, 140)) == count_like(drawn, (250, 166, 62)) == 0
+    assert panel_box(360, 480, bare)[1] > panel_box(360, 480, state())[1]
+    assert not np.array_equal(drawn, draw_overlay(frame, OverlayState(time=2.0)))
