@@ -39,6 +39,9 @@ ENVIRONMENTS: dict[str, Environment] = {
         500,
         {"swing_up": True, "sparse": True},
     ),
+    "gantry/ReachPlanar-v0": Environment(
+        "gantry.envs.reach_planar:ReachPlanar", "bring a two-link arm's fingertip to a target on a table", 500
+    ),
 }
 
 
