@@ -1,0 +1,165 @@
+"""`gantry bench envs`: what the vector environment costs over bare physics, and how it compares with its peers."""
+
+import importlib.util
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+
+import gymnasium
+import numpy as np
+
+from gantry.benchmark.rows import Report, Row, median_rate, median_ratio, rounds
+from gantry.envs.simulator import Simulator, make_vector
+
+SWING_UP = "gantry/CartPoleSwingUp-v0"
+PENDULUM = "InvertedPendulum-v5"
+ENVPOOL_TASK = "CartpoleSwingup-v1"
+
+BLOCK_STEPS = 25_600
+"""Environment steps of one timed block, about a tenth of a second."""
+
+
+def measure(report: Report, repeats: int = 15) -> None:
+    """Measure and report every row.
+
+    Args:
+        report: called with each row as soon as it is known.
+        repeats: rounds of each comparison; medians are reported.
+    """
+    for num_envs in (256, 4096):
+        _against_bare_batch(report, num_envs, repeats)
+    _against_gymnasium(report, repeats)
+    _against_envpool(report, repeats)
+    _single(report, repeats)
+    _threads(report, repeats)
+    _memory(report)
+    _import_time(report)
+
+
+def _stepper(env: gymnasium.vector.VectorEnv, vector_steps: int) -> Callable[[], None]:
+    """Return a block of steps of a vector environment with fresh random actions, autoresets included."""
+    env.reset(seed=0)
+    space = env.single_action_space
+    assert isinstance(space, gymnasium.spaces.Box)
+    shape = (vector_steps, env.num_envs, *space.shape)
+    actions = np.random.default_rng(0).uniform(space.low, space.high, shape).astype(space.dtype)
+
+    def block() -> None:
+        for action in actions:
+            env.step(action)
+
+    return block
+
+
+def _bare(env: Simulator, vector_steps: int) -> Callable[[], None]:
+    """Return the same physics without an environment around it: set the controls, step the batch."""
+    twin = make_vector(SWING_UP, env.num_envs)
+    twin.reset(seed=0)
+    batch, control = twin.batch, twin.state.ctrl
+    actions = np.random.default_rng(0).uniform(-1.0, 1.0, (vector_steps, env.num_envs, 1))
+    substeps = twin.task.substeps
+
+    def block() -> None:
+        for action in actions:
+            control[:] = action
+            batch.step(nstep=substeps)
+
+    return block
+
+
+def _against_bare_batch(report: Report, num_envs: int, repeats: int) -> None:
+    vector_steps = max(8, BLOCK_STEPS // num_envs)
+    env = make_vector(SWING_UP, num_envs)
+    times = rounds([_bare(env, vector_steps), _stepper(env, vector_steps)], repeats)
+    steps = vector_steps * num_envs
+    report(Row(f"swing-up, {num_envs} environments: rate", median_rate(times, 1, steps), "steps/s"))
+    report(Row(f"swing-up, {num_envs} environments: bare Batch.step", median_rate(times, 0, steps), "steps/s"))
+    ratio = median_ratio(times, 0, 1)
+    report(Row(f"swing-up, {num_envs} environments: share of bare Batch.step", ratio, "ratio", 0.85))
+
+
+def _against_gymnasium(report: Report, repeats: int) -> None:
+    ours, count = make_vector(SWING_UP, 256), 256
+    peer = gymnasium.make_vec(PENDULUM, 16, "sync")
+    times = rounds([_stepper(peer, 64), _stepper(ours, BLOCK_STEPS // count)], repeats)
+    peer_rate, rate = 64 * 16, BLOCK_STEPS
+    per_step = statistics.median((row[0] / peer_rate) / (row[1] / rate) for row in times)
+    report(Row(f"Gymnasium SyncVectorEnv, {PENDULUM}", median_rate(times, 0, peer_rate), "steps/s"))
+    report(Row("swing-up over Gymnasium's SyncVectorEnv", per_step, "times", 10.0))
+    peer.close()
+
+
+def _against_envpool(report: Report, repeats: int) -> None:
+    name = f"swing-up over EnvPool's {ENVPOOL_TASK}"
+    if importlib.util.find_spec("envpool") is None:
+        report(Row(name, None, "times", 2.0, note="EnvPool is not installed (pip install envpool)"))
+        return
+    import envpool  # type: ignore[import-not-found,unused-ignore]
+
+    count, vector_steps = 256, BLOCK_STEPS // 256
+    peer = envpool.make(ENVPOOL_TASK, env_type="gymnasium", num_envs=count, num_threads=os.cpu_count(), seed=0)
+    peer.reset()
+    actions = np.random.default_rng(0).uniform(-1.0, 1.0, (vector_steps, count, 1))
+
+    def block() -> None:
+        for action in actions:
+            peer.step(action)
+
+    times = rounds([block, _stepper(make_vector(SWING_UP, count), vector_steps)], repeats)
+    report(Row(f"EnvPool {ENVPOOL_TASK}", median_rate(times, 0, BLOCK_STEPS), "steps/s"))
+    report(Row(name, median_ratio(times, 0, 1), "times", 2.0))
+
+
+def _single(report: Report, repeats: int) -> None:
+    """Time single environments as users make them, random actions and resets included."""
+    steps = 2000
+
+    def play(environment: str) -> Callable[[], None]:
+        env = gymnasium.make(environment)
+        env.reset(seed=0)
+        space = env.action_space
+        assert isinstance(space, gymnasium.spaces.Box)
+        actions = np.random.default_rng(0).uniform(space.low, space.high, (steps, *space.shape)).astype(np.float32)
+
+        def block() -> None:
+            for action in actions:
+                _, _, terminated, truncated, _ = env.step(action)
+                if terminated or truncated:
+                    env.reset()
+
+        return block
+
+    times = rounds([play(PENDULUM), play(SWING_UP)], repeats)
+    report(Row("single swing-up", median_rate(times, 1, steps), "steps/s"))
+    report(Row(f"single swing-up over Gymnasium's {PENDULUM}", median_ratio(times, 0, 1), "times", 1.0))
+
+
+def _threads(report: Report, repeats: int) -> None:
+    cores = os.cpu_count() or 1
+    blocks = [_stepper(make_vector(SWING_UP, 1024, num_threads=threads), BLOCK_STEPS // 1024) for threads in (1, cores)]
+    times = rounds(blocks, repeats)
+    report(Row(f"swing-up, {cores} threads over 1", median_ratio(times, 0, 1), "times", 0.8 * cores))
+
+
+def _memory(report: Report) -> None:
+    program = (
+        "import gantry, gymnasium, resource, numpy as np\n"
+        f"env = gymnasium.make_vec({SWING_UP!r}, 4096)\n"
+        "env.reset(seed=0)\n"
+        "for _ in range(5): env.step(np.zeros((4096, 1), np.float32))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    unit = 2**10 if sys.platform != "darwin" else 1
+    peak = int(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout)
+    report(Row("resident memory with 4096 environments", peak * unit / 2**20, "MiB", 1024.0, "lower"))
+
+
+def _import_time(report: Report) -> None:
+    def spent(module: str) -> float:
+        program = f"import time; begun = time.perf_counter(); import {module}; print(time.perf_counter() - begun)"
+        return float(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout)
+
+    extra = [spent("gantry") - spent("gymnasium") for _ in range(7)]
+    report(Row("import gantry, beyond import gymnasium", statistics.median(extra), "s", 0.3, "lower"))

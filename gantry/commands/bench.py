@@ -1,0 +1,54 @@
+"""`gantry bench`: measure Gantry against other suites, side by side."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import tyro
+
+from gantry.benchmark.rows import Row, machine
+from gantry.commands.output import console, parse, print_json
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchArguments:
+    """Measure Gantry against other suites, side by side, and say which targets are met.
+
+    `envs`: simulation speed (about a minute). `train`: PPO's speed, time to a score of 800 and final score, against
+    stable-baselines3 (many minutes; it needs the `baselines` extra). Run nothing else meanwhile.
+    """
+
+    what: Annotated[Literal["envs", "train"], tyro.conf.Positional]
+    """Which benchmark."""
+    seeds: int = 5
+    """Training seeds, of `train`."""
+    peers: bool = True
+    """Also measure stable-baselines3, in `train`."""
+    json: bool = False
+    """End with one line of JSON on standard output; everything else goes to standard error."""
+
+
+def main(words: Sequence[str]) -> None:
+    """Run `gantry bench`."""
+    arguments = parse(BenchArguments, "bench", words)
+    screen = console(arguments.json)
+    rows: list[Row] = []
+
+    def report(row: Row) -> None:
+        rows.append(row)
+        value = "–" if row.value is None else f"{row.value:,.2f}" if row.value < 1000 else f"{row.value:,.0f}"
+        sign = "≥" if row.better == "higher" else "≤"
+        target = "" if row.target is None else f"   target {sign} {row.target:g}"
+        verdict = {True: "[green]met[/]", False: "[red]missed[/]", None: ""}[row.met]
+        screen.print(f"{row.name}: [bold]{value}[/] {row.unit}{target} {verdict} {row.note}", soft_wrap=True)
+
+    if arguments.what == "envs":
+        from gantry.benchmark import environments
+
+        environments.measure(report)
+    else:
+        from gantry.benchmark import training
+
+        training.measure(report, arguments.seeds, arguments.peers)
+    if arguments.json:
+        print_json({"rows": [row.to_json() for row in rows], "machine": machine()})

@@ -1,0 +1,124 @@
+"""The batched simulator as a stable-baselines3 `VecEnv`, so that its agents train on all rows at once."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.vec_env import VecEnv
+
+from gantry.catalogue import full_id
+from gantry.envs.simulator import Simulator, make_vector
+from gantry.errors import GantryError
+
+Observations = np.ndarray | dict[str, np.ndarray]
+
+
+class SB3VecEnv(VecEnv):
+    """A thin adapter: SB3 sees `num_envs` environments, one simulator steps them all.
+
+    Where an episode ends, its info holds `terminal_observation`, `TimeLimit.truncated`, and the task's measures, a
+    measure `success` also under SB3's name `is_success`. What `get_attr`, `set_attr` and `env_method` reach is the
+    simulator, which all environments share.
+
+    Args:
+        simulator: with SAME_STEP autoreset.
+    """
+
+    def __init__(self, simulator: Simulator) -> None:
+        if simulator.autoreset_mode is not AutoresetMode.SAME_STEP:
+            raise GantryError("stable-baselines3 needs a simulator with autoreset_mode='SameStep'")
+        self.simulator = simulator
+        self._actions: np.ndarray | None = None
+        super().__init__(simulator.num_envs, simulator.single_observation_space, simulator.single_action_space)
+
+    def reset(self) -> Observations:
+        """Begin new episodes everywhere, with the seeds that `seed()` set, if it did."""
+        seeds = None if self._seeds[0] is None else [int(seed) for seed in self._seeds if seed is not None]
+        observations, infos = self.simulator.reset(seed=seeds)
+        self.reset_infos = [{} for _ in range(self.num_envs)]
+        self._reset_seeds()
+        self._reset_options()
+        return observations
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Take the actions of the coming step, (n, ...)."""
+        self._actions = np.asarray(actions)
+
+    def step_wait(self) -> tuple[Observations, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Step, and return observations, rewards (n,), whether episodes ended (n,), and an info a row."""
+        assert self._actions is not None, "call step_async() first"
+        observations, rewards, terminations, truncations, infos = self.simulator.step(self._actions)
+        dones = terminations | truncations
+        rows: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if dones.any():
+            final = infos["final_obs"]
+            measures = {key: value for key, value in infos.items() if np.shape(value) == (self.num_envs,)}
+            measures.pop("_final_obs")
+            for row in np.flatnonzero(dones):
+                rows[row] = {
+                    "terminal_observation": _row(final, row),
+                    "TimeLimit.truncated": bool(truncations[row] and not terminations[row]),
+                    **{name: values[row].item() for name, values in measures.items()},
+                }
+                if "success" in measures:
+                    rows[row]["is_success"] = rows[row]["success"]
+        return observations, rewards.astype(np.float32), dones, rows
+
+    def close(self) -> None:
+        """Free the renderers."""
+        self.simulator.close()
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """Return a frame (height, width, 3) a row."""
+        return [self.simulator.render_row(row) for row in range(self.num_envs)]
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """Return an attribute of the simulator once for each of the environments `indices`."""
+        value = getattr(self.simulator, attr_name)
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Set an attribute of the simulator, which all environments share.
+
+        Raises:
+            GantryError: only some environments are named.
+        """
+        if len(list(self._get_indices(indices))) != self.num_envs:
+            raise GantryError("the environments of a batch share their attributes: set them for all of them at once")
+        setattr(self.simulator, attr_name, value)
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        """Call a method of the simulator once, and return its result for each of the environments `indices`."""
+        result = getattr(self.simulator, method_name)(*method_args, **method_kwargs)
+        return [result for _ in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
+        """Return False for each environment: a batch has no wrappers around its rows."""
+        return [False for _ in self._get_indices(indices)]
+
+    def _get_indices(self, indices: None | int | Iterable[int]) -> Iterable[int]:
+        if indices is None:
+            return range(self.num_envs)
+        return [indices] if isinstance(indices, int) else list(indices)
+
+
+def _row(observations: Any, row: int) -> Any:
+    if isinstance(observations, dict):
+        return {name: values[row] for name, values in observations.items()}
+    return observations[row]
+
+
+def make_sb3(environment: str, num_envs: int = 1, seed: int | None = None, **settings: Any) -> SB3VecEnv:
+    """Build the stable-baselines3 `VecEnv` of one of Gantry's environments.
+
+    Args:
+        environment: id, such as `gantry/CartPoleSwingUp-v0`.
+        num_envs: how many environments.
+        seed: of the first reset; environment i gets seed + i.
+        settings: of the simulator and of the task.
+    """
+    env = SB3VecEnv(make_vector(full_id(environment), num_envs, **settings))
+    if seed is not None:
+        env.seed(seed)
+    return env
