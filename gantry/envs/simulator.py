@@ -153,8 +153,9 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if seed is None and not self._seeded:
             seed = int(self.np_random.integers(2**62))
         if seed is not None:
-            self._seeds[ids] = self._row_seeds(seed)[ids]
-            self._episodes[ids] = -1
+            seeded = ids if self._seeded else self._all  # the first seed is for all rows, however few it resets
+            self._seeds[seeded] = self._row_seeds(seed)[seeded]
+            self._episodes[seeded] = -1
             self._seeded = True
         self._begin_episodes(ids)
         return self.task.observation(self.features), self._infos({})
@@ -269,12 +270,13 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         Raises:
             GantryError: the state is of another task, size or MuJoCo version; nothing has changed.
         """
-        own = self.get_state()
+        own = {**self.get_state(), "features": self.task.observe(self.state)}
         for name in own.keys() | state.keys():
-            if name not in own or name not in state or (name != "features" and own[name].shape != state[name].shape):
+            array = np.asarray(state.get(name))
+            if name not in own or array.shape != own[name].shape or array.dtype.kind not in "biuf":
                 raise GantryError(f"this state does not fit {self.num_envs} × {type(self.task).__name__} ({name!r})")
         if self._physics:
-            self._physics = {name: np.array(state[f"physics/{name}"]) for name in self._physics}
+            self._physics = self._checked_physics({name: state[f"physics/{name}"] for name in self._physics})
             self.task.set_physics(self.batch, self._all, self._physics)
             self.batch.set_const()
         self.batch.state[:] = state["simulation"]
@@ -318,6 +320,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if not np.count_nonzero(self._warning) and all_finite(features):
             return None
         diverged = self._warning[:, DIVERGENCE_WARNINGS, 1].any(axis=1) | ~np.isfinite(features).all(axis=1)
+        if self._some_ended:
+            diverged &= ~self._ended  # those that wait for their reset were counted when they blew up
         count = int(diverged.sum())
         self.divergences += count
         return diverged if count else None
@@ -365,15 +369,23 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if isinstance(seed, (int, np.integer)):
             if seed < 0:
                 raise GantryError(f"a seed must not be negative: {seed}")
+            if seed > 2**64 - self.num_envs:
+                raise GantryError(f"a seed must leave room for {self.num_envs} rows below 2**64: {seed}")
             self._np_random, self._np_random_seed = gymnasium.utils.seeding.np_random(int(seed))
             return np.uint64(seed) + np.arange(self.num_envs, dtype=np.uint64)
-        if len(seed) != self.num_envs:
-            raise GantryError(f"a list of seeds must have one for each of the {self.num_envs} rows, not {len(seed)}")
-        return np.asarray(seed, np.uint64)
+        try:
+            seeds = np.asarray(seed)
+        except ValueError as error:
+            raise GantryError(f"seeds must be integers: {error}") from error
+        if seeds.shape != (self.num_envs,):
+            raise GantryError(f"a seed must be one integer, or a list of one for each of the {self.num_envs} rows")
+        if seeds.dtype.kind not in "iu" or (seeds < 0).any():
+            raise GantryError("seeds must be integers, none of them negative")
+        return seeds.astype(np.uint64)
 
     def _infos(self, infos: dict[str, Any]) -> dict[str, Any]:
         if self._physics:
-            infos["physics"] = dict(self._physics)
+            infos["physics"] = {name: value.copy() for name, value in self._physics.items()}
         return infos
 
 
