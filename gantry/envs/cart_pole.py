@@ -79,7 +79,7 @@ class CartPole(Task):
     physics: ClassVar[Mapping[str, PhysicalParameter]] = {
         "pole_length": PhysicalParameter(1.0, 0.1, 4.0, "m", "length of the pole between the ends of its axis"),
         "pole_mass": PhysicalParameter(0.1, 1e-3, 10.0, "kg", "mass of the pole"),
-        "cart_mass": PhysicalParameter(1.0, 1e-2, 100.0, "kg", "mass of the cart"),
+        "cart_mass": PhysicalParameter(1.0, 0.1, 100.0, "kg", "mass of the cart"),
     }
 
     def __init__(
