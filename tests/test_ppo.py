@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from gantry.agents import load_agent
 from gantry.agents.ppo import PPO, PPOConfig, approximate_divergence, clipped_surrogate, value_loss
 from gantry.errors import GantryError
+from gantry.files import save_tensors
 
 SMALL = PPOConfig(num_envs=16, rollout_steps=16, minibatch_size=64, epochs=4, learning_rate=3e-3, gamma=0.5)
 
@@ -436,7 +437,7 @@ def test_damaged_tensors_are_named(trained, folder, change):
         tensors["critic.0.weight"] = tensors["critic.0.weight"].double()
     if change == "more":
         tensors["critic.0.weightier"] = torch.zeros(1)
-    save_file(tensors, folder / "policy.safetensors", {"agent": "ppo", "steps": "1000"})
+    save_tensors(folder / "policy.safetensors", tensors, {"agent": "ppo", "steps": "1000"})
     with pytest.raises(GantryError, match=r"critic\.0\.weight"):
         PPO.load(folder)
 

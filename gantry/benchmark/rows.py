@@ -5,7 +5,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from gantry.runs import current_versions
@@ -57,7 +57,7 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-def rounds(functions: list[Callable[[], object]], count: int) -> list[list[float]]:
+def rounds(functions: Sequence[Callable[[], object]], count: int) -> list[list[float]]:
     """Time the functions in turn, `count` rounds after one for warming up; return the seconds of each round."""
     for function in functions:
         function()

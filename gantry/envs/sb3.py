@@ -36,7 +36,7 @@ class SB3VecEnv(VecEnv):
         """Begin new episodes everywhere, with the seeds that `seed()` set, if it did."""
         seeds = None if self._seeds[0] is None else [int(seed) for seed in self._seeds if seed is not None]
         observations, infos = self.simulator.reset(seed=seeds)
-        self.reset_infos = [{} for _ in range(self.num_envs)]
+        self.reset_infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         self._reset_seeds()
         self._reset_options()
         return observations
@@ -103,7 +103,7 @@ class SB3VecEnv(VecEnv):
         return [indices] if isinstance(indices, int) else list(indices)
 
 
-def _row(observations: Any, row: int) -> Any:
+def _row(observations: Any, row: np.intp) -> Any:
     if isinstance(observations, dict):
         return {name: values[row] for name, values in observations.items()}
     return observations[row]
