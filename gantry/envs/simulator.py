@@ -330,12 +330,15 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Return the actions as an array of the action space's shape and type, or say what is wrong with them."""
         continuous = self._continuous_actions
         try:
-            actions = np.asarray(actions, np.float32 if continuous else None)
+            actions = np.asarray(actions)
         except (TypeError, ValueError) as error:
             raise GantryError(f"actions must be an array of shape {self._action_shape}: {error}") from error
         if actions.shape != self._action_shape:
             raise GantryError(f"actions must have shape {self._action_shape}, not {actions.shape}")
         if continuous:
+            if actions.dtype.kind not in "fiu":
+                raise GantryError(f"actions must be numbers, not {actions.dtype}")
+            actions = actions.astype(np.float32, copy=False)
             if not all_finite(actions):
                 raise GantryError("actions must be finite: they hold NaN or infinity")
         elif actions.dtype.kind not in "iu":
