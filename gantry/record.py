@@ -3,6 +3,7 @@
 The episode is simulated first and drawn afterwards, so filming changes no number; frames stream into the encoder.
 """
 
+import bisect
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -46,8 +47,10 @@ class Film:
 
 @dataclasses.dataclass
 class _Moment:
-    """The moment after one control step."""
+    """The moment after one control step, or one that a long control step passes through."""
 
+    time: float
+    """Simulated seconds since the episode began."""
     picture: np.ndarray
     """What the stage needs to draw it."""
     overlay: OverlayState
@@ -98,10 +101,10 @@ def record(
         for episode in range(episodes):
             moments = list(_play(stage, act, environment, first_seed + episode, title))
             scores.append(moments[-1].overlay.score or 0.0)
-            count = max(1, round(len(moments) * stage.step_seconds * FRAMES_PER_SECOND))
+            times = [moment.time for moment in moments]
+            count = max(1, round(times[-1] * FRAMES_PER_SECOND))
             for number in range(count):
-                step = int(number / FRAMES_PER_SECOND / stage.step_seconds)
-                moment = moments[min(step, len(moments) - 1)]
+                moment = moments[min(bisect.bisect_right(times, number / FRAMES_PER_SECOND), len(moments) - 1)]
                 frame = stage.draw(moment.picture)
                 if overlay:
                     frame = draw_overlay(frame, moment.overlay)
@@ -120,11 +123,14 @@ class _OwnStage:
 
     def __init__(self, env: Simulator, camera: str | int | None, size: tuple[int, int], backend: str) -> None:
         self.env = env
-        self.step_seconds = env.control_timestep
         self._model = env.batch.get_model(0)
         self._data = mujoco.MjData(self._model)
-        self._renderer = make_renderer(self._model, *size, camera, backend)
+        self._renderer = make_renderer(env.task.picture(self._model), *size, camera, backend)
         self.backend = self._renderer.backend
+
+    def time(self, steps: int) -> float:
+        """Return the simulated seconds since the episode began."""
+        return float(self.env.state.time[0])
 
     def see(self) -> np.ndarray:
         """Return what `draw` needs to draw this moment later: the simulation's state."""
@@ -133,7 +139,7 @@ class _OwnStage:
     def draw(self, picture: np.ndarray) -> np.ndarray:
         """Return the frame (height, width, 3) uint8 of a moment."""
         mujoco.mj_setState(self._model, self._data, picture, mujoco.mjtState.mjSTATE_INTEGRATION)
-        return self._renderer.render(self._data)
+        return self._renderer.render(self._data, self.env.task.markers(self._data))
 
     def close(self) -> None:
         """Free renderer and environment."""
@@ -149,6 +155,10 @@ class _ForeignStage:
     def __init__(self, env: gymnasium.vector.VectorEnv) -> None:
         self.env = env
         self.step_seconds = 1.0 / float(env.metadata.get("render_fps") or FRAMES_PER_SECOND)
+
+    def time(self, steps: int) -> float:
+        """Return the seconds that `steps` steps take."""
+        return steps * self.step_seconds
 
     def see(self) -> np.ndarray:
         """Return the picture of this moment."""
@@ -188,8 +198,11 @@ def _stage(
 
 
 def _play(stage: Stage, act: Act, environment: str, seed: int, title: str) -> Iterator[_Moment]:
-    """Run one episode and yield the moments after each of its steps."""
+    """Run one episode and yield the moments after each of its steps, and within long ones."""
     space = stage.env.single_action_space
+    between: list[tuple[float, np.ndarray]] = []
+    if isinstance(stage, _OwnStage):
+        stage.env.state.watcher = lambda: between.append((stage.time(0), stage.see()))
     observations, _ = stage.env.reset(seed=seed)
     total, steps, ended = 0.0, 0, False
     while not ended:
@@ -201,7 +214,7 @@ def _play(stage: Stage, act: Act, environment: str, seed: int, title: str) -> It
         if ended and steps > 1 and isinstance(stage, _ForeignStage):
             return  # it has been reset already
         overlay = OverlayState(
-            time=steps * stage.step_seconds,
+            time=stage.time(steps),
             score=float(score(environment, total, float(steps))),
             terms={name: float(values[0]) for name, values in infos.get("terms", {}).items()},
             title=title,
@@ -209,4 +222,7 @@ def _play(stage: Stage, act: Act, environment: str, seed: int, title: str) -> It
         if isinstance(space, gymnasium.spaces.Box):
             action = np.asarray(actions[0], np.float64).ravel()
             overlay = dataclasses.replace(overlay, action=action, low=space.low.ravel(), high=space.high.ravel())
-        yield _Moment(stage.see(), overlay)
+        for time, picture in between:
+            yield _Moment(time, picture, overlay)
+        between.clear()
+        yield _Moment(stage.time(steps), stage.see(), overlay)

@@ -89,7 +89,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Seconds of simulated time a control step."""
         self.metadata = {
             "render_modes": ["rgb_array"],
-            "render_fps": round(1.0 / self.control_timestep),
+            "render_fps": max(1, round(1.0 / self.control_timestep)),
             "autoreset_mode": self.autoreset_mode,
         }
         self.single_observation_space = task.observation_space
@@ -241,8 +241,9 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
             width, height, camera = self._render_settings
             model = self.batch.get_model(row) if self._physics else self.model
-            self._renderers[key] = make_renderer(model, width, height, camera)
-        return self._renderers[key].render(self.batch.get_data(row))
+            self._renderers[key] = make_renderer(self.task.picture(model), width, height, camera)
+        data = self.batch.get_data(row)
+        return self._renderers[key].render(data, self.task.markers(data))
 
     def close_extras(self, **_: Any) -> None:
         """Free the renderers."""

@@ -6,10 +6,10 @@ It holds no simulation of its own: the simulator (`gantry.envs.simulator`) owns 
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium
 import mujoco
@@ -17,6 +17,9 @@ import numpy as np
 from mujoco.batch import Batch
 
 from gantry.envs.randomness import RandomStreams
+
+if TYPE_CHECKING:
+    from gantry.envs.rendering.scene import Marker
 
 
 class State:
@@ -27,6 +30,8 @@ class State:
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
+        self.watcher: Callable[[], None] | None = None
+        """Called by tasks with long control steps after each part of one, so that films show what lies between."""
 
     def __getattr__(self, name: str) -> np.ndarray:
         if name.startswith("__"):
@@ -77,6 +82,14 @@ class Task(ABC):
         """Compile the model."""
         with resources.as_file(resources.files("gantry.assets")) as folder:
             return mujoco.MjModel.from_xml_path(str(folder / self.model_file))
+
+    def picture(self, model: mujoco.MjModel) -> mujoco.MjModel:
+        """Return the model to draw in place of the simulated `model`: any with the same joints; by default itself."""
+        return model
+
+    def markers(self, data: mujoco.MjData) -> "Sequence[Marker]":
+        """Return what is drawn beside the model's own shapes, given one row's state; by default nothing."""
+        return ()
 
     def set_physics(self, batch: Batch, ids: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
         """Write physical quantities, (k,) each, into the rows `ids` of the batch's expanded model fields."""
