@@ -38,6 +38,16 @@ ROWS_PER_THREAD = 8
 """Below this many rows a thread costs more than it brings."""
 
 
+def _keep_log_out_of_files() -> None:
+    """Stop MuJoCo from writing MUJOCO_LOG.TXT into the user's folder; what it warns of, the simulator counts."""
+    config = mujoco.MjLogConfig.get()
+    config.logto_file = False
+    config.set()
+
+
+_keep_log_out_of_files()
+
+
 class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """`num_envs` copies of a task, stepped as one.
 
