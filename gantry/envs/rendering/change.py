@@ -61,7 +61,7 @@ class ChangeFinder:
         self._directional = [light.directional for light in lights if light.casts_shadow]
         rows, columns = np.divmod(np.arange(self._width * self._height), self._width)
         tiles = (rows // TILE) * (-(-self._width // TILE)) + columns // TILE
-        shown = np.flatnonzero(geoms >= 0)
+        shown = np.flatnonzero((geoms >= 0) & ~always)
         order = shown[np.argsort(tiles[shown], kind="stable")]
         _, starts = np.unique(tiles[order], return_index=True)
         self._members = np.split(order, starts[1:]) if len(order) else []

@@ -3,7 +3,8 @@
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -53,6 +54,8 @@ class OpenGLRenderer:
         self.backend = backend
         self._context: Any = None
         self._resources: Any = None
+        self._free: Callable[[], object] = lambda: None
+        held: list[Any] = []
         self._stage = stage
         width, height = stage.width, stage.height
         stage.model.vis.global_.offwidth = width
@@ -64,8 +67,11 @@ class OpenGLRenderer:
             raise GantryError(f"the {backend} renderer cannot work: its graphics library is not installed here")
         try:
             self._context = _import_context_class(backend)(width, height)
+            # Runs at the latest when the process ends, while the graphics library can still be called.
+            self._free = weakref.finalize(self, _free, self._context, held)
             self._context.make_current()
             self._resources = mujoco.MjrContext(stage.model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+            held.append(self._resources)
             mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._resources)
         except Exception as error:
             self.close()
@@ -94,14 +100,8 @@ class OpenGLRenderer:
 
     def close(self) -> None:
         """Free the context; closing twice is harmless."""
-        context, self._context = self._context, None
-        resources, self._resources = self._resources, None
-        if context is None:
-            return
-        if resources is not None:
-            context.make_current()
-            resources.free()
-        context.free()
+        self._context = self._resources = None
+        self._free()
 
     def __enter__(self) -> Self:
         return self
@@ -110,6 +110,14 @@ class OpenGLRenderer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _free(context: Any, resources: list[Any]) -> None:
+    """Free a context after what was made in it."""
+    if resources:
+        context.make_current()
+        resources.pop().free()
+    context.free()
 
 
 def _add_marker(scene: mujoco.MjvScene, marker: Marker) -> None:
