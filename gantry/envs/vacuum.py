@@ -1,0 +1,157 @@
+"""What the vacuum's tasks share: the robot in its apartment, driving to a point, dirt, and how dirt is drawn.
+
+Dirt and all counters live in MuJoCo's `userdata`, which is part of the simulation's state: resets clear it, and saving
+and restoring know it.
+"""
+
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from gantry.envs.apartment import build_model
+from gantry.envs.plan_file import load_plan
+from gantry.envs.rendering.scene import Marker
+from gantry.envs.task import State, Task
+
+WHEEL_DISTANCE = 0.23
+"""Between the two wheels (m)."""
+MAX_WHEEL_SPEED = 1.2
+"""Fastest speed of a wheel's rim (m/s)."""
+ACCELERATION = 5.0
+"""How the controller plans to brake (m/s²); the wheels can give more."""
+ANGULAR_ACCELERATION = 30.0
+"""How the controller plans to stop turning (rad/s²)."""
+GAIN = 8.0
+"""Proportional gain of driving and turning near their goals (1/s)."""
+ARRIVED = 0.02
+"""Within this distance of its goal (m) the robot stands still."""
+AIM_WIDTH = 0.35
+"""The robot drives only while its goal lies within this angle (rad) of its axis."""
+
+VERY_DIRTY = 2
+"""The highest dirt level."""
+
+CRUMBS = 7
+"""Crumbs drawn a dirt level on each cell."""
+CRUMB_COLOURS = ((0.42, 0.30, 0.20, 1.0), (0.24, 0.20, 0.17, 1.0))
+CRUMB_RADIUS = 0.014
+"""Radius of a crumb (m)."""
+
+
+class Vacuum(Task):
+    """A disc robot in an apartment. `n` is the number of rows, `m` the number of floor cells.
+
+    Args:
+        plan: a shipped floor plan's name, or the path of a plan file.
+        dirt_numbers: how many dirt levels there are, of cells or of rooms.
+        counters: names of the further numbers that last from step to step.
+    """
+
+    def __init__(self, plan: str, dirt_numbers: int | None, counters: tuple[str, ...]) -> None:
+        self.plan = load_plan(plan)
+        self.centres = self.plan.centres
+        self._numbers = np.ascontiguousarray(self.plan.numbers)
+        dirt_numbers = len(self.plan.cells) if dirt_numbers is None else dirt_numbers
+        self.dirt = slice(0, dirt_numbers)
+        """Where the dirt levels are in `userdata`."""
+        self.counter = {name: dirt_numbers + index for index, name in enumerate(counters)}
+        """Where each counter is in `userdata`."""
+        self.user_numbers = dirt_numbers + len(counters)
+        self._crumbs = self._scattered_crumbs()
+
+    def load_model(self) -> mujoco.MjModel:
+        """Compile the model that is simulated."""
+        return build_model(self.plan, self.user_numbers)
+
+    def picture(self, model: mujoco.MjModel) -> mujoco.MjModel:
+        """Compile the model that is drawn."""
+        return build_model(self.plan, self.user_numbers, picture=True)
+
+    def markers(self, data: mujoco.MjData) -> list[Marker]:
+        """Draw crumbs where there is dirt."""
+        levels = data.userdata[self.dirt]
+        if len(levels) != len(self.centres):
+            levels = levels[self.plan.room]
+        points = self._crumbs[np.arange(CRUMBS * VERY_DIRTY) < CRUMBS * levels[:, None]]
+        return [
+            Marker(points[shade::2], colour, CRUMB_RADIUS, line=False) for shade, colour in enumerate(CRUMB_COLOURS)
+        ]
+
+    def _scattered_crumbs(self) -> np.ndarray:
+        """Return the places (m, crumbs, 3) of the crumbs of very dirty cells, within the robot's reach."""
+        golden_angle = np.pi * (3.0 - np.sqrt(5.0))
+        count = CRUMBS * VERY_DIRTY
+        index = (np.arange(count) * 5) % count  # so that the first few are spread out too
+        turn = np.arange(len(self.centres))[:, None] * 1.7
+        radius, angle = 0.155 * np.sqrt((index + 0.5) / count), index * golden_angle + turn
+        x, y = radius * np.cos(angle), radius * np.sin(angle)
+        flat = np.broadcast_to(0.3 * CRUMB_RADIUS, x.shape)
+        return np.stack([self.centres[:, :1] + x, self.centres[:, 1:] + y, flat], axis=2)
+
+    def cell_at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return the number (...) of the floor cell at points (...), in m."""
+        row = np.clip((self.plan.rows - y / self.plan.cell).astype(np.int64), 0, self.plan.rows - 1)
+        column = np.clip((x / self.plan.cell).astype(np.int64), 0, self.plan.columns - 1)
+        return self._numbers[row, column]
+
+    def place(self, state: State, ids: np.ndarray, cells: np.ndarray | int, heading: np.ndarray) -> None:
+        """Put the robots of the rows `ids` (k,) on the centres of cells (k,), with the headings (k,) in rad."""
+        state.qpos[ids, :2] = self.centres[cells]
+        state.qpos[ids, 2] = heading
+
+    def simulate(self, state: State, rows: np.ndarray | None, substeps: int) -> np.ndarray:
+        """Simulate `substeps` steps and return the distance (n,) driven in them (m)."""
+        before = state.qpos[:, :2].copy()
+        state.batch.step(rows, substeps, self._stage)
+        if state.watcher is not None:
+            state.watcher()
+        driven = state.qpos[:, :2] - before
+        return np.sqrt(driven[:, 0] ** 2 + driven[:, 1] ** 2)
+
+
+def wheel_speeds(pose: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """Return the wheel speeds (n, 2), left and right in m/s, that take robots towards points.
+
+    The robot turns its axis towards the goal by at most a right angle, then drives, forwards or backwards, braking so
+    as to stop there.
+
+    Args:
+        pose: (n, 3) x, y (m) and heading (rad).
+        goal: (n, 2) x, y (m).
+    """
+    x, y = goal[:, 0] - pose[:, 0], goal[:, 1] - pose[:, 1]
+    distance = np.sqrt(x * x + y * y)
+    bearing = np.arctan2(y, x) - pose[:, 2]
+    half_turns = np.rint(bearing / np.pi)
+    error = bearing - np.pi * half_turns  # of the axis, in [-π/2, π/2]
+    along = 1.0 - 2.0 * (half_turns.astype(np.int64) & 1)  # 1 forwards, -1 backwards
+    far = distance > ARRIVED
+    size = np.abs(error)
+    turning = np.minimum(np.sqrt(2.0 * ANGULAR_ACCELERATION * size), GAIN * size) * np.sign(error)
+    aimed = np.maximum(0.0, 1.0 - size / AIM_WIDTH)
+    driving = np.minimum(np.minimum(np.sqrt(2.0 * ACCELERATION * distance), GAIN * distance), MAX_WHEEL_SPEED) * aimed
+    driving, turning = np.where(far, along * driving, 0.0), np.where(far, turning, 0.0) * (WHEEL_DISTANCE / 2)
+    turning = np.minimum(np.maximum(turning, -MAX_WHEEL_SPEED), MAX_WHEEL_SPEED)
+    room = MAX_WHEEL_SPEED - np.abs(turning)
+    driving = np.minimum(np.maximum(driving, -room), room)
+    return np.stack([driving - turning, driving + turning], axis=1)
+
+
+def dirt_levels(chance: np.ndarray, share: float) -> np.ndarray:
+    """Return random dirt levels (k, places): of a share of the places, a third very dirty; never none at all.
+
+    Args:
+        chance: (k, places) uniform in [0, 1); 1 for a place that stays clean.
+        share: of the places that are dirty, in [0, 1].
+    """
+    levels = (chance < share).astype(float) + (chance < share / 3)
+    dirtiest = chance.argmin(axis=1)
+    rows = np.arange(len(chance))
+    levels[rows, dirtiest] = np.maximum(levels[rows, dirtiest], 1.0)
+    return levels
+
+
+def column(features: Any, index: int) -> Any:
+    """Return one column (...) of features (..., number)."""
+    return features[..., index]
