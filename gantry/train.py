@@ -118,6 +118,7 @@ def _learn(run: Run, config: RunConfig, agent: Any, wall_before: float, progress
             "steps": metrics["steps"],
             "score": score(config.environment, metrics["return_mean"], metrics["length_mean"]),
             **metrics,
+            "divergences": float(getattr(learner.env.unwrapped, "divergences", 0)),
             "wall_seconds": round(wall_seconds(), 3),
             "steps_per_second": round((learner.steps - steps_before) / (now - begun), 1),
         }

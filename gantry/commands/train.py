@@ -111,6 +111,8 @@ def main(words: Sequence[str]) -> None:
             f"trained for {int(last['steps']):,} steps in {last['wall_seconds']:.1f} s "
             f"({last['steps_per_second']:,.0f} steps/s); last training episodes scored {last['score']:.1f}"
         )
+    if last.get("divergences"):
+        screen.print(f"{int(last['divergences'])} simulations blew up and were cut short; the physics may be too stiff")
     screen.print(f"next: gantry evaluate {run.folder}   or   gantry record {run.folder}")
     if arguments.json:
         print_json({"run": str(run.folder), **last})

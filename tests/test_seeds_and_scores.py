@@ -1,0 +1,35 @@
+"""Seeds of different purposes never meet; scores are what they say."""
+
+import numpy as np
+import pytest
+
+from gantry.errors import GantryError
+from gantry.scores import score
+from gantry.seeds import ROWS, SEEDS, environment_seed
+
+
+def test_no_two_purposes_or_seeds_share_an_environment_seed():
+    blocks = [
+        environment_seed(purpose, seed)
+        for purpose in ("training", "evaluation", "test")
+        for seed in (0, 1, 2, SEEDS // 2, SEEDS - 1)
+    ]
+    gaps = np.diff(sorted(blocks))
+    assert len(set(blocks)) == len(blocks)
+    assert gaps.min() >= ROWS  # each block has room for all its rows before the next begins
+
+
+@pytest.mark.parametrize("seed", [-1, SEEDS])
+def test_a_seed_out_of_range_is_refused(seed):
+    with pytest.raises(GantryError, match="seed"):
+        environment_seed("training", seed)
+
+
+def test_more_environments_than_a_seed_has_room_for_are_refused():
+    with pytest.raises(GantryError, match="environments"):
+        environment_seed("training", 0, ROWS + 1)
+
+
+def test_own_tasks_score_a_thousand_times_the_mean_reward_and_others_their_return():
+    assert score("gantry/CartPoleSwingUp-v0", 250.0, 500.0) == 500.0
+    assert score("Pendulum-v1", -200.0, 200.0) == -200.0

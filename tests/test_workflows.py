@@ -1,0 +1,273 @@
+"""Runs: training, stopping, killing, resuming, evaluating and recording through the command line."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+
+from gantry.agents import load_agent
+from gantry.agents.ppo import PPOConfig
+from gantry.cli import main
+from gantry.errors import GantryError
+from gantry.evaluate import evaluate
+from gantry.record import record
+from gantry.runs import WALL_CLOCK_COLUMNS, Run
+from gantry.train import resume, train
+
+SWING_UP = "gantry/CartPoleSwingUp-v0"
+SMALL = PPOConfig(num_envs=8, rollout_steps=32, epochs=2, minibatch_size=128, hidden_sizes=(16,))
+STEPS = 8 * 32 * 6
+
+
+def metrics(run: Run) -> list[dict[str, str]]:
+    """The rows of metrics.csv without the columns that differ between executions."""
+    with (run.folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [{name: text for name, text in row.items() if name not in WALL_CLOCK_COLUMNS} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Run:
+    """A short run that was never stopped."""
+    run = Run(tmp_path_factory.mktemp("run") / "finished")
+    train(run, SWING_UP, "ppo", SMALL, STEPS)
+    return run
+
+
+def test_two_runs_of_one_seed_have_equal_metrics_and_policies(finished, tmp_path):
+    run = Run(tmp_path / "twin")
+    train(run, SWING_UP, "ppo", SMALL, STEPS)
+    assert metrics(run) == metrics(finished)
+    for name in ("policy.safetensors", "policy.json"):
+        assert (run.folder / name).read_bytes() == (finished.folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("stop_after", [1, 4])
+def test_an_interrupted_run_resumes_to_the_numbers_of_one_that_never_stopped(finished, tmp_path, stop_after):
+    run = Run(tmp_path / "stopped")
+    seen = 0
+
+    def interrupt(row):
+        nonlocal seen
+        seen += 1
+        if seen == stop_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(run, SWING_UP, "ppo", SMALL, STEPS, progress=interrupt)
+    assert len(metrics(run)) == stop_after
+    resume(run)
+    assert metrics(run) == metrics(finished)
+    assert (run.folder / "policy.safetensors").read_bytes() == (finished.folder / "policy.safetensors").read_bytes()
+
+
+def test_a_killed_run_forgets_updates_beyond_its_checkpoint_and_reaches_the_same_numbers(finished, tmp_path):
+    run = Run(tmp_path / "killed")
+    count = 0
+
+    def stop(row):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(run, SWING_UP, "ppo", SMALL, STEPS, progress=stop)
+    whole = (run.folder / "metrics.csv").read_text()
+    last = whole.splitlines()[-1].split(",")
+    later = [str(int(last[0]) + 256), *last[1:]]
+    # What a kill leaves: a row of an update after the checkpoint, and half a row.
+    (run.folder / "metrics.csv").write_text(whole + ",".join(later) + "\n" + "1280,0.")
+    resume(run)
+    assert metrics(run) == metrics(finished)
+
+
+def test_a_longer_budget_goes_on_from_the_end(tmp_path):
+    run = Run(tmp_path / "longer")
+    train(run, SWING_UP, "ppo", SMALL, 512)
+    agent = resume(run, 1024)
+    assert agent.steps == 1024
+    assert run.read_config().total_steps == 1024
+    assert [row["steps"] for row in metrics(run)] == ["256", "512", "768", "1024"]
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(finished):
+    before = (finished.folder / "metrics.csv").read_bytes()
+    with pytest.raises(GantryError, match="already holds a run"):
+        train(finished, SWING_UP, "ppo", SMALL, STEPS)
+    assert (finished.folder / "metrics.csv").read_bytes() == before
+
+
+def test_the_configuration_writes_out_every_default_and_the_versions(finished):
+    config = json.loads((finished.folder / "config.json").read_text())
+    assert set(config["config"]) == set(PPOConfig.__dataclass_fields__)
+    assert {"python", "mujoco", "numpy", "torch", "gantry", "gymnasium"} == set(config["versions"])
+    assert config["environment"] == SWING_UP
+
+
+def test_what_evaluate_scores_is_what_record_films(finished, tmp_path):
+    agent = load_agent(finished.folder)
+    film = record(agent.act, SWING_UP, tmp_path / "film.mp4", episodes=1, size=(96, 64), backend="raycast")
+    score = evaluate(agent.act, SWING_UP, episodes=1).score
+    assert film.scores == pytest.approx([score], rel=1e-6)
+    assert film.seconds == pytest.approx(10.0)
+    frames = imageio.imread(film.path)
+    assert frames.shape == (300, 64, 96, 3)
+    assert np.abs(frames[0].astype(int) - frames[150]).max() > 50  # something moves
+
+
+def test_recording_leaves_the_agent_and_the_run_as_they_were(finished, tmp_path):
+    agent = load_agent(finished.folder)
+    before = {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()}
+    scored = evaluate(agent.act, SWING_UP, episodes=2)
+    record(agent.act, SWING_UP, tmp_path / "film.gif", size=(32, 32), backend="raycast", overlay=False)
+    assert evaluate(agent.act, SWING_UP, episodes=2) == scored
+    assert before == {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()}
+
+
+def test_a_foreign_environment_trains_evaluates_and_says_when_it_cannot_be_filmed(tmp_path):
+    run = Run(tmp_path / "foreign")
+    train(run, "CartPole-v1", "ppo", SMALL, 512)
+    agent = load_agent(run.folder)
+    assert evaluate(agent.act, "CartPole-v1", episodes=3).score > 5
+
+
+def call(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gantry", *words], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_json_is_the_last_line_of_output_and_holds_the_promised_keys(finished, capsys):
+    assert main(["evaluate", str(finished.folder), "--episodes", "3", "--json"]) == 0
+    out = capsys.readouterr().out
+    result = json.loads(out.splitlines()[-1])
+    keys = {"score", "score_iqm", "score_ci95", "success", "return_mean", "terms", "episodes", "seed"}
+    assert keys <= set(result)
+    assert result["success"] is None
+    assert result["episodes"] == 3
+    assert main(["list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert SWING_UP in listed["environments"]
+    assert "ppo" in listed["agents"]
+
+
+def test_every_command_has_help_and_the_top_level_names_them_all(capsys):
+    assert main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    for command in ("list", "train", "evaluate", "record", "demo", "bench"):
+        assert f"  {command}" in overview
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"])
+        assert stopped.value.code == 0
+        assert "--help" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["trian"], "did you mean train"),
+        (["train", "gantry/CartPoleSwngUp-v0"], "gantry/CartPoleSwingUp-v0"),
+        (["train", SWING_UP, "--agent", "pppo"], "ppo"),
+        (["train", SWING_UP, "--steps", "-5", "--out", "{tmp}/x"], "at least 1"),
+        (["train", SWING_UP, "--seed", "-1", "--out", "{tmp}/x"], "seed"),
+        (["train", SWING_UP, "--num-envs", "0", "--out", "{tmp}/x"], "num_envs"),
+        (["train", SWING_UP, "--env", "actions=jump", "--out", "{tmp}/x"], "continuous"),
+        (["train", SWING_UP, "--env", "wheels=3", "--out", "{tmp}/x"], "wheels"),
+        (["train", SWING_UP, "--steps", "256", "--out", "/dev/null/x"], "cannot write"),
+        (["train", SWING_UP, "--resume", "--out", "{tmp}/none"], "no run at"),
+        (["evaluate", "{tmp}/none"], "no run at"),
+        (["record", "{tmp}/none"], "no run at"),
+    ],
+)
+def test_wrong_usage_gives_one_line_a_nonzero_status_and_leaves_nothing_behind(words, expected, tmp_path, capsys):
+    assert main([word.replace("{tmp}", str(tmp_path)) for word in words]) == 1
+    captured = capsys.readouterr()
+    assert expected in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_film_settings_are_one_line_each(finished, tmp_path, capsys):
+    for flags, expected in (
+        (["--out", str(tmp_path / "film.avi")], "mp4"),
+        (["--out", str(tmp_path / "film.mp4"), "--format", "gif"], "disagree"),
+        (["--out", str(tmp_path / "film.mp4"), "--size", "0", "10"], "pixels"),
+        (["--out", str(tmp_path / "film.mp4"), "--camera", "sideways"], "sideways"),
+        (["--out", str(tmp_path / "film.mp4"), "--episodes", "0"], "episodes"),
+        (["--out", "/dev/null/film.mp4", "--renderer", "raycast", "--size", "32", "32"], "cannot write"),
+    ):
+        assert main(["record", str(finished.folder), *flags]) == 1
+        captured = capsys.readouterr()
+        assert expected in captured.err
+        assert len(captured.err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["policy.safetensors", "policy.json", "config.json"])
+@pytest.mark.parametrize("damage", ["empty", "half", "foreign"])
+def test_a_damaged_run_is_one_clear_line(finished, tmp_path, capsys, name, damage):
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    for file in ("policy.safetensors", "policy.json", "config.json"):
+        (folder / file).write_bytes((finished.folder / file).read_bytes())
+    whole = (folder / name).read_bytes()
+    broken = {"empty": b"", "half": whole[: len(whole) // 2], "foreign": b"\x80\x04N."}[damage]
+    (folder / name).write_bytes(broken)
+    assert main(["evaluate", str(folder), "--episodes", "1"]) == 1
+    captured = capsys.readouterr()
+    assert name in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+
+
+def test_terminating_the_process_saves_and_says_how_to_go_on(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "gantry", "train", SWING_UP, "--steps", "50000000", "--out", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while not (folder / "metrics.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in out
+    assert Run(folder).can_resume()
+    assert load_agent(folder).steps > 0
+
+
+def test_a_reader_that_closes_the_pipe_causes_no_traceback():
+    process = subprocess.run(
+        f"{sys.executable} -m gantry list | head -1", shell=True, capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in process.stderr
+
+
+def test_the_module_runs_like_the_command():
+    assert "gantry" in call("--version").stdout
+    assert call().returncode == 2
+
+
+def test_default_folders_never_collide(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", SWING_UP, "--steps", "256", "--num-envs", "8"]
+    for _ in range(2):
+        assert main(words) == 0
+    assert sorted(path.name for path in Path("runs").iterdir()) == [
+        "CartPoleSwingUp-v0-ppo-seed0",
+        "CartPoleSwingUp-v0-ppo-seed0-2",
+    ]
+    assert main([*words[:3], "512", "--resume"]) == 0
+    assert "CartPoleSwingUp-v0-ppo-seed0-2" in capsys.readouterr().out
+
+
+def test_curves_for_tensorboard_are_written(tmp_path, capsys):
+    words = ["train", SWING_UP, "--steps", "512", "--num-envs", "8", "--out", str(tmp_path / "run"), "--tensorboard"]
+    assert main(words) == 0
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
