@@ -1,8 +1,10 @@
 """The ray caster against closed forms and against itself, and the choice of a backend."""
 
+import importlib.resources
 import os
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import mujoco
 import numpy as np
@@ -316,6 +318,49 @@ def test_marker_spheres_have_their_projected_size():
         red = is_red(renderer.render(mujoco.MjData(model), [dots]).astype(int))
     radius = 90 / np.tan(np.radians(20)) * 0.1 / 3
     assert red.sum() == pytest.approx(2 * np.pi * radius**2, rel=0.05)
+
+
+# --- the cart-pole's looks -------------------------------------------------------------------------------------------
+
+
+def cart_pole_xml():
+    return importlib.resources.files("gantry.assets").joinpath("cart_pole.xml").read_text(encoding="utf-8")
+
+
+def test_the_cart_poles_looks_weigh_nothing():
+    root = ElementTree.fromstring(cart_pole_xml())
+    for tag in ("visual", "asset", "statistic"):
+        for element in root.findall(tag):
+            root.remove(element)
+    for geom in root.iter("geom"):
+        geom.attrib.pop("material", None)
+    bare = mujoco.MjModel.from_xml_string(ElementTree.tostring(root, encoding="unicode"))
+    dressed = mujoco.MjModel.from_xml_string(cart_pole_xml())
+    prefixes = ("body_", "jnt_", "dof_", "actuator_", "qpos0", "opt", "geom_size", "geom_pos", "geom_con")
+    names = [name for name in dir(bare) if name.startswith(prefixes) and isinstance(getattr(bare, name), np.ndarray)]
+    assert len(names) > 50
+    for name in names:
+        assert np.array_equal(getattr(bare, name), getattr(dressed, name)), name
+    assert (bare.nq, bare.nv, bare.nu, bare.nbody) == (dressed.nq, dressed.nv, dressed.nu, dressed.nbody)
+
+
+@pytest.mark.parametrize("slide", [-1.8, 0.0, 1.8])
+@pytest.mark.parametrize("angle", [0.0, np.pi])
+def test_the_cart_poles_camera_sees_cart_and_pole_wherever_the_rail_ends(slide, angle):
+    model = mujoco.MjModel.from_xml_string(cart_pole_xml())
+    data = mujoco.MjData(model)
+    data.qpos[:] = slide, angle
+    with RaycastRenderer(Stage(model, 240, 180, None)) as renderer:
+        renderer.render(data)
+        geoms = renderer._work.geoms.reshape(180, 240)
+    for name in ("cart", "pole", "rail_front"):
+        rows, columns = np.nonzero(geoms == model.geom(name).id)
+        assert rows.size > 20
+        # clear of the picture's edges, and of the overlay's panel along the bottom
+        assert rows.min() > 4
+        assert rows.max() < 0.74 * 180
+        assert columns.min() > 4
+        assert columns.max() < 235
 
 
 # --- choosing a backend ---------------------------------------------------------------------------------------------

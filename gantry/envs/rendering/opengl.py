@@ -133,4 +133,9 @@ def _add_marker(scene: mujoco.MjvScene, marker: Marker) -> None:
         mujoco.mjv_initGeom(geom, kind, np.full(3, marker.radius), points[index], no_turn, rgba)
         if marker.line:
             mujoco.mjv_connector(geom, kind, marker.radius, points[index], points[index + 1])
+        # Markers are signs, not things: they glow and cast no shadow.
+        geom.category = mujoco.mjtCatBit.mjCAT_DECOR
+        geom.emission, geom.specular = 0.5, 0.0
+        if hasattr(geom, "castshadow"):
+            geom.castshadow = 0
         scene.ngeom += 1

@@ -59,7 +59,7 @@ class Tracer:
         moves = (model.body_weldid[model.geom_bodyid] != 0) | (model.body_mocapid[root] >= 0)
         hidden = (model.geom_group > 2) | (self.surfaces.alpha <= 0)
         clear = ~hidden & (self.surfaces.alpha < 1)
-        shadowless = ~np.asarray(model.geom_castshadow, bool)
+        shadowless = ~np.asarray(getattr(model, "geom_castshadow", True), bool)  # older MuJoCos: all cast
         still = np.select([clear, shadowless], [CLEAR_STILL, SHADOWLESS_STILL], STILL)
         moving = np.select([clear, shadowless], [CLEAR_MOVING, SHADOWLESS_MOVING], MOVING)
         model.geom_group[:] = np.where(moves, moving, still)
