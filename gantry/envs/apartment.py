@@ -1,4 +1,4 @@
-"""Builds MuJoCo models of floor plans: one for simulating, with few shapes, and one for pictures, with the same joints."""
+"""Builds MuJoCo models of floor plans: one to simulate, with few shapes, and one to draw, with the same joints."""
 
 from importlib import resources
 

@@ -4,7 +4,7 @@ Dirt and all counters live in MuJoCo's `userdata`, which is part of the simulati
 and restoring know it.
 """
 
-from typing import Any
+from typing import Literal
 
 import mujoco
 import numpy as np
@@ -44,15 +44,16 @@ class Vacuum(Task):
 
     Args:
         plan: a shipped floor plan's name, or the path of a plan file.
-        dirt_numbers: how many dirt levels there are, of cells or of rooms.
+        dirt_of: whether each cell has its own dirt level, or each room.
         counters: names of the further numbers that last from step to step.
     """
 
-    def __init__(self, plan: str, dirt_numbers: int | None, counters: tuple[str, ...]) -> None:
+    def __init__(self, plan: str, dirt_of: Literal["cells", "rooms"], counters: tuple[str, ...]) -> None:
         self.plan = load_plan(plan)
         self.centres = self.plan.centres
         self._numbers = np.ascontiguousarray(self.plan.numbers)
-        dirt_numbers = len(self.plan.cells) if dirt_numbers is None else dirt_numbers
+        dirt_numbers = len(self.plan.cells) if dirt_of == "cells" else len(self.plan.rooms)
+        self._by_room = dirt_of == "rooms"
         self.dirt = slice(0, dirt_numbers)
         """Where the dirt levels are in `userdata`."""
         self.counter = {name: dirt_numbers + index for index, name in enumerate(counters)}
@@ -71,7 +72,7 @@ class Vacuum(Task):
     def markers(self, data: mujoco.MjData) -> list[Marker]:
         """Draw crumbs where there is dirt."""
         levels = data.userdata[self.dirt]
-        if len(levels) != len(self.centres):
+        if self._by_room:
             levels = levels[self.plan.room]
         points = self._crumbs[np.arange(CRUMBS * VERY_DIRTY) < CRUMBS * levels[:, None]]
         return [
@@ -150,8 +151,3 @@ def dirt_levels(chance: np.ndarray, share: float) -> np.ndarray:
     rows = np.arange(len(chance))
     levels[rows, dirtiest] = np.maximum(levels[rows, dirtiest], 1.0)
     return levels
-
-
-def column(features: Any, index: int) -> Any:
-    """Return one column (...) of features (..., number)."""
-    return features[..., index]

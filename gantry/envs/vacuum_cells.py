@@ -89,7 +89,7 @@ class VacuumCells(Vacuum):
         battery: int | None = None,
         slip: float = 0.0,
     ) -> None:
-        super().__init__(plan, None, COUNTERS)
+        super().__init__(plan, "cells", COUNTERS)
         _require(observation in ("flat", "planes"), "observation", "'flat' or 'planes'", observation)
         _require(start in ("dock", "anywhere"), "start", "'dock' or 'anywhere'", start)
         _require(0.0 < dirt <= 1.0, "dirt", "above 0, up to 1", dirt)
