@@ -31,6 +31,8 @@ Array = np.ndarray
 
 BLOCK = 4096
 """Rays handled at a time: enough to amortise NumPy's calls, few enough to stay in a core's cache."""
+FEWEST_SHARED_BLOCKS = 4
+"""With fewer blocks than this, threads lose more by waiting for the interpreter than they gain."""
 CREASE = 0.7
 """Neighbouring pixels whose normals' inner product is below this make an edge."""
 
@@ -145,11 +147,9 @@ class RaycastRenderer:
         self._in_blocks(edges, self._edge_pixels(picture, pixels), BLOCK // 2)
 
     def _in_blocks(self, work: Callable[[Array], None], pixels: Array, size: int) -> None:
-        """Run `work` on consecutive blocks of `pixels`, over the threads if there is more than one block."""
-        if self._pool is not None and len(pixels) < size * len(self._worker_data):
-            size = max(-(-len(pixels) // len(self._worker_data)), 256)
+        """Run `work` on consecutive blocks of `pixels`, over the threads where there are enough blocks to pay."""
         blocks = [pixels[start : start + size] for start in range(0, len(pixels), size)]
-        if self._pool is None or len(blocks) < 2:
+        if self._pool is None or len(blocks) < FEWEST_SHARED_BLOCKS:
             for block in blocks:
                 work(block)
         else:
