@@ -42,6 +42,15 @@ ENVIRONMENTS: dict[str, Environment] = {
     "gantry/ReachPlanar-v0": Environment(
         "gantry.envs.reach_planar:ReachPlanar", "bring a two-link arm's fingertip to a target on a table", 500
     ),
+    "gantry/VacuumRooms-v0": Environment(
+        "gantry.envs.vacuum_rooms:VacuumRooms", "clean an apartment, choosing which room to drive to next", 40
+    ),
+    "gantry/Vacuum-v0": Environment(
+        "gantry.envs.vacuum_cells:VacuumCells", "clean an apartment's floor cell by cell, without bumping into things", 300
+    ),
+    "gantry/VacuumDrive-v0": Environment(
+        "gantry.envs.vacuum_drive:VacuumDrive", "clean an apartment by wheel speeds, range readings and bumpers", 1200
+    ),
 }
 
 

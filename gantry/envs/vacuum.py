@@ -14,6 +14,8 @@ from gantry.envs.plan_file import load_plan
 from gantry.envs.rendering.scene import Marker
 from gantry.envs.task import State, Task
 
+ROBOT_RADIUS = 0.17
+"""Radius of the robot (m)."""
 WHEEL_DISTANCE = 0.23
 """Between the two wheels (m)."""
 MAX_WHEEL_SPEED = 1.2
