@@ -2,14 +2,32 @@
 
 from typing import Any
 
+CART_POLE_PPO: dict[str, Any] = {
+    "num_envs": 256,
+    "rollout_steps": 32,
+    "epochs": 4,
+    "minibatch_size": 2048,
+    "learning_rate": 1e-3,
+    "clip_range": 0.3,
+}
+
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
-    ("gantry/CartPoleSwingUp-v0", "ppo"): {
+    ("gantry/CartPoleSwingUp-v0", "ppo"): {"total_steps": 1_500_000, **CART_POLE_PPO},
+    ("gantry/CartPoleBalance-v0", "ppo"): {
         "total_steps": 1_000_000,
-        "num_envs": 256,
-        "rollout_steps": 32,
-        "epochs": 4,
-        "minibatch_size": 2048,
-        "learning_rate": 1e-3,
+        **CART_POLE_PPO,
+        "learning_rate": 2e-3,
+        "learning_rate_schedule": "linear",
+    },
+    # A reward that is seldom met needs bold actions at first, and far sight once it is.
+    ("gantry/CartPoleSwingUpSparse-v0", "ppo"): {
+        "total_steps": 3_000_000,
+        **CART_POLE_PPO,
+        "learning_rate": 2e-3,
+        "learning_rate_schedule": "linear",
+        "initial_log_std": 0.7,
+        "entropy_coefficient": 0.003,
+        "gamma": 0.995,
     },
 }
 """(environment id, agent name) → the agent's settings, and `total_steps`."""
