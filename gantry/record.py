@@ -123,10 +123,20 @@ class _OwnStage:
 
     def __init__(self, env: Simulator, camera: str | int | None, size: tuple[int, int], backend: str) -> None:
         self.env = env
-        self._model = env.batch.get_model(0)
-        self._data = mujoco.MjData(self._model)
-        self._renderer = make_renderer(env.task.picture(self._model), *size, camera, backend)
+        self._settings = (*size, camera, backend)
+        self._open()
         self.backend = self._renderer.backend
+
+    def _open(self) -> None:
+        self._model = self.env.batch.get_model(0)
+        self._data = mujoco.MjData(self._model)
+        self._renderer = make_renderer(self.env.task.picture(self._model), *self._settings)
+
+    def begin(self) -> None:
+        """Take up an episode that has just been reset, whose physics may be others than those of the last."""
+        if self.env.physics_infos():
+            self._renderer.close()
+            self._open()
 
     def time(self, steps: int) -> float:
         """Return the simulated seconds since the episode began."""
@@ -155,6 +165,9 @@ class _ForeignStage:
     def __init__(self, env: gymnasium.vector.VectorEnv) -> None:
         self.env = env
         self.step_seconds = 1.0 / float(env.metadata.get("render_fps") or FRAMES_PER_SECOND)
+
+    def begin(self) -> None:
+        """Take up an episode; nothing to do."""
 
     def time(self, steps: int) -> float:
         """Return the seconds that `steps` steps take."""
@@ -204,6 +217,7 @@ def _play(stage: Stage, act: Act, environment: str, seed: int, title: str) -> It
     if isinstance(stage, _OwnStage):
         stage.env.state.watcher = lambda: between.append((stage.time(0), stage.see()))
     observations, _ = stage.env.reset(seed=seed)
+    stage.begin()
     total, steps, ended = 0.0, 0, False
     while not ended:
         actions = act(observations)

@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.table import Table
 
 from gantry.agents import load_agent
+from gantry.commands.options import environment_options
 from gantry.commands.output import console, parse, print_json
 from gantry.evaluate import evaluate
 from gantry.runs import Run
@@ -27,6 +28,10 @@ class EvaluateArguments:
     """How many episodes, each from its own seed."""
     seed: int = 0
     """Which block of evaluation seeds."""
+    randomize: str | None = None
+    """Physics to vary in place of those of the training: "cart_mass=0.5..2.0,motor_delay=0..2"."""
+    disturb: Literal["pushes", "balls"] | None = None
+    """Push the robot at random times, or throw balls at it."""
     json: bool = False
     """End with one line of JSON on standard output; everything else goes to standard error."""
 
@@ -36,7 +41,8 @@ def main(words: Sequence[str]) -> None:
     arguments = parse(EvaluateArguments, "evaluate", words)
     config = Run(arguments.run).read_config()
     agent = load_agent(arguments.run)
-    result = evaluate(agent.act, config.environment, arguments.episodes, arguments.seed, config.environment_options)
+    options = {**config.environment_options, **environment_options((), arguments.randomize, arguments.disturb)}
+    result = evaluate(agent.act, config.environment, arguments.episodes, arguments.seed, options)
     low, high = result.score_ci95
     table = Table(title=f"{config.agent} in {config.environment}, {result.episodes} episodes", title_justify="left")
     table.add_column("figure")

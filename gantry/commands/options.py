@@ -1,4 +1,4 @@
-"""Options of environments on the command line: `name=value`."""
+"""Options of environments on the command line: `name=value`, physics to vary, disturbances."""
 
 import json
 from collections.abc import Sequence
@@ -22,4 +22,19 @@ def parse_options(words: Sequence[str]) -> dict[str, Any]:
             options[name.replace("-", "_")] = json.loads(text.lower() if text in ("True", "False") else text)
         except ValueError:
             options[name.replace("-", "_")] = text
+    return options
+
+
+def environment_options(words: Sequence[str], randomize: str | None, disturb: str | None) -> dict[str, Any]:
+    """Return what the flags --env, --randomize and --disturb ask of the environment, as JSON values.
+
+    Raises:
+        GantryError: a word that is no `name=value`.
+    """
+    options = parse_options(words)
+    if randomize is not None:
+        quantities = [word.strip() for word in randomize.split(",") if word.strip()]
+        options["physics"] = {name: str(value) for name, value in parse_options(quantities).items()}
+    if disturb is not None:
+        options["disturb"] = disturb
     return options

@@ -9,6 +9,7 @@ import tyro
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from gantry.agents import load_agent
+from gantry.commands.options import environment_options
 from gantry.commands.output import console, parse, print_json
 from gantry.errors import GantryError
 from gantry.record import record
@@ -41,6 +42,10 @@ class RecordArguments:
     """By default what --out ends with, else mp4."""
     renderer: Literal["auto", "egl", "osmesa", "raycast"] = "auto"
     """What draws."""
+    randomize: str | None = None
+    """Physics to vary in place of those of the training: "cart_mass=0.5..2.0,motor_delay=0..2"."""
+    disturb: Literal["pushes", "balls"] | None = None
+    """Push the robot at random times, or throw balls at it."""
     json: bool = False
     """End with one line of JSON on standard output; everything else goes to standard error."""
 
@@ -51,6 +56,7 @@ def main(words: Sequence[str]) -> None:
     screen = console(arguments.json)
     config = Run(arguments.run).read_config()
     agent = load_agent(arguments.run)
+    options = {**config.environment_options, **environment_options((), arguments.randomize, arguments.disturb)}
     path = film_path(arguments.out, arguments.format, Path("videos") / arguments.run.resolve().name)
     camera = int(arguments.camera) if arguments.camera and arguments.camera.isdecimal() else arguments.camera
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
@@ -60,10 +66,10 @@ def main(words: Sequence[str]) -> None:
             agent.act,
             config.environment,
             path,
-            title=f"{config.agent.upper()}  {config.environment.rpartition('/')[2]}",
+            title=config.environment.rpartition("/")[2].rpartition("-v")[0],
             episodes=arguments.episodes,
             seed=arguments.seed,
-            environment_options=config.environment_options,
+            environment_options=options,
             camera=camera,
             size=arguments.size,
             overlay=arguments.overlay,

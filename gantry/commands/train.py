@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from gantry.agents import agent_class
 from gantry.catalogue import full_id
-from gantry.commands.options import parse_options
+from gantry.commands.options import environment_options
 from gantry.commands.output import console, parse, print_json
 from gantry.errors import GantryError
 from gantry.runs import Run, latest_folder, new_folder
@@ -51,6 +51,10 @@ class TrainArguments:
     """Environments simulated at once; by default the tuned number."""
     env: tuple[str, ...] = ()
     """Options of the environment, such as `actions=discrete observe_velocity=false`."""
+    randomize: str | None = None
+    """Physics to vary: numbers, or ranges drawn from anew for each episode: "cart_mass=0.5..2.0,motor_delay=0..2"."""
+    disturb: Literal["pushes", "balls"] | None = None
+    """Push the robot at random times, or throw balls at it."""
     out: Path | None = None
     """The run's folder; by default runs/ENVIRONMENT-AGENT-seedN."""
     resume: bool = False
@@ -96,7 +100,7 @@ def main(words: Sequence[str]) -> None:
                     arguments.config,
                     total_steps,
                     arguments.seed,
-                    parse_options(arguments.env),
+                    environment_options(arguments.env, arguments.randomize, arguments.disturb),
                     progress,
                 )
     except KeyboardInterrupt:

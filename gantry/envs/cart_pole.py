@@ -11,9 +11,11 @@ import gymnasium
 import numpy as np
 from mujoco.batch import Batch
 
+from gantry.envs.disturbances import Target
+from gantry.envs.physics import PhysicalParameter
 from gantry.envs.randomness import RandomStreams
 from gantry.envs.rewards import tolerance
-from gantry.envs.task import PhysicalParameter, State, Task
+from gantry.envs.task import State, Task
 from gantry.errors import GantryError
 
 POLE_RADIUS = 0.045
@@ -81,6 +83,9 @@ class CartPole(Task):
         "pole_mass": PhysicalParameter(0.1, 1e-3, 10.0, "kg", "mass of the pole"),
         "cart_mass": PhysicalParameter(1.0, 0.1, 100.0, "kg", "mass of the cart"),
     }
+    disturbance_target: ClassVar[Target | None] = Target(
+        "pole", force=1.0, ball_mass=0.015, ball_radius=0.06, axes=(0,), aim=(0.0, 0.0, 0.7)
+    )
 
     def __init__(
         self,

@@ -5,7 +5,6 @@ Geometry, inertias, motors, initial states and the sparse reward are those of dm
 are its 20 s, and 1000 × the mean reward is its score. The dense reward is ours.
 """
 
-from importlib import resources
 from typing import Any, ClassVar, Literal
 
 import gymnasium
@@ -77,12 +76,11 @@ class ReachPlanar(Task):
         self.observation_space = gymnasium.spaces.Box(-FEATURE_BOUNDS, FEATURE_BOUNDS)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
 
-    def load_model(self) -> mujoco.MjModel:
-        """Compile the model with a target of the size asked for."""
-        with resources.as_file(resources.files("gantry.assets") / self.model_file) as path:
-            specification = mujoco.MjSpec.from_file(str(path))
+    def load_specification(self) -> mujoco.MjSpec:
+        """Return the model with a target of the size asked for."""
+        specification = super().load_specification()
         specification.geom("target").size[0] = self.target_radius
-        return specification.compile()
+        return specification
 
     def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
         """Start at rest in any pose, with the target anywhere in its ring."""

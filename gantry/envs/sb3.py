@@ -35,7 +35,7 @@ class SB3VecEnv(VecEnv):
     def reset(self) -> Observations:
         """Begin new episodes everywhere, with the seeds that `seed()` set, if it did."""
         seeds = None if self._seeds[0] is None else [int(seed) for seed in self._seeds if seed is not None]
-        observations, infos = self.simulator.reset(seed=seeds)
+        observations, _ = self.simulator.reset(seed=seeds)
         self.reset_infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         self._reset_seeds()
         self._reset_options()
@@ -97,7 +97,7 @@ class SB3VecEnv(VecEnv):
         """Return False for each environment: a batch has no wrappers around its rows."""
         return [False for _ in self._get_indices(indices)]
 
-    def _get_indices(self, indices: None | int | Iterable[int]) -> Iterable[int]:
+    def _get_indices(self, indices: int | Iterable[int] | None) -> Iterable[int]:
         if indices is None:
             return range(self.num_envs)
         return [indices] if isinstance(indices, int) else list(indices)

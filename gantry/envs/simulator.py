@@ -8,6 +8,7 @@ import importlib
 import math
 import os
 from collections.abc import Mapping
+from types import EllipsisType
 from typing import Any
 
 import gymnasium
@@ -18,6 +19,8 @@ from gymnasium.vector.utils import batch_space
 from mujoco.batch import Batch
 
 from gantry.catalogue import find_environment
+from gantry.envs.disturbances import Disturbance, Kind, add_balls, check_kind
+from gantry.envs.physics import Physics, Quantity
 from gantry.envs.randomness import RandomStreams
 from gantry.envs.task import State, Task
 from gantry.errors import GantryError
@@ -63,8 +66,10 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         max_episode_steps: time limit in control steps, after which an episode is truncated; None for no limit.
         autoreset_mode: SAME_STEP, NEXT_STEP or DISABLED, with Gymnasium's meanings.
         num_threads: simulation threads, 0 for one a CPU; the results do not depend on it.
-        physics: physical quantities that differ from the model's, each a number or one number a row, by the names in
-            the task's `physics`.
+        physics: physical quantities that differ from the model's, by the names in the task's `physics` and in
+            `gantry.envs.physics.COMMON`: each a number, one number a row, or a range that every row draws from anew
+            for each episode, such as `Range(0.5, 2.0)` or `"0.5..2.0"`.
+        disturb: `pushes` or `balls`, thrown at the robot (see `gantry.envs.disturbances`); None for neither.
         render_mode: None or `rgb_array`.
         width: of a rendered frame, in pixels.
         height: of a rendered frame, in pixels.
@@ -82,7 +87,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         num_threads: int = 0,
-        physics: Mapping[str, float | np.ndarray] | None = None,
+        physics: Mapping[str, Quantity] | None = None,
+        disturb: Kind | None = None,
         render_mode: str | None = None,
         width: int = 480,
         height: int = 360,
@@ -94,7 +100,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.max_episode_steps = max_episode_steps
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.render_mode = render_mode
-        self.model = task.load_model()
+        self.model = self._load_model(disturb)
         self.control_timestep = float(self.model.opt.timestep) * task.substeps
         """Seconds of simulated time a control step."""
         self.metadata = {
@@ -111,17 +117,32 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         threads = num_threads or os.cpu_count() or 1
         self.batch = Batch(self.model, num_envs, max(1, min(threads, num_envs // ROWS_PER_THREAD)))
-        self.state = State(self.batch)
+        own = task.load_model() if disturb == "balls" else self.model
+        self.state = State(self.batch, own.nq, own.nv)
         self._stage = int(task.stage)
         self._warning = self.batch.warning
         self.divergences = 0
         """How many simulations have blown up so far."""
         self._all = np.arange(num_envs)
-        self._physics = self._checked_physics(physics or {})
-        if self._physics:
-            task.set_physics(self.batch, self._all, self._physics)
-            self.batch.set_const()
+        self._physics: Physics | None = None
+        if physics:
+            self._physics = Physics(task.physics, task.set_physics, self.batch, physics)
+            self._physics.write(self._all)
+            self._check_noise()
+        self._disturbance: Disturbance | None = None
+        if disturb is not None:
+            assert task.disturbance_target is not None  # _load_model has seen to it
+            self._disturbance = Disturbance(disturb, task.disturbance_target, self.model, self.control_timestep)
 
+        self._begin_counting(num_envs)
+        self._can_terminate = type(task).terminated is not Task.terminated
+        self.features = np.zeros((num_envs, 0), np.float32)
+        """What each row's state shows now, (n, number): see `Task.observe`."""
+        self._render_settings = (width, height, camera)
+        self._renderers: dict[int, Any] = {}
+
+    def _begin_counting(self, num_envs: int) -> None:
+        """Set up what each row's episodes are counted and timed with."""
         self._seeds = np.zeros(num_envs, np.uint64)
         self._episodes = np.zeros(num_envs, np.int64)
         self._clock = 0
@@ -131,15 +152,10 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._deadlines = np.zeros(num_envs, np.int64)
         """The clock when each row's episode is truncated."""
         self._next_deadline = 0
-        self._can_terminate = type(task).terminated is not Task.terminated
         self._ended = np.ones(num_envs, bool)
         """Rows whose episode is over and that wait for a reset; at first all."""
         self._some_ended = True
         self._seeded = False
-        self.features = np.zeros((num_envs, 0), np.float32)
-        """What each row's state shows now, (n, number): see `Task.observe`."""
-        self._render_settings = (width, height, camera)
-        self._renderers: dict[int, Any] = {}
 
     def reset(
         self, *, seed: int | list[int] | np.ndarray | None = None, options: dict[str, Any] | None = None
@@ -168,7 +184,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self._episodes[seeded] = -1
             self._seeded = True
         self._begin_episodes(ids)
-        return self.task.observation(self.features), self._infos({})
+        return self.observe(), self.physics_infos()
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Advance every row by one control step.
@@ -195,10 +211,11 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             terminations[waiting] = False
             truncations[waiting] = False
         if self._some_ended and self.autoreset_mode is AutoresetMode.SAME_STEP:
-            infos["final_obs"] = self.task.observation(self.features)
+            infos["final_obs"] = self.observe()
             infos["_final_obs"] = self._ended.copy()
             self._begin_episodes(np.flatnonzero(self._ended))
-        return self.task.observation(self.features), rewards, terminations, truncations, self._infos(infos)
+        infos.update(self.physics_infos())
+        return self.observe(), rewards, terminations, truncations, infos
 
     def transition(self, actions: np.ndarray) -> tuple[Any, dict[str, Any], np.ndarray, np.ndarray, np.ndarray | None]:
         """Advance every row that is not waiting for a reset by one control step; `step` without autoreset.
@@ -211,7 +228,10 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         waiting = self._ended if self._some_ended else None
         if waiting is not None and not (self._seeded and self.autoreset_mode is AutoresetMode.NEXT_STEP):
             raise gymnasium.error.ResetNeeded("the episode is over, or none has begun: call reset() before step()")
-        self.task.advance(self.state, control, None if waiting is None else ~waiting)
+        sent = control if self._physics is None else self._physics.delayed(control)
+        if self._disturbance is not None:
+            self._disturbance.apply(self.batch, self._seeds, self._episodes, self._clock - self._starts)
+        self.task.advance(self.state, sent, None if waiting is None else ~waiting)
         self._clock += 1
 
         before, features = self.features, self.task.observe(self.state)
@@ -235,6 +255,26 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         else:  # the usual step ends no episode, which needs no arithmetic to know
             terminations, truncations = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         return rewards, terms, terminations, truncations, diverged
+
+    def observe(self, rows: int | EllipsisType = ...) -> Any:
+        """Return what the controllers of all rows see now, (n, observation), or that of one row, as new arrays."""
+        observations = self.task.observation(self.features[rows])
+        if self._physics is None or not self._physics.noisy:
+            return observations
+        space = self.single_observation_space
+        size = int(np.prod(space.shape or ()))
+        noise = self._physics.noise(self._seeds, self._episodes, self._clock - self._starts, size)[rows]
+        return np.clip(observations + noise.reshape(observations.shape), space.low, space.high)  # type: ignore[attr-defined]
+
+    def physics_infos(self) -> dict[str, Any]:
+        """Return `physics`, the quantities (n,) that differ from the model's, by name; empty where none do."""
+        if self._physics is None:
+            return {}
+        return {"physics": {name: value.copy() for name, value in self._physics.values.items()}}
+
+    def compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any = None) -> Any:
+        """Return the reward (...) for goals (..., goal) of a goal-conditioned task (see `Task.compute_reward`)."""
+        return self.task.compute_reward(achieved_goal, desired_goal, info)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Return one frame (height, width, 3) uint8 a row, or None without a render mode."""
@@ -272,7 +312,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "elapsed": self._clock - self._starts,
             "ended": self._ended.copy(),
             "divergences": np.array(self.divergences),
-            **{f"physics/{name}": value.copy() for name, value in self._physics.items()},
+            **(self._physics.get_state() if self._physics is not None else {}),
         }
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -286,10 +326,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             array = np.asarray(state.get(name))
             if name not in own or array.shape != own[name].shape or array.dtype.kind not in "biuf":
                 raise GantryError(f"this state does not fit {self.num_envs} × {type(self.task).__name__} ({name!r})")
-        if self._physics:
-            self._physics = self._checked_physics({name: state[f"physics/{name}"] for name in self._physics})
-            self.task.set_physics(self.batch, self._all, self._physics)
-            self.batch.set_const()
+        if self._physics is not None:
+            self._physics.set_state(state)
         self.batch.state[:] = state["simulation"]
         self._warning[:] = state["warnings"]
         self.features = np.array(state["features"])
@@ -311,6 +349,9 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._some_ended = bool(self._ended.any())
         # Only the state is cleared here; positions follow, and with them whatever is derived.
         self.batch.reset(ids, stage=NO_STAGE)
+        if self._physics is not None:
+            self._physics.begin_episodes(ids, self._seeds[ids], self._episodes[ids])
+            self.close_extras()  # what has been drawn so far had other physics
         self.task.reset(self.state, ids, RandomStreams(self._seeds[ids], self._episodes[ids]))
         if self._stage != NO_STAGE:
             self.batch.forward(ids, self._stage)
@@ -321,6 +362,28 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             # The rows that go on may be observed here too, but what they showed after their step stays.
             self.features = self.features.copy()
             self.features[ids] = features[ids]
+
+    def _load_model(self, disturb: str | None) -> mujoco.MjModel:
+        """Compile the task's model, with balls to throw if asked for."""
+        if disturb is None:
+            return self.task.load_model()
+        check_kind(disturb)
+        if self.task.disturbance_target is None:
+            raise GantryError(f"{type(self.task).__name__} has nothing that can be disturbed")
+        if disturb == "pushes":
+            return self.task.load_model()
+        specification = self.task.load_specification()
+        add_balls(specification, self.task.disturbance_target)
+        return specification.compile()
+
+    def _check_noise(self) -> None:
+        space = self.single_observation_space
+        if (
+            self._physics is not None
+            and self._physics.noisy
+            and not (isinstance(space, gymnasium.spaces.Box) and space.dtype is not None and space.dtype.kind == "f")
+        ):
+            raise GantryError(f"sensor_noise needs observations that are one array of floats, not {space}")
 
     def _set_deadlines(self) -> None:
         self._deadlines = self._starts + (NEVER if self.max_episode_steps is None else self.max_episode_steps)
@@ -358,26 +421,6 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise GantryError(f"actions must lie in {self.single_action_space}")
         return actions
 
-    def _checked_physics(self, given: Mapping[str, float | np.ndarray]) -> dict[str, np.ndarray]:
-        """Return a value a row, (n,) float64, for every physical parameter; nothing where none is given."""
-        declared = self.task.physics
-        values = {}
-        for name, value in given.items():
-            if name not in declared:
-                known = ", ".join(declared) or "none"
-                raise GantryError(f"unknown physical parameter {name!r}; {type(self.task).__name__} has: {known}")
-            parameter, array = declared[name], np.asarray(value, np.float64)
-            if array.shape not in ((), (self.num_envs,)):
-                raise GantryError(f"{name} must be one number, or one for each of the {self.num_envs} rows")
-            if not ((array >= parameter.low) & (array <= parameter.high)).all():
-                raise GantryError(f"{name} must lie in {parameter.low:g}..{parameter.high:g} {parameter.unit}")
-            values[name] = np.broadcast_to(array, (self.num_envs,)).copy()
-        if not values:
-            return {}
-        return {
-            name: values.get(name, np.full(self.num_envs, parameter.default)) for name, parameter in declared.items()
-        }
-
     def _row_seeds(self, seed: int | list[int] | np.ndarray) -> np.ndarray:
         """Return one seed a row, (n,) uint64."""
         if isinstance(seed, (int, np.integer)):
@@ -396,11 +439,6 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if seeds.dtype.kind not in "iu" or (seeds < 0).any():
             raise GantryError("seeds must be integers, none of them negative")
         return seeds.astype(np.uint64)
-
-    def _infos(self, infos: dict[str, Any]) -> dict[str, Any]:
-        if self._physics:
-            infos["physics"] = {name: value.copy() for name, value in self._physics.items()}
-        return infos
 
 
 def _check_settings(num_envs: int, max_episode_steps: int | None, num_threads: int, render_mode: str | None) -> None:
@@ -430,7 +468,7 @@ def make_task(environment_id: str, **options: Any) -> Task:
         raise GantryError(f"{environment_id}: {str(error).removeprefix(f'{name}.__init__() ')}") from error
 
 
-SIMULATOR_SETTINGS = ("autoreset_mode", "num_threads", "physics", "render_mode", "width", "height", "camera")
+SIMULATOR_SETTINGS = ("autoreset_mode", "num_threads", "physics", "disturb", "render_mode", "width", "height", "camera")
 
 
 def make_vector(environment_id: str, num_envs: int = 1, **settings: Any) -> Simulator:

@@ -31,19 +31,23 @@ class SingleEnvironment(gymnasium.Env[np.ndarray, Any]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin a new episode; with a seed, the first one of that seed."""
         super().reset(seed=seed)
-        observations, infos = self.simulator.reset(seed=seed, options=options)
-        return observations[0], _first_row(infos)
+        _, infos = self.simulator.reset(seed=seed, options=options)
+        return self.simulator.observe(0), _first_row(infos)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Advance by one control step; `info["terms"]` holds the reward's named terms."""
         reward, terms, terminated, truncated, diverged = self.simulator.transition(np.asarray(action)[None])
         info: dict[str, Any] = {"terms": {name: float(term) for name, term in terms.items()}}
-        features = self.simulator.features[0]
-        for name, measure in self.task.measures(features).items():
+        for name, measure in self.task.measures(self.simulator.features[0]).items():
             info[name] = measure.item()
+        info.update(_first_row(self.simulator.physics_infos()))
         if diverged is not None:
             info["diverged"] = True
-        return self.task.observation(features), float(reward), terminated.item(), truncated.item(), info
+        return self.simulator.observe(0), float(reward), terminated.item(), truncated.item(), info
+
+    def compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any = None) -> Any:
+        """Return the reward (...) for goals (..., goal) of a goal-conditioned task (see `Task.compute_reward`)."""
+        return self.task.compute_reward(achieved_goal, desired_goal, info)
 
     def render(self) -> np.ndarray | None:
         """Return a frame (height, width, 3) uint8, or None without a render mode."""

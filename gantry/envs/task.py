@@ -7,7 +7,6 @@ It holds no simulation of its own: the simulator (`gantry.envs.simulator`) owns 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +15,8 @@ import mujoco
 import numpy as np
 from mujoco.batch import Batch
 
+from gantry.envs.disturbances import Target
+from gantry.envs.physics import PhysicalParameter
 from gantry.envs.randomness import RandomStreams
 
 if TYPE_CHECKING:
@@ -26,10 +27,17 @@ class State:
     """Live arrays over all rows of a batch: `state.qpos` is (n, nq), `state.site_xpos` (n, nsite, 3), and so on.
 
     Any field that `mujoco.batch.Batch.bind` knows is an attribute, bound when first asked for.
+
+    Args:
+        batch: the simulations.
+        positions: columns of `qpos` to show, those of the task's own model; what disturbances add comes after.
+        velocities: columns of `qvel` to show, likewise.
     """
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, positions: int | None = None, velocities: int | None = None) -> None:
         self.batch = batch
+        self.qpos: np.ndarray = batch.bind("qpos")[:, :positions]
+        self.qvel: np.ndarray = batch.bind("qvel")[:, :velocities]
         self.watcher: Callable[[], None] | None = None
         """Called by tasks with long control steps after each part of one, so that films show what lies between."""
 
@@ -39,19 +47,6 @@ class State:
         array = self.batch.bind(name)
         setattr(self, name, array)
         return array
-
-
-@dataclass(frozen=True)
-class PhysicalParameter:
-    """A physical quantity that may differ from row to row."""
-
-    default: float
-    low: float
-    """The smallest value that the model accepts."""
-    high: float
-    """The largest value that the model accepts."""
-    unit: str
-    meaning: str
 
 
 class Task(ABC):
@@ -65,7 +60,9 @@ class Task(ABC):
     """How far derived fields (site positions, sensors) are brought up to date after a step; positions and velocities
     always are."""
     physics: ClassVar[Mapping[str, PhysicalParameter]] = {}
-    """The quantities that `set_physics` can set row by row."""
+    """The quantities that `set_physics` can set row by row, beside those that every task has."""
+    disturbance_target: ClassVar[Target | None] = None
+    """What pushes and thrown balls are aimed at; None: nothing of this robot can be disturbed."""
 
     def __init_subclass__(cls) -> None:
         cls._stage = int(cls.stage)  # converting the enumeration at every step would cost as much as a small reward
@@ -78,10 +75,14 @@ class Task(ABC):
     visible: slice = slice(None)
     """The columns of the features that the controller observes."""
 
+    def load_specification(self) -> mujoco.MjSpec:
+        """Return the model's specification; a task's options may change it, and disturbances may add bodies."""
+        with resources.as_file(resources.files("gantry.assets")) as folder:
+            return mujoco.MjSpec.from_file(str(folder / self.model_file))
+
     def load_model(self) -> mujoco.MjModel:
         """Compile the model."""
-        with resources.as_file(resources.files("gantry.assets")) as folder:
-            return mujoco.MjModel.from_xml_path(str(folder / self.model_file))
+        return self.load_specification().compile()
 
     def picture(self, model: mujoco.MjModel) -> mujoco.MjModel:
         """Return the model to draw in place of the simulated `model`: any with the same joints; by default itself."""
@@ -136,3 +137,7 @@ class Task(ABC):
     def terminated(self, next_features: Any) -> Any:
         """Return whether episodes are over for good, (...) bool; by default never."""
         return next_features[..., 0] > math.inf
+
+    def compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any = None) -> Any:
+        """Return the reward (...) for goals (..., goal) of a goal-conditioned task, as hindsight replay asks for it."""
+        raise NotImplementedError(f"{type(self).__name__} has no goals")
