@@ -196,8 +196,7 @@ class _Parser:
         elif column % 2:
             known, place = HORIZONTAL_WALL + HORIZONTAL_DOOR + OPEN, "between cells: - wall, = door, or a space"
         else:
-            known = POST + HORIZONTAL_WALL + VERTICAL_WALL + OPEN + HORIZONTAL_DOOR + VERTICAL_DOOR
-            place = "a corner is +, -, | (wall), or a space, = or : (open)"
+            known, place = POST + HORIZONTAL_WALL + VERTICAL_WALL + OPEN, "a corner between cells is +, -, |, or a space"
         if character not in known:
             raise self.wrong(first + row, column, f"unknown character {character!r} ({place})")
 

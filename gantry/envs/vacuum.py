@@ -28,6 +28,8 @@ GAIN = 8.0
 """Proportional gain of driving and turning near their goals (1/s)."""
 ARRIVED = 0.02
 """Within this distance of its goal (m) the robot stands still."""
+STILL = 0.03
+"""Below this speed (m/s) the robot stands still."""
 AIM_WIDTH = 0.35
 """The robot drives only while its goal lies within this angle (rad) of its axis."""
 
@@ -111,6 +113,19 @@ class Vacuum(Task):
             state.watcher()
         driven = state.qpos[:, :2] - before
         return np.sqrt(driven[:, 0] ** 2 + driven[:, 1] ** 2)
+
+
+def stands_at(goal: np.ndarray, pose: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+    """Return whether robots stand still at points, (n,) bool.
+
+    Args:
+        goal: (n, 2) x, y (m).
+        pose: (n, 3) x, y (m) and heading (rad).
+        velocity: (n, 3) of the pose (m/s, rad/s).
+    """
+    x, y = goal[:, 0] - pose[:, 0], goal[:, 1] - pose[:, 1]
+    still = (np.abs(velocity[:, 0]) < STILL) & (np.abs(velocity[:, 1]) < STILL)
+    return still & (x * x + y * y <= ARRIVED**2)
 
 
 def wheel_speeds(pose: np.ndarray, goal: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from gantry.envs.floor_plan import FloorPlan
 from gantry.envs.randomness import RandomStreams
 from gantry.envs.task import State
-from gantry.envs.vacuum import ARRIVED, MAX_WHEEL_SPEED, VERY_DIRTY, Vacuum, wheel_speeds
+from gantry.envs.vacuum import MAX_WHEEL_SPEED, VERY_DIRTY, Vacuum, stands_at, wheel_speeds
 from gantry.errors import GantryError
 
 BLOCK = 2
@@ -153,13 +153,11 @@ class VacuumRooms(Vacuum):
         driving[everything] = True
         for block in range(self.blocks):
             goal = self.centres[following]
-            away = np.hypot(goal[:, 0] - pose[:, 0], goal[:, 1] - pose[:, 1])
-            still = (away < ARRIVED) & (np.abs(state.qvel[:, :2]).max(axis=1) < ARRIVED)
-            # Staying takes one block, so that time always goes on.
-            driving &= ~((following == end) & still) if block else True
+            if block:  # staying takes one block too, so that time always goes on
+                driving &= (following != end) | ~stands_at(goal, pose, state.qvel)
             if not driving.any():
                 break
-            passed = (away < PASSED) & (following != end)
+            passed = (np.hypot(goal[:, 0] - pose[:, 0], goal[:, 1] - pose[:, 1]) < PASSED) & (following != end)
             following = np.where(passed, self._way[room, following], following)
             state.ctrl[:, :2] = wheel_speeds(pose, self.centres[following])
             driven = self.simulate(state, driving, BLOCK)
