@@ -70,7 +70,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise GantryError(f"cannot read {path}: {error.strerror}; did `gantry train` make this folder?") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GantryError(f"{path} is damaged (no JSON: {error}); restore it or train again") from error
     if not isinstance(content, dict):
         raise GantryError(f"{path} is damaged (a JSON object is expected); restore it or train again")
