@@ -77,7 +77,8 @@ def main(words: Sequence[str]) -> None:
             progress=lambda done, count: bar.update(task, completed=done, total=count),
         )
     scores = ", ".join(f"{score:.1f}" for score in film.scores)
-    screen.print(f"{film.path}: {film.seconds:.1f} s, {film.frames} frames, score {scores}; drawn by {film.backend}")
+    summary = f"{film.path}: {film.seconds:.1f} s, {film.frames} frames, score {scores}; drawn by {film.backend}"
+    screen.print(summary, soft_wrap=True)
     if arguments.json:
         print_json(
             {

@@ -74,11 +74,11 @@ def main(words: Sequence[str]) -> None:
         run = Run(arguments.out or latest_folder(environment, arguments.agent, arguments.seed))
         known = run.read_config()
         environment, total_steps = known.environment, arguments.steps or known.total_steps
-        screen.print(f"going on with {run.folder} ({known.agent} in {environment}, seed {known.seed})")
+        screen.print(f"going on with {run.folder} ({known.agent} in {environment}, seed {known.seed})", soft_wrap=True)
     else:
         run = Run(arguments.out or new_folder(environment, arguments.agent, arguments.seed))
         total_steps = arguments.steps if arguments.steps is not None else _default_steps(environment, arguments.agent)
-        screen.print(f"{arguments.agent} in {environment}, seed {arguments.seed} → {run.folder}")
+        screen.print(f"{arguments.agent} in {environment}, seed {arguments.seed} → {run.folder}", soft_wrap=True)
     last: dict[str, float] = {}
     curves = _Curves(run) if arguments.tensorboard else None
     try:
@@ -105,7 +105,7 @@ def main(words: Sequence[str]) -> None:
                 )
     except KeyboardInterrupt:
         if run.can_resume():
-            screen.print(f"stopped and saved; go on with: {_resume_command(arguments, run)}")
+            screen.print(f"stopped and saved; go on with: {_resume_command(arguments, run)}", soft_wrap=True)
         raise
     finally:
         if curves is not None:
@@ -113,11 +113,12 @@ def main(words: Sequence[str]) -> None:
     if last:
         screen.print(
             f"trained for {int(last['steps']):,} steps in {last['wall_seconds']:.1f} s "
-            f"({last['steps_per_second']:,.0f} steps/s); last training episodes scored {last['score']:.1f}"
+            f"({last['steps_per_second']:,.0f} steps/s); last training episodes scored {last['score']:.1f}",
+            soft_wrap=True,
         )
     if last.get("divergences"):
         screen.print(f"{int(last['divergences'])} simulations blew up and were cut short; the physics may be too stiff")
-    screen.print(f"next: gantry evaluate {run.folder}   or   gantry record {run.folder}")
+    screen.print(f"next: gantry evaluate {run.folder}   or   gantry record {run.folder}", soft_wrap=True)
     if arguments.json:
         print_json({"run": str(run.folder), **last})
 
