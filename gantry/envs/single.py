@@ -24,6 +24,8 @@ class SingleEnvironment(gymnasium.Env[np.ndarray, Any]):
         self.observation_space = simulator.single_observation_space
         self.action_space = simulator.single_action_space
         self.render_mode = simulator.render_mode
+        if hasattr(simulator, "compute_reward"):
+            self.compute_reward = simulator.compute_reward
         self.metadata = {key: value for key, value in simulator.metadata.items() if key != "autoreset_mode"}
 
     def reset(
@@ -44,10 +46,6 @@ class SingleEnvironment(gymnasium.Env[np.ndarray, Any]):
         if diverged is not None:
             info["diverged"] = True
         return self.simulator.observe(0), float(reward), terminated.item(), truncated.item(), info
-
-    def compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any = None) -> Any:
-        """Return the reward (...) for goals (..., goal) of a goal-conditioned task (see `Task.compute_reward`)."""
-        return self.task.compute_reward(achieved_goal, desired_goal, info)
 
     def render(self) -> np.ndarray | None:
         """Return a frame (height, width, 3) uint8, or None without a render mode."""

@@ -137,7 +137,3 @@ class Task(ABC):
     def terminated(self, next_features: Any) -> Any:
         """Return whether episodes are over for good, (...) bool; by default never."""
         return next_features[..., 0] > math.inf
-
-    def compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any = None) -> Any:
-        """Return the reward (...) for goals (..., goal) of a goal-conditioned task, as hindsight replay asks for it."""
-        raise NotImplementedError(f"{type(self).__name__} has no goals")
