@@ -42,11 +42,19 @@ ENVIRONMENTS: dict[str, Environment] = {
     "gantry/ReachPlanar-v0": Environment(
         "gantry.envs.reach_planar:ReachPlanar", "bring a two-link arm's fingertip to a target on a table", 500
     ),
+    "gantry/Reach-v0": Environment(
+        "gantry.envs.reach:Reach", "bring a 7-joint arm's fingertip within 2 cm of a target and hold it there", 150
+    ),
+    "gantry/ReachGoal-v0": Environment(
+        "gantry.envs.reach:ReachGoal", "the same with goals in the observation and a sparse reward, for hindsight", 150
+    ),
     "gantry/VacuumRooms-v0": Environment(
         "gantry.envs.vacuum_rooms:VacuumRooms", "clean an apartment, choosing which room to drive to next", 40
     ),
     "gantry/Vacuum-v0": Environment(
-        "gantry.envs.vacuum_cells:VacuumCells", "clean an apartment's floor cell by cell, without bumping into things", 300
+        "gantry.envs.vacuum_cells:VacuumCells",
+        "clean an apartment's floor cell by cell, without bumping into things",
+        300,
     ),
     "gantry/VacuumDrive-v0": Environment(
         "gantry.envs.vacuum_drive:VacuumDrive", "clean an apartment by wheel speeds, range readings and bumpers", 1200

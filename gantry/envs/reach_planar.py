@@ -11,6 +11,7 @@ import gymnasium
 import mujoco
 import numpy as np
 
+from gantry.envs.disturbances import Target
 from gantry.envs.randomness import RandomStreams
 from gantry.envs.rewards import tolerance
 from gantry.envs.task import State, Task
@@ -65,6 +66,7 @@ class ReachPlanar(Task):
 
     model_file: ClassVar[str] = "reach_planar.xml"
     substeps: ClassVar[int] = 2
+    disturbance_target: ClassVar[Target | None] = Target("lower", 0.3, ball_mass=0.01, ball_radius=0.012, reach=0.24)
 
     def __init__(self, target: Literal["easy", "hard"] = "easy", sparse: bool = False) -> None:
         if target not in TARGET_RADII:
