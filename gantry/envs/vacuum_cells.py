@@ -107,7 +107,8 @@ class VacuumCells(Vacuum):
         self._distances = np.where(self.plan.distances < 0, longest + 1, self.plan.distances).astype(np.float32)
         self._free = np.array(self.plan.neighbours >= 0, np.float32)
         self._window = self._visible_cells()
-        self._room_share = self._room_weights()
+        self._member = (self.plan.room[:, None] == np.arange(len(self.plan.rooms))).astype(np.float32)
+        self._room_levels = VERY_DIRTY * self._member.sum(axis=0)
         self._planes = observation == "planes"
         self.action_space = gymnasium.spaces.Discrete(4)
         if self._planes:
@@ -122,21 +123,17 @@ class VacuumCells(Vacuum):
     def _visible_cells(self) -> np.ndarray:
         """Return the floor cells (m, v) seen around each floor cell, m where there is none; its own is left out."""
         cells, count = self.plan.cells, len(self.plan.cells)
+        can_be_dirty = np.arange(count) != (self.plan.start if self.start == "dock" else -1)
         window = []
         for row_step in range(-VIEW, VIEW + 1):
             for column_step in range(-VIEW, VIEW + 1):
                 row, column = cells[:, 0] + row_step, cells[:, 1] + column_step
                 inside = (row >= 0) & (row < self.plan.rows) & (column >= 0) & (column < self.plan.columns)
                 seen = np.where(inside, self.plan.numbers[row * inside, column * inside], -1)
-                near = (seen >= 0) & (self.plan.distances[np.arange(count), seen] <= 2 * VIEW)
+                near = (seen >= 0) & (self.plan.distances[np.arange(count), seen] <= 2 * VIEW) & can_be_dirty[seen]
                 if near.any() and (row_step or column_step):
                     window.append(np.where(near, seen, count))
         return np.stack(window, axis=1)
-
-    def _room_weights(self) -> np.ndarray:
-        """Return the weights (m, rooms) that turn dirt levels into each room's share."""
-        member = self.plan.room[:, None] == np.arange(len(self.plan.rooms))
-        return (member / (VERY_DIRTY * member.sum(axis=0))).astype(np.float32)
 
     def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
         """Put the robot at its start and dirt on other cells."""
@@ -234,7 +231,8 @@ class VacuumCells(Vacuum):
         place = features[..., [X, Y, BUMPED]] / np.array([self.plan.width, self.plan.depth, 1.0], np.float32)
         none = np.zeros((*levels.shape[:-1], 1), np.float32)
         around = np.take_along_axis(np.concatenate([levels, none], axis=-1), self._window[cell], axis=-1) / VERY_DIRTY
-        parts = [place, self._free[cell], around, levels @ self._room_share]
+        # Sums of whole numbers, which are exact in any order.
+        parts = [place, self._free[cell], around, (levels @ self._member) / self._room_levels]
         if self.battery:
             parts.append(features[..., [BATTERY]])
         return np.minimum(np.concatenate(parts, axis=-1), np.float32(1.0))
