@@ -21,9 +21,9 @@ CLEANED = 1.0
 """Reward a dirt level removed."""
 BUMP = -0.5
 """Reward of a move that ends at a wall."""
-MOVE = -0.05
+MOVE = -0.1
 """Reward of every move, for the time it takes."""
-APPROACH = 0.05
+APPROACH = 0.1
 """Reward a cell by which the nearest dirt comes closer on foot."""
 STRANDED = -10.0
 """Reward of an empty battery."""
@@ -32,13 +32,19 @@ ENOUGH = 0.95
 """Share of the dirty cells that must be clean for a success."""
 VIEW = 4
 """How many cells far the robot sees dirt, to every side."""
+PULL_A_MOVE = 0.85
+"""How the pull of dirt fades with every move of the way to it."""
 SMALLEST_IMAGE = 36
 """The fewest pixels a side of the feature planes, which image networks ask for."""
 
-X, Y, BUMPED, BATTERY, DISTANCE, DIRTY, DIRTY_AT_START, BUMPS, PATH, TOUR, DIRT = range(11)
+X, Y, BUMPED, LAST, BATTERY, DISTANCE, DIRTY, DIRTY_AT_START, BUMPS, PATH, TOUR, DIRT = range(12)
 """Columns of the features: the dirt levels of all cells follow from the last one on."""
 
-COUNTERS = ("bumped", "battery", "dirty_at_start", "bumps", "path", "tour", "slip_seed", "moves")
+COUNTERS = ("bumped", "last", "battery", "dirty_at_start", "bumps", "path", "tour", "slip_seed", "moves")
+
+COUNTED = {BUMPED: "bumped", LAST: "last", BATTERY: "battery", DIRTY_AT_START: "dirty_at_start", BUMPS: "bumps",
+           PATH: "path", TOUR: "tour"}  # fmt: skip
+"""The features that are counters."""
 
 
 class VacuumCells(Vacuum):
@@ -54,10 +60,14 @@ class VacuumCells(Vacuum):
     |---|---|---|
     | 0, 1 | x and y | share of the apartment's width and depth |
     | 2 | the last move ended in a bump | 0 or 1 |
-    | 3–6 | the way to the north, east, south, west is free | 0 or 1 |
+    | 3–6 | the last move went north, east, south, west (at the start none) | 0 or 1 |
+    | 7–10 | the way to the north, east, south, west is free | 0 or 1 |
     | then v | dirt around the robot, row by row from the north-west, of cells at most 8 moves away | level / 2 |
-    | then one a room | dirt left in each room | share of its cells' highest levels |
+    | then 4 | pull of the dirt to which the shortest way begins north, east, south, west | s / (1 + s) |
     | last | battery's charge, with the option `battery` | share |
+
+    A pull is s = Σ level × 0.85^moves over that dirt: strong where there is much of it a few moves away, and never
+    nothing while there is some far away.
 
     Observations `planes` (uint8, (planes, height, width)): where the robot is (0 or 255), the dirt of each cell (0, 127
     or 255) and, with the option `battery`, its charge everywhere (0..255); each cell a square of pixels, so many that
@@ -107,8 +117,7 @@ class VacuumCells(Vacuum):
         self._distances = np.where(self.plan.distances < 0, longest + 1, self.plan.distances).astype(np.float32)
         self._free = np.array(self.plan.neighbours >= 0, np.float32)
         self._window = self._visible_cells()
-        self._member = (self.plan.room[:, None] == np.arange(len(self.plan.rooms))).astype(np.float32)
-        self._room_levels = VERY_DIRTY * self._member.sum(axis=0)
+        self._pull = self._pull_of_cells()
         self._planes = observation == "planes"
         self.action_space = gymnasium.spaces.Discrete(4)
         if self._planes:
@@ -117,7 +126,7 @@ class VacuumCells(Vacuum):
             shape = (2 + (battery is not None), rows * self._pixels, columns * self._pixels)
             self.observation_space = gymnasium.spaces.Box(0, 255, shape, np.uint8)
         else:
-            width = 7 + self._window.shape[1] + len(self.plan.rooms) + (battery is not None)
+            width = 11 + self._window.shape[1] + 4 + (battery is not None)
             self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (width,))
 
     def _visible_cells(self) -> np.ndarray:
@@ -134,6 +143,12 @@ class VacuumCells(Vacuum):
                 if near.any() and (row_step or column_step):
                     window.append(np.where(near, seen, count))
         return np.stack(window, axis=1)
+
+    def _pull_of_cells(self) -> np.ndarray:
+        """Return the weights (m, 4, m) of each cell's dirt in the pull that a robot on a cell feels in a direction."""
+        distances, neighbours = self.plan.distances, self.plan.neighbours
+        nearer = (neighbours >= 0)[:, :, None] & (distances[neighbours] == distances[:, None, :] - 1)
+        return np.where(nearer, PULL_A_MOVE ** distances[:, None, :], 0.0).astype(np.float32)
 
     def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
         """Put the robot at its start and dirt on other cells."""
@@ -190,6 +205,7 @@ class VacuumCells(Vacuum):
         cell = self.cell_at(pose[:, 0], pose[:, 1])[everything]
         userdata[everything, cell] = 0.0
         userdata[everything, counter["bumped"]] = bumped[everything]
+        userdata[everything, counter["last"]] = direction[everything] + 1
         userdata[everything, counter["bumps"]] += bumped[everything]
         userdata[everything, counter["path"]] += path[everything]
         userdata[everything, counter["moves"]] += 1.0
@@ -207,13 +223,12 @@ class VacuumCells(Vacuum):
         return (direction + turn) % 4
 
     def observe(self, state: State) -> np.ndarray:
-        """Return the features (n, 10 + m)."""
+        """Return the features (n, 11 + m)."""
         userdata, counter = state.userdata, self.counter
         levels = userdata[:, self.dirt]
         features = np.empty((len(userdata), DIRT + levels.shape[1]), np.float32)
         features[:, X], features[:, Y] = state.qpos[:, 0], state.qpos[:, 1]
-        for column, name in ((BUMPED, "bumped"), (BATTERY, "battery"), (DIRTY_AT_START, "dirty_at_start"),
-                             (BUMPS, "bumps"), (PATH, "path"), (TOUR, "tour")):  # fmt: skip
+        for column, name in COUNTED.items():
             features[:, column] = userdata[:, counter[name]]
         features[:, DIRT:] = levels
         dirty = features[:, DIRT:] > 0
@@ -229,10 +244,12 @@ class VacuumCells(Vacuum):
         if self._planes:
             return self._images(cell, levels, features[..., BATTERY])
         place = features[..., [X, Y, BUMPED]] / np.array([self.plan.width, self.plan.depth, 1.0], np.float32)
+        last = (features[..., [LAST]] == np.arange(1, 5)).astype(np.float32)
         none = np.zeros((*levels.shape[:-1], 1), np.float32)
         around = np.take_along_axis(np.concatenate([levels, none], axis=-1), self._window[cell], axis=-1) / VERY_DIRTY
-        # Sums of whole numbers, which are exact in any order.
-        parts = [place, self._free[cell], around, (levels @ self._member) / self._room_levels]
+        # No matrix product, whose rounding would depend on the number of rows.
+        pull = (self._pull[cell] * levels[..., None, :]).sum(axis=-1)
+        parts = [place, last, self._free[cell], around, pull / (1.0 + pull)]
         if self.battery:
             parts.append(features[..., [BATTERY]])
         return np.minimum(np.concatenate(parts, axis=-1), np.float32(1.0))
@@ -260,7 +277,7 @@ class VacuumCells(Vacuum):
     def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
         """Return the sum of the terms below.
 
-        `cleaned` 1 a dirt level removed; `bump` -0.5 for running into something; `time` -0.05 a move; `approach` 0.05 a
+        `cleaned` 1 a dirt level removed; `bump` -0.5 for running into something; `time` -0.1 a move; `approach` 0.1 a
         cell by which the nearest dirt is closer on foot (negative for farther; around any loop it sums to nothing);
         `stranded` -10 once the battery is empty.
         """
