@@ -18,6 +18,8 @@ ROBOT_FILE = "vacuum.xml"
 """The robot's MJCF file in `gantry.assets`."""
 WALL_HEIGHT = 0.35
 """Height of the walls (m): low enough to look over."""
+FLUSH = 0.002
+"""By so much (m) walls from north to south end before the faces of those that they meet, which then draw cleanly."""
 FURNITURE_GAP = 0.02
 """How far furniture stays inside its cells (m)."""
 SOLID, MASSIVE = 0, 2
@@ -101,7 +103,7 @@ def wall_boxes(plan: FloorPlan) -> list[tuple[tuple[float, float], tuple[float, 
         for first, last in _runs(edges):
             covered[first : last + 1, line] = True
             y, length = plan.depth - (first + last) / 2 * plan.cell, (last - first) * plan.cell
-            boxes.append(((line * plan.cell, y), (half, length / 2 + half)))
+            boxes.append(((line * plan.cell, y), (half, length / 2 + half - FLUSH)))
     for row, column in np.argwhere(plan.posts & ~covered):
         boxes.append(((column * plan.cell, plan.depth - row * plan.cell), (half, half)))
     return boxes
@@ -149,14 +151,16 @@ def _add_cameras(spec: mujoco.MjSpec, plan: FloorPlan) -> None:
     reach = max(plan.depth, plan.width * 0.75)
     angle = np.deg2rad(62.0)
     tilt = np.pi / 2 - angle
-    distance = 1.28 * reach
+    distance = 1.5 * reach
     spec.worldbody.add_camera(
         name="overview",
-        pos=[x, y - 0.04 * reach - distance * np.cos(angle), distance * np.sin(angle)],
+        pos=[x, y + 0.03 * reach - distance * np.cos(angle), distance * np.sin(angle)],
         quat=[np.cos(tilt / 2), np.sin(tilt / 2), 0, 0],
         fovy=45,
     )
     spec.worldbody.add_camera(name="top", pos=[x, y, 1.35 * reach], fovy=45)
+    # From close by, the shadows of a small room are as sharp as those of a large one.
+    spec.light("sun").pos = [x - 0.35 * reach, y - 0.5 * reach, reach]
     spec.stat.center = [x, y, 0]
     spec.stat.extent = max(plan.depth, plan.width)
 

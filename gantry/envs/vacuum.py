@@ -39,7 +39,7 @@ VERY_DIRTY = 2
 CRUMBS = 7
 """Crumbs drawn a dirt level on each cell."""
 CRUMB_COLOURS = ((0.42, 0.30, 0.20, 1.0), (0.24, 0.20, 0.17, 1.0))
-CRUMB_RADIUS = 0.014
+CRUMB_RADIUS = 0.017
 """Radius of a crumb (m)."""
 
 
