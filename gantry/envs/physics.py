@@ -6,6 +6,7 @@ transferring deep neural networks from simulation to the real world"; Peng et al
 control with dynamics randomization").
 """
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +79,12 @@ def parse_quantity(text: str) -> Quantity:
         raise GantryError(f"{text!r} is neither a number, such as 0.7, nor a range, such as 0.5..2.0") from None
 
 
+def _stream(name: str, seeds: np.ndarray, episodes: np.ndarray) -> RandomStreams:
+    """Return the streams of one quantity: what is drawn depends neither on what else varies nor on its order."""
+    own = zlib.crc32(name.encode())
+    return RandomStreams(seeds, episodes, np.full(len(seeds), PHYSICS_STREAM), np.full(len(seeds), own))
+
+
 class Physics:
     """The physical quantities of the rows of one batch, and what they do to controls and observations.
 
@@ -98,6 +105,8 @@ class Physics:
         self._own = tuple(declared)
         self._set_own, self._batch = set_own, batch
         rows = batch.nsim
+        if not isinstance(given, Mapping):
+            raise GantryError(f"physics must be quantities by name, such as {{'mass': '0.5..2.0'}}, not {given!r}")
         self.ranges: dict[str, Range] = {}
         self.values: dict[str, np.ndarray] = {}
         """One value a row, (n,) float64, of every quantity in use."""
@@ -111,8 +120,10 @@ class Physics:
             self.values["gravity_direction"] = np.zeros(rows)
         self._scaled = [name for name in SCALED_FIELDS if name in self.values]
         self._delay = self.values.get("motor_delay")
-        longest = int(self.ranges["motor_delay"].high if "motor_delay" in self.ranges else np.max(self._delay or [0]))
-        self._sent = np.zeros((rows, longest + 1, batch.model.nu), np.float32)
+        longest = 0.0 if self._delay is None else self._delay.max()
+        if "motor_delay" in self.ranges:
+            longest = self.ranges["motor_delay"].high
+        self._sent = np.zeros((rows, int(longest) + 1, batch.model.nu), np.float32)
         """The latest controls of each row, the newest first."""
         self.noisy = "sensor_noise" in self.values
 
@@ -129,6 +140,8 @@ class Physics:
             if not parameter.low <= quantity.low <= quantity.high <= parameter.high:
                 bounds = f"{parameter.low:g}..{parameter.high:g} {parameter.unit}"
                 raise GantryError(f"{name} {quantity.low:g}..{quantity.high:g} must be a range within {bounds}")
+            if parameter.integer and not (float(quantity.low).is_integer() and float(quantity.high).is_integer()):
+                raise GantryError(f"{name} must range over whole numbers of {parameter.unit}")
             self.ranges[name] = quantity
             return np.full(rows, quantity.low)
         try:
@@ -146,14 +159,15 @@ class Physics:
     def begin_episodes(self, ids: np.ndarray, seeds: np.ndarray, episodes: np.ndarray) -> None:
         """Draw and write the random quantities of the rows `ids` (k,), whose seeds and episodes (k,) are given."""
         if self.ranges or "gravity_direction" in self.values:
-            streams = RandomStreams(seeds, episodes, np.full(len(ids), PHYSICS_STREAM))
             for name, spread in self.ranges.items():
+                streams = _stream(name, seeds, episodes)
                 if self._declared[name].integer:
                     drawn = spread.low + streams.integers(int(spread.high - spread.low) + 1, 1)[:, 0]
                 else:
                     drawn = streams.uniform(spread.low, spread.high, 1)[:, 0]
                 self.values[name][ids] = drawn
             if "gravity_direction" in self.values:
+                streams = _stream("gravity_direction", seeds, episodes)
                 self.values["gravity_direction"][ids] = streams.uniform(0.0, 360.0, 1)[:, 0]
             self.write(ids)
         self._sent[ids] = 0.0
@@ -210,6 +224,8 @@ class Physics:
         """
         for name in self.values.keys() - {"gravity_direction"}:
             self._checked(name, self._declared[name], state[f"physics/{name}"], self._batch.nsim)
+        if self._delay is not None and np.max(state["physics/motor_delay"]) >= self._sent.shape[1]:
+            raise GantryError(f"motor_delay must be at most {self._sent.shape[1] - 1} here")
         for name in self.values:
             self.values[name][:] = state[f"physics/{name}"]
         if self._delay is not None:
