@@ -99,7 +99,6 @@ class Disturbance:
         self._body = model.body(target.body).id
         self._window = max(2, round(WINDOW_SECONDS / control_timestep))
         self._push_steps = max(1, round(PUSH_SECONDS / control_timestep))
-        self._gravity = -float(model.opt.gravity[2])
         if kind == "balls":
             self._first_ball = model.joint("ball0").qposadr[0], model.joint("ball0").dofadr[0]
 
@@ -133,10 +132,11 @@ class Disturbance:
             self._throw(batch, rows, window[rows] % BALLS, self._aim(batch, rows), direction[rows])
 
     def _aim(self, batch: Batch, rows: np.ndarray) -> np.ndarray:
-        """Return where the point aimed at is in the rows (k,): (k, 3), m."""
-        place = batch.bind("xpos")[rows, self._body]
-        turn = batch.bind("xmat")[rows, self._body].reshape(-1, 3, 3)
-        return place + turn @ np.array(self.target.aim)
+        """Return where the point aimed at is now in the rows (k,): (k, 3), m."""
+        places, turns = batch.bind("xpos"), batch.bind("xmat")
+        # After a step these lag behind the state, after a reset or a restored state they are another one's.
+        batch.forward(rows, mujoco.mjtStage.mjSTAGE_POS)
+        return places[rows, self._body] + turns[rows, self._body].reshape(-1, 3, 3) @ np.array(self.target.aim)
 
     def _directions(self, draws: RandomStreams) -> np.ndarray:
         """Draw unit vectors (n, 3) along the target's axes."""
@@ -162,7 +162,10 @@ class Disturbance:
         start = positions + away * direction + [0.0, 0.0, 0.1 * self.target.reach]
         start[:, 2] = np.maximum(start[:, 2], 2.0 * self.target.ball_radius)
         velocity = (positions - start) / FLIGHT_SECONDS
-        velocity[:, 2] += 0.5 * self._gravity * FLIGHT_SECONDS
+        gravity = batch.expanded("opt.gravity")
+        gravity = batch.model.opt.gravity if gravity is None else gravity[rows]
+        # The integrator moves by the velocity at a step's end, as if gravity had pulled for one step longer.
+        velocity -= 0.5 * (FLIGHT_SECONDS + batch.model.opt.timestep) * gravity
         qpos, qvel = batch.bind("qpos"), batch.bind("qvel")
         position_columns = self._first_ball[0] + 7 * ball[:, None]
         velocity_columns = self._first_ball[1] + 6 * ball[:, None]
