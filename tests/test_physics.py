@@ -19,6 +19,7 @@ from gantry.commands.options import environment_options
 from gantry.envs.cart_pole import CartPole
 from gantry.envs.disturbances import add_balls
 from gantry.envs.physics import COMMON, Range
+from gantry.envs.reach import HOME, Reach
 from gantry.envs.simulator import Simulator, make_vector
 from gantry.errors import GantryError
 from gantry.runs import WALL_CLOCK_COLUMNS, Run
@@ -168,7 +169,7 @@ def acceleration(model: mujoco.MjModel, state: mujoco.MjData) -> np.ndarray:
 
 
 def assert_same_mechanics(model: mujoco.MjModel, expected: mujoco.MjModel) -> None:
-    for field in ("body_subtreemass", "body_invweight0", "dof_invweight0", "dof_M0", "actuator_acc0", "geom_rbound"):
+    for field in ("body_subtreemass", "body_invweight0", "dof_invweight0", "dof_M0", "geom_rbound"):
         np.testing.assert_allclose(getattr(model, field), getattr(expected, field), rtol=1e-10, err_msg=field)
     for state in random_states(expected, 20, np.random.default_rng(1)):
         right = acceleration(expected, state)
@@ -189,6 +190,44 @@ def test_a_row_moves_as_the_model_compiled_with_that_change_does(name):
         assert_same_mechanics(simulator.batch.get_model(row), specification.compile())
         seen.append(acceleration(simulator.batch.get_model(row), state))
     assert len({tuple(each) for each in seen}) == ROWS, "every value should make a difference"
+
+
+def arm_specification(damping: float = 1.0, strength: float = 1.0) -> mujoco.MjSpec:
+    specification = Reach().load_specification()
+    for joint in specification.joints:
+        joint.damping = joint.damping * damping
+        joint.actfrcrange = joint.actfrcrange * strength
+    for drive in specification.actuators:
+        drive.gainprm[0] *= strength
+        drive.biasprm[1:3] *= strength
+        drive.forcerange = drive.forcerange * strength
+    return specification
+
+
+@pytest.mark.parametrize("name", ["damping", "gear"])
+def test_an_arm_of_servos_moves_as_the_model_compiled_with_that_change_does(name):
+    simulator = make_vector("gantry/Reach-v0", ROWS, physics={name: GIVEN[name]})
+    simulator.reset(seed=SEED)
+    rng = np.random.default_rng(3)
+    data = mujoco.MjData(arm_specification().compile())
+    data.qpos[:] = HOME
+    data.qvel[:], data.ctrl[:] = rng.normal(0.0, 1.0, 7), HOME + rng.normal(0.0, 0.02, 7)
+    seen = []
+    for row, value in enumerate(GIVEN[name]):
+        specification = arm_specification(**{"damping" if name == "damping" else "strength": value})
+        expected = acceleration(specification.compile(), data)
+        seen.append(acceleration(simulator.batch.get_model(row), data))
+        assert np.abs(seen[row] - expected).max() <= 1e-10 * np.abs(expected).max()
+    assert len({tuple(each) for each in seen}) == ROWS, "every value should make a difference"
+
+
+def test_the_strength_of_servos_leaves_where_they_go():
+    simulator = make_vector("gantry/Reach-v0", 3, physics={"gear": [0.6, 1.0, 3.0]})
+    simulator.reset(seed=SEED)
+    start = simulator.state.qpos.copy()
+    for _ in range(50):
+        simulator.step(np.zeros((3, 7), np.float32))
+    assert np.abs(simulator.state.qpos - start).max() < 1e-3
 
 
 def test_tilted_gravity_is_the_models_turned_by_that_angle_towards_a_random_direction():
@@ -368,7 +407,7 @@ def test_infos_hold_what_is_simulated_and_no_draw_builds_on_the_last_one(mode):
             assert np.array_equal(own.dof_damping, model.dof_damping * damping)
             assert np.array_equal(own.geom_friction[:, 0], model.geom_friction[:, 0] * friction)
             assert np.array_equal(own.geom_friction[:, 1:], model.geom_friction[:, 1:])
-            assert np.array_equal(own.actuator_gear, model.actuator_gear * gear)
+            assert np.array_equal(own.actuator_gainprm, model.actuator_gainprm * gear)
         _, _, _, truncations, infos = simulator.step(np.zeros((5, 1), np.float32))
         if mode is AutoresetMode.NEXT_STEP and truncations.all():  # the next episode begins in the next step
             assert np.array_equal(infos["physics"]["mass"], before)
@@ -385,7 +424,7 @@ def test_given_values_and_the_other_rows_stay_when_some_rows_begin_anew():
     for row in range(6):
         own = simulator.batch.get_model(row)
         assert own.body("cart").mass[0] == after["physics"]["mass"][row]
-        assert own.actuator("slide").gear[0] == 10.0 * np.linspace(0.5, 1.5, 6)[row]
+        assert own.actuator("slide").gainprm[0] == np.linspace(0.5, 1.5, 6)[row]
 
 
 # Late controls

@@ -56,11 +56,12 @@ COMMON: dict[str, PhysicalParameter] = {
 
 SCALED_FIELDS = {
     "mass": ("body_mass", "body_inertia"),
-    "damping": ("dof_damping",),
+    "damping": ("dof_damping", "dof_dampingpoly"),
     "friction": ("geom_friction",),
-    "gear": ("actuator_gear",),
+    "gear": ("actuator_gainprm", "actuator_biasprm", "actuator_forcerange", "jnt_actfrcrange"),
 }
-"""The model fields that a factor multiplies."""
+"""The model fields that a factor multiplies. Forces stand for the motors' gear ratios, which would also scale the
+position or speed that a servo goes to."""
 
 PHYSICS_STREAM, NOISE_STREAM = 1_000_001, 1_000_002
 """Counters that keep these draws apart from those of the initial states."""
