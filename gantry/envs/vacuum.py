@@ -22,7 +22,7 @@ MAX_WHEEL_SPEED = 1.2
 """Fastest speed of a wheel's rim (m/s)."""
 ACCELERATION = 5.0
 """How the controller plans to brake (m/s²); the wheels can give more."""
-ANGULAR_ACCELERATION = 30.0
+ANGULAR_ACCELERATION = 12.0
 """How the controller plans to stop turning (rad/s²)."""
 GAIN = 8.0
 """Proportional gain of driving and turning near their goals (1/s)."""
@@ -141,19 +141,20 @@ def wheel_speeds(pose: np.ndarray, goal: np.ndarray) -> np.ndarray:
     x, y = goal[:, 0] - pose[:, 0], goal[:, 1] - pose[:, 1]
     distance = np.sqrt(x * x + y * y)
     bearing = np.arctan2(y, x) - pose[:, 2]
-    half_turns = np.rint(bearing / np.pi)
+    half_turns = np.rint(bearing * (1 / np.pi))
     error = bearing - np.pi * half_turns  # of the axis, in [-π/2, π/2]
     along = 1.0 - 2.0 * (half_turns.astype(np.int64) & 1)  # 1 forwards, -1 backwards
-    far = distance > ARRIVED
+    along[distance <= ARRIVED] = 0.0
     size = np.abs(error)
-    turning = np.minimum(np.sqrt(2.0 * ANGULAR_ACCELERATION * size), GAIN * size) * np.sign(error)
-    aimed = np.maximum(0.0, 1.0 - size / AIM_WIDTH)
-    driving = np.minimum(np.minimum(np.sqrt(2.0 * ACCELERATION * distance), GAIN * distance), MAX_WHEEL_SPEED) * aimed
-    driving, turning = np.where(far, along * driving, 0.0), np.where(far, turning, 0.0) * (WHEEL_DISTANCE / 2)
-    turning = np.minimum(np.maximum(turning, -MAX_WHEEL_SPEED), MAX_WHEEL_SPEED)
-    room = MAX_WHEEL_SPEED - np.abs(turning)
-    driving = np.minimum(np.maximum(driving, -room), room)
-    return np.stack([driving - turning, driving + turning], axis=1)
+    turning = np.minimum(np.sqrt((2.0 * ANGULAR_ACCELERATION) * size), GAIN * size) * (WHEEL_DISTANCE / 2)
+    turning = np.copysign(np.minimum(turning, MAX_WHEEL_SPEED), error)
+    turning *= along != 0.0
+    driving = np.minimum(np.minimum(np.sqrt((2.0 * ACCELERATION) * distance), GAIN * distance), MAX_WHEEL_SPEED)
+    driving *= np.maximum(0.0, 1.0 - size * (1 / AIM_WIDTH))
+    driving = np.minimum(driving, MAX_WHEEL_SPEED - np.abs(turning)) * along
+    speeds = np.empty((len(pose), 2))
+    speeds[:, 0], speeds[:, 1] = driving - turning, driving + turning
+    return speeds
 
 
 def dirt_levels(chance: np.ndarray, share: float) -> np.ndarray:

@@ -12,9 +12,9 @@ from gantry.envs.tours import MOST_PLACES, shortest_tour
 from gantry.envs.vacuum import VERY_DIRTY, Vacuum, dirt_levels, stands_at, wheel_speeds
 from gantry.errors import GantryError
 
-BLOCK = 2
+BLOCK = 3
 """Simulation steps for which the wheels keep their speeds."""
-QUICKEST = 10
+QUICKEST = 6
 """Blocks that every move takes, at least."""
 
 CLEANED = 1.0
@@ -89,7 +89,7 @@ class VacuumCells(Vacuum):
         slip: probability that a move goes to the left or to the right of the way asked for (half each).
     """
 
-    substeps: ClassVar[int] = 50
+    substeps: ClassVar[int] = 48
 
     def __init__(
         self,
