@@ -457,7 +457,7 @@ def test_in_a_model_of_contacts_balls_add_theirs_and_take_none_away():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("environment", [ID, "gantry/ReachPlanar-v0"])
+@pytest.mark.parametrize("environment", [ID, "gantry/ReachPlanar-v0", "gantry/Reach-v0"])
 def test_spaces_observations_and_rewards_are_of_the_same_shapes_as_without(kind, environment):
     plain, disturbed = make_vector(environment, 5), make_vector(environment, 5, disturb=kind)
     assert disturbed.observation_space == plain.observation_space
