@@ -302,7 +302,7 @@ def test_the_reward_of_a_posed_arm_equals_a_hand_computation() -> None:
     env.reset(seed=0)
     env.state.mocap_pos[0, 0] = fingertip(env.state.qpos)[0] + [0.03, 0.0, 0.04]
     _, reward, _, _, info = env.step(np.zeros((1, 7)))
-    assert reward[0] == pytest.approx((0.1 + 0.1**0.0025) / 2, abs=1e-5)
+    assert reward[0] == pytest.approx((0.1 + 0.1**0.04 + 0.1**0.0025) / 3, abs=1e-5)
     assert info["terms"]["steady"][0] == pytest.approx(1.0, abs=1e-6)
     assert not info["success"][0]
 
@@ -312,7 +312,7 @@ def test_the_reward_of_a_posed_arm_equals_a_hand_computation() -> None:
     # distance 5 cm: close 0.1; 1 rad/s: steady = 1 - 0.5 × 0.1 × 0.9; control 0.5: gentle = 1 - 0.25 / 10
     assert terms["steady"] == pytest.approx(0.955, abs=1e-6)
     assert terms["gentle"] == pytest.approx(0.975, abs=1e-6)
-    assert reward == pytest.approx((0.1 + 0.1**0.0025) / 2 * 0.955 * 0.975, abs=1e-6)
+    assert reward == pytest.approx((0.1 + 0.1**0.04 + 0.1**0.0025) / 3 * 0.955 * 0.975, abs=1e-6)
 
 
 def test_the_reward_is_computed_from_the_state_after_the_step() -> None:
@@ -324,8 +324,8 @@ def test_the_reward_is_computed_from_the_state_after_the_step() -> None:
     distance = np.linalg.norm(env.state.mocap_pos[:, 0] - fingertip(env.state.qpos), axis=1)
     np.testing.assert_allclose(np.linalg.norm(observations[:, 14:17], axis=1), distance, atol=1e-6)
     speed = np.sqrt((env.state.qvel**2).mean(axis=1))
-    close, far = 0.1 ** ((distance / 0.05) ** 2), 0.1 ** (distance**2)
-    expected = (close + far) / 2 * (1 - 0.5 * close * (1 - 0.1 ** (speed**2))) * 0.9
+    far, near, close = (0.1 ** ((distance / margin) ** 2) for margin in (1.0, 0.25, 0.05))
+    expected = (far + near + close) / 3 * (1 - 0.5 * close * (1 - 0.1 ** (speed**2))) * 0.9
     np.testing.assert_allclose(rewards, expected, rtol=1e-4)
 
 

@@ -55,8 +55,8 @@ TARGET_TRIES = 24
 
 POSITIONS = int(mujoco.mjtStage.mjSTAGE_POS)
 
-FAR, CLOSE = 1.0, 0.05
-"""The distances (m) at which the reward's two terms have fallen to a tenth."""
+FAR, NEAR, CLOSE = 1.0, 0.25, 0.05
+"""The distances (m) at which the reward's three terms have fallen to a tenth."""
 BRISK = 1.0
 """The joints' speed (rad/s, root mean square) at which the term `steady` has lost nine tenths of what it can."""
 
@@ -219,20 +219,23 @@ class Reach(Task):
         return {"success": self.distance(features) <= SUCCESS_DISTANCE}
 
     def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
-        """Return (far + close)/2 × steady × gentle, in [0, 1], which is 1 only at rest on the target.
+        """Return (far + near + close)/3 × steady × gentle, in [0, 1], which is 1 only at rest on the target.
 
-        `far` and `close` are Gaussians in the distance, with margins 1 m and 5 cm; `steady` in [½, 1] asks for slow
-        joints, the more so the closer the target; `gentle` in [0.9, 1] is 1 - the mean square of the control / 10.
+        `far`, `near` and `close` are Gaussians in the distance, with margins 1 m, 25 cm and 5 cm, so that one of them
+        shows the way at every distance; `steady` in [½, 1] asks for slow joints, the more so the closer the target;
+        `gentle` in [0.9, 1] is 1 - the mean square of the control / 10.
         """
         distance = self.distance(next_features)
         close = tolerance(distance, margin=CLOSE)
         terms = {
             "far": tolerance(distance, margin=FAR),
+            "near": tolerance(distance, margin=NEAR),
             "close": close,
             "steady": 1.0 - 0.5 * close * (1.0 - tolerance(self.joint_speed(next_features), margin=BRISK)),
             "gentle": 1.0 - (control * control).sum(-1) * (0.1 / JOINTS),
         }
-        return (terms["far"] + close) * 0.5 * terms["steady"] * terms["gentle"], terms
+        reached = (terms["far"] + terms["near"] + close) * (1.0 / 3.0)
+        return reached * terms["steady"] * terms["gentle"], terms
 
 
 class ReachGoal(Reach):
