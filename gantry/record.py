@@ -237,6 +237,6 @@ def _play(stage: Stage, act: Act, environment: str, seed: int, title: str) -> It
             action = np.asarray(actions[0], np.float64).ravel()
             overlay = dataclasses.replace(overlay, action=action, low=space.low.ravel(), high=space.high.ravel())
         for time, picture in between:
-            yield _Moment(time, picture, overlay)
+            yield _Moment(time, picture, dataclasses.replace(overlay, time=time))
         between.clear()
         yield _Moment(stage.time(steps), stage.see(), overlay)

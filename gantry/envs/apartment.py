@@ -146,15 +146,15 @@ def _seen(
 
 
 def _add_cameras(spec: mujoco.MjSpec, plan: FloorPlan) -> None:
-    """Add `overview`, which looks north from above the southern wall, and `top`, straight down."""
+    """Add `overview`, which looks north from above and leaves room for numbers below, and `top`, straight down."""
     x, y = plan.width / 2, plan.depth / 2
     reach = max(plan.depth, plan.width * 0.75)
     angle = np.deg2rad(62.0)
     tilt = np.pi / 2 - angle
-    distance = 1.5 * reach
+    distance = 1.55 * reach
     spec.worldbody.add_camera(
         name="overview",
-        pos=[x, y + 0.03 * reach - distance * np.cos(angle), distance * np.sin(angle)],
+        pos=[x, y - 0.11 * reach - distance * np.cos(angle), distance * np.sin(angle)],
         quat=[np.cos(tilt / 2), np.sin(tilt / 2), 0, 0],
         fovy=45,
     )

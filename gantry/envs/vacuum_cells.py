@@ -284,13 +284,13 @@ class VacuumCells(Vacuum):
         bumped = next_features[..., BUMPED]
         terms = {
             "cleaned": CLEANED * (features[..., DIRT:].sum(-1) - next_features[..., DIRT:].sum(-1)),
-            "bump": BUMP * bumped,
+            "bump": BUMP * bumped + 0.0,  # 0 rather than -0
             "time": MOVE + 0.0 * bumped,
             "approach": APPROACH * (features[..., DISTANCE] - next_features[..., DISTANCE]),
         }
         total = terms["cleaned"] + terms["bump"] + terms["time"] + terms["approach"]
         if self.battery:
-            terms["stranded"] = STRANDED * (next_features[..., BATTERY] <= 0)
+            terms["stranded"] = STRANDED * (next_features[..., BATTERY] <= 0) + 0.0
             total = total + terms["stranded"]
         return total, terms
 

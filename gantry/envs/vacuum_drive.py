@@ -212,7 +212,7 @@ class VacuumDrive(Vacuum):
         touches = 1.0 * (next_features[..., TOUCH].sum(-1) > 0)
         terms = {
             "cleaned": CLEANED * (features[..., LEVELS_LEFT] - next_features[..., LEVELS_LEFT]),
-            "bump": BUMP * touches,
+            "bump": BUMP * touches + 0.0,  # 0 rather than -0
             "time": TIME + 0.0 * touches,
         }
         return terms["cleaned"] + terms["bump"] + terms["time"], terms

@@ -209,8 +209,8 @@ class VacuumRooms(Vacuum):
         dirt_left = 1.0 * (next_features[..., rooms : 2 * rooms].sum(-1) > 0)
         terms = {
             "cleaned": found,
-            "revisit": REVISIT * clean * moved,
-            "idle": IDLE * clean * (1.0 - moved) * dirt_left,
+            "revisit": REVISIT * clean * moved + 0.0,  # 0 rather than -0
+            "idle": IDLE * clean * (1.0 - moved) * dirt_left + 0.0,
         }
         return terms["cleaned"] + terms["revisit"] + terms["idle"], terms
 
