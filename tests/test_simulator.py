@@ -385,7 +385,7 @@ def _fenced(limit: int) -> gymnasium.Env:
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
 def test_autoreset_equals_gymnasiums_own_vector_of_our_single_environments(mode):
-    n, limit = 6, 25
+    n, limit = 6, 16
     ours = Simulator(Fence(), n, max_episode_steps=limit, autoreset_mode=mode)
     theirs = SyncVectorEnv([lambda: _fenced(limit)] * n, autoreset_mode=mode)
     assert ours.metadata["autoreset_mode"] is theirs.metadata["autoreset_mode"]
