@@ -1,0 +1,185 @@
+"""What is minimized: values of whole populations, gradients and Hessians, bounds, and a count of every evaluation."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from gantry.errors import GantryError
+
+Objective = Callable[[Tensor], Tensor]
+"""(m, *shape) points → (m,) values, each independent of the others."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """A box; `low` and `high` broadcast to a point's shape, in the point's units, and may be infinite."""
+
+    low: Tensor
+    high: Tensor
+
+    def __post_init__(self) -> None:
+        if not bool((self.low < self.high).all()):
+            raise GantryError("each lower bound must be below its upper bound")
+
+    @classmethod
+    def box(cls, low: float, high: float) -> Self:
+        """Return the same interval for every coordinate."""
+        return cls(torch.tensor(float(low)), torch.tensor(float(high)))
+
+    def clip(self, points: Tensor) -> Tensor:
+        """Return the nearest points of the box, (…, *shape)."""
+        return torch.minimum(torch.maximum(points, self.low.to(points)), self.high.to(points))
+
+    def contains(self, point: Tensor) -> bool:
+        """Whether a point lies in the box, its faces included."""
+        return bool(((point >= self.low.to(point)) & (point <= self.high.to(point))).all())
+
+    def width(self, point: Tensor) -> Tensor:
+        """Return high − low with a point's shape and type."""
+        return (self.high - self.low).to(point).expand(point.shape)
+
+
+def project(bounds: Bounds | None, points: Tensor) -> Tensor:
+    """Return the points, moved into the bounds where there are any."""
+    return points if bounds is None else bounds.clip(points)
+
+
+@dataclasses.dataclass
+class Evaluations:
+    """How often an objective was asked; one point is one evaluation, alone or in a population."""
+
+    values: int = 0
+    gradients: int = 0
+    hessians: int = 0
+
+    @property
+    def total(self) -> int:
+        """Values, gradients and Hessians together."""
+        return self.values + self.gradients + self.hessians
+
+    def since(self, earlier: "Evaluations") -> "Evaluations":
+        """Return the evaluations made after an earlier count."""
+        return Evaluations(
+            self.values - earlier.values, self.gradients - earlier.gradients, self.hessians - earlier.hessians
+        )
+
+    def copy(self) -> "Evaluations":
+        """Return the count as it is now."""
+        return dataclasses.replace(self)
+
+
+class Problem:
+    """An objective to minimize.
+
+    Attributes:
+        bounds: the box that points stay in, or None.
+        evaluations: what was asked so far.
+    """
+
+    def __init__(
+        self,
+        function: Objective,
+        *,
+        gradient: Callable[[Tensor], Tensor] | None = None,
+        hessian: Callable[[Tensor], Tensor] | None = None,
+        bounds: Bounds | None = None,
+    ) -> None:
+        """Take the objective; derivatives that are not given come from torch.func.
+
+        Args:
+            function: (m, *shape) → (m,). For derivatives it must be made of differentiable torch operations.
+            gradient: point (*shape) → gradient (*shape).
+            hessian: point (*shape) of d coordinates in all → Hessian (d, d), of the flattened point.
+            bounds: the box, or None.
+        """
+
+        def single(point: Tensor) -> Tensor:
+            return function(point[None])[0]
+
+        self._function = function
+        self._gradient = gradient or torch.func.grad(single)
+        self._hessian = hessian or torch.func.hessian(single)
+        self.bounds = bounds
+        self.evaluations = Evaluations()
+
+    def values(self, population: Tensor) -> Tensor:
+        """Return the values (m,) of a population (m, *shape).
+
+        Raises:
+            GantryError: a value is not finite, or there is not one value a point.
+        """
+        with torch.no_grad():
+            values = self._function(population)
+        self.evaluations.values += len(population)
+        if values.shape != (len(population),):
+            raise GantryError(
+                f"the objective must give one value a point, shape ({len(population)},), not {tuple(values.shape)}"
+            )
+        check_finite(values, population)
+        return values
+
+    def value(self, point: Tensor) -> float:
+        """Return the value of one point (*shape).
+
+        Raises:
+            GantryError: it is not finite.
+        """
+        return float(self.values(point[None])[0])
+
+    def gradient(self, point: Tensor) -> Tensor:
+        """Return the gradient (*shape) at a point.
+
+        Raises:
+            GantryError: it is not finite.
+        """
+        self.evaluations.gradients += 1
+        gradient = self._gradient(point).detach()
+        if not bool(gradient.isfinite().all()):
+            raise GantryError(f"the gradient is not finite at {describe(point)}; start elsewhere, or set bounds")
+        return gradient
+
+    def hessian(self, point: Tensor) -> Tensor:
+        """Return the symmetric Hessian (d, d) at a point of d coordinates, flattened.
+
+        Raises:
+            GantryError: it is not finite.
+        """
+        self.evaluations.hessians += 1
+        size = point.numel()
+        hessian = self._hessian(point).detach().reshape(size, size)
+        if not bool(hessian.isfinite().all()):
+            raise GantryError(f"the Hessian is not finite at {describe(point)}; start elsewhere, or set bounds")
+        return (hessian + hessian.T) / 2
+
+
+def one_by_one(function: Callable[[Tensor], Tensor]) -> Objective:
+    """Return the batched form of a function of one point (*shape) → (), by a loop."""
+
+    def batched(population: Tensor) -> Tensor:
+        return torch.stack([function(point) for point in population])
+
+    return batched
+
+
+def check_finite(values: Tensor, population: Tensor) -> None:
+    """Refuse values (m,) that are not finite, naming the first of the points (m, *shape).
+
+    Raises:
+        GantryError: a value is infinite or NaN.
+    """
+    wrong = ~values.isfinite()
+    if bool(wrong.any()):
+        index = int(wrong.nonzero()[0])
+        raise GantryError(
+            f"the objective is {float(values[index])} at {describe(population[index])}; "
+            "choose bounds within which it is finite, or smaller steps"
+        )
+
+
+def describe(point: Tensor) -> str:
+    """Return a point's first coordinates as short text."""
+    numbers = [f"{number:.6g}" for number in point.flatten()[:4].tolist()]
+    return f"({', '.join(numbers)}{', …' if point.numel() > 4 else ''})"

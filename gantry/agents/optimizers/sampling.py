@@ -1,0 +1,169 @@
+"""What the sampling methods share: `sample` a population, `update` on its values, keep the best point seen.
+
+A planner calls the two itself, around its own rollouts:
+
+    state = method.begin(plan, bounds=bounds)                  # (horizon, actions)
+    for _ in range(iterations):
+        population = method.sample(state, generator)           # (m, horizon, actions)
+        state = method.update(state, population, costs(population))
+    state = method.advance(state)                              # a time step later
+"""
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gantry.agents.optimizers.minimize import State, Stop
+from gantry.agents.optimizers.problem import Bounds, Problem, check_finite, project
+from gantry.errors import GantryError
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingState(State):
+    """A Gaussian over points, and the best of all points sampled so far.
+
+    `mean` is what the method believes, `point` the best sample: where the objective is noisy, the mean is the answer.
+    """
+
+    mean: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0))
+    """(*shape)"""
+    deviation: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0))
+    """(*shape) Standard deviation of each coordinate."""
+    bounds: Bounds | None = None
+    population: Tensor | None = None
+    """(m, *shape) What was sampled last."""
+    iteration: int = 0
+    """Updates so far."""
+
+    @property
+    def center(self) -> Tensor:
+        """(*shape) The mean."""
+        return self.mean
+
+    @property
+    def samples(self) -> Tensor | None:
+        """(m, *shape) The last population."""
+        return self.population
+
+    @property
+    def spread(self) -> Tensor | None:
+        """(d, d) Covariance over the flattened point."""
+        return torch.diag(self.deviation.flatten() ** 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingMethod(ABC):
+    """Settings that every sampling method has."""
+
+    population: int = 100
+    """m, points an iteration."""
+    initial_deviation: float | None = None
+    """Standard deviation of the first population, in the units of the point; by default a quarter of the bounds' width,
+    or 1 where there are none."""
+    spread_tolerance: float = 1e-9
+    """Stop when no coordinate's deviation is larger; in the units of the point."""
+
+    def __post_init__(self) -> None:
+        if self.population < 1:
+            raise GantryError(f"a population needs at least 1 point, not {self.population}")
+        if self.initial_deviation is not None and not 0 < self.initial_deviation < math.inf:
+            raise GantryError(f"the initial deviation must be positive, not {self.initial_deviation:g}")
+
+    @abstractmethod
+    def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> Any:
+        """Return the state before the first population, around a start (*shape)."""
+
+    @abstractmethod
+    def sample(self, state: Any, generator: torch.Generator) -> Tensor:
+        """Return a population (m, *shape) within the bounds."""
+
+    @abstractmethod
+    def update(self, state: Any, population: Tensor, values: Tensor) -> Any:
+        """Return the state after a population (m, *shape) turned out to have these values (m,), lower being better."""
+
+    def step(self, problem: Problem, state: Any, generator: torch.Generator) -> Any:
+        """Sample, evaluate, update."""
+        population = self.sample(state, generator)
+        return self.update(state, population, problem.values(population))
+
+    def advance(self, state: Any) -> Any:
+        """Return the state of a plan (horizon, actions) one time step later, ready to go on planning.
+
+        What was planned moves up by one, the last action is repeated, the spread is as at the beginning, and the best
+        value is forgotten, as it belonged to the time step before.
+        """
+        deviation = self.first_deviation(state.mean, state.bounds)
+        return dataclasses.replace(
+            state,
+            point=advanced(state.point),
+            mean=advanced(state.mean),
+            deviation=deviation,
+            value=math.inf,
+            stop=None,
+            iteration=0,
+        )
+
+    def first_deviation(self, start: Tensor, bounds: Bounds | None) -> Tensor:
+        """Return the deviation (*shape) of the first population."""
+        if self.initial_deviation is not None:
+            return torch.full_like(start, self.initial_deviation)
+        if bounds is None:
+            return torch.ones_like(start)
+        width = bounds.width(start)
+        return torch.where(width.isfinite(), 0.25 * width, torch.ones_like(start))
+
+    def settled(self, deviation: Tensor) -> Stop | None:
+        """Return why to stop, when the deviations (*shape) have all but vanished."""
+        largest = float(deviation.max())
+        if largest > self.spread_tolerance:
+            return None
+        return Stop("converged", f"the samples agree (largest deviation {largest:.1e})")
+
+
+def best_so_far(state: State, population: Tensor, values: Tensor) -> tuple[Tensor, float]:
+    """Return the best point (*shape) and its value, of the population (m, *shape) and of those before.
+
+    Raises:
+        GantryError: a value (m,) is not finite.
+    """
+    check_finite(values, population)
+    index = int(values.argmin())
+    value = float(values[index])
+    return (population[index].clone(), value) if value < state.value else (state.point, state.value)
+
+
+def gaussian(state: SamplingState, number: int, generator: torch.Generator) -> Tensor:
+    """Return independent samples (number, *shape) of mean + deviation · noise, moved into the bounds."""
+    mean = state.mean
+    noise = torch.randn((number, *mean.shape), generator=generator, dtype=mean.dtype, device=mean.device)
+    return project(state.bounds, mean + state.deviation * noise)
+
+
+def advanced(plan: Tensor) -> Tensor:
+    """Return a plan (…, horizon, actions) one time step later: moved up by one, its last action twice."""
+    if plan.ndim < 2:
+        raise GantryError("a plan to be advanced has the shape (horizon, actions)")
+    return torch.cat([plan[..., 1:, :], plan[..., -1:, :]], dim=-2)
+
+
+def elite_indices(values: Tensor, elites: int) -> Tensor:
+    """Return the indices (elites,) of the lowest of the values (m,), best first, ties by position."""
+    return torch.argsort(values, stable=True)[:elites]
+
+
+def check_elites(elites: int, population: int) -> None:
+    """Refuse numbers of elites that a population cannot have.
+
+    Raises:
+        GantryError: fewer than 1, or more than the population.
+    """
+    if elites < 1:
+        raise GantryError(f"there must be at least 1 elite, not {elites}")
+    if elites > population:
+        raise GantryError(
+            f"a population of {population} is smaller than its {elites} elites; raise one or lower the other"
+        )

@@ -1,0 +1,629 @@
+import dataclasses
+import itertools
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from gantry.agents.optimizers import METHODS, method_class
+from gantry.agents.optimizers.cross_entropy import CrossEntropy
+from gantry.agents.optimizers.gradient_descent import GradientDescent, spectral_step_sizes
+from gantry.agents.optimizers.icem import ImprovedCrossEntropy, coloured_noise
+from gantry.agents.optimizers.minimize import Budget, minimize
+from gantry.agents.optimizers.mppi import PathIntegral, path_integral_weights
+from gantry.agents.optimizers.newton import Newton, positive_definite, trust_region_step
+from gantry.agents.optimizers.problem import Bounds, Problem, one_by_one
+from gantry.agents.optimizers.random_shooting import RandomShooting
+from gantry.agents.optimizers.sampling import SamplingMethod
+from gantry.agents.optimizers.search_gradient import SearchGradient, rank_utilities, search_gradients
+from gantry.agents.optimizers.three_point import ThreePoint, parabola_vertex, search_line
+from gantry.errors import GantryError
+
+MATRIX = torch.tensor([[3.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+CENTER = torch.tensor([1.0, -0.5], dtype=torch.float64)
+VARIANTS = {
+    **{name: method_class(name)() for name in METHODS},
+    "fixed step": GradientDescent("fixed", step_size=3e-3),
+    "backtracking": GradientDescent("backtracking"),
+    "trust region": Newton("trust-region"),
+    "random three points": ThreePoint("random"),
+    "diagonal cross-entropy": CrossEntropy(covariance="diagonal", around="new"),
+    "separable search gradient": SearchGradient(covariance="diagonal"),
+    "plain search gradient": SearchGradient(covariance="fixed", shaping="standardized", antithetic=False),
+    "MPPI with a control cost": PathIntegral(control_weight=0.001, decay=0.9),
+}
+SAMPLERS = {name: method for name, method in VARIANTS.items() if isinstance(method, SamplingMethod)}
+
+
+def point(*numbers):
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def bowl(points):
+    return 0.5 * ((points - CENTER) @ MATRIX * (points - CENTER)).sum(-1)
+
+
+def rosenbrock(points):
+    x, y = points[..., 0], points[..., 1]
+    return 100 * (y - x**2) ** 2 + (1 - x) ** 2
+
+
+def saddle(points):
+    x, y = points[..., 0], points[..., 1]
+    return x**2 / 2 - y**2 / 2 + y**4 / 4
+
+
+def rastrigin(points):
+    return (10 + points**2 - 10 * torch.cos(2 * math.pi * points)).sum(-1)
+
+
+def run(function, method, start, seed=0, bounds=None, **budget):
+    return minimize(Problem(function, bounds=bounds), method, start, generator=generator(seed), budget=Budget(**budget))
+
+
+# --- the problem
+
+
+def test_derivatives_equal_the_analytic_ones():
+    problem = Problem(rosenbrock)
+    for x, y in np.random.default_rng(0).uniform(-2, 2, (10, 2)):
+        gradient = [-400 * x * (y - x**2) - 2 * (1 - x), 200 * (y - x**2)]
+        hessian = [[1200 * x**2 - 400 * y + 2, -400 * x], [-400 * x, 200]]
+        np.testing.assert_allclose(problem.gradient(point(x, y)), gradient, rtol=1e-12, atol=1e-10)
+        np.testing.assert_allclose(problem.hessian(point(x, y)), hessian, rtol=1e-12, atol=1e-10)
+
+
+def test_derivatives_of_a_plan_keep_its_shape_and_equal_finite_differences():
+    problem = Problem(lambda plans: (plans.sin() * plans.cumsum(1)).sum((1, 2)))
+    plan = torch.randn(4, 2, generator=generator(), dtype=torch.float64)
+    gradient, hessian = problem.gradient(plan), problem.hessian(plan)
+    assert gradient.shape == plan.shape
+    assert hessian.shape == (8, 8)
+    for index in range(8):
+        step = torch.zeros(8, dtype=torch.float64)
+        step[index] = 1e-5
+        step = step.reshape(4, 2)
+        slope = (problem.value(plan + step) - problem.value(plan - step)) / 2e-5
+        assert slope == pytest.approx(float(gradient.flatten()[index]), abs=1e-8)
+        bend = (problem.gradient(plan + step) - problem.gradient(plan - step)).flatten() / 2e-5
+        torch.testing.assert_close(hessian[index], bend, rtol=1e-6, atol=1e-7)
+
+
+def test_a_population_gets_the_values_of_its_points_one_by_one_and_every_point_is_counted():
+    population = torch.randn(17, 2, generator=generator(), dtype=torch.float64)
+    problem = Problem(rosenbrock)
+    values = problem.values(population)
+    assert torch.equal(values, torch.tensor([problem.value(row) for row in population], dtype=torch.float64))
+    assert torch.equal(values, Problem(one_by_one(rosenbrock)).values(population))
+    problem.gradient(population[0])
+    problem.hessian(population[0])
+    assert dataclasses.astuple(problem.evaluations) == (34, 1, 1)
+    assert problem.evaluations.total == 36
+
+
+def test_given_derivatives_are_used():
+    problem = Problem(bowl, gradient=lambda at: at * 0 + 7, hessian=lambda at: MATRIX * 2)
+    assert problem.gradient(CENTER).tolist() == [7, 7]
+    assert torch.equal(problem.hessian(CENTER), MATRIX * 2)
+
+
+# --- every method
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_seed_decides_everything(name):
+    first, second = (run(rosenbrock, VARIANTS[name], point(-1.2, 1.0), seed=3, iterations=12) for _ in range(2))
+    assert torch.equal(first.point, second.point)
+    for one, other in zip(first.trace, second.trace, strict=True):
+        assert torch.equal(one.center, other.center)
+        assert one.evaluations == other.evaluations
+    if name in SAMPLERS:
+        third = run(rosenbrock, VARIANTS[name], point(-1.2, 1.0), seed=4, iterations=12)
+        assert not torch.equal(first.trace[1].population, third.trace[1].population)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("start", [(0.3, 0.2), (0.4, -0.3)], ids=["inside", "in a corner"])
+def test_bounds_are_never_left_and_the_answer_is_the_best_point_within(name, start):
+    bounds = Bounds(point(-0.6, -0.3), point(0.4, 1.0))
+    asked = []
+
+    def watched(points):
+        asked.append(points.detach().clone())
+        return bowl(points)
+
+    problem = Problem(watched, bounds=bounds, gradient=torch.func.grad(bowl), hessian=torch.func.hessian(bowl))
+    result = minimize(
+        problem, VARIANTS[name], point(*start), generator=generator(), budget=Budget(evaluations=2000, iterations=600)
+    )
+    assert all(bool(((points >= bounds.low) & (points <= bounds.high)).all()) for points in asked)
+    assert bounds.contains(result.point)
+    assert all(bounds.contains(iterate.center) for iterate in result.trace)
+    # The nearest corner of the box: at x = 0.4 the bowl is least at y = −0.2.
+    best = float(bowl(point(0.4, -0.2)))
+    assert result.value == pytest.approx(best, abs=1e-2)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_plans_and_flat_vectors_are_the_same_problem(name):
+    target = torch.linspace(-0.5, 0.5, 6, dtype=torch.float64).reshape(3, 2)
+    method = VARIANTS[name]
+    flat_method = dataclasses.replace(method, horizon=3) if name == "icem" else method
+    plan = run(lambda plans: ((plans - target) ** 2).sum((1, 2)), method, torch.zeros(3, 2).double(), iterations=15)
+    flat = run(
+        lambda plans: ((plans - target.flatten()) ** 2).sum(1), flat_method, torch.zeros(6).double(), iterations=15
+    )
+    assert plan.point.shape == (3, 2)
+    torch.testing.assert_close(plan.point.flatten(), flat.point, rtol=1e-7, atol=1e-9)
+    if name not in ("random-shooting", "plain search gradient"):  # too few samples to beat a start so close
+        assert plan.value < float((target**2).sum())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_single_precision_stays_single(name):
+    result = run(lambda points: (points**2).sum(-1), VARIANTS[name], torch.ones(3), iterations=4)
+    assert result.point.dtype == torch.float32
+    assert result.trace[-1].center.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_trace_counts_and_the_target_stops(name):
+    result = run(bowl, VARIANTS[name], point(0.5, 0.5), target=0.2, iterations=5000)
+    assert result.stop.reason == "target"
+    assert result.value <= 0.2
+    assert result.iterations == len(result.trace) - 1
+    totals = [iterate.evaluations.total for iterate in result.trace]
+    assert totals[0] == 1
+    assert totals == sorted(totals)
+    assert totals[-1] == result.evaluations.total
+    assert result.trace[-1].value == result.value == pytest.approx(float(bowl(result.point)))
+    assert all(iterate.value > 0.2 for iterate in result.trace[:-1])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_budgets_stop(name):
+    result = run(rosenbrock, VARIANTS[name], point(-1.2, 1.0), iterations=2)
+    assert (result.stop.reason, result.iterations) == ("iterations", 2)
+    result = run(rosenbrock, VARIANTS[name], point(-1.2, 1.0), evaluations=20)
+    assert result.stop.reason == "evaluations"
+    assert result.evaluations.total >= 20
+    assert result.trace[-2].evaluations.total < 20
+
+
+CONVERGING = [
+    name for name in VARIANTS if name not in ("random-shooting", "mppi", "fixed step", "plain search gradient")
+]
+
+
+@pytest.mark.parametrize("name", CONVERGING)
+def test_convergence_stops_and_is_said(name):
+    result = run(bowl, VARIANTS[name], point(0.7, 0.0), evaluations=50_000)
+    assert result.stop.reason == "converged", result.stop
+    assert result.value < 1e-4
+
+
+# --- gradient descent
+
+
+def test_a_fixed_step_is_the_equation():
+    result = run(bowl, GradientDescent("fixed", step_size=0.1), point(0.0, 0.0), iterations=7)
+    expected = CENTER + torch.linalg.matrix_power(torch.eye(2).double() - 0.1 * MATRIX, 7) @ (point(0.0, 0.0) - CENTER)
+    torch.testing.assert_close(result.point, expected)
+
+
+def test_backtracking_meets_armijos_condition_with_the_first_halving_that_does():
+    method = GradientDescent("backtracking", step_size=1.0)
+    problem = Problem(rosenbrock)
+    state = method.begin(point(-1.2, 1.0), problem.value(point(-1.2, 1.0)))
+    for _ in range(20):
+        gradient = problem.gradient(state.point)
+        after = method.step(problem, state, generator())
+        torch.testing.assert_close(after.point, state.point - after.step_size * gradient)
+        promised = method.sufficient_decrease * after.step_size * float(gradient @ gradient)
+        assert after.value <= state.value - promised
+        first = 2 * state.step_size if state.step_size else 1.0
+        if after.step_size < first:
+            longer = problem.value(state.point - 2 * after.step_size * gradient)
+            assert longer > state.value - 2 * promised
+        state = after
+
+
+def test_spectral_steps_are_inverse_curvatures():
+    move = point(0.3, -0.8)
+    long, short = spectral_step_sizes(move, MATRIX @ move)
+    assert long == pytest.approx(float(move @ move / (move @ MATRIX @ move)))
+    assert short == pytest.approx(float((move @ MATRIX @ move) / (move @ MATRIX @ MATRIX @ move)))
+    assert spectral_step_sizes(move, -2 * move) == pytest.approx((0.5, 0.5))
+
+
+@pytest.mark.parametrize("rule", ["fixed", "backtracking", "spectral"])
+def test_gradient_descent_stops_at_a_zero_gradient_even_of_a_saddle(rule):
+    result = run(saddle, GradientDescent(rule), point(0.0, 0.0))
+    assert (result.stop.reason, result.iterations) == ("converged", 1)
+    assert result.point.tolist() == [0, 0]
+    assert dataclasses.astuple(result.evaluations) == (1, 1, 0)
+
+
+def test_no_descent_is_said_to_be_stalled():
+    problem = Problem(lambda points: points[:, 0] ** 2, gradient=lambda at: -2 * at)
+    result = minimize(problem, GradientDescent("backtracking"), point(1.0), generator=generator())
+    assert result.stop.reason == "stalled"
+    assert result.value == 1.0
+
+
+# --- Newton
+
+
+@pytest.mark.parametrize("strategy", ["damped", "trust-region"])
+def test_newton_is_exact_in_one_step_on_a_quadratic(strategy):
+    result = run(bowl, Newton(strategy, radius=100.0), point(-3.0, 4.0))
+    assert result.stop.reason == "converged"
+    assert len(result.trace) == 3  # the start, the step, the step that found it converged
+    torch.testing.assert_close(result.trace[1].center, CENTER, rtol=0, atol=1e-12)
+
+
+def test_newton_squares_the_error_near_a_minimum():
+    result = run(rosenbrock, Newton(), point(1.1, 1.3))
+    errors = [float((iterate.center - 1).norm()) for iterate in result.trace]
+    small = [(error, after) for error, after in itertools.pairwise(errors) if 1e-7 < error < 0.1]
+    assert len(small) >= 2
+    assert all(after <= 10 * error**2 for error, after in small)
+
+
+def test_a_newton_step_is_minus_the_inverse_hessian_times_the_gradient():
+    start = point(1.1, 1.2)
+    problem = Problem(rosenbrock)
+    expected = start - torch.linalg.solve(problem.hessian(start), problem.gradient(start))
+    torch.testing.assert_close(run(rosenbrock, Newton(), start, iterations=1).point, expected)
+
+
+def test_the_modified_hessian_keeps_the_eigenvectors_and_has_positive_eigenvalues():
+    indefinite = torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=torch.float64)  # eigenvalues 3 and −1
+    torch.testing.assert_close(positive_definite(indefinite, 1e-8), torch.tensor([[2.0, 1.0], [1.0, 2.0]]).double())
+    torch.testing.assert_close(positive_definite(MATRIX, 1e-8), MATRIX)
+    flat = positive_definite(torch.diag(point(4.0, 0.0)), 0.1)
+    torch.testing.assert_close(flat, torch.diag(point(4.0, 0.4)))
+
+
+@pytest.mark.parametrize("strategy", ["damped", "trust-region"])
+def test_newton_leaves_a_saddle_on_which_the_gradient_is_zero(strategy):
+    result = run(saddle, Newton(strategy), point(0.0, 0.0))
+    assert result.stop.reason == "converged"
+    assert result.value == pytest.approx(-0.25)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_trust_region_steps_are_the_constrained_minimum(seed):
+    rng = np.random.default_rng(seed)
+    matrix, gradient = rng.normal(size=(3, 3)), rng.normal(size=3)
+    hessian, radius = matrix + matrix.T, float(rng.uniform(0.1, 3.0))
+    step = trust_region_step(torch.tensor(gradient), torch.tensor(hessian), radius).numpy()
+    assert np.linalg.norm(step) <= radius * (1 + 1e-9)
+    directions = rng.normal(size=(20_000, 3))
+    directions *= radius * rng.uniform(0, 1, (20_000, 1)) ** (1 / 3) / np.linalg.norm(directions, axis=1, keepdims=True)
+    others = directions @ gradient + 0.5 * np.einsum("ni,ij,nj->n", directions, hessian, directions)
+    assert gradient @ step + 0.5 * step @ hessian @ step <= others.min() + 1e-9
+    shift = -(hessian @ step + gradient) @ step / (step @ step)  # the multiplier λ of the radius
+    np.testing.assert_allclose((hessian + shift * np.eye(3)) @ step, -gradient, atol=1e-6)
+    assert shift >= -1e-9
+    assert np.linalg.eigvalsh(hessian)[0] + shift >= -1e-8
+
+
+def test_the_trust_regions_hard_case_fills_the_radius():
+    step = trust_region_step(point(0.0, 1.0), torch.diag(point(-2.0, 3.0)), 1.0)
+    assert float(step.norm()) == pytest.approx(1.0)
+    assert float(step[1]) == pytest.approx(-1 / 5)
+
+
+# --- three-point search
+
+
+def test_a_parabola_has_its_vertex_where_the_formula_says():
+    points = [(place, 3 * (place - 1.7) ** 2 - 4) for place in (0.0, 1.0, -1.0)]
+    assert parabola_vertex(points) == pytest.approx(1.7)
+    assert parabola_vertex([(place, -(place**2)) for place in (0.0, 1.0, 2.0)]) is None
+
+
+def test_a_line_of_a_quadratic_is_searched_exactly():
+    start, direction = point(-0.4, 0.3), point(0.6, 0.8)
+    found, value, _ = search_line(Problem(bowl), start, float(bowl(start)), direction, 1.0)
+    best = -float((start - CENTER) @ MATRIX @ direction / (direction @ MATRIX @ direction))
+    torch.testing.assert_close(found, start + best * direction)
+    assert value == pytest.approx(float(bowl(found)))
+
+
+def test_conjugate_directions_find_a_quadratics_minimum_in_as_many_sweeps_as_dimensions():
+    result = run(bowl, ThreePoint(), point(-1.0, 1.0), iterations=2)
+    torch.testing.assert_close(result.point, CENTER, rtol=0, atol=1e-9)
+
+
+def test_random_three_points_take_the_best_of_three():
+    problem, method = Problem(rosenbrock), ThreePoint("random")
+    state = method.begin(point(-1.2, 1.0), problem.value(point(-1.2, 1.0)))
+    for seed in range(30):
+        noise = torch.randn(2, generator=generator(seed), dtype=torch.float64)
+        move = float(state.lengths[0]) * noise / noise.norm()
+        three = [state.point, state.point + move, state.point - move]
+        after = method.step(problem, state, generator(seed))
+        assert after.value == min(problem.value(candidate) for candidate in three)
+        state = after
+
+
+def test_three_points_ask_for_no_derivative():
+    problem = Problem(one_by_one(lambda at: torch.tensor(float(bowl(at)))))
+    result = minimize(problem, ThreePoint(), point(0.0, 0.0), generator=generator())
+    assert result.value < 1e-12
+    assert (result.evaluations.gradients, result.evaluations.hessians) == (0, 0)
+
+
+# --- cross-entropy
+
+
+@pytest.mark.parametrize("around", ["new", "old"])
+@pytest.mark.parametrize("covariance", ["full", "diagonal"])
+def test_cross_entropy_refits_to_the_elites(around, covariance):
+    method = CrossEntropy(
+        population=10, elites=4, smoothing=0.7, covariance_smoothing=0.4, around=around, covariance=covariance
+    )
+    state = method.begin(point(0.5, 0.5))
+    population = method.sample(state, generator())
+    values = bowl(population)
+    after = method.update(state, population, values)
+    elites = population.numpy()[np.argsort(values.numpy())[:4]]
+    mean = 0.3 * np.array([0.5, 0.5]) + 0.7 * elites.mean(0)
+    residuals = elites - (elites.mean(0) if around == "new" else 0.5)
+    fitted = residuals.T @ residuals / 4
+    expected = 0.6 * np.eye(2) + 0.4 * (fitted if covariance == "full" else np.diag(np.diag(fitted)))
+    np.testing.assert_allclose(after.mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(after.spread, expected, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(after.deviation, np.sqrt(np.diag(expected)), rtol=1e-12)
+
+
+def test_samples_have_the_mean_and_the_covariance():
+    method = CrossEntropy(population=200_000)
+    state = dataclasses.replace(method.begin(point(1.0, -2.0)), covariance=MATRIX)
+    population = method.sample(state, generator())
+    np.testing.assert_allclose(population.mean(0), [1, -2], atol=0.02)
+    np.testing.assert_allclose(np.cov(population.numpy().T), MATRIX, atol=0.05)
+
+
+@pytest.mark.parametrize("covariance", ["full", "diagonal"])
+def test_the_floor_keeps_cross_entropy_awake(covariance):
+    method = CrossEntropy(smallest_deviation=0.05, covariance=covariance)
+    result = run(bowl, method, point(0.0, 0.0), iterations=60)
+    assert result.stop.reason == "iterations"
+    assert float(result.state.deviation.min()) >= 0.05 * (1 - 1e-9)
+
+
+def test_fewer_elites_than_coordinates_give_a_singular_covariance_and_no_failure():
+    method = CrossEntropy(population=10, elites=2, covariance_smoothing=1.0)
+    result = run(lambda points: (points**2).sum(-1), method, torch.ones(8).double(), iterations=20)
+    assert result.value < 8
+
+
+def test_cross_entropy_finds_rastrigins_global_minimum():
+    found = 0
+    for seed in range(3):
+        start = torch.rand(5, generator=generator(seed), dtype=torch.float64) * 10.24 - 5.12
+        method, bounds = CrossEntropy(population=600, elites=60), Bounds.box(-5.12, 5.12)
+        found += run(rastrigin, method, start, seed, bounds, target=1e-8).value <= 1e-8
+    assert found == 3
+
+
+# --- search gradient
+
+
+def quadratic_expectations(matrix, linear, mean, factor):
+    """Closed forms for f = ½ x·Mx + b·x and x = μ + A z: E[f z] = Aᵀ(Mμ + b), E[f (z zᵀ − I)] = Aᵀ M A."""
+    return factor.T @ (matrix @ mean + linear), factor.T @ matrix @ factor
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_search_gradients_are_unbiased(antithetic):
+    linear, mean = point(0.5, -1.0), point(1.0, 0.3)
+    factor = torch.tensor([[0.7, 0.0], [0.2, 0.4]], dtype=torch.float64)
+    expected = quadratic_expectations(MATRIX, linear, mean, factor)
+    draw = generator()
+    estimates = []
+    for _ in range(1000):
+        noise = torch.randn(80, 2, generator=draw, dtype=torch.float64)
+        noise = torch.cat([noise, -noise]) if antithetic else noise
+        points = mean + noise @ factor.T
+        values = 0.5 * (points @ MATRIX * points).sum(1) + points @ linear
+        of_mean, of_covariance = search_gradients(noise, values / len(noise), full=True)
+        estimates.append(torch.cat([of_mean, of_covariance.flatten()]))
+    stacked = torch.stack(estimates)
+    error = stacked.std(0) / math.sqrt(len(stacked))
+    truth = torch.cat([expected[0], expected[1].flatten()])
+    assert float(((stacked.mean(0) - truth).abs() / error).max()) < 4.0
+    assert float((error / truth.abs().max()).max()) < 0.03  # precise enough to notice a bias
+
+
+def test_the_diagonal_gradient_is_the_diagonal_of_the_full_one():
+    noise, weights = torch.randn(9, 3, generator=generator()).double(), torch.rand(9, generator=generator()).double()
+    full, diagonal = search_gradients(noise, weights, True), search_gradients(noise, weights, False)
+    torch.testing.assert_close(full[0], diagonal[0])
+    torch.testing.assert_close(full[1].diagonal(), diagonal[1])
+
+
+def test_antithetic_samples_cancel_a_constant():
+    method = SearchGradient(covariance="fixed", shaping="standardized")
+    state = method.begin(point(2.0, 3.0))
+    population = method.sample(state, generator())
+    torch.testing.assert_close(population.mean(0), state.mean)
+
+
+def test_rank_utilities_are_the_papers():
+    weights = rank_utilities(point(5.0, 1.0, 9.0, 3.0))
+    shares = [math.log(3) - math.log(1), math.log(3) - math.log(2), 0, 0]
+    utilities = [share / sum(shares) - 0.25 for share in shares]
+    np.testing.assert_allclose(weights, [-utilities[index] for index in (2, 0, 3, 1)], atol=1e-15)
+    assert float(weights.sum()) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("covariance", ["full", "diagonal"])
+def test_a_search_gradient_step_is_the_papers_update(covariance):
+    method = SearchGradient(covariance=covariance, mean_rate=0.8, covariance_rate=0.3, initial_deviation=0.5)
+    state = method.begin(point(0.5, 0.5))
+    population = method.sample(state, generator())
+    after = method.update(state, population, bowl(population))
+    noise, weights = (population.numpy() - 0.5) / 0.5, rank_utilities(bowl(population)).numpy()
+    np.testing.assert_allclose(after.mean, 0.5 - 0.8 * 0.5 * weights @ noise, rtol=1e-12)
+    gradient = sum(w * (np.outer(z, z) - np.eye(2)) for w, z in zip(weights, noise, strict=True))
+    if covariance == "full":
+        values, vectors = np.linalg.eigh(-0.15 * gradient)
+        factor = 0.5 * vectors @ np.diag(np.exp(values)) @ vectors.T
+    else:
+        factor = np.diag(0.5 * np.exp(-0.15 * np.diag(gradient)))
+    np.testing.assert_allclose(after.spread, factor @ factor.T, rtol=1e-10)
+
+
+# --- the planners' variants
+
+
+@pytest.mark.parametrize("colour", [0.0, 1.0, 2.0, 3.5])
+@pytest.mark.parametrize("horizon", [1, 2, 7, 16])
+def test_coloured_noise_has_unit_variance_at_every_time(colour, horizon):
+    noise = coloured_noise(40_000, horizon, 2, colour, generator())
+    assert noise.shape == (40_000, horizon, 2)
+    np.testing.assert_allclose(noise.std(0), 1.0, atol=0.03)
+    np.testing.assert_allclose(noise.mean(0), 0.0, atol=0.03)
+
+
+def test_coloured_noise_has_its_power_spectrum():
+    horizon, colour = 32, 2.0
+    power = torch.fft.rfft(coloured_noise(20_000, horizon, 1, colour, generator()), dim=1).abs().square().mean((0, 2))
+    frequencies = np.fft.rfftfreq(horizon)[1:]
+    slope = np.polyfit(np.log(frequencies), np.log(power[1:].numpy()), 1)[0]
+    assert slope == pytest.approx(-colour, abs=0.05)
+
+
+def test_icem_shrinks_its_populations_keeps_elites_and_includes_the_mean():
+    method = ImprovedCrossEntropy(population=40, elites=10, kept_share=0.3, shrink=1.25)
+    draw, state = generator(), method.begin(torch.zeros(6, 2).double())
+    sizes = []
+    for _ in range(5):
+        population = method.sample(state, draw)
+        if state.kept is not None:
+            assert torch.equal(population[-4:-1], state.kept)
+            assert torch.equal(population[-1], state.mean)
+        sizes.append(len(population))
+        values = (population - 0.3).square().sum((1, 2))
+        after = method.update(state, population, values)
+        elites = population[values.argsort()[:10]]
+        torch.testing.assert_close(after.mean, 0.9 * elites.mean(0) + 0.1 * state.mean)
+        torch.testing.assert_close(after.deviation, 0.9 * elites.std(0, correction=0) + 0.1 * state.deviation)
+        torch.testing.assert_close(after.kept, elites[:3])
+        state = after
+    assert sizes == [40, 32 + 4, 25 + 4, 20 + 4, 20 + 4]
+
+
+def test_path_integral_weights_are_the_closed_form():
+    costs = point(1.0, 2.0, 4.0)
+    weights = path_integral_weights(costs, 0.5)
+    expected = np.exp(-np.array([1.0, 2.0, 4.0]) / 0.5)
+    np.testing.assert_allclose(weights, expected / expected.sum())
+    assert path_integral_weights(costs + 1e6, 0.5).tolist() == pytest.approx(weights.tolist())
+    assert path_integral_weights(costs, 1e-9).tolist() == [1, 0, 0]
+
+
+def test_mppi_moves_its_mean_to_the_weighted_samples_with_the_control_cost():
+    method = PathIntegral(population=8, temperature=0.7, standardize=False, control_weight=0.4, initial_deviation=0.5)
+    state = method.begin(point(0.5, -0.2))
+    population = method.sample(state, generator())
+    values = bowl(population)
+    noise = population.numpy() - [0.5, -0.2]
+    scores = values.numpy() + 0.4 * noise @ (np.array([0.5, -0.2]) / 0.25)
+    weights = np.exp(-scores / 0.7) / np.exp(-scores / 0.7).sum()
+    np.testing.assert_allclose(method.update(state, population, values).mean, weights @ population.numpy())
+
+
+def test_random_shooting_is_uniform_in_its_bounds():
+    method, bounds = RandomShooting(population=50_000), Bounds(point(-1.0, 2.0), point(3.0, 2.5))
+    population = method.sample(method.begin(point(0.0, 2.1), bounds=bounds), generator()).numpy()
+    for column, (low, high) in enumerate([(-1, 3), (2, 2.5)]):
+        counts, _ = np.histogram(population[:, column], bins=10, range=(low, high))
+        assert counts.sum() == 50_000
+        assert counts.min() > 4700
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_advancing_a_plan_moves_it_up_and_starts_the_spread_anew(name):
+    method, draw = SAMPLERS[name], generator()
+    state = method.begin(torch.zeros(5, 1).double(), bounds=Bounds.box(-1.0, 1.0))
+    for _ in range(3):
+        population = method.sample(state, draw)
+        state = method.update(state, population, (population - 0.5).square().sum((1, 2)))
+    later = method.advance(state)
+    assert torch.equal(later.mean[:-1], state.mean[1:])
+    assert torch.equal(later.mean[-1], state.mean[-1])
+    assert later.value == math.inf
+    torch.testing.assert_close(later.spread, method.begin(state.mean, bounds=state.bounds).spread)
+    assert method.sample(later, draw).shape[1:] == (5, 1)
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_an_objective_that_is_not_finite_is_one_line(name, value):
+    def broken(points):
+        return torch.where(points[..., 0] < 0.9, bowl(points) * 0 + value, bowl(points) + points[..., 0])
+
+    with pytest.raises(GantryError, match=r"(objective|gradient|Hessian) is") as error:
+        run(broken, VARIANTS[name], point(0.95, 0.5), iterations=5000)
+    assert "\n" not in str(error.value)
+
+
+BAD = {
+    "a population of 5 is smaller than its 6 elites": lambda: CrossEntropy(population=5, elites=6),
+    "a population of 3 is smaller than its 4 elites": lambda: ImprovedCrossEntropy(population=3, elites=4),
+    "at least 1 elite": lambda: CrossEntropy(elites=0),
+    "at least 1 point": lambda: RandomShooting(population=0),
+    "smoothing": lambda: CrossEntropy(smoothing=0.0),
+    "a horizon of 0": lambda: ImprovedCrossEntropy(horizon=0),
+    "horizon of 0 leaves": lambda: ImprovedCrossEntropy().begin(torch.zeros(0, 2)),
+    "no plan of 4 equal": lambda: ImprovedCrossEntropy(horizon=4).begin(torch.zeros(6)),
+    "even where antithetic": lambda: SearchGradient(population=7),
+    "temperature": lambda: PathIntegral(temperature=0.0),
+    "decay": lambda: PathIntegral(decay=1.5),
+    "a step size must be positive": lambda: GradientDescent(step_size=-1.0),
+    "three-point search's directions": lambda: ThreePoint("sideways"),
+    "rule is fixed": lambda: GradientDescent("quick"),
+    "initial deviation": lambda: CrossEntropy(initial_deviation=0.0),
+    "budget": lambda: Budget(evaluations=0),
+    "lower bound": lambda: Bounds.box(1.0, -1.0),
+    "lies outside its bounds": lambda: run(bowl, Newton(), point(3.0, 0.0), bounds=Bounds.box(-1.0, 1.0)),
+    "is not finite": lambda: run(bowl, Newton(), point(math.nan, 0.0)),
+    "nothing to optimize": lambda: run(bowl, Newton(), torch.zeros(0, 2)),
+    "one value a point": lambda: run(lambda points: points, Newton(), point(1.0, 0.0)),
+    "did you mean newton": lambda: method_class("newtown"),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_one_clear_line(message):
+    with pytest.raises(GantryError, match=message) as error:
+        BAD[message]()
+    assert "\n" not in str(error.value)
+
+
+def test_planners_are_told_of_broken_values_too():
+    method = CrossEntropy()
+    state = method.begin(point(0.0, 0.0))
+    population = method.sample(state, generator())
+    with pytest.raises(GantryError, match="nan"):
+        method.update(state, population, torch.full((30,), math.nan).double())
+
+
+def test_listing_the_methods_does_not_import_torch():
+    program = "import sys, gantry.agents, gantry.agents.optimizers; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
