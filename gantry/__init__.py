@@ -1,7 +1,7 @@
 """Gantry: batched MuJoCo worlds, learners and planners that train in seconds and film without a screen.
 
-Importing the package registers its environments with Gymnasium; so does Gymnasium's own plugin entry point, so that
-`gymnasium.make("gantry/CartPoleSwingUp-v0")` works with no import of ours. Neither imports MuJoCo or PyTorch.
+Importing the package registers its environments with Gymnasium, and imports neither MuJoCo nor PyTorch. Gymnasium loads
+no plugins since its version 1.0; `gymnasium.make("gantry:gantry/CartPoleSwingUp-v0")` lets it do the import.
 """
 
 from gantry.catalogue import register_environments

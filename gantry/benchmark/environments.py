@@ -6,11 +6,13 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium
 import numpy as np
+from mujoco.batch import Batch
 
-from gantry.benchmark.rows import Report, Row, median_rate, median_ratio, rounds
+from gantry.benchmark.rows import Report, Row, median_rate, median_ratio, rounds, seconds
 from gantry.envs.simulator import Simulator, make_vector
 
 SWING_UP = "gantry/CartPoleSwingUp-v0"
@@ -30,6 +32,10 @@ def measure(report: Report, repeats: int = 15) -> None:
     """
     for num_envs in (256, 4096):
         _against_bare_batch(report, num_envs, repeats)
+    for environment in ("gantry/ReachPlanar-v0", "gantry/Reach-v0", "gantry/Vacuum-v0"):
+        _against_own_physics(report, environment, max(3, repeats // 3))
+    _randomized(report, repeats)
+    _plan_loading(report)
     _against_gymnasium(report, repeats)
     _against_envpool(report, repeats)
     _single(report, repeats)
@@ -38,13 +44,17 @@ def measure(report: Report, repeats: int = 15) -> None:
     _import_time(report)
 
 
-def _stepper(env: gymnasium.vector.VectorEnv, vector_steps: int) -> Callable[[], None]:
-    """Return a block of steps of a vector environment with fresh random actions, autoresets included."""
-    env.reset(seed=0)
-    space = env.single_action_space
-    assert isinstance(space, gymnasium.spaces.Box)
-    shape = (vector_steps, env.num_envs, *space.shape)
-    actions = np.random.default_rng(0).uniform(space.low, space.high, shape).astype(space.dtype)
+def _stepper(env: gymnasium.vector.VectorEnv, vector_steps: int, reset: bool = True) -> Callable[[], None]:
+    """Return a block of steps of a vector environment with random actions, autoresets included."""
+    if reset:
+        env.reset(seed=0)
+    generator, space = np.random.default_rng(0), env.single_action_space
+    shape = (vector_steps, env.num_envs)
+    if isinstance(space, gymnasium.spaces.Box):
+        actions = generator.uniform(space.low, space.high, (*shape, *space.shape)).astype(space.dtype)
+    else:
+        assert isinstance(space, gymnasium.spaces.Discrete)
+        actions = generator.integers(space.n, size=shape)
 
     def block() -> None:
         for action in actions:
@@ -78,6 +88,63 @@ def _against_bare_batch(report: Report, num_envs: int, repeats: int) -> None:
     report(Row(f"swing-up, {num_envs} environments: bare Batch.step", median_rate(times, 0, steps), "steps/s"))
     ratio = median_ratio(times, 0, 1)
     report(Row(f"swing-up, {num_envs} environments: share of bare Batch.step", ratio, "ratio", 0.85))
+
+
+class _Recorder:
+    """Stands in for a batch and notes with what controls and how far it was stepped."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self.calls: list[tuple[np.ndarray, int]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def step(self, ids: Any = None, nstep: int = 1, stage: int = 0) -> None:
+        """Note the call and pass it on."""
+        self.calls.append((self._batch.bind("ctrl").copy(), nstep))
+        self._batch.step(ids, nstep, stage)
+
+
+def _against_own_physics(report: Report, environment: str, repeats: int) -> None:
+    """Compare an environment with the bare physics of its own first steps, replayed control by control."""
+    count, vector_steps = 256, 24
+    env, twin = make_vector(environment, count), make_vector(environment, count)
+    block = _stepper(env, vector_steps)
+    for vector in (env, twin):
+        vector.reset(seed=0)
+    recorder = _Recorder(twin.batch)
+    twin.state.batch = recorder
+    begin = twin.batch.state.copy()
+    _stepper(twin, vector_steps, reset=False)()
+    batch, control = twin.batch, twin.batch.bind("ctrl")
+
+    def bare() -> None:
+        batch.state[:] = begin
+        for controls, substeps in recorder.calls:
+            control[:] = controls
+            batch.step(nstep=substeps)
+
+    times = rounds([bare, block], repeats)
+    name, steps = environment.removeprefix("gantry/"), vector_steps * count
+    target = 35_000.0 if environment == "gantry/Reach-v0" else None
+    report(Row(f"{name}, {count} environments: rate", median_rate(times, 1, steps), "steps/s", target))
+    report(Row(f"{name}, {count} environments: share of bare Batch.step", median_ratio(times, 0, 1), "ratio", 0.8))
+
+
+def _randomized(report: Report, repeats: int) -> None:
+    """Compare swing-up with randomized physics, drawn at every reset, with swing-up as it is."""
+    physics = {"cart_mass": "0.5..2.0", "pole_mass": "0.05..0.2", "pole_length": "0.7..1.3", "motor_delay": "0..2"}
+    varied, plain = make_vector(SWING_UP, 256, physics=physics), make_vector(SWING_UP, 256)
+    vector_steps = 600  # more than an episode, so that every row is reset and drawn anew
+    times = rounds([_stepper(plain, vector_steps), _stepper(varied, vector_steps)], max(3, repeats // 3))
+    share = 1.0 - median_ratio(times, 0, 1)
+    report(Row("swing-up: throughput that randomized physics cost", share, "share", 0.15, "lower"))
+
+
+def _plan_loading(report: Report) -> None:
+    times = [seconds(lambda: make_vector("gantry/Vacuum-v0", 1, plan="eight_rooms")) for _ in range(5)]
+    report(Row("loading the plan of eight rooms", statistics.median(times), "s", 1.0, "lower"))
 
 
 def _against_gymnasium(report: Report, repeats: int) -> None:

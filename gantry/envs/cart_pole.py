@@ -29,7 +29,7 @@ LOWEST, HIGHEST = np.float32(-1.0), np.float32(1.0)
 POSITION, COSINE, SINE, VELOCITY, ANGULAR_VELOCITY = range(5)
 """Columns of the features."""
 
-FEATURE_BOUNDS = np.array([4.0, 1.0, 1.0, 100.0, 1000.0], np.float32)
+FEATURE_BOUNDS = np.array([10.0, 1.0, 1.0, 300.0, 3000.0], np.float32)
 """What no feature's magnitude exceeds, even with the lightest cart and pole that the physics accept."""
 
 
@@ -60,11 +60,11 @@ class CartPole(Task):
 
     | index | name | unit | range |
     |---|---|---|---|
-    | 0 | cart position x | m | ±1.8 and what the soft stops give (space: ±4) |
+    | 0 | cart position x | m | ±1.8 and what the soft stops give (space: ±10) |
     | 1 | cos of the pole's angle (1 = upright) | – | ±1 |
     | 2 | sin of the pole's angle | – | ±1 |
-    | 3 | cart velocity | m/s | about ±8 (space: ±100) |
-    | 4 | pole angular velocity | rad/s | about ±15 (space: ±1000) |
+    | 3 | cart velocity | m/s | about ±8 (space: ±300) |
+    | 4 | pole angular velocity | rad/s | about ±15 (space: ±3000) |
 
     Actions: `continuous`: one number in [-1, 1], times 10 N along the rail; `discrete`: 0 = full force to the left,
     1 = none, 2 = full force to the right.

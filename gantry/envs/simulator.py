@@ -94,7 +94,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         height: int = 360,
         camera: str | int | None = None,
     ) -> None:
-        _check_settings(num_envs, max_episode_steps, num_threads, render_mode)
+        _check_settings(num_envs, max_episode_steps, num_threads, render_mode, autoreset_mode)
         self.task = task
         self.num_envs = num_envs
         self.max_episode_steps = max_episode_steps
@@ -204,7 +204,6 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         waiting = self._ended.copy() if self._some_ended else None
         rewards, terms, terminations, truncations, diverged = self.transition(actions)
         infos: dict[str, Any] = {"terms": {name: np.atleast_1d(term) for name, term in terms.items()}}
-        infos.update(self.task.measures(self.features))
         if diverged is not None:
             infos["diverged"] = diverged
         rewards = np.array(rewards, np.float64, ndmin=1)
@@ -213,6 +212,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             rewards[waiting] = 0.0
             terminations[waiting] = False
             truncations[waiting] = False
+            infos["terms"] = {name: np.where(waiting, 0, term) for name, term in infos["terms"].items()}
+        infos.update(self.task.measures(self.features))
         if self._some_ended and self.autoreset_mode is AutoresetMode.SAME_STEP:
             infos["final_obs"] = self.observe()
             infos["_final_obs"] = self._ended.copy()
@@ -329,6 +330,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self._physics.set_state(state)
         self.batch.state[:] = state["simulation"]
         self._warning[:] = state["warnings"]
+        if self._stage != NO_STAGE:
+            self.batch.forward(None, self._stage)  # what is derived from the state is no part of it
         self.features = np.array(state["features"])
         self._seeds = np.array(state["seeds"])
         self._episodes = np.array(state["episodes"])
@@ -440,15 +443,26 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return seeds.astype(np.uint64)
 
 
-def _check_settings(num_envs: int, max_episode_steps: int | None, num_threads: int, render_mode: str | None) -> None:
-    if num_envs < 1:
-        raise GantryError(f"num_envs must be at least 1, not {num_envs}")
-    if max_episode_steps is not None and max_episode_steps < 1:
+def _check_settings(
+    num_envs: int,
+    max_episode_steps: int | None,
+    num_threads: int,
+    render_mode: str | None,
+    autoreset_mode: AutoresetMode | str,
+) -> None:
+    if not isinstance(num_envs, int | np.integer) or num_envs < 1:
+        raise GantryError(f"num_envs must be a whole number of at least 1, not {num_envs}")
+    if max_episode_steps is not None and (
+        not isinstance(max_episode_steps, int | np.integer) or max_episode_steps < 1
+    ):
         raise GantryError(f"max_episode_steps must be at least 1 (or None for no limit), not {max_episode_steps}")
-    if num_threads < 0:
+    if not isinstance(num_threads, int | np.integer) or num_threads < 0:
         raise GantryError(f"num_threads must be 0 (one a CPU) or more, not {num_threads}")
     if render_mode not in (None, "rgb_array"):
         raise GantryError(f"render_mode must be None or 'rgb_array', not {render_mode!r}")
+    modes = [mode.value for mode in AutoresetMode]
+    if autoreset_mode not in [*modes, *AutoresetMode]:
+        raise GantryError(f"autoreset_mode must be one of {', '.join(modes)}, not {autoreset_mode!r}")
 
 
 def all_finite(array: np.ndarray) -> bool:

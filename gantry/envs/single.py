@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from gantry.envs.simulator import Simulator, make_vector
+from gantry.errors import GantryError
 
 
 class SingleEnvironment(gymnasium.Env[np.ndarray, Any]):
@@ -38,7 +39,11 @@ class SingleEnvironment(gymnasium.Env[np.ndarray, Any]):
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Advance by one control step; `info["terms"]` holds the reward's named terms."""
-        reward, terms, terminated, truncated, diverged = self.simulator.transition(np.asarray(action)[None])
+        try:
+            actions = np.asarray(action)[None]
+        except (TypeError, ValueError) as error:
+            raise GantryError(f"the action must be one array of numbers: {error}") from error
+        reward, terms, terminated, truncated, diverged = self.simulator.transition(actions)
         info: dict[str, Any] = {"terms": {name: float(term) for name, term in terms.items()}}
         for name, measure in self.task.measures(self.simulator.features[0]).items():
             info[name] = measure.item()
