@@ -33,6 +33,8 @@ class Evaluation:
     length_mean: float
     terms: dict[str, float]
     """Mean of each named reward term over all steps."""
+    measures: dict[str, float]
+    """Mean of each figure that the environment reports beside the reward, as it was at the end of the episodes."""
     episodes: int
     seed: int
 
@@ -68,7 +70,7 @@ def evaluate(
     try:
         observations, _ = env.reset(seed=environment_seed(purpose, seed, episodes))
         returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
-        successes: np.ndarray | None = None
+        last: dict[str, np.ndarray] = {}
         terms: dict[str, float] = {}
         running = np.ones(episodes, bool)
         while running.any():
@@ -80,23 +82,24 @@ def evaluate(
                     terms[name] = terms.get(name, 0.0) + float(np.sum(values * running))
             ended = (terminations | truncations) & running
             if ended.any():
-                source = infos.get("final_info", infos)
-                success = source.get("success", source.get("is_success", infos.get("success")))
-                if success is not None:
-                    successes = np.zeros(episodes) if successes is None else successes
-                    successes[ended] = np.asarray(success, np.float64)[ended]
+                for name, values in infos.get("final_info", infos).items():
+                    array = np.asarray(values)
+                    if array.shape == (episodes,) and array.dtype.kind in "biuf" and not name.startswith("_"):
+                        last.setdefault(name, np.zeros(episodes))[ended] = array[ended]
             running &= ~ended
     finally:
         env.close()
+    success = last.pop("success", last.pop("is_success", None))
     scores = np.asarray(score(environment, returns, lengths.astype(np.float64)))
     return Evaluation(
         score=float(scores.mean()),
         score_iqm=float(stats.trim_mean(scores, 0.25)),
         score_ci95=confidence_interval(scores),
-        success=None if successes is None else float(successes.mean()),
+        success=None if success is None else float(success.mean()),
         return_mean=float(returns.mean()),
         length_mean=float(lengths.mean()),
         terms={name: total / float(lengths.sum()) for name, total in terms.items()},
+        measures={name: float(values.mean()) for name, values in last.items()},
         episodes=episodes,
         seed=seed,
     )

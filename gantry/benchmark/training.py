@@ -43,6 +43,14 @@ SB3_SETTINGS: dict[str, Any] = {
 SB3_ENVS = 16
 
 
+ROBOTS = (
+    ("gantry/ReachPlanar-v0", "success", 60.0),
+    ("gantry/Reach-v0", "success", 120.0),
+    ("gantry/Vacuum-v0", "coverage", 120.0),
+)
+"""Environment, what it is about, and the seconds that learning may take."""
+
+
 class Clock:
     """Counts the seconds of learning, and stops while a policy is checked."""
 
@@ -84,6 +92,8 @@ def measure(report: Report, seeds: int = 5, peers: bool = True) -> None:
     report(Row("PPO: learning time to score 800, median", to_goal, "s", 10.0, "lower", note))
     note = ", ".join(f"{score:.0f}" for score in finals)
     report(Row(f"PPO: lowest score of {seeds} seeds after {STEPS:,} steps", min(finals), "score", 850.0, note=note))
+    for environment, figure, limit in ROBOTS:
+        _robot(report, environment, figure, limit, min(seeds, PEER_SEEDS))
     batched = "SB3's PPO on the same batched environment: its time over ours"
     usual = "SB3's PPO as its users run it (DummyVecEnv of single environments): its time over ours"
     if not peers or importlib.util.find_spec("stable_baselines3") is None:
@@ -94,6 +104,28 @@ def measure(report: Report, seeds: int = 5, peers: bool = True) -> None:
     for name, make, target in ((batched, _sb3_batched, 3.0), (usual, _sb3_usual, 8.0)):
         theirs = [_sb3(make, FIRST_SEED + seed) for seed in range(min(seeds, PEER_SEEDS))]
         report(Row(name, statistics.median(theirs) / to_goal, "times", target, note=_seconds_list(theirs)))
+
+
+def _robot(report: Report, environment: str, figure: str, limit: float, seeds: int) -> None:
+    """Train with the shipped settings, and report the figure that the task is about and the seconds it took."""
+    figures, spent = [], []
+    for seed in range(seeds):
+        settings = tuned(environment, PPO.name)
+        steps = settings.pop("total_steps")
+        config = PPOConfig(**settings)
+        agent: PPO = build_agent(
+            RunConfig(environment, {}, PPO.name, FIRST_SEED + seed, steps, config_to_json(config), {})
+        )
+        begun = time.perf_counter()
+        agent.learn(steps)
+        spent.append(time.perf_counter() - begun)
+        result = evaluate(agent.act, environment, 100, purpose="test")
+        figures.append(result.success or 0.0 if figure == "success" else result.measures[figure])
+    name, note = environment.removeprefix("gantry/"), ", ".join(f"{value:.3f}" for value in figures)
+    report(
+        Row(f"PPO on {name}: {figure}, median of {seeds} seeds", statistics.median(figures), "share", 0.95, note=note)
+    )
+    report(Row(f"PPO on {name}: learning time, median", statistics.median(spent), "s", limit, "lower"))
 
 
 def _seconds_list(values: list[float]) -> str:

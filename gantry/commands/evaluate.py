@@ -56,6 +56,8 @@ def main(words: Sequence[str]) -> None:
     table.add_row("episode length, mean", f"{result.length_mean:.1f} steps")
     for name, value in result.terms.items():
         table.add_row(f"reward term {name}", f"{value:.3f}")
+    for name, value in result.measures.items():
+        table.add_row(f"{name.replace('_', ' ')} at the end", f"{value:.3f}")
     console(arguments.json).print(table)
     if arguments.json:
         print_json({"run": str(arguments.run), **result.to_json()})
