@@ -16,7 +16,7 @@ import numpy as np
 
 from gantry.envs.disturbances import Target
 from gantry.envs.randomness import RandomStreams
-from gantry.envs.rewards import tolerance
+from gantry.envs.rewards import namespace, tolerance
 from gantry.envs.task import State, Task
 from gantry.errors import GantryError
 
@@ -24,6 +24,8 @@ JOINTS = 7
 LOWEST = np.array([-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973])
 HIGHEST = np.array([2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973])
 """The joints' ranges (rad)."""
+RANGES = HIGHEST - LOWEST
+"""How far the joints turn in all (rad)."""
 SPEED_LIMITS = np.array([2.175, 2.175, 2.175, 2.175, 2.61, 2.61, 2.61])
 """At these speeds a joint's drag equals its drive's greatest torque (rad/s)."""
 TORQUE_LIMITS = np.array([87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0])
@@ -65,12 +67,12 @@ POSITION_BOUND, VELOCITY_BOUND, TORQUE_BOUND, REACH_BOUND = 4.0, 100.0, 200.0, 3
 
 
 def fingertip(positions: np.ndarray) -> np.ndarray:
-    """Return where the fingertip is (n, 3) in m, for joint positions (n, 7) in rad, in closed form.
+    """Return where the fingertip is (n, 3) in m, for joint positions (n, 7) in rad, in closed form and their precision.
 
     From the tip to the base, each joint turns the point about its z axis and hands it to the frame below; the last
     joint's axis runs through the tip, which it therefore does not move.
     """
-    angles = positions.T.copy()  # contiguous, so that every row takes the same path whatever their number
+    angles = positions.T[:6].copy()  # contiguous, so that every row takes the same path whatever their number
     cosine, sine = np.cos(angles), np.sin(angles)
     tip = FLANGE + FINGER
     # In the forearm's frame 5, of which the wrist is the origin and z the forearm's axis.
@@ -155,12 +157,14 @@ class Reach(Task):
         """Return joint positions (k, 7), uniform among those free of collisions, tried out in the rows `ids`."""
         contacts = state.ncon
         state.qpos[ids] = pose = np.tile(HOME, (len(ids), 1))
-        state.batch.forward(ids, POSITIONS)
-        resting = contacts[ids].copy()  # none of the arm's: balls may lie about, waiting to be thrown
+        resting = np.zeros_like(contacts[ids])
+        if state.batch.model.nv > JOINTS:  # balls lie about, waiting to be thrown
+            state.batch.forward(ids, POSITIONS)
+            resting = contacts[ids]
         waiting = np.arange(len(ids))
         for _ in range(TARGET_TRIES):
             # Every row draws at every try, so that what a row draws does not depend on the others.
-            drawn = random.uniform(0.0, 1.0, JOINTS)[waiting] * (HIGHEST - LOWEST) + LOWEST
+            drawn = random.uniform(0.0, 1.0, JOINTS)[waiting] * RANGES + LOWEST
             rows = ids[waiting]
             state.qpos[rows] = drawn
             state.batch.forward(rows, POSITIONS)
@@ -191,7 +195,7 @@ class Reach(Task):
         features = np.empty((len(position), len(self.bounds)), np.float32)
         features[:, :7] = position
         features[:, 7:14] = state.qvel
-        features[:, 14:17] = target - fingertip(position)
+        features[:, 14:17] = target - fingertip(features[:, :7])
         features[:, 17:20] = target
         if self.servos:
             asked = STIFFNESS * (state.ctrl - position) - SERVO_DAMPING * state.qvel
@@ -232,7 +236,7 @@ class Reach(Task):
             "near": tolerance(distance, margin=NEAR),
             "close": close,
             "steady": 1.0 - 0.5 * close * (1.0 - tolerance(self.joint_speed(next_features), margin=BRISK)),
-            "gentle": 1.0 - (control * control).sum(-1) * (0.1 / JOINTS),
+            "gentle": 1.0 - squared_length(control) * (0.1 / JOINTS),
         }
         reached = (terms["far"] + terms["near"] + close) * (1.0 / 3.0)
         return reached * terms["steady"] * terms["gentle"], terms
@@ -286,4 +290,9 @@ class ReachGoal(Reach):
 
 def length(vectors: Any) -> Any:
     """Return the lengths (...) of vectors (..., number)."""
-    return (vectors * vectors).sum(-1) ** 0.5
+    return squared_length(vectors) ** 0.5
+
+
+def squared_length(vectors: Any) -> Any:
+    """Return the squared lengths (...) of vectors (..., number)."""
+    return namespace(vectors).einsum("...i,...i->...", vectors, vectors)  # several times as fast as a sum
