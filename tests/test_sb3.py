@@ -3,7 +3,7 @@
 import gymnasium
 import numpy as np
 import pytest
-from stable_baselines3 import A2C, DDPG, DQN, PPO
+from stable_baselines3 import A2C, DDPG, DQN, PPO, HerReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from gantry.envs.sb3 import make_sb3
@@ -98,3 +98,22 @@ def test_sb3s_own_vector_environment_takes_our_single_one():
     env = DummyVecEnv([lambda: gymnasium.make(BALANCE)])
     assert isinstance(env.envs[0].unwrapped, SingleEnvironment)
     assert env.reset().shape == (1, 5)
+
+
+def test_hindsight_replay_trains_on_the_goal_conditioned_arm():
+    """HER asks the environment to judge goals that were not asked for: compute_reward through env_method."""
+    env = make_sb3("gantry/ReachGoal-v0", 2, seed=0, max_episode_steps=10)
+    model = DDPG(
+        "MultiInputPolicy",
+        env,
+        replay_buffer_class=HerReplayBuffer,
+        replay_buffer_kwargs={"n_sampled_goal": 4, "goal_selection_strategy": "future"},
+        learning_starts=40,
+        batch_size=32,
+        seed=0,
+        device="cpu",
+    )
+    model.learn(160)
+    sample = model.replay_buffer.sample(64)
+    assert set(np.unique(sample.rewards)) <= {-1.0, 0.0}
+    assert (sample.rewards == 0.0).any()  # some goals, chosen in hindsight, were reached
