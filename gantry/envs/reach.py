@@ -45,8 +45,10 @@ INCREMENTS = 0.8 * SPEED_LIMITS * 0.02
 """How far an action of 1 moves the servos' aims in a control step of 20 ms (rad)."""
 STIFFNESS = np.array([2000.0] * 4 + [300.0] * 3)
 """The servos' torque for each rad between their aim and the joint (N m/rad), as in the model."""
-SERVO_DAMPING = 0.05 * STIFFNESS
-"""The servos' braking torque for each rad/s of the joint (N m s/rad), as in the model."""
+DAMPING_TIME = np.float32(0.05)
+"""The servos' braking torque for each rad/s of the joint, over their stiffness (s), as in the model."""
+SHARE_A_RADIAN = (STIFFNESS / TORQUE_LIMITS).astype(np.float32)
+"""The same stiffness in shares of the torque limits (1/rad)."""
 GREATEST_LEAD = 0.25
 """How far a servo's aim may be ahead of its joint (rad), so that a blocked arm does not wind up."""
 
@@ -69,24 +71,26 @@ POSITION_BOUND, VELOCITY_BOUND, TORQUE_BOUND, REACH_BOUND = 4.0, 100.0, 200.0, 3
 def fingertip(positions: np.ndarray) -> np.ndarray:
     """Return where the fingertip is (n, 3) in m, for joint positions (n, 7) in rad, in closed form and their precision.
 
-    From the tip to the base, each joint turns the point about its z axis and hands it to the frame below; the last
-    joint's axis runs through the tip, which it therefore does not move.
+    From the tip to the base, each joint turns the point about its z axis, as a complex number x + iy, and hands it to
+    the frame below; the last joint's axis runs through the tip, which it therefore does not move.
     """
     angles = positions.T[:6].copy()  # contiguous, so that every row takes the same path whatever their number
-    cosine, sine = np.cos(angles), np.sin(angles)
-    tip = FLANGE + FINGER
-    # In the forearm's frame 5, of which the wrist is the origin and z the forearm's axis.
-    x = WRIST_OFFSET * cosine[5] + tip * sine[5]
-    z = WRIST_OFFSET * sine[5] - tip * cosine[5]
-    # In frame 4, at the elbow.
-    x, y, z = x * cosine[4] - ELBOW_OFFSET, z + FOREARM, x * -sine[4]
-    # In frame 3, whose z is the upper arm's axis.
-    x, y, z = x * cosine[3] - y * sine[3] + ELBOW_OFFSET, -z, x * sine[3] + y * cosine[3]
-    # In frame 2, at the shoulder; frame 1 stands upright and turns about the base's axis.
-    x, y, z = x * cosine[2] - y * sine[2], -UPPER_ARM - z, x * sine[2] + y * cosine[2]
-    x, y, z = x * cosine[1] - y * sine[1], z, -x * sine[1] - y * cosine[1]
-    x, y, z = x * cosine[0] - y * sine[0], x * sine[0] + y * cosine[0], z + SHOULDER_HEIGHT
-    return np.stack([x, y, z], axis=1)
+    turn = np.empty(angles.shape, np.result_type(angles, np.complex64))
+    np.cos(angles, out=turn.real)
+    np.sin(angles, out=turn.imag)
+    wrist = turn[5] * (WRIST_OFFSET - 1j * (FLANGE + FINGER))  # x and z in frame 5, along the forearm
+    twisted = turn[4] * wrist.real  # x and -z in frame 4, at the elbow; its y is along the forearm
+    elbow = turn[3] * (
+        twisted.real - ELBOW_OFFSET + 1j * (wrist.imag + FOREARM)
+    )  # x and z in frame 3, x short of an offset
+    upper = turn[2] * (elbow.real + ELBOW_OFFSET + 1j * twisted.imag)  # x and z in frame 2, whose y is downwards
+    shoulder = turn[1] * (upper.real - 1j * (elbow.imag + UPPER_ARM))  # x and -z in frame 1, which stands upright
+    base = turn[0] * (shoulder.real + 1j * upper.imag)
+    tip = np.empty((len(positions), 3), positions.dtype)
+    tip[:, 0] = base.real
+    tip[:, 1] = base.imag
+    tip[:, 2] = SHOULDER_HEIGHT - shoulder.imag
+    return tip
 
 
 class Reach(Task):
@@ -198,8 +202,8 @@ class Reach(Task):
         features[:, 14:17] = target - fingertip(features[:, :7])
         features[:, 17:20] = target
         if self.servos:
-            asked = STIFFNESS * (state.ctrl - position) - SERVO_DAMPING * state.qvel
-            features[:, 20:] = asked / TORQUE_LIMITS
+            lead = (state.ctrl - position).astype(np.float32)
+            features[:, 20:] = lead * SHARE_A_RADIAN - features[:, 7:14] * (SHARE_A_RADIAN * DAMPING_TIME)
         return features
 
     def to_target(self, features: Any) -> Any:
