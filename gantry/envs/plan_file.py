@@ -196,7 +196,10 @@ class _Parser:
         elif column % 2:
             known, place = HORIZONTAL_WALL + HORIZONTAL_DOOR + OPEN, "between cells: - wall, = door, or a space"
         else:
-            known, place = POST + HORIZONTAL_WALL + VERTICAL_WALL + OPEN, "a corner between cells is +, -, |, or a space"
+            known, place = (
+                POST + HORIZONTAL_WALL + VERTICAL_WALL + OPEN,
+                "a corner between cells is +, -, |, or a space",
+            )
         if character not in known:
             raise self.wrong(first + row, column, f"unknown character {character!r} ({place})")
 
