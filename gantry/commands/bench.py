@@ -15,10 +15,11 @@ class BenchArguments:
     """Measure Gantry against other suites, side by side, and say which targets are met.
 
     `envs`: simulation speed (about a minute). `train`: PPO's speed, time to a score of 800 and final score, against
-    stable-baselines3 (many minutes; it needs the `baselines` extra). Run nothing else meanwhile.
+    stable-baselines3 (many minutes; it needs the `baselines` extra). `optimizers`: evaluations beside SciPy's methods,
+    and how surely each finds the minimum (about two minutes). Run nothing else meanwhile.
     """
 
-    what: Annotated[Literal["envs", "train"], tyro.conf.Positional]
+    what: Annotated[Literal["envs", "train", "optimizers"], tyro.conf.Positional]
     """Which benchmark."""
     seeds: int = 5
     """Training seeds, of `train`."""
@@ -46,6 +47,10 @@ def main(words: Sequence[str]) -> None:
         from gantry.benchmark import environments
 
         environments.measure(report)
+    elif arguments.what == "optimizers":
+        from gantry.benchmark import optimizers
+
+        optimizers.measure(report)
     else:
         from gantry.benchmark import training
 

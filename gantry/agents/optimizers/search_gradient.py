@@ -11,9 +11,10 @@ at δ = 0, M = 0 are
 
     ∇δ J = E[f z],    ∇M J = E[f (z zᵀ − I)] / 2,
 
-and the natural ones E[f z] and E[f (z zᵀ − I)]. The method goes against them: δ = −η_μ Σ u z, and M = −η_A Σ u (z zᵀ − I), u being the values, or
-utilities of their ranks, lowest value first. Samples outside the bounds are drawn again, and shortened where that does
-not help: merely moved onto the bounds, they would be far off in the coordinates of z.
+and the natural ones E[f z] and E[f (z zᵀ − I)]. The method goes against them: δ = −η_μ Σ u z, and
+M = −η_A Σ u (z zᵀ − I), u being the values, or utilities of their ranks, lowest value first. Samples outside the bounds
+are drawn again, and shortened where that does not help: merely moved onto the bounds, they would be far off in the
+coordinates of z.
 """
 
 import dataclasses

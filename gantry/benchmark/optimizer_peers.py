@@ -1,0 +1,132 @@
+"""How many evaluations a minimization takes, ours and SciPy's, counted alike."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gantry.agents.optimizers.minimize import Budget, Method, Result, minimize
+from gantry.agents.optimizers.problem import Bounds, Problem
+from gantry.errors import GantryError
+
+PEERS: dict[str, tuple[str, ...]] = {
+    "gradient-descent": ("CG", "BFGS"),
+    "newton": ("trust-exact", "Newton-CG"),
+    "three-point": ("Nelder-Mead", "Powell"),
+    "cross-entropy": ("differential evolution",),
+    "search-gradient": ("differential evolution",),
+    "icem": ("differential evolution",),
+    "mppi": ("differential evolution",),
+    "random-shooting": ("differential evolution",),
+}
+"""Method → SciPy's methods of the same kind, the closest first."""
+WITH_GRADIENT = ("CG", "BFGS", "trust-exact", "Newton-CG")
+WITH_HESSIAN = ("trust-exact", "Newton-CG")
+
+
+@dataclasses.dataclass(frozen=True)
+class Count:
+    """What one minimization took."""
+
+    evaluations: int
+    """Values, gradients and Hessians together, up to the target or to the end."""
+    reached: bool
+    """Whether the target was reached."""
+    value: float
+    """The best value seen."""
+    point: tuple[float, ...]
+    """Where it was seen."""
+    curve: tuple[tuple[int, float], ...]
+    """(evaluations, best value) at every improvement."""
+    said: str
+    """Why it ended."""
+
+
+class _Enough(Exception):
+    """The target is reached, or the budget spent."""
+
+
+def count_ours(
+    problem: Problem, method: Method, start: Tensor, target: float | None, seed: int, budget: int
+) -> tuple[Count, Result]:
+    """Minimize by one of our methods.
+
+    Returns:
+        The count, and the whole `Result` for pictures.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    result = minimize(problem, method, start, generator=generator, budget=Budget(budget, budget, target))
+    curve: list[tuple[int, float]] = []
+    for iterate in result.trace:
+        if not curve or iterate.value < curve[-1][1]:
+            curve.append((iterate.evaluations.total, iterate.value))
+    reached = target is not None and result.value <= target
+    place = tuple(result.point.tolist())
+    return Count(result.evaluations.total, reached, result.value, place, tuple(curve), result.stop.message), result
+
+
+def count_scipy(
+    problem: Problem, name: str, start: Tensor, target: float | None, seed: int, budget: int, box: Bounds
+) -> Count:
+    """Minimize by one of SciPy's methods, asking the same problem; ended at the target by an exception.
+
+    Args:
+        problem: what to minimize.
+        name: SciPy's method.
+        start: (d,)
+        target: a value that is good enough, or None.
+        seed: of differential evolution.
+        budget: evaluations at most.
+        box: where differential evolution draws its first population.
+    """
+    from scipy import optimize
+
+    curve: list[tuple[int, float]] = []
+    best: list[np.ndarray] = [start.numpy()]
+
+    def spend() -> None:
+        if problem.evaluations.total >= budget:
+            raise _Enough
+
+    def value(point: np.ndarray) -> float:
+        spend()
+        found = problem.value(torch.from_numpy(point.copy()))
+        if not curve or found < curve[-1][1]:
+            curve.append((problem.evaluations.total, found))
+            best[0] = point.copy()
+        if target is not None and found <= target:
+            raise _Enough
+        return found
+
+    def derivative(ask: Callable[[Tensor], Tensor]) -> Callable[[np.ndarray], np.ndarray]:
+        def asked(point: np.ndarray) -> np.ndarray:
+            spend()
+            return ask(torch.from_numpy(point.copy())).numpy()
+
+        return asked
+
+    said = "the target or the budget"
+    try:
+        if name == "differential evolution":
+            corners = list(
+                zip(box.low.expand(start.shape).tolist(), box.high.expand(start.shape).tolist(), strict=True)
+            )
+            outcome = optimize.differential_evolution(
+                value, corners, x0=start.numpy(), rng=seed, tol=0.0, atol=1e-12, polish=False, maxiter=budget
+            )
+        else:
+            given = {"jac": derivative(problem.gradient)} if name in WITH_GRADIENT else {}
+            if name in WITH_HESSIAN:
+                given["hess"] = derivative(problem.hessian)
+            outcome = optimize.minimize(value, start.numpy(), method=name, tol=1e-14, **given)
+        said = str(outcome.message)
+    except _Enough:
+        pass
+    except GantryError as error:
+        said = str(error)
+    reached = target is not None and bool(curve) and curve[-1][1] <= target
+    least = curve[-1][1] if curve else float("nan")
+    place = tuple(best[0].tolist())
+    return Count(problem.evaluations.total, reached, least, place, tuple(curve), said)

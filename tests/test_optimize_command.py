@@ -1,0 +1,112 @@
+import json
+
+import numpy as np
+import pytest
+
+from gantry.cli import main
+from gantry.optimization_film import ellipse, moments
+
+
+def run(capsys, *words):
+    status = main(["optimize", *words])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_json_tells_what_each_method_took(capsys):
+    status, out, _ = run(capsys, "rosenbrock", "--method", "newton", "--json")
+    assert status == 0
+    result = json.loads(out.splitlines()[-1])
+    rows = {row["method"]: row for row in result["methods"]}
+    assert set(rows) == {"newton", "SciPy trust-exact", "SciPy Newton-CG"}
+    for row in rows.values():
+        assert row["value"] <= 1e-8
+        assert row["evaluations"] == row["spent"] > 10
+        np.testing.assert_allclose(row["point"], [1, 1], atol=1e-3)
+    assert out.count("\n") == 1
+
+
+def test_the_table_names_every_method_and_what_was_found(capsys):
+    status, out, _ = run(capsys, "(x - 1)**2 + (y + 2)**2 + 3", "--method", "all", "--budget", "600", "--no-scipy")
+    assert status == 0
+    for name in ("gradient-descent", "newton", "three-point", "cross-entropy", "search-gradient", "icem", "mppi"):
+        assert name in out
+    assert "newton: the gradient is zero" in out
+    assert "3 at (1, -2)" in out
+
+
+def test_one_seed_gives_one_output(capsys):
+    words = ("himmelblau", "--method", "cross-entropy", "--json", "--no-scipy", "--seed", "7")
+    assert run(capsys, *words)[1] == run(capsys, *words)[1]
+
+
+def test_settings_start_and_bounds_are_obeyed(capsys):
+    words = ["quadratic", "--method", "gradient-descent", "--set", "rule=fixed", "step_size=0.1", "--start", "0", "0"]
+    result = json.loads(run(capsys, *words, "--bounds", "-0.5", "0.5", "--json")[1])
+    (row,) = result["methods"]
+    np.testing.assert_allclose(row["point"], [0.5, -0.25], atol=1e-6)  # on the bound x = ½ the bowl is least at −¼
+
+
+def test_a_noisy_landscape_is_judged_without_its_noise(capsys):
+    words = ("noisy", "--method", "cross-entropy", "--budget", "3000", "--no-scipy", "--json")
+    result = json.loads(run(capsys, *words)[1])
+    assert result["least"] == 0
+    assert 0 <= result["methods"][0]["value"] < 0.05
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["x.real"], "no arithmetic"),
+        (["rosenbrok"], "did you mean rosenbrock"),
+        (["quadratic", "--method", "newtn"], "did you mean newton"),
+        (["quadratic", "--method", "cross-entropy", "--set", "elites=99"], "smaller than its 99 elites"),
+        (["quadratic", "--method", "icem", "--set", "horizon=0"], "horizon of 0"),
+        (["quadratic", "--set", "sped=1"], "no setting 'sped'"),
+        (["quadratic", "--set", "radius=wide"], "radius is a number"),
+        (["quadratic", "--set", "radius"], "name=value"),
+        (["quadratic", "--method", "cross-entropy", "--set", "elites=2.5"], "elites is a whole number"),
+        (["quadratic", "--method", "all", "--set", "elites=2"], "need one method"),
+        (["quadratic", "--bounds", "-1", "1", "--start", "2", "0"], "outside its bounds"),
+        (["quadratic", "--bounds", "1", "-1"], "lower bound"),
+        (["quadratic", "--start", "nan", "0"], "not finite"),
+        (["quadratic", "--tolerance", "0"], "must be positive"),
+        (["quadratic", "--budget", "0"], "must be positive"),
+        (["quadratic", "--out", "film.avi"], "must end in"),
+        (["log(x)"], "objective is nan"),
+        (["exp(x**8)", "--start", "9", "0"], "objective is inf"),
+        (["sqrt(x)", "--start", "0", "0"], "gradient is not finite"),
+    ],
+)
+def test_bad_input_is_one_clear_line(capsys, words, message):
+    status, out, err = run(capsys, *words)
+    assert status == 1
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+@pytest.mark.parametrize("suffix", ["png", "mp4", "gif"])
+def test_pictures_and_films_are_drawn(capsys, tmp_path, suffix):
+    path = tmp_path / f"search.{suffix}"
+    words = ("himmelblau", "--method", "cross-entropy", "--budget", "150", "--no-scipy", "--out", str(path))
+    assert run(capsys, *words)[0] == 0
+    heads = {"png": b"\x89PNG", "mp4": b"ftyp", "gif": b"GIF8"}
+    assert heads[suffix] in path.read_bytes()[:12]
+    assert path.stat().st_size > 10_000
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_an_ellipse_lies_one_deviation_out():
+    covariance = np.array([[2.0, 0.6], [0.6, 0.5]])
+    away = ellipse(np.array([1.0, -1.0]), covariance, 2.0) - [1.0, -1.0]
+    distances = np.einsum("ni,ij,nj->n", away, np.linalg.inv(covariance), away)
+    np.testing.assert_allclose(distances, 4.0)
+
+
+def test_long_searches_are_thinned_but_begin_and_end_whole():
+    assert moments(40) == list(range(40))
+    thinned = moments(5000)
+    assert thinned[:20] == list(range(20))
+    assert thinned[-1] == 4999
+    assert len(thinned) <= 130
