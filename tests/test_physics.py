@@ -77,7 +77,9 @@ def serial_features(model: mujoco.MjModel, start: np.ndarray, controls: np.ndarr
         mujoco.mj_step(model, data, 2)
         states[t] = [*data.qpos, *data.qvel]
     x, angle, speed, turning = states.T
-    return np.stack([x, np.cos(angle.copy()), np.sin(angle.copy()), speed, turning], axis=1).astype(np.float32)
+    return np.stack(
+        [x, np.cos(angle.astype(np.float32)), np.sin(angle.astype(np.float32)), speed, turning], axis=1
+    ).astype(np.float32)
 
 
 @pytest.mark.parametrize("names", [*([name] for name in GIVEN), list(GIVEN)], ids=lambda names: "+".join(names)[:20])

@@ -98,7 +98,7 @@ def serial_observations(models: list[mujoco.MjModel], batch: Run, actions: np.nd
             mujoco.mj_step(model, data)
             states[t, row] = [*data.qpos, *data.qvel]
             fresh = batch.terminations[t, row] or batch.truncations[t, row]
-    angle = states[..., 1].copy()
+    angle = states[..., 1].astype(np.float32)
     columns = [states[..., 0], np.cos(angle), np.sin(angle), states[..., 2], states[..., 3]]
     return np.stack(columns, axis=-1).astype(np.float32)
 

@@ -143,7 +143,7 @@ class CartPole(Task):
         qpos = state.qpos
         features = np.empty((len(qpos), 5), np.float32)
         # Contiguous, whatever the number of rows, so that every row takes the same path through cos and sin.
-        angle = qpos[:, 1].copy()
+        angle = qpos[:, 1].astype(np.float32)
         features[:, POSITION] = qpos[:, 0]
         features[:, COSINE] = np.cos(angle)
         features[:, SINE] = np.sin(angle)

@@ -124,6 +124,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.divergences = 0
         """How many simulations have blown up so far."""
         self._all = np.arange(num_envs)
+        self.varied = bool(physics)
+        """Whether any physical quantity differs from the model's."""
         self._physics: Physics | None = None
         if physics:
             self._physics = Physics(task.physics, task.set_physics, self.batch, physics)
@@ -203,7 +205,9 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """
         waiting = self._ended.copy() if self._some_ended else None
         rewards, terms, terminations, truncations, diverged = self.transition(actions)
-        infos: dict[str, Any] = {"terms": {name: np.atleast_1d(term) for name, term in terms.items()}}
+        if self.num_envs == 1:
+            terms = {name: np.atleast_1d(term) for name, term in terms.items()}
+        infos: dict[str, Any] = {"terms": terms}
         if diverged is not None:
             infos["diverged"] = diverged
         rewards = np.array(rewards, np.float64, ndmin=1)
@@ -218,7 +222,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             infos["final_obs"] = self.observe()
             infos["_final_obs"] = self._ended.copy()
             self._begin_episodes(np.flatnonzero(self._ended))
-        infos.update(self.physics_infos())
+        if self.varied:
+            infos.update(self.physics_infos())
         return self.observe(), rewards, terminations, truncations, infos
 
     def transition(self, actions: np.ndarray) -> tuple[Any, dict[str, Any], np.ndarray, np.ndarray, np.ndarray | None]:

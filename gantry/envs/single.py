@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from gantry.envs.simulator import Simulator, make_vector
+from gantry.envs.task import Task
 from gantry.errors import GantryError
 
 
@@ -22,6 +23,7 @@ class SingleEnvironment(gymnasium.Env[np.ndarray, Any]):
             raise ValueError("a single environment takes a simulator of one row, without autoreset")
         self.simulator = simulator
         self.task = simulator.task
+        self._has_measures = type(self.task).measures is not Task.measures
         self.observation_space = simulator.single_observation_space
         self.action_space = simulator.single_action_space
         self.render_mode = simulator.render_mode
@@ -45,9 +47,11 @@ class SingleEnvironment(gymnasium.Env[np.ndarray, Any]):
             raise GantryError(f"the action must be one array of numbers: {error}") from error
         reward, terms, terminated, truncated, diverged = self.simulator.transition(actions)
         info: dict[str, Any] = {"terms": {name: float(term) for name, term in terms.items()}}
-        for name, measure in self.task.measures(self.simulator.features[0]).items():
-            info[name] = measure.item()
-        info.update(_first_row(self.simulator.physics_infos()))
+        if self._has_measures:
+            for name, measure in self.task.measures(self.simulator.features[0]).items():
+                info[name] = measure.item()
+        if self.simulator.varied:
+            info.update(_first_row(self.simulator.physics_infos()))
         if diverged is not None:
             info["diverged"] = True
         return self.simulator.observe(0), float(reward), terminated.item(), truncated.item(), info
