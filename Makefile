@@ -29,6 +29,7 @@ format: .venv/dev ## put the code into its canonical format
 bench: .venv/dev ## measure speed and learning against other suites
 	$(BIN)/gantry bench envs
 	$(BIN)/gantry bench train
+	$(BIN)/gantry bench optimizers
 
 clean: ## remove the environment and what was built
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
