@@ -68,6 +68,7 @@ def record(
     size: tuple[int, int] = (480, 360),
     overlay: bool = True,
     backend: str = "auto",
+    speed: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Film:
     """Film a policy, one episode after another.
@@ -84,6 +85,7 @@ def record(
         size: width and height in pixels.
         overlay: draw time, reward terms, score and action.
         backend: auto, egl, osmesa or raycast.
+        speed: how much faster than real time the film runs.
         progress: called with the frames drawn of the current episode, and their number.
 
     Raises:
@@ -93,6 +95,8 @@ def record(
         raise GantryError(f"the number of episodes must be at least 1, not {episodes}")
     if not all(SMALLEST <= side <= LARGEST for side in size):
         raise GantryError(f"a film's sides must be from {SMALLEST} to {LARGEST} pixels, not {size[0]}x{size[1]}")
+    if not 0.01 <= speed <= 1000.0:
+        raise GantryError(f"a film's speed must be from 0.01 to 1000 times real time, not {speed:g}")
     scores: list[float] = []
     with contextlib.ExitStack() as stack:
         stage = stack.enter_context(_stage(environment, dict(environment_options or {}), camera, size, backend))
@@ -102,9 +106,9 @@ def record(
             moments = list(_play(stage, act, environment, first_seed + episode, title))
             scores.append(moments[-1].overlay.score or 0.0)
             times = [moment.time for moment in moments]
-            count = max(1, round(times[-1] * FRAMES_PER_SECOND))
+            count = max(1, round(times[-1] * FRAMES_PER_SECOND / speed))
             for number in range(count):
-                moment = moments[min(bisect.bisect_right(times, number / FRAMES_PER_SECOND), len(moments) - 1)]
+                moment = moments[min(bisect.bisect_right(times, number * speed / FRAMES_PER_SECOND), len(moments) - 1)]
                 frame = stage.draw(moment.picture)
                 if overlay:
                     frame = draw_overlay(frame, moment.overlay)

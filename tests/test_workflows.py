@@ -118,6 +118,8 @@ def test_what_evaluate_scores_is_what_record_films(finished, tmp_path):
     score = evaluate(agent.act, SWING_UP, episodes=1).score
     assert film.scores == pytest.approx([score], rel=1e-6)
     assert film.seconds == pytest.approx(10.0)
+    quick = record(agent.act, SWING_UP, tmp_path / "quick.gif", size=(32, 32), backend="raycast", speed=10.0)
+    assert quick.seconds == pytest.approx(1.0)
     frames = imageio.imread(film.path)
     assert frames.shape == (300, 64, 96, 3)
     assert np.abs(frames[0].astype(int) - frames[150]).max() > 50  # something moves
@@ -202,6 +204,7 @@ def test_wrong_film_settings_are_one_line_each(finished, tmp_path, capsys):
         (["--out", str(tmp_path / "film.mp4"), "--size", "0", "10"], "pixels"),
         (["--out", str(tmp_path / "film.mp4"), "--camera", "sideways"], "sideways"),
         (["--out", str(tmp_path / "film.mp4"), "--episodes", "0"], "episodes"),
+        (["--out", str(tmp_path / "film.mp4"), "--speed", "0"], "speed"),
         (["--out", "/dev/null/film.mp4", "--renderer", "raycast", "--size", "32", "32"], "cannot write"),
     ):
         assert main(["record", str(finished.folder), *flags]) == 1

@@ -36,6 +36,8 @@ class RecordArguments:
     """The model's camera, by name or number; by default its first."""
     size: tuple[int, int] = (480, 360)
     """Width and height (pixels)."""
+    speed: float = 1.0
+    """How much faster than real time the film runs."""
     overlay: bool = True
     """Draw time, score, reward terms and action over the picture."""
     format: Literal["mp4", "gif"] | None = None
@@ -74,6 +76,7 @@ def main(words: Sequence[str]) -> None:
             size=arguments.size,
             overlay=arguments.overlay,
             backend=arguments.renderer,
+            speed=arguments.speed,
             progress=lambda done, count: bar.update(task, completed=done, total=count),
         )
     scores = ", ".join(f"{score:.1f}" for score in film.scores)
