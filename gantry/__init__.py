@@ -5,9 +5,11 @@ no plugins since its version 1.0; `gymnasium.make("gantry:gantry/CartPoleSwingUp
 """
 
 from gantry.catalogue import register_environments
+from gantry.envs.rendering.gl_guard import drop_unusable_mujoco_gl
 from gantry.errors import GantryError
 
 __version__ = "0.1.0"
 __all__ = ["GantryError", "__version__", "register_environments"]
 
+drop_unusable_mujoco_gl()  # before anything imports MuJoCo, which an unusable setting would make fail
 register_environments()

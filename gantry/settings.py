@@ -67,7 +67,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     },
     # Likewise; which of seven joints lead to the target is worth wider networks.
     ("gantry/Reach-v0", "ppo"): {
-        "total_steps": 3_600_000,
+        "total_steps": 2_000_000,
         "num_envs": 256,
         "rollout_steps": 32,
         "epochs": 4,

@@ -61,3 +61,16 @@ def test_the_links_at_the_top_point_into_the_package():
     for name in ("envs", "agents", "assets"):
         assert (REPOSITORY / name).resolve() == (REPOSITORY / "gantry" / name).resolve()
         assert (REPOSITORY / name).is_symlink()
+
+
+@pytest.mark.parametrize("setting", ["osmesa", "egl", "nonsense"])
+def test_a_graphics_setting_of_mujocos_that_cannot_work_breaks_no_command(setting):
+    """MuJoCo itself fails at import where the library that MUJOCO_GL names is missing."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import gantry.record"],
+        env={**os.environ, "MUJOCO_GL": setting},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

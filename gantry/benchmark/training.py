@@ -52,6 +52,10 @@ ROBOTS = (
 """Environment, what it is about, and the seconds that learning may take."""
 
 
+ROBOT_EPISODES = 400
+"""Of 100 episodes a success of 95 % is known to ± 4 % only."""
+
+
 class Clock:
     """Counts the seconds of learning, and stops while a policy is checked."""
 
@@ -120,7 +124,7 @@ def _robot(report: Report, environment: str, figure: str, limit: float, seeds: i
         begun = time.perf_counter()
         agent.learn(steps)
         spent.append(time.perf_counter() - begun)
-        result = evaluate(agent.act, environment, 100, purpose="test")
+        result = evaluate(agent.act, environment, ROBOT_EPISODES, purpose="test")
         figures.append(result.success or 0.0 if figure == "success" else result.measures[figure])
     name, note = environment.removeprefix("gantry/"), ", ".join(f"{value:.3f}" for value in figures)
     report(
