@@ -18,6 +18,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("gantry/CartPoleSwingUp-v0", "ppo"): {
         "total_steps": 1_500_000,
         **CART_POLE_PPO,
+        "minibatch_size": 1024,
         "learning_rate": 1.5e-3,
         "learning_rate_schedule": "linear",
         "gae_lambda": 0.98,
