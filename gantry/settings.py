@@ -2,14 +2,10 @@
 
 from typing import Any
 
-CART_POLE_PPO: dict[str, Any] = {
-    "num_envs": 256,
-    "rollout_steps": 32,
-    "epochs": 4,
-    "minibatch_size": 2048,
-    "learning_rate": 1e-3,
-    "clip_range": 0.3,
-}
+LARGE_ROLLOUTS: dict[str, Any] = {"num_envs": 256, "rollout_steps": 32, "epochs": 4, "minibatch_size": 2048}
+"""What keeps simulator and learner both busy on two cores."""
+
+CART_POLE_PPO: dict[str, Any] = {**LARGE_ROLLOUTS, "learning_rate": 1e-3, "clip_range": 0.3}
 
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     # Running statistics of the observations keep moving while hanging gives way to balancing, and the place where the
@@ -43,10 +39,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("gantry/Vacuum-v0", "ppo"): {
         "total_steps": 500_000,
-        "num_envs": 256,
-        "rollout_steps": 32,
-        "epochs": 4,
-        "minibatch_size": 2048,
+        **LARGE_ROLLOUTS,
         "learning_rate": 1e-3,
         "learning_rate_schedule": "linear",
         "gamma": 0.97,
@@ -57,10 +50,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     # The way to a target is short, so near sight learns it faster.
     ("gantry/ReachPlanar-v0", "ppo"): {
         "total_steps": 1_500_000,
-        "num_envs": 256,
-        "rollout_steps": 32,
-        "epochs": 4,
-        "minibatch_size": 2048,
+        **LARGE_ROLLOUTS,
         "learning_rate": 2e-3,
         "learning_rate_schedule": "linear",
         "gamma": 0.95,
@@ -69,10 +59,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     # Likewise; which of seven joints lead to the target is worth wider networks.
     ("gantry/Reach-v0", "ppo"): {
         "total_steps": 2_000_000,
-        "num_envs": 256,
-        "rollout_steps": 32,
-        "epochs": 4,
-        "minibatch_size": 2048,
+        **LARGE_ROLLOUTS,
         "learning_rate": 2e-3,
         "learning_rate_schedule": "linear",
         "gamma": 0.95,

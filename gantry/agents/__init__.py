@@ -4,13 +4,13 @@ The registry names each agent's class as text, so that importing this package co
 an agent is first asked for.
 """
 
-import difflib
 import importlib
 from pathlib import Path
 from typing import Any
 
 from gantry.errors import GantryError
 from gantry.files import read_json
+from gantry.names import nearest
 
 AGENTS: dict[str, str] = {
     "ppo": "gantry.agents.ppo:PPO",
@@ -31,9 +31,7 @@ def agent_class(name: str) -> Any:
     """
     location = AGENTS.get(name.lower())
     if location is None:
-        near = difflib.get_close_matches(name.lower(), AGENTS, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(AGENTS)}"
-        raise GantryError(f"no agent is called {name!r}; {hint}")
+        raise GantryError(f"no agent is called {name!r}{nearest(name, AGENTS)}")
     module, _, attribute = location.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
