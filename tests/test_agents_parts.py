@@ -23,7 +23,7 @@ from gantry.agents.heads import (
 )
 from gantry.agents.networks import MLP
 from gantry.agents.normalizer import ObservationNormalizer, ReturnNormalizer, RunningMoments
-from gantry.agents.spaces import ActionMap, check_spaces, space_from_json, space_to_json
+from gantry.agents.spaces import ActionMap, ObservationMap, check_spaces, space_from_json, space_to_json
 from gantry.agents.threads import torch_threads
 from gantry.errors import GantryError
 
@@ -263,8 +263,9 @@ def test_discrete_actions_count_from_the_start():
 @pytest.mark.parametrize(
     ("observations", "actions"),
     [
-        (gymnasium.spaces.Discrete(3), gymnasium.spaces.Discrete(2)),
-        (gymnasium.spaces.Dict(x=gymnasium.spaces.Box(-1, 1)), gymnasium.spaces.Discrete(2)),
+        (gymnasium.spaces.MultiBinary(3), gymnasium.spaces.Discrete(2)),
+        (gymnasium.spaces.Dict(x=gymnasium.spaces.MultiBinary(3)), gymnasium.spaces.Discrete(2)),
+        (gymnasium.spaces.Dict(), gymnasium.spaces.Discrete(2)),
         (gymnasium.spaces.Box(-1, 1), gymnasium.spaces.MultiDiscrete([2, 2])),
         (gymnasium.spaces.Box(-1, 1), gymnasium.spaces.Box(0, 3, (1,), np.int64)),
     ],
@@ -273,6 +274,43 @@ def test_discrete_actions_count_from_the_start():
 def test_other_spaces_are_refused(observations, actions):
     with pytest.raises(GantryError, match="must be"):
         check_spaces(observations, actions)
+
+
+GOAL = gymnasium.spaces.Dict(
+    achieved=gymnasium.spaces.Box(-1, 1, (2,)),
+    room=gymnasium.spaces.Discrete(3, start=1),
+    arm=gymnasium.spaces.Box(0, 9),
+)
+
+
+def test_dictionaries_become_vectors_part_after_part_and_categories_a_one_among_zeros():
+    mapping = ObservationMap(GOAL)
+    batch = {"achieved": np.array([[0.5, -0.5], [1.0, 0.0]]), "room": np.array([3, 1]), "arm": np.array([[7.0], [8.0]])}
+    rows = [[0.5, -0.5, 0, 0, 1, 7], [1, 0, 1, 0, 0, 8]]
+    columns = {"achieved": slice(0, 2), "room": slice(2, 5), "arm": slice(5, 6)}
+    expected = np.concatenate([np.array(rows)[:, columns[key]] for key in GOAL], 1)
+    assert mapping.size == 6
+    assert mapping.vectors(batch).tolist() == expected.tolist()
+    given, single = mapping.given({key: part[1] for key, part in batch.items()})
+    assert single
+    assert given.tolist() == expected[1:].tolist()
+    assert space_from_json(json.loads(json.dumps(space_to_json(GOAL)))) == GOAL
+
+
+@pytest.mark.parametrize(
+    "observation",
+    [
+        {"achieved": np.zeros(2), "room": 1},
+        {"achieved": np.zeros(2), "room": 4, "arm": np.zeros(1)},
+        {"achieved": np.zeros(2), "room": 1.5, "arm": np.zeros(1)},
+        {"achieved": np.zeros((2, 2)), "room": np.array([1, 2]), "arm": np.zeros((3, 1))},
+        {"achieved": np.full(2, np.nan), "room": 1, "arm": np.zeros(1)},
+        np.zeros(6),
+    ],
+)
+def test_dictionaries_that_do_not_fit_are_refused(observation):
+    with pytest.raises(GantryError, match="observation"):
+        ObservationMap(GOAL).given(observation)
 
 
 def test_thread_count_is_put_back():

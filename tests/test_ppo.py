@@ -461,7 +461,16 @@ def test_settings_out_of_range_are_refused(settings):
 
 def test_spaces_it_cannot_handle_are_refused():
     with pytest.raises(GantryError, match="must be"):
-        PPO("FrozenLake-v1")
+        PPO("Blackjack-v1")
+
+
+def test_discrete_observations_are_learned_from_and_acted_on():
+    agent = PPO("FrozenLake-v1", PPOConfig(num_envs=4, rollout_steps=16), env_kwargs={"is_slippery": False})
+    agent.learn(64)
+    assert agent.act(0).shape == ()
+    assert agent.act(np.arange(16)).shape == (16,)
+    with pytest.raises(GantryError, match="whole number"):
+        agent.act(16)
 
 
 def test_observations_of_more_axes_are_flattened():

@@ -1,6 +1,7 @@
-"""Which spaces agents handle, how a policy's numbers become an environment's actions, and spaces as JSON.
+"""Which spaces agents handle, observations as vectors, a policy's numbers as actions, and spaces as JSON.
 
-Observations are Boxes (flattened), actions Boxes or Discrete. JSON, so that reading a saved policy executes nothing.
+Observations are Boxes, Discrete, or dictionaries of these; actions are Boxes or Discrete. JSON, so that reading a saved
+policy executes nothing.
 """
 
 import math
@@ -14,18 +15,24 @@ from gantry.errors import GantryError
 
 Box = gymnasium.spaces.Box
 Discrete = gymnasium.spaces.Discrete
+Dictionary = gymnasium.spaces.Dict
+
+MOST_CATEGORIES = 65536
+"""Largest Discrete observation that becomes a vector of zeros and a one."""
 
 
 def check_spaces(observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> None:
-    """Refuse spaces that agents cannot handle.
+    """Refuse spaces that no agent can handle.
 
     Raises:
-        GantryError: the observation space is no non-empty Box, or the action space neither a non-empty Box nor
-            Discrete.
+        GantryError: the observation space is no non-empty Box, Discrete or dictionary of these, or the action space
+            neither a non-empty Box nor Discrete.
     """
-    if not isinstance(observation_space, Box) or math.prod(observation_space.shape) == 0:
+    parts = observation_space.spaces.values() if isinstance(observation_space, Dictionary) else [observation_space]
+    if not parts or not all(_becomes_a_vector(part) for part in parts):
         raise GantryError(
-            f"observations must be a non-empty Box, not {observation_space}; wrap the environment (FlattenObservation)"
+            f"observations must be a non-empty Box, Discrete or a dictionary of these, not {observation_space}; "
+            "wrap the environment (FlattenObservation)"
         )
     if isinstance(action_space, Box):
         if math.prod(action_space.shape) > 0 and np.issubdtype(action_space.dtype, np.floating):
@@ -33,6 +40,81 @@ def check_spaces(observation_space: gymnasium.Space[Any], action_space: gymnasiu
     elif isinstance(action_space, Discrete):
         return
     raise GantryError(f"actions must be a non-empty floating-point Box or Discrete, not {action_space}")
+
+
+def _becomes_a_vector(space: gymnasium.Space[Any]) -> bool:
+    if isinstance(space, Discrete):
+        return int(space.n) <= MOST_CATEGORIES
+    return isinstance(space, Box) and math.prod(space.shape) > 0
+
+
+class ObservationMap:
+    """From an environment's observations to vectors of float32, which is all that agents see.
+
+    A Box is flattened, a Discrete observation becomes a vector of zeros and a one, and the parts of a dictionary are
+    put one after another in the order of the space.
+
+    Attributes:
+        size: length d of the vectors.
+        slices: of a dictionary's parts, by key.
+    """
+
+    def __init__(self, space: gymnasium.Space[Any]) -> None:
+        self._space = space
+        self._parts = (
+            {key: ObservationMap(part) for key, part in space.items()} if isinstance(space, Dictionary) else {}
+        )
+        self.slices: dict[str, slice] = {}
+        if isinstance(space, Discrete):
+            self.size, self._start = int(space.n), int(space.start)
+        elif self._parts:
+            stops = np.cumsum([part.size for part in self._parts.values()]).tolist()
+            self.size = stops[-1]
+            for (key, part), stop in zip(self._parts.items(), stops, strict=True):
+                self.slices[key] = slice(stop - part.size, stop)
+        else:
+            self.size = math.prod(space.shape or ())
+
+    def vectors(self, observations: Any) -> NDArray[np.float32]:
+        """(k, d) float32 of a batch of k observations, always a copy: environments may reuse their buffers."""
+        if self._parts:
+            return np.concatenate([part.vectors(observations[key]) for key, part in self._parts.items()], axis=1)
+        if isinstance(self._space, Discrete):
+            categories = np.asarray(observations).reshape(-1).astype(np.int64) - self._start
+            return (categories[:, None] == np.arange(self.size)).astype(np.float32)
+        return np.array(observations, np.float32).reshape(len(observations), self.size)
+
+    def given(self, observation: Any) -> tuple[NDArray[np.float32], bool]:
+        """Check one observation or a batch of them, of whatever origin.
+
+        Returns:
+            (k, d) float32 vectors, and whether it was a single one.
+
+        Raises:
+            GantryError: another shape, no numbers, NaN or infinity, or no category of a Discrete space.
+        """
+        if self._parts:
+            if not isinstance(observation, dict) or set(observation) != set(self._parts):
+                raise GantryError(f"the observation must be a dictionary of {', '.join(self._parts)}")
+            given = [part.given(observation[key]) for key, part in self._parts.items()]
+            if len({(len(rows), single) for rows, single in given}) != 1:
+                raise GantryError("the parts of the observation do not have the same number of rows")
+            return np.concatenate([rows for rows, _ in given], axis=1), given[0][1]
+        try:
+            numbers = np.asarray(observation, np.float32)
+        except (TypeError, ValueError) as error:
+            raise GantryError(f"the observation holds no numbers: {error}") from error
+        shape = self._space.shape or ()
+        single = numbers.shape == shape
+        if not single and (numbers.ndim != len(shape) + 1 or numbers.shape[1:] != shape):
+            raise GantryError(f"the observation has shape {numbers.shape}; the policy takes {shape} or (k, *{shape})")
+        if not np.isfinite(numbers).all():
+            raise GantryError("the observation holds NaN or infinite numbers")
+        if isinstance(self._space, Discrete):
+            categories = np.asarray(observation).reshape(-1)
+            if not np.isin(categories, np.arange(self._start, self._start + self.size)).all():
+                raise GantryError(f"the observation must be a whole number of {self._space}")
+        return self.vectors(numbers[None] if single else numbers), single
 
 
 class ActionMap:
@@ -74,7 +156,9 @@ class ActionMap:
 
 
 def space_to_json(space: gymnasium.Space[Any]) -> dict[str, Any]:
-    """Describe a Box or a Discrete space in JSON values; an infinite bound becomes null."""
+    """Describe a Box, a Discrete space or a dictionary of them in JSON values; an infinite bound becomes null."""
+    if isinstance(space, Dictionary):
+        return {"type": "dictionary", "spaces": {key: space_to_json(part) for key, part in space.items()}}
     if isinstance(space, Discrete):
         return {"type": "discrete", "n": int(space.n), "start": int(space.start)}
     assert isinstance(space, Box)
@@ -91,6 +175,8 @@ def space_from_json(description: Any) -> gymnasium.Space[Any]:
     Raises:
         ValueError, TypeError, KeyError: it describes none.
     """
+    if description["type"] == "dictionary":
+        return Dictionary({str(key): space_from_json(part) for key, part in description["spaces"].items()})
     if description["type"] == "discrete":
         return Discrete(int(description["n"]), start=int(description["start"]))
     if description["type"] != "box":

@@ -11,6 +11,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
+from gantry.agents.spaces import ObservationMap
 from gantry.errors import GantryError
 
 
@@ -73,7 +74,9 @@ class VectorStepper:
     def __init__(self, env: VectorEnv, stagger: bool = False) -> None:
         self.env = env
         self.num_envs = env.num_envs
-        self.size = math.prod(env.single_observation_space.shape or ())
+        self._map = ObservationMap(env.single_observation_space)
+        self._flat = self._map.vectors
+        self.size = self._map.size
         mode = env.metadata.get("autoreset_mode")
         try:
             self.mode = AutoresetMode(mode)
@@ -99,10 +102,6 @@ class VectorStepper:
         self._all_valid_next = True
         self._first_episode[:] = True
         self._steps = 0
-
-    def _flat(self, observation: Any) -> NDArray[np.float32]:
-        """(k, *shape) of any type → (k, d) float32, always a copy: environments may reuse their buffers."""
-        return np.array(observation, np.float32).reshape(len(observation), self.size)
 
     @property
     def pending_resets(self) -> NDArray[np.bool_]:
@@ -142,8 +141,12 @@ class VectorStepper:
         final = infos.get("final_obs")
         if final is None:
             raise GantryError("the vector environment resets in the same step but its infos hold no 'final_obs'")
+        if isinstance(final, dict):
+            return self._flat({key: part[rows] for key, part in final.items()})
         if isinstance(final, np.ndarray) and final.dtype != object:
             return self._flat(final[rows])
+        if isinstance(final[rows[0]], dict):
+            return self._flat({key: np.stack([final[row][key] for row in rows]) for key in final[rows[0]]})
         return self._flat(np.stack([final[row] for row in rows]))
 
     def _cut(self, transition: Transition, infos: dict[str, Any]) -> None:

@@ -1,0 +1,296 @@
+"""What the on-policy actor-critics share: two networks, a rollout of every environment, and its advantages.
+
+An on-policy method learns from what its present policy did, and from that alone. Here the present policy steps many
+environments at once, T steps each; the critic values what was seen, and generalized advantage estimation weighs each
+action. What is then done with these numbers is the algorithm's own (`ppo.py`, `a2c.py`).
+"""
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gantry.agents.adam import Adam
+from gantry.agents.advantages import gae
+from gantry.agents.agent import Agent, Shapes, State, prefixed, require, require_network, under
+from gantry.agents.heads import CategoricalHead, GaussianHead, Head
+from gantry.agents.networks import MLP, Activation, layer_shapes
+from gantry.agents.normalizer import ObservationNormalizer, ReturnNormalizer
+from gantry.agents.rollout import RolloutBuffer
+from gantry.agents.spaces import ActionMap, ObservationMap
+from gantry.agents.threads import torch_threads
+
+CHUNK = 4096
+"""Rows that the critic values at once after a rollout: enough to be quick, few enough to stay in the cache."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OnPolicyConfig:
+    """Settings that every on-policy actor-critic has."""
+
+    num_envs: int = 64
+    """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
+    rollout_steps: int = 64
+    """Steps of every environment between updates (T)."""
+    learning_rate: float = 1e-3
+    """The optimizer's step size."""
+    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    """Keep the learning rate, or let it fall in a line to 0 at the last step of `learn`."""
+    gamma: float = 0.99
+    """Discount a step."""
+    gae_lambda: float = 0.95
+    """λ of generalized advantage estimation: 0 trusts the critic alone, 1 the returns alone."""
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus."""
+    value_coefficient: float = 0.5
+    """Weight of the critic's loss; where the critic has an Adam of its own, it matters only through clipping."""
+    max_gradient_norm: float = 0.5
+    """Longest gradient, of the actor and of the critic each, that is followed in full length."""
+    normalize_advantage: bool = True
+    """Shift and scale the advantages of each gradient step to mean 0 and standard deviation 1."""
+    normalize_observation: bool = True
+    """Scale observations by their running mean and standard deviation."""
+    normalize_return: bool = True
+    """Scale rewards by the running standard deviation of the discounted return."""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers, of actor and critic alike."""
+    activation: Activation = "tanh"
+    """Nonlinearity of the hidden layers."""
+    initial_log_std: float = 0.0
+    """log of the first standard deviation of Box actions, in units of the action bounds' half-width."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the networks are; small ones learn fastest on the processor."""
+    torch_threads: int = 1
+    """PyTorch's threads for each of the two networks in updates (acting takes one); another number rounds otherwise."""
+    stagger_first_episodes: bool = True
+    """Cut first episodes short at evenly spread times, so that batches hold every phase of an episode."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            GantryError: names the setting and its range.
+        """
+        for name in ("num_envs", "rollout_steps", "torch_threads"):
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        for name in ("gamma", "gae_lambda"):
+            require(0.0 <= getattr(self, name) <= 1.0, name, "from 0 to 1", getattr(self, name))
+        for name in ("learning_rate", "max_gradient_norm", "value_coefficient"):
+            require(getattr(self, name) > 0.0, name, "above 0", getattr(self, name))
+        require(self.entropy_coefficient >= 0.0, "entropy_coefficient", "at least 0", self.entropy_coefficient)
+        require_network(self.hidden_sizes, self.device)
+
+    def learning_rate_at(self, steps: int, total_steps: int) -> float:
+        """The learning rate of an update whose rollout began after `steps` of `total_steps` environment steps."""
+        return self.learning_rate * (1.0 - steps / total_steps if self.learning_rate_schedule == "linear" else 1.0)
+
+
+@dataclasses.dataclass
+class Batch:
+    """The transitions of a rollout, flattened: N rows to learn from."""
+
+    inputs: torch.Tensor  # (N, d)
+    actions: torch.Tensor  # (N, A) or (N,)
+    log_probability: torch.Tensor  # (N,) under the policy that acted
+    advantage: torch.Tensor  # (N,)
+    target: torch.Tensor  # (N,) λ-return
+    value: torch.Tensor  # (N,) at the rollout
+
+    def rows(self, index: torch.Tensor) -> "Batch":
+        """The given rows alone."""
+        return Batch(*(getattr(self, field.name).index_select(0, index) for field in dataclasses.fields(self)))
+
+
+class OnPolicyAgent(Agent):
+    """An actor and a critic, and the rollouts that they learn from."""
+
+    staggers = True
+
+    def _build(self) -> None:
+        config, size, outputs = self.config, self._observation_map.size, self._action_map.size
+        # A near-zero last layer of the actor begins with the same broad distribution in every state.
+        self.actor = MLP((size, *config.hidden_sizes, outputs), config.activation, 0.01, self._generator, config.device)
+        self.critic = MLP((size, *config.hidden_sizes, 1), config.activation, 1.0, self._generator, config.device)
+        self.head: Head = (
+            GaussianHead(outputs, config.initial_log_std, config.device)
+            if self._action_map.continuous
+            else CategoricalHead(outputs)
+        )
+        actor_parameters = [self.actor.vector, *self.head.parameters().values()]
+        self._actor_optimizer = Adam(actor_parameters)
+        self._critic_optimizer = Adam([self.critic.vector])
+        self._optimizers = {"actor": self._actor_optimizer, "critic": self._critic_optimizer}
+        self.observation_normalizer = ObservationNormalizer(size, config.normalize_observation)
+        self.return_normalizer = ReturnNormalizer(config.num_envs, config.gamma, config.normalize_return)
+
+    def _prepare(self) -> None:
+        num_envs, actions = self.config.num_envs, self._action_map
+        self.return_normalizer.sums = np.zeros(num_envs)
+        self._buffer = RolloutBuffer(
+            self.config.rollout_steps, num_envs, self._observation_map.size, actions.size, actions.continuous
+        )
+
+    def _decide(self, observations: NDArray[np.float32], deterministic: bool) -> NDArray[Any]:
+        inputs = torch.empty(observations.shape)
+        self.observation_normalizer.apply(observations, inputs.numpy())
+        output = self.actor(inputs.to(self.config.device))
+        if deterministic:
+            return self.head.mode(output).cpu().numpy()
+        noise = self.head.noise((len(observations),), self._acting_generator).to(self.config.device)
+        return self.head.sample(output, noise).cpu().numpy()
+
+    def _advance(self, total_steps: int) -> dict[str, float]:
+        # One thread for the small batches of acting: more would only keep processors from the simulator.
+        with torch_threads(1):
+            batch = self._collect(total_steps)
+        with torch_threads(self.config.torch_threads):
+            return self._update(batch, total_steps)
+
+    @abstractmethod
+    def _update(self, batch: Batch, total_steps: int) -> dict[str, float]:
+        """Learn from a rollout; returns the update's metrics."""
+
+    def _collect(self, total_steps: int) -> Batch:
+        """Step every environment `rollout_steps` times, or as often as the budget allows, and weigh what happened."""
+        config, buffer, stepper = self.config, self._buffer, self._stepper
+        normalizer, device = self.observation_normalizer, self.config.device
+        noise = self.head.noise((config.rollout_steps, stepper.num_envs), self._generator).to(device)
+        final_cells: list[tuple[int, NDArray[np.int64]]] = []
+        final_observations: list[NDArray[np.float32]] = []
+        length = 0
+        with torch.no_grad():
+            while length < config.rollout_steps and self.steps < total_steps:
+                step = length
+                buffer.observations[step] = stepper.observation
+                normalizer.apply(stepper.observation, buffer.inputs_view[step])
+                output = self.actor(buffer.inputs[step].to(device))
+                buffer.outputs[step] = output
+                buffer.actions[step] = self.head.sample(output, noise[step])
+                counted = self._counted(total_steps - self.steps)
+                transition, infos = stepper.step(self._action_map.to_environment(buffer.actions_view[step]))
+                buffer.rewards[step] = transition.rewards
+                buffer.terminated[step] = transition.terminated
+                buffer.done[step] = transition.done
+                buffer.valid[step] = True if counted is None else counted
+                self._episodes.add(transition, infos, counted)
+                if len(transition.final_rows):
+                    final_cells.append((step, transition.final_rows))
+                    final_observations.append(transition.final_observations)
+                self.steps += stepper.num_envs if counted is None else int(counted.sum())
+                length += 1
+            buffer.observations[length] = stepper.observation
+            normalizer.apply(stepper.observation, buffer.inputs_view[length])
+            return self._weigh(length, final_cells, final_observations)
+
+    def _weigh(
+        self,
+        length: int,
+        final_cells: list[tuple[int, NDArray[np.int64]]],
+        final_observations: list[NDArray[np.float32]],
+    ) -> Batch:
+        """Values, advantages and targets of the first `length` steps in the buffer, flattened to learn from."""
+        config, buffer = self.config, self._buffer
+        num_envs = self._stepper.num_envs
+        values = self._values(buffer.inputs[: length + 1].reshape(-1, self._observation_map.size))
+        values = values.reshape(length + 1, num_envs)
+        next_values = values[1:].copy()
+        if final_cells:
+            observations = np.concatenate(final_observations)
+            inputs = torch.empty(observations.shape)
+            self.observation_normalizer.apply(observations, inputs.numpy())
+            steps = np.concatenate([np.full(len(rows), step) for step, rows in final_cells])
+            rows = np.concatenate([rows for _, rows in final_cells])
+            next_values[steps, rows] = self._values(inputs)
+        valid, done = buffer.valid[:length], buffer.done[:length]
+        all_valid = bool(valid.all())
+        rewards = self.return_normalizer.apply(buffer.rewards[:length], done, None if all_valid else valid)
+        ends = done
+        if not all_valid:  # what does not count must not be seen through the advantage of the step before either
+            ends = done.copy()
+            ends[:-1] |= ~valid[1:]
+        advantages = gae(
+            rewards,
+            values[:-1],
+            next_values,
+            buffer.terminated[:length],
+            ends,
+            gamma=config.gamma,
+            lam=config.gae_lambda,
+        )
+        outputs, actions = buffer.outputs[:length].flatten(0, 1), buffer.actions[:length].flatten(0, 1)
+        flat_values = torch.from_numpy(values[:-1].reshape(-1))
+        flat_advantages = torch.from_numpy(advantages.reshape(-1))
+        batch = Batch(
+            inputs=buffer.inputs[:length].flatten(0, 1),
+            actions=actions,
+            log_probability=self.head.log_probability(outputs.to(config.device), actions.to(config.device)).cpu(),
+            advantage=flat_advantages,
+            target=flat_values + flat_advantages,
+            value=flat_values,
+        )
+        self._seen = buffer.observations[:length].reshape(-1, self._observation_map.size)
+        if not all_valid:
+            kept = np.flatnonzero(valid.reshape(-1))
+            batch, self._seen = batch.rows(torch.from_numpy(kept)), self._seen[kept]
+        if config.device != "cpu":
+            batch = Batch(*(getattr(batch, field.name).to(config.device) for field in dataclasses.fields(batch)))
+        return batch
+
+    def _values(self, inputs: torch.Tensor) -> NDArray[np.float32]:
+        """The critic's values (k,) of normalized observations (k, d)."""
+        parts = [self.critic(chunk.to(self.config.device)) for chunk in torch.split(inputs, CHUNK)]
+        return torch.cat(parts).reshape(-1).cpu().numpy()
+
+    # Saving, and going on
+
+    def _policy_tensors(self) -> dict[str, torch.Tensor]:
+        head = {name: tensor.detach().cpu().clone() for name, tensor in self.head.parameters().items()}
+        return {
+            **prefixed("actor", self.actor.state()),
+            **prefixed("critic", self.critic.state()),
+            **prefixed("head", head),
+            **prefixed("observation_normalizer", self.observation_normalizer.state()),
+            **prefixed("return_normalizer", self.return_normalizer.moments.state()),
+        }
+
+    def _load_policy_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.actor.load_state(under(tensors, "actor"))
+        self.critic.load_state(under(tensors, "critic"))
+        with torch.no_grad():
+            for name, tensor in self.head.parameters().items():
+                tensor.copy_(tensors[f"head.{name}"])
+        self.observation_normalizer.load_state(under(tensors, "observation_normalizer"))
+        self.return_normalizer.moments.load_state(under(tensors, "return_normalizer"))
+
+    @classmethod
+    def _expected_tensors(
+        cls, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any], config: Any
+    ) -> Shapes:
+        size, actions = ObservationMap(observation_space).size, ActionMap(action_space)
+        expected: Shapes = {}
+        for network, outputs in (("actor", actions.size), ("critic", 1)):
+            for name, shape in layer_shapes((size, *config.hidden_sizes, outputs)).items():
+                expected[f"{network}.{name}"] = (shape, torch.float32)
+        if actions.continuous:
+            expected["head.log_std"] = ((actions.size,), torch.float32)
+        for normalizer, length in (("observation_normalizer", size), ("return_normalizer", 1)):
+            expected[f"{normalizer}.mean"] = ((length,), torch.float64)
+            expected[f"{normalizer}.variance"] = ((length,), torch.float64)
+            expected[f"{normalizer}.count"] = ((), torch.int64)
+        return expected
+
+    def _learner_state(self) -> State:
+        tensors = {"return_sums": torch.from_numpy(self.return_normalizer.sums.copy())}
+        for part, optimizer in self._optimizers.items():
+            tensors.update(prefixed(part, optimizer.state()))
+        return tensors, {}
+
+    def _load_learner_state(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
+        self.return_normalizer.sums = tensors["return_sums"].numpy().copy()
+        for part, optimizer in self._optimizers.items():
+            optimizer.load_state(under(tensors, part))
