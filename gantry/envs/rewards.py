@@ -28,8 +28,8 @@ def tolerance(
     """Return 1 where `x` lies in [lower, upper], falling to `value_at_margin` at a distance `margin` outside.
 
     With d = distance to the interval / margin: "gaussian" is value_at_margin^(d²); "quadratic" is
-    max(0, 1 - (1 - value_at_margin) d²). A margin of 0 gives a hard indicator. For finite bounds the same function, up to rounding, as
-    dm_control's `rewards.tolerance` (Tassa et al. 2018, "DeepMind Control Suite").
+    max(0, 1 - (1 - value_at_margin) d²). A margin of 0 gives a hard indicator. For finite bounds the same function, up
+    to rounding, as dm_control's `rewards.tolerance` (Tassa et al. 2018, "DeepMind Control Suite").
 
     Args:
         x: any shape, NumPy or torch; so is the result, in [0, 1].

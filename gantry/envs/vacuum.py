@@ -11,6 +11,7 @@ import numpy as np
 
 from gantry.envs.apartment import build_model
 from gantry.envs.plan_file import load_plan
+from gantry.envs.randomness import RandomStreams
 from gantry.envs.rendering.scene import Marker
 from gantry.envs.task import State, Task
 
@@ -104,6 +105,23 @@ class Vacuum(Task):
         """Put the robots of the rows `ids` (k,) on the centres of cells (k,), with the headings (k,) in rad."""
         state.qpos[ids, :2] = self.centres[cells]
         state.qpos[ids, 2] = heading
+
+    def begin(
+        self, state: State, ids: np.ndarray, random: RandomStreams, anywhere: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Put the robots of the rows `ids` (k,) at the dock, or anywhere on the floor, with any heading.
+
+        Returns:
+            The cells (k,) where they are, and each cell's chance (k, m) of dirt (see `dirt_levels`), theirs spared.
+        """
+        count = len(self.centres)
+        heading = random.uniform(-np.pi, np.pi, 1)[:, 0]
+        drawn = random.integers(count, 1)[:, 0]
+        cells = drawn if anywhere else np.full(len(ids), self.plan.start)
+        self.place(state, ids, cells, heading)
+        chance = random.uniform(0.0, 1.0, count)
+        chance[np.arange(len(ids)), cells] = 1.0
+        return cells, chance
 
     def simulate(self, state: State, rows: np.ndarray | None, substeps: int) -> np.ndarray:
         """Simulate `substeps` steps and return the distance (n,) driven in them (m)."""

@@ -152,16 +152,11 @@ class VacuumCells(Vacuum):
 
     def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
         """Put the robot at its start and dirt on other cells."""
-        count = len(self.centres)
-        heading = random.uniform(-np.pi, np.pi, 1)[:, 0]
-        anywhere = random.integers(count, 1)[:, 0]
-        cell = anywhere if self.start == "anywhere" else np.full(len(ids), self.plan.start)
-        self.place(state, ids, cell, heading)
-        chance = random.uniform(0.0, 1.0, count)
-        chance[np.arange(len(ids)), cell] = 1.0
+        cell, chance = self.begin(state, ids, random, self.start == "anywhere")
         if self.dirty_cells is None:
             levels = dirt_levels(chance, self.dirt_share)
         else:  # each cell's rank among all takes the place of its chance
+            count = chance.shape[1]
             levels = dirt_levels(chance.argsort(axis=1).argsort(axis=1) / count, self.dirty_cells / count)
         userdata = state.userdata
         userdata[ids, self.dirt] = levels

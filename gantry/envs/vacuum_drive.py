@@ -120,13 +120,7 @@ class VacuumDrive(Vacuum):
 
     def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
         """Put the robot at its start, with any heading, and dirt on other cells."""
-        count = len(self.centres)
-        heading = random.uniform(-np.pi, np.pi, 1)[:, 0]
-        anywhere = random.integers(count, 1)[:, 0]
-        cell = anywhere if self.start == "anywhere" else np.full(len(ids), self.plan.start)
-        self.place(state, ids, cell, heading)
-        chance = random.uniform(0.0, 1.0, count)
-        chance[np.arange(len(ids)), cell] = 1.0
+        _, chance = self.begin(state, ids, random, self.start == "anywhere")
         levels = dirt_levels(chance, self.dirt_share)
         state.userdata[ids, self.dirt] = levels
         state.userdata[ids, self.counter["dirty_at_start"]] = (levels > 0).sum(axis=1)

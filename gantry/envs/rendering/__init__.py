@@ -4,9 +4,10 @@ Importing this package imports neither MuJoCo nor a graphics library.
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from gantry.errors import GantryError
 
@@ -24,23 +25,27 @@ ENVIRONMENT_VARIABLE = "GANTRY_RENDERER"
 __all__ = ["BACKENDS", "ENVIRONMENT_VARIABLE", "Renderer", "make_renderer"]
 
 
-class Renderer(Protocol):
-    """Draws one model's configurations at one size from one camera."""
+class Renderer(ABC):
+    """Draws one model's configurations at one size from one camera; as a context it closes itself."""
 
     backend: str
     """Which of `BACKENDS` draws."""
 
+    @abstractmethod
     def render(self, data: "mujoco.MjData", markers: "Sequence[Marker] | None" = None) -> "np.ndarray":
         """Draw the configuration in `data` (only read), with `markers` over it, as (height, width, 3) uint8."""
 
+    @abstractmethod
     def close(self) -> None:
         """Free what the renderer holds; closing twice is harmless."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self.close()
 
 
 def make_renderer(

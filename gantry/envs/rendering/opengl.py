@@ -5,12 +5,12 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import mujoco
 import numpy as np
 
+from gantry.envs.rendering import Renderer
 from gantry.envs.rendering.gl_guard import library_present
 from gantry.envs.rendering.scene import Marker, Stage
 from gantry.errors import GantryError
@@ -42,7 +42,7 @@ def _import_context_class(backend: str) -> Any:
         raise
 
 
-class OpenGLRenderer:
+class OpenGLRenderer(Renderer):
     """Draws with MuJoCo's classic renderer on the CPU (Mesa) or a GPU, whichever the graphics library offers."""
 
     def __init__(self, stage: Stage, backend: str) -> None:
@@ -102,14 +102,6 @@ class OpenGLRenderer:
         """Free the context; closing twice is harmless."""
         self._context = self._resources = None
         self._free()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _free(context: Any, resources: list[Any]) -> None:

@@ -14,12 +14,11 @@ import collections
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
-from typing import Self
 
 import mujoco
 import numpy as np
 
+from gantry.envs.rendering import Renderer
 from gantry.envs.rendering.change import ChangeFinder
 from gantry.envs.rendering.markers import draw_markers
 from gantry.envs.rendering.scene import Marker, Stage, View
@@ -47,7 +46,7 @@ class _Picture:
         self.points = np.zeros((pixels, 3))
 
 
-class RaycastRenderer:
+class RaycastRenderer(Renderer):
     """Draws one model at one size from one camera; see the module's docstring for what it leaves out."""
 
     backend = "raycast"
@@ -180,14 +179,6 @@ class RaycastRenderer:
         if self._pool is not None:
             self._pool.shutdown()
         self._stage = self._pool = self._still = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _to_bytes(colours: Array) -> Array:
