@@ -92,6 +92,19 @@ def test_outputs_and_gradients_are_those_of_automatic_differentiation(activation
     torch.testing.assert_close(network.vector.grad, flat, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("sizes", [(3, 2), (5, 16, 12, 1)])
+def test_the_gradient_of_the_inputs_alone_is_that_of_automatic_differentiation(activation, sizes):
+    network = MLP(sizes, activation, 1.0, generator())
+    inputs = torch.randn(7, sizes[0], generator=generator(2), requires_grad=True)
+    outputs = network(inputs)
+    (expected,) = torch.autograd.grad(outputs.square().sum(), inputs)
+    workspace = network.take_workspace(7)
+    with torch.no_grad():
+        found = network.input_gradient(workspace, 2.0 * network.forward(inputs, workspace))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_two_passes_in_one_graph_do_not_disturb_each_other():
     network = MLP((3, 8, 1), "tanh", 1.0, generator())
     reference = twin(network)

@@ -131,12 +131,22 @@ class MLP:
         torch.sum(gradient, 0, out=bias_gradients[0])
         return (torch.mm(gradient, self.weights[0].t()) if to_inputs else None), self._gradient.clone()
 
+    def input_gradient(self, workspace: Sequence[torch.Tensor], output_gradient: torch.Tensor) -> torch.Tensor:
+        """∂loss/∂inputs (B, sizes[0]) alone, after `forward`, from ∂loss/∂outputs (B, sizes[-1])."""
+        hidden, scratch = workspace[: len(workspace) // 2], workspace[len(workspace) // 2 :]
+        gradient = output_gradient
+        for index in range(len(self.weights) - 1, 0, -1):
+            gradient = torch.mm(gradient, self.weights[index].t(), out=scratch[index - 1])
+            self._through_activation(gradient, hidden[index - 1])
+        return torch.mm(gradient, self.weights[0].t())
+
     def _through_activation(self, gradient: torch.Tensor, outputs: torch.Tensor) -> None:
         """∂loss/∂z in place of ∂loss/∂a(z), given a(z): each activation has its derivative in terms of its value."""
         if self.activation == "tanh":
             torch.ops.aten.tanh_backward.grad_input(gradient, outputs, grad_input=gradient)
         elif self.activation == "relu":
-            gradient.mul_(outputs > 0)
+            # A tenth of the time of multiplying by a mask.
+            torch.ops.aten.threshold_backward.grad_input(gradient, outputs, 0.0, grad_input=gradient)
         else:
             gradient.mul_(outputs.clamp(max=0).add_(1))
 
