@@ -17,29 +17,67 @@ from gantry.agents.stepping import Transition
 from gantry.errors import GantryError
 
 
+class Columns:
+    """Where the parts of a row are, for observations of size d and actions of size A."""
+
+    def __init__(self, observation_size: int, action_size: int) -> None:
+        d, both = observation_size, observation_size + action_size
+        self.observation = slice(0, d)
+        self.action = slice(d, both)
+        self.observation_action = slice(0, both)
+        self.next_observation = slice(both, both + d)
+        self.reward, self.discount = both + d, both + d + 1
+        self.width = both + d + 2
+
+
 @dataclass
 class Minibatch:
-    """Columns of B rows, all views of one (B, width) tensor, which is the caller's to change.
+    """B transitions, for the caller to change; every part is a view of one table.
 
     Attributes:
         rows: (B,) int64, where in the buffer they are.
-        observation: (B, d).
-        observation_action: (B, d + A), the two side by side, as a critic takes them.
-        action: (B, A).
-        next_observation: (B, d) where the return's last step led, before any reset.
-        reward: (B,) the discounted sum of the rewards of up to n steps.
-        discount: (B,) of the value of `next_observation`: γ to the number of steps, or 0 after a termination.
-        table: (B, width), all of them.
+        table: (B, width) float32.
+        columns: where in it the parts are.
     """
 
     rows: torch.Tensor
-    observation: torch.Tensor
-    observation_action: torch.Tensor
-    action: torch.Tensor
-    next_observation: torch.Tensor
-    reward: torch.Tensor
-    discount: torch.Tensor
     table: torch.Tensor
+    columns: Columns
+
+    @property
+    def observation(self) -> torch.Tensor:
+        """(B, d)."""
+        return self.table[:, self.columns.observation]
+
+    @property
+    def action(self) -> torch.Tensor:
+        """(B, A)."""
+        return self.table[:, self.columns.action]
+
+    @property
+    def observation_action(self) -> torch.Tensor:
+        """(B, d + A), the two side by side, as a critic takes them."""
+        return self.table[:, self.columns.observation_action]
+
+    @property
+    def next_observation(self) -> torch.Tensor:
+        """(B, d) where the last step of the return led, before any reset."""
+        return self.table[:, self.columns.next_observation]
+
+    @property
+    def reward(self) -> torch.Tensor:
+        """(B,) the discounted sum of the rewards of up to n steps."""
+        return self.table[:, self.columns.reward]
+
+    @property
+    def discount(self) -> torch.Tensor:
+        """(B,) of the value of `next_observation`: γ to the number of steps, or 0 after a termination."""
+        return self.table[:, self.columns.discount]
+
+    def split(self, parts: int) -> "list[Minibatch]":
+        """The same in `parts` minibatches, one after another, of as equal a size as can be."""
+        pairs = zip(self.rows.tensor_split(parts), self.table.tensor_split(parts), strict=True)
+        return [Minibatch(rows, table, self.columns) for rows, table in pairs]
 
 
 class ReplayBuffer:
@@ -49,6 +87,7 @@ class ReplayBuffer:
         num_envs: n.
         slots: vector steps that fit; `capacity` rows at most, but at least two vector steps.
         time: vector steps added so far; that of time t lies in slot t modulo `slots`.
+        columns: where in a row the parts of a transition are.
         table: (slots, n, width) float32.
         valid: (slots, n) false where a row is no transition to learn from.
     """
@@ -77,12 +116,9 @@ class ReplayBuffer:
             )
         self.num_envs, self.gamma, self.n_step = num_envs, gamma, n_step
         self.slots = capacity // num_envs
-        d, a = observation_size, action_size
-        self._observation, self._action = slice(0, d), slice(d, d + a)
-        self._next_observation = slice(d + a, 2 * d + a)
-        self._reward, self._discount = 2 * d + a, 2 * d + a + 1
-        self.table = torch.empty(self.slots, num_envs, 2 * d + a + 2)
-        self._flat = self.table.view(-1, 2 * d + a + 2)
+        self.columns = Columns(observation_size, action_size)
+        self.table = torch.empty(self.slots, num_envs, self.columns.width)
+        self._flat = self.table.view(-1, self.columns.width)
         self._view = self.table.numpy()
         self.valid = np.zeros((self.slots, num_envs), np.bool_)
         self.time = 0
@@ -121,17 +157,17 @@ class ReplayBuffer:
         Returns:
             (n,) the rows written, as `Minibatch.rows` counts them.
         """
-        slot = self.time % self.slots
+        slot, columns = self.time % self.slots, self.columns
         if self._marked is not None:
             self._stash_slot(slot)
         row, valid = self._view[slot], self.valid[slot]
-        row[:, self._observation] = observations
-        row[:, self._action] = actions.reshape(self.num_envs, -1)
-        row[:, self._next_observation] = next_observations
-        row[transition.final_rows, self._next_observation] = transition.final_observations
-        row[:, self._reward] = transition.rewards
-        row[:, self._discount] = self.gamma
-        row[transition.terminated, self._discount] = 0.0
+        row[:, columns.observation] = observations
+        row[:, columns.action] = actions.reshape(self.num_envs, -1)
+        row[:, columns.next_observation] = next_observations
+        row[transition.final_rows, columns.next_observation] = transition.final_observations
+        row[:, columns.reward] = transition.rewards
+        row[:, columns.discount] = self.gamma
+        row[transition.terminated, columns.discount] = 0.0
         if self.time >= self.slots:
             self._invalid -= self.num_envs - int(np.count_nonzero(valid))
         valid[:] = True if counted is None else counted
@@ -146,14 +182,14 @@ class ReplayBuffer:
 
     def _prolong(self, slot: int) -> None:
         """Let the steps before, as far as they are of the same episode, look one step further: to what `slot` holds."""
-        row, valid = self._view[slot], self.valid[slot]
+        row, valid, columns = self._view[slot], self.valid[slot], self.columns
         for back in range(1, min(self.n_step, int(self._ages.max()) + 1)):
             earlier = self._view[(slot - back) % self.slots]
             factor = np.float32(self.gamma**back)
             rows = np.flatnonzero((self._ages >= back) & valid)
-            earlier[rows, self._next_observation] = row[rows, self._next_observation]
-            earlier[rows, self._reward] += factor * row[rows, self._reward]
-            earlier[rows, self._discount] = factor * row[rows, self._discount]
+            earlier[rows, columns.next_observation] = row[rows, columns.next_observation]
+            earlier[rows, columns.reward] += factor * row[rows, columns.reward]
+            earlier[rows, columns.discount] = factor * row[rows, columns.discount]
 
     def _end_episodes(self, envs: NDArray[np.int64], last: int) -> None:
         """Note that the episodes of the environments `envs` (k,) ended with the vector step of time `last`."""
@@ -180,17 +216,7 @@ class ReplayBuffer:
 
     def gather(self, rows: torch.Tensor) -> Minibatch:
         """The transitions at `rows` (B,), copied."""
-        table = self._flat.index_select(0, rows)
-        return Minibatch(
-            rows,
-            table[:, self._observation],
-            table[:, : self._action.stop],
-            table[:, self._action],
-            table[:, self._next_observation],
-            table[:, self._reward],
-            table[:, self._discount],
-            table,
-        )
+        return Minibatch(rows, self._flat.index_select(0, rows), self.columns)
 
     def last_times(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """When `rows` (B,) happened, and the last step in here of the same episode: two times (B,).

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+import torch
+
+from gantry.agents.exploration import GaussianNoise, OrnsteinUhlenbeckNoise, make_noise
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_gaussian_noise_is_independent_and_of_the_scale_asked_for():
+    noise, random = GaussianNoise(2_000, 3), generator()
+    first, second = noise.sample(0.3, random), noise.sample(0.3, random)
+    assert first.shape == (2_000, 3)
+    assert first.std().item() == pytest.approx(0.3, rel=0.05)
+    assert first.mean().item() == pytest.approx(0.0, abs=0.02)
+    assert (first * second).mean().item() == pytest.approx(0.0, abs=0.005)
+
+
+def test_ornstein_uhlenbeck_noise_has_its_stationary_deviation_and_correlation():
+    theta, scale = 0.15, 0.2
+    noise, random = OrnsteinUhlenbeckNoise(5_000, 2, theta), generator()
+    for _ in range(60):
+        noise.sample(scale, random)
+    earlier = noise.sample(scale, random)
+    later = noise.sample(scale, random)
+    stationary = scale / (2 * theta - theta**2) ** 0.5
+    assert later.std().item() == pytest.approx(stationary, rel=0.04)
+    assert ((earlier * later).mean() / (earlier * earlier).mean()).item() == pytest.approx(1 - theta, rel=0.03)
+
+
+def test_a_finer_clock_gives_the_same_process():
+    """Ten steps of a tenth forget and spread as one step does, to first order in θ."""
+    fine, random = OrnsteinUhlenbeckNoise(20_000, 1, 0.05, 0.1), generator()
+    for _ in range(10):
+        spread = fine.sample(1.0, random)
+    assert spread.std().item() == pytest.approx(1.0, rel=0.04)
+
+
+def test_a_new_episode_starts_from_zero_and_leaves_the_others_alone():
+    noise, random = OrnsteinUhlenbeckNoise(3, 1, theta=0.0), generator()
+    before = noise.sample(1.0, random)
+    noise.begin_episodes(np.array([1]))
+    after = noise.sample(0.0, random)
+    assert after[1] == 0.0
+    assert torch.equal(after[[0, 2]], before[[0, 2]])
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "ornstein-uhlenbeck"])
+def test_restored_noise_goes_on_the_same(kind):
+    one, other = make_noise(kind, 4, 2), make_noise(kind, 4, 2)
+    random = generator()
+    for _ in range(3):
+        one.sample(0.5, random)
+    other.load_state(one.state())
+    random, same = generator(1), generator(1)
+    for _ in range(3):
+        assert torch.equal(one.sample(0.5, random), other.sample(0.5, same))
