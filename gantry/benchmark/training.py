@@ -15,6 +15,7 @@ import numpy as np
 from gantry.agents.policy_file import config_to_json
 from gantry.agents.ppo import PPO, PPOConfig
 from gantry.agents.threads import torch_threads
+from gantry.benchmark.cases import FIRST_SEED
 from gantry.benchmark.rows import Report, Row
 from gantry.evaluate import evaluate
 from gantry.runs import RunConfig
@@ -26,8 +27,6 @@ GOAL = 800.0
 STEPS = 1_500_000
 CHECK_EPISODES = 32
 CHECK_SECONDS = 0.5
-FIRST_SEED = 100
-"""Settings were tuned on seeds below 100."""
 PEER_SEEDS = 3
 PEER_SECONDS = 150.0
 """A peer that has not reached the goal by then counts as having taken so long, which favours it."""
@@ -42,18 +41,6 @@ SB3_SETTINGS: dict[str, Any] = {
     "gamma": 0.99,
 }
 SB3_ENVS = 16
-
-
-ROBOTS = (
-    ("gantry/ReachPlanar-v0", "success", 60.0),
-    ("gantry/Reach-v0", "success", 120.0),
-    ("gantry/Vacuum-v0", "coverage", 120.0),
-)
-"""Environment, what it is about, and the seconds that learning may take."""
-
-
-ROBOT_EPISODES = 400
-"""Of 100 episodes a success of 95 % is known to ± 4 % only."""
 
 
 class Clock:
@@ -97,8 +84,6 @@ def measure(report: Report, seeds: int = 5, peers: bool = True) -> None:
     report(Row("PPO: learning time to score 800, median", to_goal, "s", 10.0, "lower", note))
     note = ", ".join(f"{score:.0f}" for score in finals)
     report(Row(f"PPO: lowest score of {seeds} seeds after {STEPS:,} steps", min(finals), "score", 850.0, note=note))
-    for environment, figure, limit in ROBOTS:
-        _robot(report, environment, figure, limit, min(seeds, PEER_SEEDS))
     batched = "SB3's PPO on the same batched environment: its time over ours"
     usual = "SB3's PPO as its users run it (DummyVecEnv of single environments): its time over ours"
     if not peers or importlib.util.find_spec("stable_baselines3") is None:
@@ -109,28 +94,6 @@ def measure(report: Report, seeds: int = 5, peers: bool = True) -> None:
     for name, make, threads, target in ((batched, _sb3_batched, 1, 3.0), (usual, _sb3_usual, None, 8.0)):
         theirs = [_sb3(make, FIRST_SEED + seed, threads) for seed in range(min(seeds, PEER_SEEDS))]
         report(Row(name, statistics.median(theirs) / to_goal, "times", target, note=_seconds_list(theirs)))
-
-
-def _robot(report: Report, environment: str, figure: str, limit: float, seeds: int) -> None:
-    """Train with the shipped settings, and report the figure that the task is about and the seconds it took."""
-    figures, spent = [], []
-    for seed in range(seeds):
-        settings = tuned(environment, PPO.name)
-        steps = settings.pop("total_steps")
-        config = PPOConfig(**settings)
-        agent: PPO = build_agent(
-            RunConfig(environment, {}, PPO.name, FIRST_SEED + seed, steps, config_to_json(config), {})
-        )
-        begun = time.perf_counter()
-        agent.learn(steps)
-        spent.append(time.perf_counter() - begun)
-        result = evaluate(agent.act, environment, ROBOT_EPISODES, purpose="test")
-        figures.append(result.success or 0.0 if figure == "success" else result.measures[figure])
-    name, note = environment.removeprefix("gantry/"), ", ".join(f"{value:.3f}" for value in figures)
-    report(
-        Row(f"PPO on {name}: {figure}, median of {seeds} seeds", statistics.median(figures), "share", 0.95, note=note)
-    )
-    report(Row(f"PPO on {name}: learning time, median", statistics.median(spent), "s", limit, "lower"))
 
 
 def _seconds_list(values: list[float]) -> str:

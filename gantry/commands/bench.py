@@ -14,15 +14,19 @@ from gantry.commands.output import console, parse, print_json
 class BenchArguments:
     """Measure Gantry against other suites, side by side, and say which targets are met.
 
-    `envs`: simulation speed (about a minute). `train`: PPO's speed, time to a score of 800 and final score, against
-    stable-baselines3 (many minutes; it needs the `baselines` extra). `optimizers`: evaluations beside SciPy's methods,
-    and how surely each finds the minimum (about two minutes). Run nothing else meanwhile.
+    `envs`: simulation speed (about a minute). `train`: what every agent reaches with the settings shipped, and in how
+    many seconds, and PPO's time to a score of 800 beside stable-baselines3's (most of an hour; the last part needs the
+    `baselines` extra). `footing`: PPO, A2C and DDPG with stable-baselines3's own settings and budgets beside
+    stable-baselines3 itself (over an hour). `optimizers`: evaluations beside SciPy's methods, and how surely each finds
+    the minimum (about two minutes). Run nothing else meanwhile.
     """
 
-    what: Annotated[Literal["envs", "train", "optimizers"], tyro.conf.Positional]
+    what: Annotated[Literal["envs", "train", "footing", "optimizers"], tyro.conf.Positional]
     """Which benchmark."""
+    agents: tuple[str, ...] = ()
+    """Measure these agents alone, in `train` and `footing`; by default all."""
     seeds: int = 5
-    """Training seeds, of `train`."""
+    """Training seeds, in `train` and `footing`."""
     peers: bool = True
     """Also measure stable-baselines3, in `train`."""
     json: bool = False
@@ -51,9 +55,15 @@ def main(words: Sequence[str]) -> None:
         from gantry.benchmark import optimizers
 
         optimizers.measure(report)
-    else:
-        from gantry.benchmark import training
+    elif arguments.what == "footing":
+        from gantry.benchmark import footing
 
-        training.measure(report, arguments.seeds, arguments.peers)
+        footing.measure(report, arguments.agents, arguments.seeds)
+    else:
+        from gantry.benchmark import cases, training
+
+        cases.measure(report, arguments.agents, arguments.seeds)
+        if not arguments.agents or "ppo" in arguments.agents:
+            training.measure(report, arguments.seeds, arguments.peers)
     if arguments.json:
         print_json({"rows": [row.to_json() for row in rows], "machine": machine()})

@@ -1,0 +1,99 @@
+"""What each agent must reach with the settings that are shipped for an environment, and in how many seconds.
+
+A case trains on seeds that no settings were tuned on, and judges by episodes of the test range.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from gantry.agents import agent_class
+from gantry.agents.policy_file import config_to_json
+from gantry.benchmark.rows import Report, Row
+from gantry.evaluate import Evaluation, evaluate
+from gantry.runs import RunConfig
+from gantry.settings import tuned
+from gantry.train import build_agent
+
+FIRST_SEED = 100
+"""Settings were tuned on seeds below 100."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """An agent in an environment, and what is asked of it: the median over training seeds."""
+
+    agent: str
+    environment: str
+    goal: float
+    """What the figure must reach."""
+    seconds: float | None
+    """What learning may take; None: not limited."""
+    figure: str = "score"
+    """`score`, `success`, or one of the environment's measures."""
+    seeds: int = 5
+    episodes: int = 100
+    """Test episodes a policy. Of 100, a success of 95 % is known to ± 4 % only; of 400, to ± 2 %."""
+
+    @property
+    def name(self) -> str:
+        """Who learns what."""
+        return f"{agent_class(self.agent).__name__} on {self.environment.removeprefix('gantry/')}"
+
+
+CASES = (
+    Case("ppo", "gantry/ReachPlanar-v0", 0.95, 60.0, "success", 3, 400),
+    Case("ppo", "gantry/Reach-v0", 0.95, 120.0, "success", 3, 400),
+    Case("ppo", "gantry/Vacuum-v0", 0.95, 120.0, "coverage", 3, 400),
+)
+
+
+def train_case(environment: str, agent: str, seed: int) -> tuple[Any, float]:
+    """Train with the shipped settings; return the agent and the seconds that learning took."""
+    settings = tuned(environment, agent)
+    steps = int(settings.pop("total_steps"))
+    options = settings.pop("environment_options", {})
+    config = agent_class(agent).config_class(**settings)
+    learner = build_agent(RunConfig(environment, options, agent, seed, steps, config_to_json(config), {}))
+    begun = time.perf_counter()
+    learner.learn(steps)
+    return learner, time.perf_counter() - begun
+
+
+def measure(report: Report, agents: Sequence[str] = (), seeds: int = 5) -> None:
+    """Measure the cases, one after another.
+
+    Args:
+        report: called with each row as soon as it is known.
+        agents: of these alone; by default of all.
+        seeds: training seeds of a case, at most.
+
+    Raises:
+        GantryError: an agent of an unknown name.
+    """
+    for name in agents:
+        agent_class(name)
+    for case in CASES:
+        if agents and case.agent not in agents:
+            continue
+        count = min(case.seeds, seeds)
+        figures, spent = [], []
+        for seed in range(count):
+            learner, taken = train_case(case.environment, case.agent, FIRST_SEED + seed)
+            result = evaluate(learner.act, case.environment, case.episodes, purpose="test")
+            learner.env.close()
+            figures.append(_figure(result, case.figure))
+            spent.append(taken)
+        note = ", ".join(f"{value:.3f}" if value <= 1.0 else f"{value:.0f}" for value in figures)
+        unit = "score" if case.figure == "score" else "share"
+        report(Row(f"{case.name}: {case.figure}, median of {count} seeds", statistics.median(figures), unit, case.goal,
+                   note=note))  # fmt: skip
+        report(Row(f"{case.name}: learning time, median", statistics.median(spent), "s", case.seconds, "lower"))
+
+
+def _figure(result: Evaluation, name: str) -> float:
+    if name == "score":
+        return result.score
+    return (result.success or 0.0) if name == "success" else result.measures[name]

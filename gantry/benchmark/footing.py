@@ -1,0 +1,156 @@
+"""`gantry bench footing`: PPO, A2C and DDPG beside stable-baselines3's, with its settings and its budgets of steps.
+
+Both sides learn in single environments of Gymnasium's (`DummyVecEnv` there, `SyncVectorEnv` here), with one PyTorch
+thread, from the same seeds and at the same time, each in a process of its own; both policies are then judged by the
+same episodes of the test range. What is reported is the difference of the mean scores over seeds, with its 95 %
+interval, in shares of the score's range.
+"""
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from gantry.agents import agent_class
+from gantry.agents.stepping import open_environment
+from gantry.benchmark.cases import FIRST_SEED
+from gantry.benchmark.rows import Report, Row
+from gantry.errors import GantryError
+from gantry.evaluate import evaluate
+from gantry.seeds import environment_seed
+
+EPISODES = 50
+"""Test episodes a policy."""
+MARGIN = 0.05
+"""By how much of the score's range the interval of the difference may lie below zero."""
+
+RANGES: dict[str, tuple[float, float]] = {
+    "InvertedPendulum-v5": (0.0, 1000.0),
+    "Reacher-v5": (-50.0, 0.0),
+    "Pendulum-v1": (-1600.0, 0.0),
+}
+"""The returns of an episode, from a policy that knows nothing to one that is perfect."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """One algorithm on both sides."""
+
+    agent: str
+    steps: int
+    """Environment steps of each side."""
+    num_envs: int
+    theirs: dict[str, Any]
+    """SB3's settings: its own defaults, where nothing else is said."""
+    ours: dict[str, Any]
+    """The same in our names."""
+
+
+CONTESTS = (
+    Contest(
+        "ppo",
+        50_000,
+        1,
+        {},
+        {
+            "rollout_steps": 2048,
+            "minibatch_size": 64,
+            "epochs": 10,
+            "learning_rate": 3e-4,
+            "normalize_observation": False,
+            "normalize_return": False,
+            "stagger_first_episodes": False,
+        },
+    ),
+)
+
+
+def measure(report: Report, agents: Sequence[str] = (), seeds: int = 5) -> None:
+    """Measure and report every contest.
+
+    Args:
+        report: called with each row as soon as it is known.
+        agents: of these alone; by default of all.
+        seeds: trainings of each side.
+    """
+    for contest in CONTESTS:
+        if agents and contest.agent not in agents:
+            continue
+        for environment, (lowest, highest) in RANGES.items():
+            ours, theirs = [], []
+            for seed in range(FIRST_SEED, FIRST_SEED + seeds):
+                with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as sides:
+                    both = [sides.submit(side, contest, environment, seed) for side in (_ours, _theirs)]
+                    ours.append(both[0].result())
+                    theirs.append(both[1].result())
+            name = f"{contest.agent.upper()} on {environment}"
+            our_scores, their_scores = [score for score, _ in ours], [score for score, _ in theirs]
+            low, high = difference_interval(np.array(our_scores), np.array(their_scores))
+            low, high = low / (highest - lowest), high / (highest - lowest)
+            note = (
+                f"95 % interval of the difference {low:+.1%} to {high:+.1%} of the range; "
+                f"ours {_listed(our_scores)}; SB3 {_listed(their_scores)}"
+            )
+            report(Row(f"{name}: lower end of the score's lead over SB3", low, "of the range", -MARGIN, note=note))
+            ratio = statistics.median(rate for _, rate in ours) / statistics.median(rate for _, rate in theirs)
+            report(Row(f"{name}: steps/s over SB3's", ratio, "times", 1.0))
+
+
+def difference_interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of mean(ours) - mean(theirs), (k,) each, by Welch's t (unequal variances)."""
+    result = stats.ttest_ind(ours, theirs, equal_var=False)
+    if not np.isfinite(result.df):  # neither side varies at all
+        difference = float(ours.mean() - theirs.mean())
+        return difference, difference
+    interval = result.confidence_interval(0.95)
+    return float(interval.low), float(interval.high)
+
+
+def _listed(scores: list[float]) -> str:
+    return " ".join(f"{score:.4g}" for score in scores)
+
+
+def _ours(contest: Contest, environment: str, seed: int) -> tuple[float, float]:
+    """Return the score on test episodes and the environment steps a second of learning."""
+    import torch
+
+    torch.set_num_threads(1)
+    kind = agent_class(contest.agent)
+    config = kind.config_class(num_envs=contest.num_envs, **contest.ours)
+    env = open_environment(environment, contest.num_envs)
+    agent = kind(env, config, seed=seed, env_seed=environment_seed("training", seed, contest.num_envs))
+    begun = time.perf_counter()
+    agent.learn(contest.steps)
+    taken = time.perf_counter() - begun
+    env.close()
+    return evaluate(agent.act, environment, EPISODES, purpose="test").score, contest.steps / taken
+
+
+def _theirs(contest: Contest, environment: str, seed: int) -> tuple[float, float]:
+    """Return the same figures of SB3."""
+    try:
+        import stable_baselines3
+        import torch
+        from stable_baselines3.common.env_util import make_vec_env
+    except ImportError as error:
+        raise GantryError("this benchmark needs stable-baselines3: pip install 'gantry[baselines]'") from error
+    torch.set_num_threads(1)
+    env = make_vec_env(environment, contest.num_envs, seed=environment_seed("training", seed, contest.num_envs))
+    model = getattr(stable_baselines3, contest.agent.upper())(
+        "MlpPolicy", env, seed=seed, device="cpu", **contest.theirs
+    )
+    begun = time.perf_counter()
+    model.learn(contest.steps)
+    taken = time.perf_counter() - begun
+    env.close()
+
+    def act(observations: np.ndarray) -> np.ndarray:
+        return model.predict(observations, deterministic=True)[0]
+
+    return evaluate(act, environment, EPISODES, purpose="test").score, model.num_timesteps / taken
