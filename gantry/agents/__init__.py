@@ -14,11 +14,13 @@ from gantry.names import nearest
 
 AGENTS: dict[str, str] = {
     "ppo": "gantry.agents.ppo:PPO",
+    "q-learning": "gantry.agents.q_learning:QLearning",
 }
 """Agent name → "module:Class"."""
 
 DESCRIPTIONS: dict[str, str] = {
     "ppo": "Proximal policy optimization: on-policy, many environments at once, Box and Discrete actions",
+    "q-learning": "A table of action values, for Discrete observations and actions; also double Q-learning and SARSA",
 }
 """Agent name → one line for listings."""
 
