@@ -6,12 +6,14 @@ learning; its state is plain tensors, to be saved and restored exactly.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
+from gantry.agents.descent import Descent
 
-class Adam:
+
+class Adam(Descent):
     """Steps against the gradients of some leaf tensors.
 
     Args:
@@ -23,19 +25,12 @@ class Adam:
     def __init__(
         self, parameters: Sequence[torch.Tensor], decay: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-5
     ) -> None:
-        self.parameters = list(parameters)
+        super().__init__(parameters)
         self.decay = decay
         self.epsilon = epsilon
         self.steps = 0
-        self._targets = [parameter.detach() for parameter in self.parameters]
         self._means = [torch.zeros_like(target) for target in self._targets]
         self._squares = [torch.zeros_like(target) for target in self._targets]
-
-    def gradients(self, loss: torch.Tensor) -> tuple[list[torch.Tensor], float]:
-        """∂loss/∂parameters, and their common Euclidean norm."""
-        gradients = list(torch.autograd.grad(loss, self.parameters))
-        norms = [float(torch.linalg.vector_norm(gradient)) for gradient in gradients]
-        return gradients, math.hypot(*norms)
 
     def step(self, gradients: Sequence[torch.Tensor], learning_rate: float, scale: float = 1.0) -> None:
         """Move the parameters by one step; the gradients are taken times `scale` (clipping)."""
@@ -55,7 +50,7 @@ class Adam:
             tensors[f"{index}.mean"], tensors[f"{index}.square"] = mean.cpu().clone(), square.cpu().clone()
         return tensors
 
-    def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
+    def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take over what `state` returned."""
         self.steps = int(tensors["steps"])
         for index, (mean, square) in enumerate(zip(self._means, self._squares, strict=True)):

@@ -166,6 +166,23 @@ class MLP:
             bias.copy_(tensors[f"{index}.bias"])
 
 
+class Columns:
+    """Some of a network's outputs, called like a network of its own; what is left of the network is shared.
+
+    Args:
+        network: the whole.
+        columns: which of its outputs.
+    """
+
+    def __init__(self, network: MLP, columns: slice) -> None:
+        self.network = network
+        self.columns = columns
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Outputs (B, number of columns) of `inputs` (B, d)."""
+        return self.network(inputs)[:, self.columns]
+
+
 class _Pass(torch.autograd.Function):
     """The whole network as one node of automatic differentiation."""
 

@@ -7,7 +7,7 @@ action. What is then done with these numbers is the algorithm's own (`ppo.py`, `
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import gymnasium
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gantry.agents.adam import Adam
 from gantry.agents.advantages import gae
 from gantry.agents.agent import Agent, Shapes, State, prefixed, require, require_network, under
+from gantry.agents.descent import Descent
 from gantry.agents.heads import CategoricalHead, GaussianHead, Head
 from gantry.agents.networks import MLP, Activation, layer_shapes
 from gantry.agents.normalizer import ObservationNormalizer, ReturnNormalizer
@@ -106,27 +106,58 @@ class Batch:
         return Batch(*(getattr(self, field.name).index_select(0, index) for field in dataclasses.fields(self)))
 
 
+def standardized(values: torch.Tensor) -> torch.Tensor:
+    """(B,) shifted and scaled to mean 0 and standard deviation 1; a single value stays as it is."""
+    if len(values) < 2:
+        return values
+    deviation, mean = torch.std_mean(values)
+    return (values - mean) / (deviation + 1e-8)
+
+
 class OnPolicyAgent(Agent):
-    """An actor and a critic, and the rollouts that they learn from."""
+    """An actor and a critic, and the rollouts that they learn from.
+
+    Attributes:
+        networks: those that learn, by name.
+        actor: inputs (B, d) to what the head takes, (B, K).
+        critic: inputs (B, d) to values (B, 1).
+        head: the distribution of actions.
+        optimizers: by name.
+    """
 
     staggers = True
+    actor: Callable[[torch.Tensor], torch.Tensor]
+    critic: Callable[[torch.Tensor], torch.Tensor]
+
+    @classmethod
+    def _network_sizes(cls, observation: int, action: int, config: Any) -> dict[str, tuple[int, ...]]:
+        """Widths, from input to output, of each network, for observations and actions of these sizes."""
+        return {"actor": (observation, *config.hidden_sizes, action), "critic": (observation, *config.hidden_sizes, 1)}
 
     def _build(self) -> None:
         config, size, outputs = self.config, self._observation_map.size, self._action_map.size
-        # A near-zero last layer of the actor begins with the same broad distribution in every state.
-        self.actor = MLP((size, *config.hidden_sizes, outputs), config.activation, 0.01, self._generator, config.device)
-        self.critic = MLP((size, *config.hidden_sizes, 1), config.activation, 1.0, self._generator, config.device)
+        self.networks = {
+            # A near-zero last layer of the actor begins with the same broad distribution in every state.
+            name: MLP(widths, config.activation, 0.01 if name == "actor" else 1.0, self._generator, config.device)
+            for name, widths in self._network_sizes(size, outputs, config).items()
+        }
+        self._connect()
         self.head: Head = (
             GaussianHead(outputs, config.initial_log_std, config.device)
             if self._action_map.continuous
             else CategoricalHead(outputs)
         )
-        actor_parameters = [self.actor.vector, *self.head.parameters().values()]
-        self._actor_optimizer = Adam(actor_parameters)
-        self._critic_optimizer = Adam([self.critic.vector])
-        self._optimizers = {"actor": self._actor_optimizer, "critic": self._critic_optimizer}
+        self.optimizers = self._make_optimizers()
         self.observation_normalizer = ObservationNormalizer(size, config.normalize_observation)
         self.return_normalizer = ReturnNormalizer(config.num_envs, config.gamma, config.normalize_return)
+
+    def _connect(self) -> None:
+        """Say which network is the actor, and which the critic."""
+        self.actor, self.critic = self.networks["actor"], self.networks["critic"]
+
+    @abstractmethod
+    def _make_optimizers(self) -> dict[str, Descent]:
+        """What moves the parameters of the networks and of the head, by name."""
 
     def _prepare(self) -> None:
         num_envs, actions = self.config.num_envs, self._action_map
@@ -246,21 +277,35 @@ class OnPolicyAgent(Agent):
         parts = [self.critic(chunk.to(self.config.device)) for chunk in torch.split(inputs, CHUNK)]
         return torch.cat(parts).reshape(-1).cpu().numpy()
 
+    def _descend(self, loss: torch.Tensor, optimizer: Descent, rate: float) -> float:
+        """One step of `optimizer` down the gradient of `loss`, clipped; returns the loss.
+
+        Raises:
+            GantryError: the loss or its gradient is NaN or infinite.
+        """
+        gradients, norm = optimizer.gradients(loss)
+        value = loss.item()
+        self._check_finite(value, norm)
+        optimizer.step(gradients, rate, scale=min(1.0, self.config.max_gradient_norm / (norm + 1e-8)))
+        return value
+
     # Saving, and going on
 
     def _policy_tensors(self) -> dict[str, torch.Tensor]:
+        tensors: dict[str, torch.Tensor] = {}
+        for name, network in self.networks.items():
+            tensors.update(prefixed(name, network.state()))
         head = {name: tensor.detach().cpu().clone() for name, tensor in self.head.parameters().items()}
         return {
-            **prefixed("actor", self.actor.state()),
-            **prefixed("critic", self.critic.state()),
+            **tensors,
             **prefixed("head", head),
             **prefixed("observation_normalizer", self.observation_normalizer.state()),
             **prefixed("return_normalizer", self.return_normalizer.moments.state()),
         }
 
     def _load_policy_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self.actor.load_state(under(tensors, "actor"))
-        self.critic.load_state(under(tensors, "critic"))
+        for network_name, network in self.networks.items():
+            network.load_state(under(tensors, network_name))
         with torch.no_grad():
             for name, tensor in self.head.parameters().items():
                 tensor.copy_(tensors[f"head.{name}"])
@@ -273,8 +318,8 @@ class OnPolicyAgent(Agent):
     ) -> Shapes:
         size, actions = ObservationMap(observation_space).size, ActionMap(action_space)
         expected: Shapes = {}
-        for network, outputs in (("actor", actions.size), ("critic", 1)):
-            for name, shape in layer_shapes((size, *config.hidden_sizes, outputs)).items():
+        for network, widths in cls._network_sizes(size, actions.size, config).items():
+            for name, shape in layer_shapes(widths).items():
                 expected[f"{network}.{name}"] = (shape, torch.float32)
         if actions.continuous:
             expected["head.log_std"] = ((actions.size,), torch.float32)
@@ -286,11 +331,11 @@ class OnPolicyAgent(Agent):
 
     def _learner_state(self) -> State:
         tensors = {"return_sums": torch.from_numpy(self.return_normalizer.sums.copy())}
-        for part, optimizer in self._optimizers.items():
+        for part, optimizer in self.optimizers.items():
             tensors.update(prefixed(part, optimizer.state()))
         return tensors, {}
 
     def _load_learner_state(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
         self.return_normalizer.sums = tensors["return_sums"].numpy().copy()
-        for part, optimizer in self._optimizers.items():
+        for part, optimizer in self.optimizers.items():
             optimizer.load_state(under(tensors, part))

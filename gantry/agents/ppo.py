@@ -15,7 +15,8 @@ import torch
 
 from gantry.agents.adam import Adam
 from gantry.agents.agent import require
-from gantry.agents.on_policy import Batch, OnPolicyAgent, OnPolicyConfig
+from gantry.agents.descent import Descent
+from gantry.agents.on_policy import Batch, OnPolicyAgent, OnPolicyConfig, standardized
 from gantry.agents.threads import torch_threads
 
 
@@ -88,14 +89,6 @@ def approximate_divergence(log_ratio: torch.Tensor) -> torch.Tensor:
     return (log_ratio.exp() - 1.0 - log_ratio).mean()
 
 
-def _standardized(values: torch.Tensor) -> torch.Tensor:
-    """(B,) shifted and scaled to mean 0 and standard deviation 1; a single value stays as it is."""
-    if len(values) < 2:
-        return values
-    deviation, mean = torch.std_mean(values)
-    return (values - mean) / (deviation + 1e-8)
-
-
 def _minibatches(
     columns: Sequence[torch.Tensor], order: torch.Tensor, parts: int
 ) -> Iterator[tuple[torch.Tensor, ...]]:
@@ -109,6 +102,10 @@ class PPO(OnPolicyAgent):
 
     name = "ppo"
     config_class = PPOConfig
+
+    def _make_optimizers(self) -> dict[str, Descent]:
+        actor = [self.networks["actor"].vector, *self.head.parameters().values()]
+        return {"actor": Adam(actor), "critic": Adam([self.networks["critic"].vector])}
 
     def _update(self, batch: Batch, total_steps: int) -> dict[str, float]:
         """Go over a rollout in shuffled minibatches, `epochs` times; returns the update's metrics."""
@@ -140,12 +137,12 @@ class PPO(OnPolicyAgent):
         records: list[torch.Tensor] = []
         for order in orders:
             for inputs, actions, old_log_probability, raw_advantage in _minibatches(columns, order, parts):
-                advantage = _standardized(raw_advantage) if config.normalize_advantage else raw_advantage
+                advantage = standardized(raw_advantage) if config.normalize_advantage else raw_advantage
                 output = self.actor(inputs)
                 log_ratio = self.head.log_probability(output, actions) - old_log_probability
                 policy_loss = -clipped_surrogate(log_ratio, advantage, config.clip_range).mean()
                 entropy = self.head.entropy(output)
-                self._descend(policy_loss - config.entropy_coefficient * entropy, self._actor_optimizer, rate)
+                self._descend(policy_loss - config.entropy_coefficient * entropy, self.optimizers["actor"], rate)
                 with torch.no_grad():
                     divergence = approximate_divergence(log_ratio)
                     clipped = (log_ratio.exp() - 1.0).abs().gt(config.clip_range).float().mean()
@@ -164,17 +161,5 @@ class PPO(OnPolicyAgent):
             for order in orders:
                 for inputs, old_value, target in _minibatches(columns, order, parts):
                     loss = value_loss(self.critic(inputs).squeeze(1), old_value, target, config.clip_value)
-                    losses.append(self._descend(config.value_coefficient * loss, self._critic_optimizer, rate))
+                    losses.append(self._descend(config.value_coefficient * loss, self.optimizers["critic"], rate))
         return math.fsum(losses) / len(losses) / config.value_coefficient
-
-    def _descend(self, loss: torch.Tensor, optimizer: Adam, rate: float) -> float:
-        """One step of `optimizer` down the gradient of `loss`, clipped; returns the loss.
-
-        Raises:
-            GantryError: the loss or its gradient is NaN or infinite.
-        """
-        gradients, norm = optimizer.gradients(loss)
-        value = loss.item()
-        self._check_finite(value, norm)
-        optimizer.step(gradients, rate, scale=min(1.0, self.config.max_gradient_norm / (norm + 1e-8)))
-        return value
