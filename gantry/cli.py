@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train an agent in an environment, live",
     "evaluate": "score a trained run on episodes it never saw",
     "record": "film a trained run",
+    "plot": "draw the learning curves of runs beside one another",
     "optimize": "minimize a function of x and y, beside SciPy, and draw how it went",
     "demo": "train, evaluate and film the cart-pole's swing-up, in a minute",
     "bench": "measure Gantry against other suites, side by side",

@@ -1,0 +1,79 @@
+"""Learning curves are what the runs measured."""
+
+import numpy as np
+import pytest
+
+from gantry.cli import main
+from gantry.curves import Curve, curves, draw
+from gantry.errors import GantryError
+from gantry.runs import Run, RunConfig
+
+
+def run(folder, agent, seed, rows, environment="CartPole-v1"):
+    written = Run(folder)
+    written.write_config(RunConfig(environment, {}, agent, seed, 100, {}, {}))
+    for steps, score in rows:
+        written.append_metrics({"steps": steps, "score": score, "wall_seconds": steps / 10})
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return [
+        run(tmp_path / "a", "ppo", 0, [(10, float("nan")), (20, 1.0), (40, 3.0)]),
+        run(tmp_path / "b", "ppo", 1, [(20, 5.0), (60, 5.0)]),
+        run(tmp_path / "c", "a2c", 0, [(5, 2.0)]),
+    ]
+
+
+def test_seeds_of_an_agent_make_one_curve_of_median_and_range_up_to_the_shortest_run(folders):
+    ppo, a2c = curves(folders)
+    assert (ppo.label, ppo.seeds, a2c.label, a2c.seeds) == ("ppo", 2, "a2c", 1)
+    assert (ppo.at[0], ppo.at[-1]) == (20, 40)
+    middle = np.interp(30, ppo.at, ppo.median)
+    assert middle == pytest.approx((2.0 + 5.0) / 2)
+    assert np.interp(30, ppo.at, ppo.lowest) == pytest.approx(2.0)
+    assert (ppo.highest == 5.0).all()
+    assert (a2c.median == 2.0).all()
+    assert curves(folders, against="wall_seconds")[0].at[-1] == 4.0
+
+
+def test_environments_are_named_where_there_are_several(folders, tmp_path):
+    other = run(tmp_path / "d", "ppo", 0, [(1, 1.0)], "gantry/Reach-v0")
+    assert [curve.label for curve in curves([folders[0], other])] == ["ppo in CartPole-v1", "ppo in Reach-v0"]
+
+
+def test_what_cannot_be_drawn_is_refused_in_one_line(folders, tmp_path):
+    with pytest.raises(GantryError, match="at least one"):
+        curves([])
+    with pytest.raises(GantryError, match="no figure 'loss'; it has steps, score"):
+        curves(folders, "loss")
+    with pytest.raises(GantryError, match="no metrics"):
+        curves([run(tmp_path / "empty", "ppo", 0, [])])
+    with pytest.raises(GantryError, match="only NaN"):
+        curves([run(tmp_path / "nan", "ppo", 0, [(1, float("nan"))])])
+    with pytest.raises(GantryError, match=r"\.png, \.svg or \.pdf"):
+        draw(tmp_path / "picture.txt", curves(folders))
+
+
+def test_the_command_draws_every_kind_of_picture(folders, tmp_path, capsys):
+    for suffix, start in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
+        out = tmp_path / f"curves.{suffix}"
+        assert main(["plot", *map(str, folders), "--out", str(out)]) == 0
+        assert out.read_bytes().startswith(start)
+    assert "3 runs" in capsys.readouterr().out
+    assert main(["plot", str(tmp_path / "nothing")]) == 1
+
+
+def test_a_higher_line_is_drawn_higher(tmp_path):
+    from imageio.v3 import imread
+
+    at = np.linspace(0, 1, 50)
+    flat = [Curve("low", at, at * 0, at * 0, at * 0, 1), Curve("high", at, at * 0 + 1, at * 0 + 1, at * 0 + 1, 1)]
+    draw(tmp_path / "two.png", flat)
+    picture = imread(tmp_path / "two.png")[..., :3].astype(int)
+    rows = [
+        np.flatnonzero((np.abs(picture - colour).sum(-1) < 30).sum(1) > 200)
+        for colour in ([0x3B, 0x6F, 0xD4], [0xE2, 0x57, 0x2B])
+    ]
+    assert rows[1].max() < rows[0].min()
