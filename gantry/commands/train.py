@@ -93,6 +93,8 @@ def main(words: Sequence[str]) -> None:
             if arguments.resume:
                 resume(run, arguments.steps, progress)
             else:
+                needed = tuned(environment, arguments.agent).get("environment_options", {})
+                asked = environment_options(arguments.env, arguments.randomize, arguments.disturb)
                 train(
                     run,
                     environment,
@@ -100,7 +102,7 @@ def main(words: Sequence[str]) -> None:
                     arguments.config,
                     total_steps,
                     arguments.seed,
-                    environment_options(arguments.env, arguments.randomize, arguments.disturb),
+                    {**needed, **asked},
                     progress,
                 )
     except KeyboardInterrupt:
@@ -131,7 +133,8 @@ def _parse(words: Sequence[str]) -> TrainArguments:
     known, _ = peek.parse_known_args([word for word in words if word not in ("-h", "--help")])
     kind = agent_class(known.agent)
     settings = tuned(full_id(known.environment), known.agent) if known.environment else {}
-    settings.pop("total_steps", None)
+    for name in ("total_steps", "environment_options"):
+        settings.pop(name, None)
     defaults = kind.config_class(**settings)
     arguments_class = dataclasses.make_dataclass(
         "TrainArguments", [("config", kind.config_class, dataclasses.field(default=defaults))],
