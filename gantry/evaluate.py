@@ -84,7 +84,8 @@ def evaluate(
             if ended.any():
                 for name, values in infos.get("final_info", infos).items():
                     array = np.asarray(values)
-                    if array.shape == (episodes,) and array.dtype.kind in "biuf" and not name.startswith(("_", "final_obs")):
+                    figures = array.shape == (episodes,) and array.dtype.kind in "biuf"
+                    if figures and not name.startswith(("_", "final_obs")):
                         last.setdefault(name, np.zeros(episodes))[ended] = array[ended]
             running &= ~ended
     finally:
