@@ -6,7 +6,7 @@ The episode is simulated first and drawn afterwards, so filming changes no numbe
 import bisect
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from gymnasium.vector import AutoresetMode
 from gantry.agents.stepping import open_environment
 from gantry.catalogue import ENVIRONMENTS
 from gantry.envs.rendering import make_renderer
+from gantry.envs.rendering.scene import Marker
 from gantry.envs.simulator import Simulator, make_vector
 from gantry.errors import GantryError
 from gantry.evaluate import Act
@@ -25,6 +26,9 @@ from gantry.overlay import OverlayState, draw_overlay
 from gantry.scores import score
 from gantry.seeds import environment_seed
 from gantry.video import VideoWriter
+
+Annotate = Callable[[Any, Simulator], Sequence[Marker]]
+"""What to draw beside the scene while an action is carried out, from the observations (1, ...) it was chosen for."""
 
 FRAMES_PER_SECOND = 30
 SMALLEST, LARGEST = 16, 4096
@@ -53,6 +57,8 @@ class _Moment:
     """Simulated seconds since the episode began."""
     picture: np.ndarray
     """What the stage needs to draw it."""
+    notes: Sequence[Marker]
+    """What is drawn beside the scene."""
     overlay: OverlayState
 
 
@@ -69,6 +75,7 @@ def record(
     overlay: bool = True,
     backend: str = "auto",
     speed: float = 1.0,
+    annotate: Annotate | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Film:
     """Film a policy, one episode after another.
@@ -86,6 +93,7 @@ def record(
         overlay: draw time, reward terms, score and action.
         backend: auto, egl, osmesa or raycast.
         speed: how much faster than real time the film runs.
+        annotate: called after `act`; what it returns is drawn into the scene of one of Gantry's environments.
         progress: called with the frames drawn of the current episode, and their number.
 
     Raises:
@@ -103,13 +111,13 @@ def record(
         writer: VideoWriter | None = None
         first_seed = environment_seed("evaluation", seed, episodes)
         for episode in range(episodes):
-            moments = list(_play(stage, act, environment, first_seed + episode, title))
+            moments = list(_play(stage, act, environment, first_seed + episode, title, annotate))
             scores.append(moments[-1].overlay.score or 0.0)
             times = [moment.time for moment in moments]
             count = max(1, round(times[-1] * FRAMES_PER_SECOND / speed))
             for number in range(count):
                 moment = moments[min(bisect.bisect_right(times, number * speed / FRAMES_PER_SECOND), len(moments) - 1)]
-                frame = stage.draw(moment.picture)
+                frame = stage.draw(moment.picture, moment.notes)
                 if overlay:
                     frame = draw_overlay(frame, moment.overlay)
                 if writer is None:  # only now is the size of a foreign environment's pictures known
@@ -150,10 +158,10 @@ class _OwnStage:
         """Return what `draw` needs to draw this moment later: the simulation's state."""
         return self.env.batch.state[0].copy()
 
-    def draw(self, picture: np.ndarray) -> np.ndarray:
+    def draw(self, picture: np.ndarray, notes: Sequence[Marker]) -> np.ndarray:
         """Return the frame (height, width, 3) uint8 of a moment."""
         mujoco.mj_setState(self._model, self._data, picture, mujoco.mjtState.mjSTATE_INTEGRATION)
-        return self._renderer.render(self._data, self.env.task.markers(self._data))
+        return self._renderer.render(self._data, [*notes, *self.env.task.markers(self._data)])
 
     def close(self) -> None:
         """Free renderer and environment."""
@@ -184,7 +192,7 @@ class _ForeignStage:
             raise GantryError("this environment draws no pictures: it gives none for render_mode 'rgb_array'")
         return np.asarray(frames[0])
 
-    def draw(self, picture: np.ndarray) -> np.ndarray:
+    def draw(self, picture: np.ndarray, notes: Sequence[Marker]) -> np.ndarray:
         """Return the picture itself."""
         return picture
 
@@ -214,7 +222,16 @@ def _stage(
         stage.close()
 
 
-def _play(stage: Stage, act: Act, environment: str, seed: int, title: str) -> Iterator[_Moment]:
+def action_values(agent: Any) -> Annotate | None:
+    """Return what draws an agent's action values where the task knows how; None for agents that have none."""
+    if not hasattr(agent, "action_values"):
+        return None
+    return lambda observations, env: env.task.value_markers(agent.action_values(observations)[0])
+
+
+def _play(
+    stage: Stage, act: Act, environment: str, seed: int, title: str, annotate: Annotate | None
+) -> Iterator[_Moment]:
     """Run one episode and yield the moments after each of its steps, and within long ones."""
     space = stage.env.single_action_space
     between: list[tuple[float, np.ndarray]] = []
@@ -225,6 +242,7 @@ def _play(stage: Stage, act: Act, environment: str, seed: int, title: str) -> It
     total, steps, ended = 0.0, 0, False
     while not ended:
         actions = act(observations)
+        notes = annotate(observations, stage.env) if annotate is not None and isinstance(stage, _OwnStage) else ()
         observations, rewards, terminations, truncations, infos = stage.env.step(actions)
         total += float(rewards[0])
         steps += 1
@@ -241,6 +259,6 @@ def _play(stage: Stage, act: Act, environment: str, seed: int, title: str) -> It
             action = np.asarray(actions[0], np.float64).ravel()
             overlay = dataclasses.replace(overlay, action=action, low=space.low.ravel(), high=space.high.ravel())
         for time, picture in between:
-            yield _Moment(time, picture, dataclasses.replace(overlay, time=time))
+            yield _Moment(time, picture, notes, dataclasses.replace(overlay, time=time))
         between.clear()
-        yield _Moment(stage.time(steps), stage.see(), overlay)
+        yield _Moment(stage.time(steps), stage.see(), notes, overlay)

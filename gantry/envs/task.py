@@ -92,6 +92,10 @@ class Task(ABC):
         """Return what is drawn beside the model's own shapes, given one row's state; by default nothing."""
         return ()
 
+    def value_markers(self, values: np.ndarray) -> "Sequence[Marker]":
+        """Return how films show what a controller thinks of each of its actions, (A,); by default not at all."""
+        return ()
+
     def set_physics(self, batch: Batch, ids: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
         """Write physical quantities, (k,) each, into the rows `ids` of the batch's expanded model fields."""
         raise ValueError(f"{type(self).__name__} has no physical parameters to set")

@@ -9,6 +9,8 @@ import numpy as np
 
 from gantry.envs.floor_plan import FloorPlan
 from gantry.envs.randomness import RandomStreams
+from gantry.envs.rendering.scene import Marker
+from gantry.envs.room_values import room_value_markers
 from gantry.envs.task import State
 from gantry.envs.vacuum import MAX_WHEEL_SPEED, VERY_DIRTY, Vacuum, stands_at, wheel_speeds
 from gantry.errors import GantryError
@@ -194,6 +196,10 @@ class VacuumRooms(Vacuum):
             "bumps": features[..., self.bumps],
             "path_length": features[..., self.path],
         }
+
+    def value_markers(self, values: np.ndarray) -> list[Marker]:
+        """Return how films show the values (R,) of driving to each room: on its floor."""
+        return room_value_markers(self.plan, self.parking, values)
 
     def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
         """Return the sum of the terms below.
