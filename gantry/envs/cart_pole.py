@@ -23,6 +23,11 @@ POLE_RADIUS = 0.045
 CART_HALF_SIZES = (0.2, 0.15, 0.1)
 """Half the cart's sizes along x, y, z (m)."""
 
+POLE_LENGTH = 1.0
+"""Between the ends of the pole's axis, as in the model (m)."""
+RAIL_HEIGHT = 1.0
+"""Of the pole's hinge above the floor (m)."""
+
 LOWEST, HIGHEST = np.float32(-1.0), np.float32(1.0)
 """The motor's range, as a share of its force."""
 
@@ -149,6 +154,11 @@ class CartPole(Task):
         features[:, SINE] = np.sin(angle)
         features[:, VELOCITY:] = state.qvel
         return features
+
+    def drawn_point(self, features: Any) -> Any:
+        """Return the tip of a pole of the usual length, (..., 3) in m."""
+        x = features[..., POSITION] + POLE_LENGTH * features[..., SINE]
+        return np.stack([x, np.zeros_like(x), RAIL_HEIGHT + POLE_LENGTH * features[..., COSINE]], axis=-1)
 
     def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
         """Return the product of the terms below, in [0, 1].

@@ -214,6 +214,10 @@ class Reach(Task):
         """Return the target, (..., 3) in m from the base."""
         return features[..., 17:20]
 
+    def drawn_point(self, features: Any) -> Any:
+        """Return where the fingertip is, (..., 3) in m."""
+        return self.target(features) - self.to_target(features)
+
     def distance(self, features: Any) -> Any:
         """Return how far the fingertip is from the target, (...) in m."""
         return length(self.to_target(features))

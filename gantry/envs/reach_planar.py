@@ -30,6 +30,9 @@ TARGET_RING = (0.05, 0.20)
 WRIST_RANGE = np.radians(160.0)
 """How far the wrist turns to either side (rad)."""
 
+ABOVE_TABLE = 0.02
+"""Height at which pictures draw where the fingertip goes (m)."""
+
 FAR, CLOSE = 0.4, 0.05
 """The distances (m) at which the reward's two terms have fallen to a tenth."""
 
@@ -112,6 +115,13 @@ class ReachPlanar(Task):
         features[:, TO_TARGET_Y] = target[:, 0, 1] - (UPPER_LENGTH * sine + LOWER_LENGTH * np.sin(forearm))
         features[:, SHOULDER_VELOCITY:] = state.qvel
         return features
+
+    def drawn_point(self, features: Any) -> Any:
+        """Return where the fingertip is, (..., 3) in m, above the table."""
+        cosine, sine, wrist = features[..., COSINE], features[..., SINE], features[..., WRIST]
+        x = (UPPER_LENGTH + LOWER_LENGTH * np.cos(wrist)) * cosine - LOWER_LENGTH * np.sin(wrist) * sine
+        y = (UPPER_LENGTH + LOWER_LENGTH * np.cos(wrist)) * sine + LOWER_LENGTH * np.sin(wrist) * cosine
+        return np.stack([x, y, np.full_like(x, ABOVE_TABLE)], axis=-1)
 
     def distance(self, features: Any) -> Any:
         """Return how far the middle of the fingertip is from that of the target, (...) in m."""
