@@ -63,7 +63,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "learning_rate": 2e-3,
         "learning_rate_schedule": "linear",
         "gamma": 0.95,
-        "hidden_sizes": (128, 128),
+        "hidden_sizes": (256, 256),
         "activation": "relu",
         "initial_log_std": -0.5,
     },
