@@ -1,8 +1,9 @@
-"""What the on-policy actor-critics share: two networks, a rollout of every environment, and its advantages.
+"""What the on-policy agents share: an actor and a critic, a rollout of every environment, and its advantages.
 
 An on-policy method learns from what its present policy did, and from that alone. Here the present policy steps many
 environments at once, T steps each; the critic values what was seen, and generalized advantage estimation weighs each
-action. What is then done with these numbers is the algorithm's own (`ppo.py`, `a2c.py`).
+action. What is then done with these numbers is the algorithm's own (`ppo.py`, `a2c.py`). REINFORCE has the networks and
+the acting in common with these, but learns from whole episodes, which it gathers itself.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from gantry.agents.networks import MLP, Activation, layer_shapes
 from gantry.agents.normalizer import ObservationNormalizer, ReturnNormalizer
 from gantry.agents.rollout import RolloutBuffer
 from gantry.agents.spaces import ActionMap, ObservationMap
+from gantry.agents.stepping import Transition
 from gantry.agents.threads import torch_threads
 
 CHUNK = 4096
@@ -31,28 +33,20 @@ CHUNK = 4096
 
 @dataclasses.dataclass(frozen=True)
 class OnPolicyConfig:
-    """Settings that every on-policy actor-critic has."""
+    """Settings that every on-policy agent has."""
 
     num_envs: int = 64
     """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
-    rollout_steps: int = 64
-    """Steps of every environment between updates (T)."""
     learning_rate: float = 1e-3
     """The optimizer's step size."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
     """Keep the learning rate, or let it fall in a line to 0 at the last step of `learn`."""
     gamma: float = 0.99
     """Discount a step."""
-    gae_lambda: float = 0.95
-    """λ of generalized advantage estimation: 0 trusts the critic alone, 1 the returns alone."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
-    value_coefficient: float = 0.5
-    """Weight of the critic's loss; where the critic has an Adam of its own, it matters only through clipping."""
     max_gradient_norm: float = 0.5
-    """Longest gradient, of the actor and of the critic each, that is followed in full length."""
-    normalize_advantage: bool = True
-    """Shift and scale the advantages of each gradient step to mean 0 and standard deviation 1."""
+    """Longest gradient, of each optimizer's networks, that is followed in full length."""
     normalize_observation: bool = True
     """Scale observations by their running mean and standard deviation."""
     normalize_return: bool = True
@@ -66,7 +60,39 @@ class OnPolicyConfig:
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the networks are; small ones learn fastest on the processor."""
     torch_threads: int = 1
-    """PyTorch's threads for each of the two networks in updates (acting takes one); another number rounds otherwise."""
+    """PyTorch's threads for each of the networks in updates (acting takes one); another number rounds otherwise."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            GantryError: names the setting and its range.
+        """
+        for name in ("num_envs", "torch_threads"):
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        require(0.0 <= self.gamma <= 1.0, "gamma", "from 0 to 1", self.gamma)
+        for name in ("learning_rate", "max_gradient_norm"):
+            require(getattr(self, name) > 0.0, name, "above 0", getattr(self, name))
+        require(self.entropy_coefficient >= 0.0, "entropy_coefficient", "at least 0", self.entropy_coefficient)
+        require_network(self.hidden_sizes, self.device)
+
+    def learning_rate_at(self, steps: int, total_steps: int) -> float:
+        """The learning rate of an update whose rollout began after `steps` of `total_steps` environment steps."""
+        return self.learning_rate * (1.0 - steps / total_steps if self.learning_rate_schedule == "linear" else 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutConfig(OnPolicyConfig):
+    """Settings of those agents that learn from rollouts of a fixed length."""
+
+    rollout_steps: int = 64
+    """Steps of every environment between updates (T)."""
+    gae_lambda: float = 0.95
+    """λ of generalized advantage estimation: 0 trusts the critic alone, 1 the returns alone."""
+    value_coefficient: float = 0.5
+    """Weight of the critic's loss; where the critic has an Adam of its own, it matters only through clipping."""
+    normalize_advantage: bool = True
+    """Shift and scale the advantages of each gradient step to mean 0 and standard deviation 1."""
     stagger_first_episodes: bool = True
     """Cut first episodes short at evenly spread times, so that batches hold every phase of an episode."""
 
@@ -76,18 +102,10 @@ class OnPolicyConfig:
         Raises:
             GantryError: names the setting and its range.
         """
-        for name in ("num_envs", "rollout_steps", "torch_threads"):
-            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        for name in ("gamma", "gae_lambda"):
-            require(0.0 <= getattr(self, name) <= 1.0, name, "from 0 to 1", getattr(self, name))
-        for name in ("learning_rate", "max_gradient_norm", "value_coefficient"):
-            require(getattr(self, name) > 0.0, name, "above 0", getattr(self, name))
-        require(self.entropy_coefficient >= 0.0, "entropy_coefficient", "at least 0", self.entropy_coefficient)
-        require_network(self.hidden_sizes, self.device)
-
-    def learning_rate_at(self, steps: int, total_steps: int) -> float:
-        """The learning rate of an update whose rollout began after `steps` of `total_steps` environment steps."""
-        return self.learning_rate * (1.0 - steps / total_steps if self.learning_rate_schedule == "linear" else 1.0)
+        super().__post_init__()
+        require(self.rollout_steps >= 1, "rollout_steps", "at least 1", self.rollout_steps)
+        require(0.0 <= self.gae_lambda <= 1.0, "gae_lambda", "from 0 to 1", self.gae_lambda)
+        require(self.value_coefficient > 0.0, "value_coefficient", "above 0", self.value_coefficient)
 
 
 @dataclasses.dataclass
@@ -188,35 +206,51 @@ class OnPolicyAgent(Agent):
 
     def _collect(self, total_steps: int) -> Batch:
         """Step every environment `rollout_steps` times, or as often as the budget allows, and weigh what happened."""
-        config, buffer, stepper = self.config, self._buffer, self._stepper
-        normalizer, device = self.observation_normalizer, self.config.device
-        noise = self.head.noise((config.rollout_steps, stepper.num_envs), self._generator).to(device)
+        config, buffer = self.config, self._buffer
+        noise = self.head.noise((config.rollout_steps, config.num_envs), self._generator).to(config.device)
         final_cells: list[tuple[int, NDArray[np.int64]]] = []
         final_observations: list[NDArray[np.float32]] = []
         length = 0
         with torch.no_grad():
             while length < config.rollout_steps and self.steps < total_steps:
-                step = length
-                buffer.observations[step] = stepper.observation
-                normalizer.apply(stepper.observation, buffer.inputs_view[step])
-                output = self.actor(buffer.inputs[step].to(device))
-                buffer.outputs[step] = output
-                buffer.actions[step] = self.head.sample(output, noise[step])
-                counted = self._counted(total_steps - self.steps)
-                transition, infos = stepper.step(self._action_map.to_environment(buffer.actions_view[step]))
-                buffer.rewards[step] = transition.rewards
-                buffer.terminated[step] = transition.terminated
-                buffer.done[step] = transition.done
-                buffer.valid[step] = True if counted is None else counted
-                self._episodes.add(transition, infos, counted)
+                transition = self._step_into(buffer, length, noise[length], self._counted(total_steps - self.steps))
                 if len(transition.final_rows):
-                    final_cells.append((step, transition.final_rows))
+                    final_cells.append((length, transition.final_rows))
                     final_observations.append(transition.final_observations)
-                self.steps += stepper.num_envs if counted is None else int(counted.sum())
                 length += 1
-            buffer.observations[length] = stepper.observation
-            normalizer.apply(stepper.observation, buffer.inputs_view[length])
             return self._weigh(length, final_cells, final_observations)
+
+    def _step_into(
+        self, buffer: RolloutBuffer, step: int, noise: torch.Tensor, counted: NDArray[np.bool_] | None
+    ) -> Transition:
+        """One vector step of the present policy, written to row `step` of a buffer.
+
+        Args:
+            buffer: also gets the observations that follow, in row `step + 1`.
+            step: its row.
+            noise: (n, K) for the head.
+            counted: (n,) the rows whose step counts; None: all do.
+        """
+        stepper = self._stepper
+        if step == 0:
+            self._observe_into(buffer, 0)
+        output = self.actor(buffer.inputs[step].to(self.config.device))
+        buffer.outputs[step] = output
+        buffer.actions[step] = self.head.sample(output, noise)
+        transition, infos = stepper.step(self._action_map.to_environment(buffer.actions_view[step]))
+        buffer.rewards[step] = transition.rewards
+        buffer.terminated[step] = transition.terminated
+        buffer.done[step] = transition.done
+        buffer.valid[step] = True if counted is None else counted
+        self._observe_into(buffer, step + 1)
+        self._episodes.add(transition, infos, counted)
+        self.steps += stepper.num_envs if counted is None else int(counted.sum())
+        return transition
+
+    def _observe_into(self, buffer: RolloutBuffer, step: int) -> None:
+        """Write where the environments stand to row `step` of a buffer, as it is and as the networks see it."""
+        buffer.observations[step] = self._stepper.observation
+        self.observation_normalizer.apply(self._stepper.observation, buffer.inputs_view[step])
 
     def _weigh(
         self,

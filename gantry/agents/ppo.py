@@ -16,12 +16,12 @@ import torch
 from gantry.agents.adam import Adam
 from gantry.agents.agent import require
 from gantry.agents.descent import Descent
-from gantry.agents.on_policy import Batch, OnPolicyAgent, OnPolicyConfig, standardized
+from gantry.agents.on_policy import Batch, OnPolicyAgent, RolloutConfig, standardized
 from gantry.agents.threads import torch_threads
 
 
 @dataclasses.dataclass(frozen=True)
-class PPOConfig(OnPolicyConfig):
+class PPOConfig(RolloutConfig):
     """Settings of PPO."""
 
     epochs: int = 4
