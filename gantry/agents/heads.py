@@ -1,16 +1,20 @@
-"""From a network's outputs to actions: a diagonal Gaussian for Box spaces, a categorical for Discrete ones.
+"""From a network's outputs to actions: a diagonal Gaussian for Box spaces, squashed or not, a categorical for Discrete.
 
 Noise is drawn apart from its use, a whole rollout at once and from an explicit generator, so that acting is one cheap
 formula a step. The formulas are written out, because `torch.distributions` costs several times as much a call; the
 tests hold them against it.
 """
 
+import functools
 import math
 from typing import Protocol
 
+import numpy as np
 import torch
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
+QUADRATURE_NODES = 32
+"""At which the entropy of a squashed Gaussian is summed up: exact to 1e-4 nats up to a standard deviation of 3."""
 
 
 def gaussian_log_probability(mean: torch.Tensor, log_std: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
@@ -22,6 +26,37 @@ def gaussian_log_probability(mean: torch.Tensor, log_std: torch.Tensor, action: 
 def gaussian_entropy(log_std: torch.Tensor) -> torch.Tensor:
     """Entropy of N(·, diag(exp(log_std)²)) in nats: (A,) → ()."""
     return log_std.sum() + (0.5 + HALF_LOG_TWO_PI) * log_std.shape[-1]
+
+
+def log_tanh_slope(latent: torch.Tensor) -> torch.Tensor:
+    """Log of the derivative of tanh, log(1 - tanh²u) = 2 (log 2 - u - log(1 + exp(-2u))), without cancellation."""
+    return 2.0 * (math.log(2.0) - latent - torch.nn.functional.softplus(-2.0 * latent))
+
+
+def squashed_log_probability(mean: torch.Tensor, log_std: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
+    """Log-density of the action a = tanh(u), where u ~ N(mean, diag(exp(log_std)²)).
+
+    By the change of variables, log p(a) = log N(u) - Σ log(1 - tanh²u): (..., A), (A,), u (..., A) → (...).
+    """
+    return gaussian_log_probability(mean, log_std, latent) - log_tanh_slope(latent).sum(-1)
+
+
+def squashed_entropy(mean: torch.Tensor, log_std: torch.Tensor) -> torch.Tensor:
+    """Entropy of tanh(u), u ~ N(mean, diag(exp(log_std)²)), in nats: (..., A), (A,) → (...).
+
+    The Gaussian's own and the mean of log(1 - tanh²u). That has no closed form; Gauss-Hermite quadrature replaces the
+    usual estimate from a sample: no noise, and gradients to mean and deviation alike.
+    """
+    nodes, weights = _hermite()
+    latent = mean.unsqueeze(-1) + log_std.exp().unsqueeze(-1) * nodes.to(mean.device)
+    return gaussian_entropy(log_std) + (log_tanh_slope(latent) @ weights.to(mean.device)).sum(-1)
+
+
+@functools.cache
+def _hermite() -> tuple[torch.Tensor, torch.Tensor]:
+    """Nodes and weights of the mean over a standard normal, (QUADRATURE_NODES,) each."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE_NODES)
+    return torch.tensor(nodes, dtype=torch.float32), torch.tensor(weights / weights.sum(), dtype=torch.float32)
 
 
 def categorical_log_probability(logits: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
@@ -36,7 +71,10 @@ def categorical_entropy(logits: torch.Tensor) -> torch.Tensor:
 
 
 class Head(Protocol):
-    """What a policy needs of a distribution; `output` is what the actor network returns, (..., output_size)."""
+    """What a policy needs of a distribution; `output` is what the actor network returns, (..., output_size).
+
+    What is drawn and learned from is not always what is sent on: `policy_action` leads from the one to the other.
+    """
 
     output_size: int
 
@@ -49,15 +87,19 @@ class Head(Protocol):
         ...
 
     def sample(self, output: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Actions, from noise drawn earlier."""
+        """What is drawn, from noise drawn earlier."""
         ...
 
     def mode(self, output: torch.Tensor) -> torch.Tensor:
-        """The likeliest actions."""
+        """What stands for the best action."""
+        ...
+
+    def policy_action(self, drawn: torch.Tensor) -> torch.Tensor:
+        """The action itself, as `ActionMap` takes it."""
         ...
 
     def log_probability(self, output: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """Log-probability (density) of `action`, (...)."""
+        """Log-probability (density) of the action that was drawn as `action`, (...)."""
         ...
 
     def entropy(self, output: torch.Tensor) -> torch.Tensor:
@@ -88,6 +130,10 @@ class GaussianHead:
         """The mean, (..., A)."""
         return output
 
+    def policy_action(self, drawn: torch.Tensor) -> torch.Tensor:
+        """What was drawn."""
+        return drawn
+
     def log_probability(self, output: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         """Log-density, (...)."""
         return gaussian_log_probability(output, self.log_std, action)
@@ -95,6 +141,25 @@ class GaussianHead:
     def entropy(self, output: torch.Tensor) -> torch.Tensor:
         """Entropy, the same in every state, ()."""
         return gaussian_entropy(self.log_std)
+
+
+class SquashedGaussianHead(GaussianHead):
+    """A diagonal Gaussian whose draws u become actions tanh(u), within the bounds ±1 without clipping.
+
+    Draws are kept as u, from which log-densities are exact however near to a bound the action is.
+    """
+
+    def policy_action(self, drawn: torch.Tensor) -> torch.Tensor:
+        """The tanh of what was drawn, (..., A); of the mean, that is the median action."""
+        return torch.tanh(drawn)
+
+    def log_probability(self, output: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """Log-density of the action tanh(u) that was drawn as u = `action`, (...)."""
+        return squashed_log_probability(output, self.log_std, action)
+
+    def entropy(self, output: torch.Tensor) -> torch.Tensor:
+        """Mean entropy over the batch, ()."""
+        return squashed_entropy(output, self.log_std).mean()
 
 
 class CategoricalHead:
@@ -118,6 +183,10 @@ class CategoricalHead:
     def mode(self, output: torch.Tensor) -> torch.Tensor:
         """The largest logit, integers (...)."""
         return output.argmax(-1)
+
+    def policy_action(self, drawn: torch.Tensor) -> torch.Tensor:
+        """What was drawn."""
+        return drawn
 
     def log_probability(self, output: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         """Log-probability, (...)."""

@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from gantry.agents.advantages import gae
 from gantry.agents.agent import Agent, Shapes, State, prefixed, require, require_network, under
 from gantry.agents.descent import Descent
-from gantry.agents.heads import CategoricalHead, GaussianHead, Head
+from gantry.agents.heads import CategoricalHead, GaussianHead, Head, SquashedGaussianHead
 from gantry.agents.networks import MLP, Activation, layer_shapes
 from gantry.agents.normalizer import ObservationNormalizer, ReturnNormalizer
 from gantry.agents.rollout import RolloutBuffer
 from gantry.agents.spaces import ActionMap, ObservationMap
 from gantry.agents.stepping import Transition
 from gantry.agents.threads import torch_threads
+from gantry.errors import GantryError
 
 CHUNK = 4096
 """Rows that the critic values at once after a rollout: enough to be quick, few enough to stay in the cache."""
@@ -57,6 +58,8 @@ class OnPolicyConfig:
     """Nonlinearity of the hidden layers."""
     initial_log_std: float = 0.0
     """log of the first standard deviation of Box actions, in units of the action bounds' half-width."""
+    squash_actions: bool = False
+    """Bring Box actions within their bounds by a tanh, which is learned through, instead of by clipping."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the networks are; small ones learn fastest on the processor."""
     torch_threads: int = 1
@@ -160,14 +163,24 @@ class OnPolicyAgent(Agent):
             for name, widths in self._network_sizes(size, outputs, config).items()
         }
         self._connect()
-        self.head: Head = (
-            GaussianHead(outputs, config.initial_log_std, config.device)
-            if self._action_map.continuous
-            else CategoricalHead(outputs)
-        )
+        self.head = self._make_head()
         self.optimizers = self._make_optimizers()
         self.observation_normalizer = ObservationNormalizer(size, config.normalize_observation)
         self.return_normalizer = ReturnNormalizer(config.num_envs, config.gamma, config.normalize_return)
+
+    def _make_head(self) -> Head:
+        """The distribution of actions that suits their space.
+
+        Raises:
+            GantryError: actions without bounds are to be squashed.
+        """
+        config, actions = self.config, self._action_map
+        if not actions.continuous:
+            return CategoricalHead(actions.size)
+        if config.squash_actions and not actions.bounded:
+            raise GantryError(f"squash_actions needs bounds on every action, not {self.action_space}; turn it off")
+        head = SquashedGaussianHead if config.squash_actions else GaussianHead
+        return head(actions.size, config.initial_log_std, config.device)
 
     def _connect(self) -> None:
         """Say which network is the actor, and which the critic."""
@@ -189,9 +202,11 @@ class OnPolicyAgent(Agent):
         self.observation_normalizer.apply(observations, inputs.numpy())
         output = self.actor(inputs.to(self.config.device))
         if deterministic:
-            return self.head.mode(output).cpu().numpy()
-        noise = self.head.noise((len(observations),), self._acting_generator).to(self.config.device)
-        return self.head.sample(output, noise).cpu().numpy()
+            drawn = self.head.mode(output)
+        else:
+            noise = self.head.noise((len(observations),), self._acting_generator).to(self.config.device)
+            drawn = self.head.sample(output, noise)
+        return self.head.policy_action(drawn).cpu().numpy()
 
     def _advance(self, total_steps: int) -> dict[str, float]:
         # One thread for the small batches of acting: more would only keep processors from the simulator.
@@ -237,7 +252,8 @@ class OnPolicyAgent(Agent):
         output = self.actor(buffer.inputs[step].to(self.config.device))
         buffer.outputs[step] = output
         buffer.actions[step] = self.head.sample(output, noise)
-        transition, infos = stepper.step(self._action_map.to_environment(buffer.actions_view[step]))
+        actions = self.head.policy_action(buffer.actions[step]).numpy()
+        transition, infos = stepper.step(self._action_map.to_environment(actions))
         buffer.rewards[step] = transition.rewards
         buffer.terminated[step] = transition.terminated
         buffer.done[step] = transition.done

@@ -14,7 +14,7 @@ class RolloutBuffer:
         observations: (T + 1, n, d) float32 as the environment gave them; row T is where the next rollout starts.
         inputs: (T + 1, n, d) float32, the same as the networks see them (normalized).
         outputs: (T, n, K) float32, what the actor network returned.
-        actions: (T, n, A) float32 or (T, n) int64, the policy's own actions.
+        actions: (T, n, A) float32 or (T, n) int64, what the policy's head drew.
         rewards, terminated, done, valid: (T, n); `valid` is false where a row is no transition to learn from.
     """
 
@@ -30,5 +30,4 @@ class RolloutBuffer:
         self.done = np.zeros((steps, num_envs), np.bool_)
         self.valid = np.ones((steps, num_envs), np.bool_)
         self.inputs_view = self.inputs.numpy()
-        self.actions_view = self.actions.numpy()
-        """NumPy views of the tensors of the same name."""
+        """A NumPy view of the tensor of the same name."""

@@ -126,10 +126,12 @@ class ActionMap:
 
     Attributes:
         continuous: the space is a Box.
+        bounded: every dimension of a Box has two finite bounds.
         size: dimensions of a Box action, or the number of Discrete actions.
     """
 
     def __init__(self, space: gymnasium.Space[Any]) -> None:
+        self.bounded = isinstance(space, Box) and space.is_bounded()
         self.continuous = isinstance(space, Box)
         if isinstance(space, Box):
             self.shape: tuple[int, ...] = space.shape
