@@ -175,6 +175,7 @@ class Agent(ABC):
         """Reset the environment, where that is due."""
         if self._needs_reset:
             self._stepper.reset(self._env_seed)
+            self._episodes.abandon()
             self._needs_reset = False
 
     def _counted(self, remaining: int) -> NDArray[np.bool_] | None:

@@ -118,6 +118,11 @@ class ReturnNormalizer:
         self.moments = RunningMoments(1)
         self.sums: NDArray[np.floating] = np.zeros(num_envs)
 
+    @property
+    def scale(self) -> np.float32:
+        """What rewards are divided by."""
+        return np.float32(np.sqrt(self.moments.variance[0] + self.epsilon)) if self.enabled else np.float32(1.0)
+
     def apply(
         self, rewards: NDArray[np.float32], done: NDArray[np.bool_], valid: NDArray[np.bool_] | None
     ) -> NDArray[np.float32]:
@@ -132,7 +137,7 @@ class ReturnNormalizer:
             return rewards
         sums, self.sums = discounted_sums(rewards.astype(np.float64), done, self.sums, self.gamma)
         self.moments.update((sums if valid is None else sums[valid]).reshape(-1, 1))
-        scaled = rewards / np.float32(np.sqrt(self.moments.variance[0] + self.epsilon))
+        scaled = rewards / self.scale
         return np.clip(scaled, -self.limit, self.limit, out=scaled)
 
     def state(self) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ the acting in common with these, but learns from whole episodes, which it gather
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import gymnasium
@@ -133,6 +133,12 @@ def standardized(values: torch.Tensor) -> torch.Tensor:
         return values
     deviation, mean = torch.std_mean(values)
     return (values - mean) / (deviation + 1e-8)
+
+
+def minibatches(columns: Sequence[torch.Tensor], order: torch.Tensor, parts: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Columns (N, ...) in the order of a permutation (N,), in `parts` minibatches of as equal a size as can be."""
+    shuffled = [torch.tensor_split(column.index_select(0, order), parts) for column in columns]
+    return zip(*shuffled, strict=True)
 
 
 class OnPolicyAgent(Agent):

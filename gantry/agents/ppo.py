@@ -9,14 +9,13 @@ times in minibatches, with an objective that stops rewarding a change of an acti
 import concurrent.futures
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
 
 import torch
 
 from gantry.agents.adam import Adam
 from gantry.agents.agent import require
 from gantry.agents.descent import Descent
-from gantry.agents.on_policy import Batch, OnPolicyAgent, RolloutConfig, standardized
+from gantry.agents.on_policy import Batch, OnPolicyAgent, RolloutConfig, minibatches, standardized
 from gantry.agents.threads import torch_threads
 
 
@@ -89,14 +88,6 @@ def approximate_divergence(log_ratio: torch.Tensor) -> torch.Tensor:
     return (log_ratio.exp() - 1.0 - log_ratio).mean()
 
 
-def _minibatches(
-    columns: Sequence[torch.Tensor], order: torch.Tensor, parts: int
-) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Columns (N, ...) in the order of a permutation (N,), in `parts` minibatches of as equal a size as can be."""
-    shuffled = [torch.tensor_split(column.index_select(0, order), parts) for column in columns]
-    return zip(*shuffled, strict=True)
-
-
 class PPO(OnPolicyAgent):
     """An actor and a critic that learn by PPO from a Gymnasium vector environment."""
 
@@ -136,7 +127,7 @@ class PPO(OnPolicyAgent):
         columns = (batch.inputs, batch.actions, batch.log_probability, batch.advantage)
         records: list[torch.Tensor] = []
         for order in orders:
-            for inputs, actions, old_log_probability, raw_advantage in _minibatches(columns, order, parts):
+            for inputs, actions, old_log_probability, raw_advantage in minibatches(columns, order, parts):
                 advantage = standardized(raw_advantage) if config.normalize_advantage else raw_advantage
                 output = self.actor(inputs)
                 log_ratio = self.head.log_probability(output, actions) - old_log_probability
@@ -159,7 +150,7 @@ class PPO(OnPolicyAgent):
         losses: list[float] = []
         with torch_threads(config.torch_threads):
             for order in orders:
-                for inputs, old_value, target in _minibatches(columns, order, parts):
+                for inputs, old_value, target in minibatches(columns, order, parts):
                     loss = value_loss(self.critic(inputs).squeeze(1), old_value, target, config.clip_value)
                     losses.append(self._descend(config.value_coefficient * loss, self.optimizers["critic"], rate))
         return math.fsum(losses) / len(losses) / config.value_coefficient

@@ -18,6 +18,8 @@ class RolloutBuffer:
         rewards, terminated, done, valid: (T, n); `valid` is false where a row is no transition to learn from.
     """
 
+    ARRAYS = ("inputs", "outputs", "actions", "observations", "rewards", "terminated", "done", "valid")
+
     def __init__(self, steps: int, num_envs: int, observation_size: int, output_size: int, continuous: bool) -> None:
         self.inputs = torch.zeros(steps + 1, num_envs, observation_size)
         self.outputs = torch.zeros(steps, num_envs, output_size)
@@ -31,3 +33,13 @@ class RolloutBuffer:
         self.valid = np.ones((steps, num_envs), np.bool_)
         self.inputs_view = self.inputs.numpy()
         """A NumPy view of the tensor of the same name."""
+
+    def doubled(self) -> "RolloutBuffer":
+        """A buffer for twice the steps that begins with what is in this one."""
+        steps, num_envs = self.rewards.shape
+        continuous = self.actions.is_floating_point()
+        longer = RolloutBuffer(2 * steps, num_envs, self.inputs.shape[2], self.outputs.shape[2], continuous)
+        for name in self.ARRAYS:
+            begun = getattr(self, name)
+            getattr(longer, name)[: len(begun)] = begun
+        return longer

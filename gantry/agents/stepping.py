@@ -103,6 +103,13 @@ class VectorStepper:
         self._first_episode[:] = True
         self._steps = 0
 
+    def restart(self) -> None:
+        """Begin all episodes anew, going on with the environment's random streams."""
+        observation, _ = self.env.reset()
+        self.observation = self._flat(observation)
+        self._needs_reset[:] = False
+        self._all_valid_next = True
+
     @property
     def pending_resets(self) -> NDArray[np.bool_]:
         """(n,) the coming step only resets these rows; it is no transition."""
@@ -241,6 +248,11 @@ class EpisodeStatistics:
                 self.count += 1
         self._returns[transition.final_rows] = 0.0
         self._lengths[transition.final_rows] = 0
+
+    def abandon(self) -> None:
+        """Forget the episodes under way: they will not be finished."""
+        self._returns[:] = 0.0
+        self._lengths[:] = 0
 
     def metrics(self) -> dict[str, float]:
         """Episodes so far and the window's means; NaN while there is nothing to average."""
