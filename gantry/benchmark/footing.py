@@ -52,23 +52,21 @@ class Contest:
     """The same in our names."""
 
 
+PLAIN = {"normalize_observation": False, "normalize_return": False, "stagger_first_episodes": False}
+"""Off, as SB3 has no such thing, or leaves it to a wrapper."""
+
 CONTESTS = (
     Contest(
         "ppo",
         50_000,
         1,
         {},
-        {
-            "rollout_steps": 2048,
-            "minibatch_size": 64,
-            "epochs": 10,
-            "learning_rate": 3e-4,
-            "normalize_observation": False,
-            "normalize_return": False,
-            "stagger_first_episodes": False,
-        },
+        {**PLAIN, "rollout_steps": 2048, "minibatch_size": 64, "epochs": 10, "learning_rate": 3e-4},
     ),
+    # The defaults of `A2CConfig` are SB3's.
+    Contest("a2c", 100_000, 8, {}, PLAIN),
 )
+"""SB3's default settings on both sides."""
 
 
 def measure(report: Report, agents: Sequence[str] = (), seeds: int = 5) -> None:
