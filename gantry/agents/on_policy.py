@@ -222,10 +222,10 @@ class OnPolicyAgent(Agent):
             return self._update(batch, total_steps)
 
     @abstractmethod
-    def _update(self, batch: Batch, total_steps: int) -> dict[str, float]:
-        """Learn from a rollout; returns the update's metrics."""
+    def _update(self, batch: Any, total_steps: int) -> dict[str, float]:
+        """Learn from what was collected; returns the update's metrics."""
 
-    def _collect(self, total_steps: int) -> Batch:
+    def _collect(self, total_steps: int) -> Any:
         """Step every environment `rollout_steps` times, or as often as the budget allows, and weigh what happened."""
         config, buffer = self.config, self._buffer
         noise = self.head.noise((config.rollout_steps, config.num_envs), self._generator).to(config.device)
@@ -286,13 +286,7 @@ class OnPolicyAgent(Agent):
         values = self._values(buffer.inputs[: length + 1].reshape(-1, self._observation_map.size))
         values = values.reshape(length + 1, num_envs)
         next_values = values[1:].copy()
-        if final_cells:
-            observations = np.concatenate(final_observations)
-            inputs = torch.empty(observations.shape)
-            self.observation_normalizer.apply(observations, inputs.numpy())
-            steps = np.concatenate([np.full(len(rows), step) for step, rows in final_cells])
-            rows = np.concatenate([rows for _, rows in final_cells])
-            next_values[steps, rows] = self._values(inputs)
+        self._value_finals(next_values, final_cells, final_observations)
         valid, done = buffer.valid[:length], buffer.done[:length]
         all_valid = bool(valid.all())
         rewards = self.return_normalizer.apply(buffer.rewards[:length], done, None if all_valid else valid)
@@ -327,6 +321,22 @@ class OnPolicyAgent(Agent):
         if config.device != "cpu":
             batch = Batch(*(getattr(batch, field.name).to(config.device) for field in dataclasses.fields(batch)))
         return batch
+
+    def _value_finals(
+        self,
+        next_values: NDArray[np.float32],
+        final_cells: list[tuple[int, NDArray[np.int64]]],
+        final_observations: list[NDArray[np.float32]],
+    ) -> None:
+        """Write to `next_values` (T, n), where episodes ended, the value of the last observation before the reset."""
+        if not final_cells:
+            return
+        observations = np.concatenate(final_observations)
+        inputs = torch.empty(observations.shape)
+        self.observation_normalizer.apply(observations, inputs.numpy())
+        steps = np.concatenate([np.full(len(rows), step) for step, rows in final_cells])
+        rows = np.concatenate([rows for _, rows in final_cells])
+        next_values[steps, rows] = self._values(inputs)
 
     def _values(self, inputs: torch.Tensor) -> NDArray[np.float32]:
         """The critic's values (k,) of normalized observations (k, d)."""
