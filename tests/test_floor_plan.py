@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from gantry.envs.apartment import WALL_HEIGHT, build_model, wall_boxes
+from gantry.envs.apartment import WALL_HEIGHT, specify_apartment, wall_boxes
 from gantry.envs.floor_plan import EAST, NORTH, SOUTH, WEST
 from gantry.envs.plan_file import load_plan, parse_plan
 from gantry.envs.tours import shortest_tour, walking_distances
@@ -120,7 +120,7 @@ def test_an_unknown_plan_is_refused_with_the_shipped_ones(tmp_path):
 def test_shipped_plans_load_and_compile_in_less_than_a_second(name):
     start = time.perf_counter()
     plan = load_plan(name)
-    model = build_model(plan, 10)
+    model = specify_apartment(plan, 10).compile()
     assert plan.distances.min() == 0
     assert model.nq == 3
     assert time.perf_counter() - start < 1.0
@@ -188,7 +188,7 @@ def test_furniture_fills_its_cells_and_never_reaches_through_a_wall():
     plan = parse_plan(drawn("+-------+", "|s s|s A|", "|       |", "|A A B @|", "+-------+").replace("0.4", "0.6"))
     boxes = [(piece.left, piece.right) for piece in plan.furniture]
     assert boxes == [(0, 1), (2, 2)]
-    model = build_model(plan)
+    model = specify_apartment(plan).compile()
     tops = {
         round(model.geom(i).pos[2] + model.geom(i).size[2], 3) for i in range(model.ngeom) if model.geom(i).type == 6
     }
@@ -197,7 +197,7 @@ def test_furniture_fills_its_cells_and_never_reaches_through_a_wall():
 
 def test_the_picture_has_the_simulated_models_joints_and_state():
     plan = load_plan("apartment")
-    simulated, drawn_model = build_model(plan, 9), build_model(plan, 9, picture=True)
+    simulated, drawn_model = specify_apartment(plan, 9).compile(), specify_apartment(plan, 9, picture=True).compile()
     for size in ("nq", "nv", "nu", "nuserdata", "nmocap"):
         assert getattr(simulated, size) == getattr(drawn_model, size)
     assert drawn_model.ngeom > simulated.ngeom + len(plan.cells)

@@ -268,6 +268,43 @@ def test_the_state_of_another_number_of_rows_is_refused():
         simulator.set_state(other.get_state())
 
 
+def test_the_state_of_another_task_of_the_same_shapes_is_refused_in_a_line_that_names_both():
+    simulator, other = make_vector(ID, 4), make_vector("gantry/CartPoleBalance-v0", 4)
+    for each in (simulator, other):
+        each.reset(seed=0)
+    before = simulator.get_state()
+    with pytest.raises(GantryError) as caught:
+        simulator.set_state(other.get_state())
+    assert str(caught.value) == "this state is of CartPole(swing_up=False), not of CartPole()"
+    assert_same_state(simulator.get_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("environment", "options"),
+    [(ID, {}), ("gantry/CartPoleSwingUp-v0", {"swing_up": True}), ("gantry/CartPoleBalance-v0", {"swing_up": True})],
+)
+def test_a_state_fits_the_same_task_however_it_was_asked_for(environment, options):
+    simulator, other = make_vector(ID, 4), make_vector(environment, 4, **options)
+    other.reset(seed=3)
+    simulator.set_state(other.get_state())
+    assert_same_state(simulator.get_state(), other.get_state())
+
+
+def test_a_state_that_does_not_say_of_which_task_it_is_fits_where_its_shapes_do():
+    """States saved before they said so, and those of tasks that were built by hand."""
+    simulator, by_hand = make_vector(ID, 4), Simulator(CartPole(), 4)
+    simulator.reset(seed=3)
+    run(simulator, forceful_actions(4, 10))
+    state = simulator.get_state()
+    older = _without(state, "task")
+    for other in (by_hand, make_vector("gantry/CartPoleBalance-v0", 4)):
+        other.set_state(older)
+        assert_same_state(_without(other.get_state(), "task"), older)
+    by_hand.set_state(state)
+    simulator.set_state(by_hand.get_state())
+    assert_same_state(simulator.get_state(), state)
+
+
 # Resets and seeds
 
 
@@ -560,10 +597,10 @@ def test_the_count_of_divergences_is_part_of_the_state(tmp_path, monkeypatch):
     assert other.divergences == 2
 
 
-def test_all_finite_equals_isfinite_also_where_the_squares_overflow():
+def test_all_finite_holds_of_the_largest_numbers_too_without_a_warning():
     assert all_finite(np.array([1.0, -2.0], np.float32))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
+        warnings.simplefilter("error")
         assert all_finite(np.array([[3e38], [1.0]], np.float32))
     for bad in (np.nan, np.inf, -np.inf):
         assert not all_finite(np.array([[0.0], [bad]], np.float32))

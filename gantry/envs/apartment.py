@@ -1,4 +1,4 @@
-"""Builds MuJoCo models of floor plans: one to simulate, with few shapes, and one to draw, with the same joints."""
+"""Specifies MuJoCo models of floor plans: one to simulate, with few shapes, and one to draw, with the same joints."""
 
 from importlib import resources
 
@@ -51,8 +51,8 @@ FURNITURE_COLOURS = (
 """Colours of the kinds of furniture, in turn."""
 
 
-def build_model(plan: FloorPlan, user_numbers: int = 0, picture: bool = False) -> mujoco.MjModel:
-    """Compile the robot in the apartment of a plan.
+def specify_apartment(plan: FloorPlan, user_numbers: int = 0, picture: bool = False) -> mujoco.MjSpec:
+    """Return the specification of the robot in the apartment of a plan.
 
     Walls and furniture are boxes of the world body, so that only the robot moves, and only robot and boxes are ever
     tested for contact.
@@ -86,7 +86,7 @@ def build_model(plan: FloorPlan, user_numbers: int = 0, picture: bool = False) -
     if picture:
         _add_floors(spec, plan)
         _add_looks(spec, plan)
-    return spec.compile()
+    return spec
 
 
 def wall_boxes(plan: FloorPlan) -> list[tuple[tuple[float, float], tuple[float, float]]]:

@@ -1,7 +1,8 @@
 """Disturbances from outside: random pushes, and balls thrown at the robot as real bodies with real contacts.
 
-Time is cut into windows, and each window of each row's episode holds one disturbance, whose moment, direction and
-strength are drawn from a stream of (seed, episode, window). So nothing but MuJoCo's own state has to be saved.
+Each row's simulated time is cut into windows, and each window of each episode holds one disturbance, whose moment,
+direction and strength are drawn from a stream of (seed, episode, window). So nothing but MuJoCo's own state, to which
+time belongs, has to be saved.
 """
 
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ BALLS = 3
 """Balls of each row, thrown in turn; the others lie where they came to rest."""
 BALL_BIT = 4
 """The collision bit of what a ball hits; none of our models uses it otherwise."""
+HIDDEN = 4
+"""Geom group of what is hit but not drawn."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,12 @@ class Target:
     """World axes along which pushes and throws go."""
     aim: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """The point aimed at, in the body's frame (m)."""
+    rise: float = 0.1
+    """How far above the point aimed at balls start, over the target's reach."""
+    shell: tuple[float, float] | None = None
+    """Radius and height (m) of an upright cylinder that balls hit in place of the body's own shapes."""
+    obstacles: bool = False
+    """Whether balls also hit what is solid and never moves, such as walls."""
 
 
 def check_kind(kind: str) -> None:
@@ -60,28 +69,56 @@ def check_kind(kind: str) -> None:
 def add_balls(specification: mujoco.MjSpec, target: Target) -> None:
     """Add BALLS balls to a model, after all that it holds, so that no index of its own changes.
 
-    They collide with everything that moves and with the floor, and with each other not at all. Where the model has
-    contacts switched off, they are switched on for the balls alone.
+    They collide with everything that moves, with the floor and, if the target says so, with obstacles; with each other
+    not at all. Where the model has no contacts, no gravity or no floor, there are some for the balls alone.
     """
     contacts_off = bool(specification.option.disableflags & mujoco.mjtDisableBit.mjDSBL_CONTACT)
     if contacts_off:
         specification.option.disableflags &= ~int(mujoco.mjtDisableBit.mjDSBL_CONTACT)
+    has_floor = False
     for geom in specification.geoms:
         solid = contacts_off or geom.contype or geom.conaffinity
         if contacts_off:
             geom.contype = geom.conaffinity = 0
-        if solid and (geom.parent.name != "world" or geom.type == mujoco.mjtGeom.mjGEOM_PLANE):
+        floor = geom.type == mujoco.mjtGeom.mjGEOM_PLANE
+        has_floor |= floor
+        if geom.parent.name == "world":
+            hit = floor or target.obstacles
+        else:
+            hit = target.shell is None or geom.parent.name != target.body
+        if solid and hit:
             geom.conaffinity |= BALL_BIT
+    if target.shell is not None:
+        radius, height = target.shell
+        specification.body(target.body).add_geom(
+            name="shell", type=mujoco.mjtGeom.mjGEOM_CYLINDER, pos=[0, 0, height / 2], size=[radius, height / 2, 0],
+            mass=0, contype=0, conaffinity=BALL_BIT, group=HIDDEN,
+        )  # fmt: skip
+    if specification.option.disableflags & mujoco.mjtDisableBit.mjDSBL_GRAVITY:
+        specification.option.disableflags &= ~int(mujoco.mjtDisableBit.mjDSBL_GRAVITY)
+        for body in specification.bodies:
+            body.gravcomp = 1.0
+    if not has_floor:
+        ground = specification.worldbody.add_body(name="ground")
+        ground.add_geom(
+            name="ground", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0, 0, 1], contype=0, conaffinity=BALL_BIT,
+            group=HIDDEN,
+        )  # fmt: skip
     radius = target.ball_radius
     for index in range(BALLS):
         ball = specification.worldbody.add_body(
-            name=f"ball{index}", pos=[target.reach * (2.0 + index), 4.0 * target.reach, radius]
+            name=f"ball{index}", pos=[-target.reach * (2.0 + index), 4.0 * target.reach, radius]
         )
         ball.add_freejoint(name=f"ball{index}")
         ball.add_geom(
             name=f"ball{index}", type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[radius, 0, 0], mass=target.ball_mass,
             contype=BALL_BIT, conaffinity=0, rgba=[0.85, 0.25, 0.2, 1.0], condim=3, solref=[0.02, 0.6],
         )  # fmt: skip
+
+
+def has_balls(model: mujoco.MjModel) -> bool:
+    """Return whether `add_balls` has added balls to a model."""
+    return mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, "ball0") >= 0
 
 
 class Disturbance:
@@ -91,45 +128,42 @@ class Disturbance:
         kind: pushes or balls; balls must have been added to the model.
         target: what is disturbed.
         model: the compiled model.
-        control_timestep: seconds of a control step.
+        seconds: simulated time between two calls of `apply` for a row.
     """
 
-    def __init__(self, kind: Kind, target: Target, model: mujoco.MjModel, control_timestep: float) -> None:
+    def __init__(self, kind: Kind, target: Target, model: mujoco.MjModel, seconds: float) -> None:
         self.kind, self.target = kind, target
         self._body = model.body(target.body).id
-        self._window = max(2, round(WINDOW_SECONDS / control_timestep))
-        self._push_steps = max(1, round(PUSH_SECONDS / control_timestep))
+        self._seconds = seconds
+        self._window = max(2, round(WINDOW_SECONDS / seconds))
+        self._push_steps = max(1, round(PUSH_SECONDS / seconds))
         if kind == "balls":
             self._first_ball = model.joint("ball0").qposadr[0], model.joint("ball0").dofadr[0]
 
-    def apply(
-        self,
-        batch: Batch,
-        seeds: np.ndarray,
-        episodes: np.ndarray,
-        elapsed: np.ndarray,
-    ) -> None:
-        """Disturb the coming control step.
+    def apply(self, batch: Batch, rows: np.ndarray | None, seeds: np.ndarray, episodes: np.ndarray) -> None:
+        """Set the forces on, or throw the balls of, the rows whose moment is now.
 
         Args:
             batch: all rows.
+            rows: mask (n,) bool of those that are about to be simulated; None for all.
             seeds: (n,) of the rows.
             episodes: (n,) of the rows.
-            elapsed: (n,) control steps since each row's episode began.
         """
+        elapsed = np.rint(batch.bind("time") / self._seconds).astype(np.int64)
         window, step = elapsed // self._window, elapsed % self._window
         draws = RandomStreams(seeds, episodes, np.full(len(seeds), DISTURBANCE_STREAM), window)
         start = draws.integers(self._window - self._push_steps, 1)[:, 0]
         direction = self._directions(draws)
         strength = draws.uniform(0.3, 1.0, 1)
+        chosen = np.ones(len(seeds), bool) if rows is None else rows
         if self.kind == "pushes":
             pushed = (step >= start) & (step < start + self._push_steps)
-            force = batch.bind("xfrc_applied")
-            force[:, self._body, :3] = np.where(pushed[:, None], self.target.force * strength * direction, 0.0)
+            force = np.where(pushed[:, None], self.target.force * strength * direction, 0.0)
+            batch.bind("xfrc_applied")[chosen, self._body, :3] = force[chosen]
             return
-        rows = np.flatnonzero(step == start)
-        if len(rows):
-            self._throw(batch, rows, window[rows] % BALLS, self._aim(batch, rows), direction[rows])
+        due = np.flatnonzero(chosen & (step == start))
+        if len(due):
+            self._throw(batch, due, window[due] % BALLS, self._aim(batch, due), direction[due])
 
     def _aim(self, batch: Batch, rows: np.ndarray) -> np.ndarray:
         """Return where the point aimed at is now in the rows (k,): (k, 3), m."""
@@ -159,7 +193,7 @@ class Disturbance:
     ) -> None:
         """Put each row's ball (k,) on a parabola that meets the target's present position after FLIGHT_SECONDS."""
         away = THROW_DISTANCE * self.target.reach + 2.0 * self.target.ball_radius
-        start = positions + away * direction + [0.0, 0.0, 0.1 * self.target.reach]
+        start = positions + away * direction + [0.0, 0.0, self.target.rise * self.target.reach]
         start[:, 2] = np.maximum(start[:, 2], 2.0 * self.target.ball_radius)
         velocity = (positions - start) / FLIGHT_SECONDS
         gravity = batch.expanded("opt.gravity")

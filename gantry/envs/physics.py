@@ -94,13 +94,19 @@ class Physics:
         set_own: writes the task's quantities, `Task.set_physics`.
         batch: whose model fields are written.
         given: quantities by name; those not given are as in the model.
+        neutral: the control (columns,) that asks for nothing, which delayed motors get until the first one arrives.
 
     Raises:
         GantryError: an unknown name, a wrong number of values, or a value out of range.
     """
 
     def __init__(
-        self, declared: Mapping[str, PhysicalParameter], set_own: Any, batch: Batch, given: Mapping[str, Quantity]
+        self,
+        declared: Mapping[str, PhysicalParameter],
+        set_own: Any,
+        batch: Batch,
+        given: Mapping[str, Quantity],
+        neutral: np.ndarray,
     ) -> None:
         self._declared = {**COMMON, **declared}
         self._own = tuple(declared)
@@ -124,7 +130,8 @@ class Physics:
         longest = 0.0 if self._delay is None else self._delay.max()
         if "motor_delay" in self.ranges:
             longest = self.ranges["motor_delay"].high
-        self._sent = np.zeros((rows, int(longest) + 1, batch.model.nu), np.float32)
+        self._neutral = neutral.astype(np.float32)
+        self._sent = np.tile(self._neutral, (rows, int(longest) + 1, 1))
         """The latest controls of each row, the newest first."""
         self.noisy = "sensor_noise" in self.values
 
@@ -171,7 +178,7 @@ class Physics:
                 streams = _stream("gravity_direction", seeds, episodes)
                 self.values["gravity_direction"][ids] = streams.uniform(0.0, 360.0, 1)[:, 0]
             self.write(ids)
-        self._sent[ids] = 0.0
+        self._sent[ids] = self._neutral
 
     def write(self, ids: np.ndarray) -> None:
         """Write the quantities of the rows `ids` (k,) into the batch's model fields."""
@@ -198,7 +205,7 @@ class Physics:
             batch.set_const(ids)
 
     def delayed(self, control: np.ndarray) -> np.ndarray:
-        """Return the controls (n, nu) that arrive now, given those sent now."""
+        """Return the controls (n, columns) that arrive now, given those sent now."""
         if self._delay is None:
             return control
         self._sent[:, 1:] = self._sent[:, :-1].copy()

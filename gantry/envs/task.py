@@ -29,7 +29,7 @@ class State:
     Any field that `mujoco.batch.Batch.bind` knows is an attribute, bound when first asked for.
 
     Args:
-        batch: the simulations.
+        batch: the simulations; tasks step them by `step`, so that disturbances act.
         positions: columns of `qpos` to show, those of the task's own model; what disturbances add comes after.
         velocities: columns of `qvel` to show, likewise.
     """
@@ -40,6 +40,20 @@ class State:
         self.qvel: np.ndarray = batch.bind("qvel")[:, :velocities]
         self.watcher: Callable[[], None] | None = None
         """Called by tasks with long control steps after each part of one, so that films show what lies between."""
+        self.disturber: Callable[[np.ndarray | None], None] | None = None
+        """Called before each part of a control step with the rows that it simulates, as in `step`."""
+
+    def step(self, rows: np.ndarray | None, substeps: int, stage: int = 0) -> None:
+        """Simulate one part of a control step, under disturbances where there are any.
+
+        Args:
+            rows: mask (n,) bool of the rows to simulate; None for all.
+            substeps: simulation steps, the task's `block`.
+            stage: how far derived fields are brought up to date afterwards.
+        """
+        if self.disturber is not None:
+            self.disturber(rows)
+        self.batch.step(rows, substeps, stage)
 
     def __getattr__(self, name: str) -> np.ndarray:
         if name.startswith("__"):
@@ -56,6 +70,9 @@ class Task(ABC):
     """The MJCF file in `gantry.assets`."""
     substeps: ClassVar[int] = 1
     """Simulation steps a control step."""
+    block: ClassVar[int] = 0
+    """Simulation steps for which the motors' controls, and disturbances, stay as they are: fewer than `substeps` where
+    the task's own controller works faster than its policy; 0 stands for `substeps`."""
     stage: ClassVar[mujoco.mjtStage] = mujoco.mjtStage.mjSTAGE_NONE
     """How far derived fields (site positions, sensors) are brought up to date after a step; positions and velocities
     always are."""
@@ -63,6 +80,8 @@ class Task(ABC):
     """The quantities that `set_physics` can set row by row, beside those that every task has."""
     disturbance_target: ClassVar[Target | None] = None
     """What pushes and thrown balls are aimed at; None: nothing of this robot can be disturbed."""
+    neutral: ClassVar[float] = 0.0
+    """The control, in each column, that asks for nothing: with motor delay it arrives before an episode's first."""
 
     def __init_subclass__(cls) -> None:
         cls._stage = int(cls.stage)  # converting the enumeration at every step would cost as much as a small reward
@@ -74,6 +93,8 @@ class Task(ABC):
     """Of one row."""
     visible: slice = slice(None)
     """The columns of the features that the controller observes."""
+    name: str = ""
+    """Its class and options, as `make_task` builds it: tells the states of tasks of equal shapes apart."""
 
     def load_specification(self) -> mujoco.MjSpec:
         """Return the model's specification; a task's options may change it, and disturbances may add bodies."""
@@ -116,7 +137,7 @@ class Task(ABC):
         to step belongs in MuJoCo's state (`ctrl`, `userdata`), which saving and resetting know about.
         """
         state.ctrl[:] = control
-        state.batch.step(rows, self.substeps, self._stage)
+        state.step(rows, self.substeps, self._stage)
 
     @abstractmethod
     def observe(self, state: State) -> np.ndarray:
@@ -125,6 +146,19 @@ class Task(ABC):
     def observation(self, features: np.ndarray) -> Any:
         """Return what the controller sees of features (..., number), as new arrays; by default the visible columns."""
         return features[..., self.visible].copy()
+
+    def planning_features(self, observations: np.ndarray) -> np.ndarray | None:
+        """Return the features of observations (..., observation), for planners; None where these do not show them.
+
+        As many columns as an observation has: the first of the features, and at least those that rewards and ends are
+        functions of.
+        """
+        shows_all = self.visible == slice(None) and type(self).observation is Task.observation
+        return observations if shows_all else None
+
+    def drawn_point(self, features: Any) -> Any | None:
+        """Return the point (..., 3) in m that shows in pictures where features (..., number) are; by default None."""
+        return None
 
     def measures(self, features: np.ndarray) -> dict[str, np.ndarray]:
         """Return what is reported beside the reward, (...) each, such as `success` (bool); by default nothing."""

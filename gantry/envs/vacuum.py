@@ -4,12 +4,13 @@ Dirt and all counters live in MuJoCo's `userdata`, which is part of the simulati
 and restoring know it.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import mujoco
 import numpy as np
 
-from gantry.envs.apartment import build_model
+from gantry.envs.apartment import specify_apartment
+from gantry.envs.disturbances import Target, add_balls, has_balls
 from gantry.envs.plan_file import load_plan
 from gantry.envs.randomness import RandomStreams
 from gantry.envs.rendering.scene import Marker
@@ -17,6 +18,8 @@ from gantry.envs.task import State, Task
 
 ROBOT_RADIUS = 0.17
 """Radius of the robot (m)."""
+ROBOT_HEIGHT = 0.09
+"""Height of the robot's lid (m)."""
 WHEEL_DISTANCE = 0.23
 """Between the two wheels (m)."""
 MAX_WHEEL_SPEED = 1.2
@@ -44,6 +47,10 @@ CRUMB_RADIUS = 0.017
 """Radius of a crumb (m)."""
 
 
+BUMPERS = 3
+"""Parts of the bumper that feel a touch: front left, front right, back."""
+
+
 class Vacuum(Task):
     """A disc robot in an apartment. `n` is the number of rows, `m` the number of floor cells.
 
@@ -52,6 +59,11 @@ class Vacuum(Task):
         dirt_of: whether each cell has its own dirt level, or each room.
         counters: names of the further numbers that last from step to step.
     """
+
+    disturbance_target: ClassVar[Target] = Target(
+        "robot", force=60.0, ball_mass=0.4, ball_radius=0.07, reach=0.9, aim=(0.0, 0.0, -0.25), rise=1.25,
+        shell=(ROBOT_RADIUS, ROBOT_HEIGHT), obstacles=True,
+    )  # fmt: skip
 
     def __init__(self, plan: str, dirt_of: Literal["cells", "rooms"], counters: tuple[str, ...]) -> None:
         self.plan = load_plan(plan)
@@ -66,13 +78,16 @@ class Vacuum(Task):
         self.user_numbers = dirt_numbers + len(counters)
         self._crumbs = self._scattered_crumbs()
 
-    def load_model(self) -> mujoco.MjModel:
-        """Compile the model that is simulated."""
-        return build_model(self.plan, self.user_numbers)
+    def load_specification(self) -> mujoco.MjSpec:
+        """Return the specification of the model that is simulated."""
+        return specify_apartment(self.plan, self.user_numbers)
 
     def picture(self, model: mujoco.MjModel) -> mujoco.MjModel:
-        """Compile the model that is drawn."""
-        return build_model(self.plan, self.user_numbers, picture=True)
+        """Compile the model that is drawn, with balls where `model` has them."""
+        specification = specify_apartment(self.plan, self.user_numbers, picture=True)
+        if has_balls(model):
+            add_balls(specification, self.disturbance_target)
+        return specification.compile()
 
     def markers(self, data: mujoco.MjData) -> list[Marker]:
         """Draw crumbs where there is dirt."""
@@ -123,14 +138,18 @@ class Vacuum(Task):
         chance[np.arange(len(ids)), cells] = 1.0
         return cells, chance
 
-    def simulate(self, state: State, rows: np.ndarray | None, substeps: int) -> np.ndarray:
-        """Simulate `substeps` steps and return the distance (n,) driven in them (m)."""
+    def simulate(self, state: State, rows: np.ndarray | None) -> np.ndarray:
+        """Simulate a block of the rows in the mask `rows` (n,), or of all for None; return the way driven (n,) in m."""
         before = state.qpos[:, :2].copy()
-        state.batch.step(rows, substeps, self._stage)
+        state.step(rows, self.block, self._stage)
         if state.watcher is not None:
             state.watcher()
         driven = state.qpos[:, :2] - before
         return np.sqrt(driven[:, 0] ** 2 + driven[:, 1] ** 2)
+
+    def touches(self, state: State) -> np.ndarray:
+        """Return whether the front's left and right quarter and the back feel something, (n, 3) bool."""
+        return state.sensordata[:, :BUMPERS] > 0
 
 
 def stands_at(goal: np.ndarray, pose: np.ndarray, velocity: np.ndarray) -> np.ndarray:

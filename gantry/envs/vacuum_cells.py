@@ -12,10 +12,14 @@ from gantry.envs.tours import MOST_PLACES, shortest_tour
 from gantry.envs.vacuum import VERY_DIRTY, Vacuum, dirt_levels, stands_at, wheel_speeds
 from gantry.errors import GantryError
 
-BLOCK = 3
-"""Simulation steps for which the wheels keep their speeds."""
+STAY = -1
+"""The direction of a robot that stays where it is: no action, but what motor delay begins with."""
+STEPS = np.stack([np.append(COLUMN_STEP, 0), np.append(-ROW_STEP, 0)], axis=1)
+"""The way in x and y (cells) to the north, east, south and west; the last one, nowhere, is also that of `STAY`."""
 QUICKEST = 6
 """Blocks that every move takes, at least."""
+CLOSE = 0.03
+"""Farther than this (m) from where it should be after 1 s, a robot gets another second."""
 
 CLEANED = 1.0
 """Reward a dirt level removed."""
@@ -90,6 +94,8 @@ class VacuumCells(Vacuum):
     """
 
     substeps: ClassVar[int] = 48
+    block: ClassVar[int] = 3
+    neutral: ClassVar[float] = STAY
 
     def __init__(
         self,
@@ -187,15 +193,20 @@ class VacuumCells(Vacuum):
             direction = self._slipped(direction, userdata)
         pose = state.qpos
         home = self.centres[self.cell_at(pose[:, 0], pose[:, 1])]
-        goal = home + self.plan.cell * np.stack([COLUMN_STEP[direction], -ROW_STEP[direction]], axis=1)
+        goal = home + self.plan.cell * STEPS[direction]
         bumped, path = np.zeros(n, bool), np.zeros(n)
         driving = np.ones(n, bool) if rows is None else rows.copy()
-        for block in range(self.substeps // BLOCK):
-            if block >= QUICKEST:
+        usual = self.substeps // self.block
+        for block in range(2 * usual):
+            if block >= usual:  # something has pushed it off its way
+                driving &= np.hypot(goal[:, 0] - pose[:, 0], goal[:, 1] - pose[:, 1]) > CLOSE
+                if not driving.any():
+                    break
+            elif block >= QUICKEST:
                 driving &= ~stands_at(goal, pose, state.qvel)
             state.ctrl[:, :2] = wheel_speeds(pose, goal)
-            path += self.simulate(state, driving, BLOCK)
-            bumped |= driving & (state.ncon > 0)
+            path += self.simulate(state, driving)
+            bumped |= driving & self.touches(state).any(axis=1)
             goal = np.where(bumped[:, None], home, goal)
         cell = self.cell_at(pose[:, 0], pose[:, 1])[everything]
         userdata[everything, cell] = 0.0
@@ -215,7 +226,7 @@ class VacuumCells(Vacuum):
         seeds = userdata[:, self.counter["slip_seed"]].astype(np.uint64)
         chance = RandomStreams(seeds, userdata[:, self.counter["moves"]].astype(np.int64)).uniform(0.0, 1.0, 1)[:, 0]
         turn = np.where(chance < self.slip / 2, 3, np.where(chance < self.slip, 1, 0))
-        return (direction + turn) % 4
+        return np.where(direction == STAY, STAY, (direction + turn) % 4)
 
     def observe(self, state: State) -> np.ndarray:
         """Return the features (n, 11 + m)."""

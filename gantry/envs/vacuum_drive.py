@@ -9,7 +9,7 @@ import numpy as np
 from gantry.envs.apartment import SOLID
 from gantry.envs.randomness import RandomStreams
 from gantry.envs.task import State
-from gantry.envs.vacuum import MAX_WHEEL_SPEED, ROBOT_RADIUS, Vacuum, dirt_levels
+from gantry.envs.vacuum import BUMPERS, MAX_WHEEL_SPEED, ROBOT_RADIUS, Vacuum, dirt_levels
 from gantry.errors import GantryError
 
 RANGES = 16
@@ -22,7 +22,6 @@ SIGHT = 1.5
 """How far the camera sees dirt (m)."""
 SENSOR_HEIGHT = 0.05
 """Height of the range readings above the floor (m)."""
-BUMPERS = 3
 
 CLEANED = 1.0
 """Reward a dirt level removed."""
@@ -71,6 +70,7 @@ class VacuumDrive(Vacuum):
     """
 
     substeps: ClassVar[int] = 5
+    block: ClassVar[int] = 1
 
     def __init__(self, plan: str = "apartment", start: Literal["dock", "anywhere"] = "dock", dirt: float = 0.6) -> None:
         super().__init__(plan, "cells", ("dirty_at_start", "bumps", "path", "front_left", "front_right", "back"))
@@ -138,9 +138,9 @@ class VacuumDrive(Vacuum):
         state.ctrl[:] = control
         touched = np.zeros((len(everything), BUMPERS), bool)
         for _ in range(self.substeps):
-            driven = self.simulate(state, rows, 1)
+            driven = self.simulate(state, rows)
             userdata[everything, self.counter["path"]] += driven[everything]
-            touched |= state.sensordata[everything] > 0
+            touched |= self.touches(state)[everything]
             cell = self.cell_at(pose[everything, 0], pose[everything, 1])
             away = pose[everything, :2] - self.centres[cell]
             over = away[:, 0] ** 2 + away[:, 1] ** 2 <= ROBOT_RADIUS**2

@@ -15,8 +15,8 @@ from gantry.envs.task import State
 from gantry.envs.vacuum import MAX_WHEEL_SPEED, VERY_DIRTY, Vacuum, stands_at, wheel_speeds
 from gantry.errors import GantryError
 
-BLOCK = 2
-"""Simulation steps for which the wheels keep their speeds."""
+STAY = -1
+"""The room of a robot that stays where it is: no action, but what motor delay begins with."""
 LEG_SECONDS = 1.2
 """Time allowed to turn at the start of a straight leg and to brake at its end (s)."""
 PASSED = 0.03
@@ -57,6 +57,8 @@ class VacuumRooms(Vacuum):
     """
 
     substeps: ClassVar[int] = 200  # nominal: a drive takes as long as its way is
+    block: ClassVar[int] = 2
+    neutral: ClassVar[float] = STAY
     room_limit: ClassVar[int] = 12
     """The most rooms: their 3ᴿ dirt levels are counted in one number."""
 
@@ -85,7 +87,9 @@ class VacuumRooms(Vacuum):
         self._way = self._ways()
         self.blocks = self._most_blocks()
         self._room = self.plan.room
-        self._next_room = np.where(self.plan.room_neighbours, np.arange(rooms), np.arange(rooms)[:, None])
+        own = np.arange(rooms)[:, None]
+        self._next_room = np.append(np.where(self.plan.room_neighbours, np.arange(rooms), own), own, axis=1)
+        """The room (R, R + 1) that each action leads to from each room; the last column is that of `STAY`."""
         self._discrete = observation == "discrete"
         self.action_space = gymnasium.spaces.Discrete(rooms)
         self.observation_space: gymnasium.spaces.Space[Any] = (
@@ -124,7 +128,7 @@ class VacuumRooms(Vacuum):
                     seconds += LEG_SECONDS + length / (0.8 * MAX_WHEEL_SPEED)
                     cell = following
                 longest = max(longest, seconds)
-        return int(np.ceil(longest / (BLOCK * self.load_model().opt.timestep)))
+        return int(np.ceil(longest / (self.block * self.load_model().opt.timestep)))
 
     def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
         """Put the robot at its dock, and dirt into the rooms: at least one of them."""
@@ -162,9 +166,9 @@ class VacuumRooms(Vacuum):
             passed = (np.hypot(goal[:, 0] - pose[:, 0], goal[:, 1] - pose[:, 1]) < PASSED) & (following != end)
             following = np.where(passed, self._way[room, following], following)
             state.ctrl[:, :2] = wheel_speeds(pose, self.centres[following])
-            driven = self.simulate(state, driving, BLOCK)
+            driven = self.simulate(state, driving)
             userdata[driving, self.counter["path"]] += driven[driving]
-            userdata[driving, self.counter["bumps"]] += state.ncon[driving] > 0
+            userdata[driving, self.counter["bumps"]] += self.touches(state)[driving].any(axis=1)
         userdata[everything, self._room[self.cell_at(pose[:, 0], pose[:, 1])][everything]] = 0.0
 
     def observe(self, state: State) -> np.ndarray:
@@ -185,6 +189,18 @@ class VacuumRooms(Vacuum):
         observation = features[..., : 2 * rooms].copy()
         observation[..., rooms:] /= VERY_DIRTY
         return observation
+
+    def planning_features(self, observations: np.ndarray) -> np.ndarray | None:
+        """Return the room's indicator and the dirt levels, (..., 2R), of `flat` observations."""
+        if self._discrete:
+            return None
+        rooms = self.rooms
+        return np.concatenate([observations[..., :rooms], observations[..., rooms:] * VERY_DIRTY], axis=-1)
+
+    def drawn_point(self, features: Any) -> Any:
+        """Return the parking place of the room, (..., 3) in m, a little above the floor."""
+        places = self.centres[self.parking][features[..., : self.rooms].argmax(axis=-1)]
+        return np.concatenate([places, np.full((*places.shape[:-1], 1), 0.1)], axis=-1)
 
     def measures(self, features: np.ndarray) -> dict[str, np.ndarray]:
         """Return `coverage`, `success`, `bumps` and `path_length` (m)."""
