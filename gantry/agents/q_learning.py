@@ -15,6 +15,7 @@ Many environments are stepped at once; what happens when several of them visit o
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -307,8 +308,8 @@ class QLearning(Agent):
         config, stepper = self.config, self._stepper
         choices = self._action_map.size + 1
         noise = torch.rand((config.report_steps, stepper.num_envs, 2 * choices + 1), generator=self._generator).numpy()
-        errors: list[float] = []
-        rates: list[float] = []
+        errors: list[Numbers] = []
+        rates: list[Numbers] = []
         for now in noise:
             if self.steps >= total_steps:
                 break
@@ -319,17 +320,17 @@ class QLearning(Agent):
             if counted is not None:
                 steps = steps.rows(counted)
             which = (now[:, -1] < 0.5).astype(np.int64) * (len(self.tables) - 1)
-            error, rate = self._learn_from(steps, which if counted is None else which[counted], progress, new=True)
-            errors.append(error)
-            rates.append(rate)
+            learned = self._learn_from(steps, which if counted is None else which[counted], progress, new=True)
+            errors.append(learned[0])
+            rates.append(learned[1])
             self.steps += len(steps.states)
             if self._memory is not None:
                 self._memory.add(steps)
                 self._replay(self._memory, progress)
         return {
             "epsilon": self.epsilon,
-            "learning_rate": float(np.mean(rates)),
-            "td_error": float(np.mean(errors)),
+            "learning_rate": _mean(rates),
+            "td_error": _mean(errors),
             "cells_visited": float(np.count_nonzero(self.visits.any(axis=0))),
         }
 
@@ -354,8 +355,8 @@ class QLearning(Agent):
             states, actions, transition.rewards.astype(np.float64), next_states, transition.terminated, next_actions
         )
 
-    def _learn_from(self, steps: Steps, which: Integers, progress: float, new: bool) -> tuple[float, float]:
-        """Learn from transitions, each with the table `which` (k,); returns mean absolute error and learning rate.
+    def _learn_from(self, steps: Steps, which: Integers, progress: float, new: bool) -> tuple[Numbers, Numbers]:
+        """Learn from transitions, each with the table `which` (k,); returns absolute errors and learning rates (k,).
 
         Raises:
             GantryError: a reward is NaN or infinite, or values have grown beyond all bounds.
@@ -369,12 +370,14 @@ class QLearning(Agent):
             )
         cells = np.ravel_multi_index((which, steps.states, steps.actions), self.tables.shape)
         values, visits = self.tables.reshape(-1), self.visits.reshape(-1)
-        rates = self.config.learning_rate_at(progress, visits[cells] + (visit_order(cells) if new else 0))
-        error = float(np.abs(targets - values[cells]).mean())
+        # What is replayed is no visit; the other of two tables may have seen none yet.
+        number = visits[cells] + visit_order(cells) if new else np.maximum(visits[cells], 1)
+        rates = self.config.learning_rate_at(progress, number)
+        errors = np.abs(targets - values[cells])
         move_cells(values, cells, targets, rates)
         if new:
             np.add.at(visits, cells, 1)
-        return error, float(rates.mean())
+        return errors, rates
 
     def _replay(self, memory: Memory, progress: float) -> None:
         """Learn from `replay_updates` batches of remembered transitions."""
@@ -427,3 +430,9 @@ class QLearning(Agent):
         self._planned = tensors["planned"].numpy().copy()
         if self._memory is not None:
             self._memory.load_state(tensors, meta)
+
+
+def _mean(parts: list[Numbers]) -> float:
+    """Of all numbers in the parts; NaN where there is none."""
+    numbers = np.concatenate(parts)
+    return float(numbers.mean()) if len(numbers) else math.nan
