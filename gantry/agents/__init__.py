@@ -13,12 +13,16 @@ from gantry.files import read_json
 from gantry.names import nearest
 
 AGENTS: dict[str, str] = {
+    "ddpg": "gantry.agents.ddpg:DDPG",
+    "dqn": "gantry.agents.dqn:DQN",
     "ppo": "gantry.agents.ppo:PPO",
     "q-learning": "gantry.agents.q_learning:QLearning",
 }
 """Agent name → "module:Class"."""
 
 DESCRIPTIONS: dict[str, str] = {
+    "ddpg": "Deep deterministic policy gradient: replay, a policy that climbs a value, Box actions; also TD3, hindsight",
+    "dqn": "Deep Q-learning: replay, a network of action values, Discrete actions; double, duelling, prioritized",
     "ppo": "Proximal policy optimization: on-policy, many environments at once, Box and Discrete actions",
     "q-learning": "A table of action values, for Discrete observations and actions; also double Q-learning and SARSA",
 }

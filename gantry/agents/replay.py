@@ -38,11 +38,13 @@ class Minibatch:
         rows: (B,) int64, where in the buffer they are.
         table: (B, width) float32.
         columns: where in it the parts are.
+        weights: (B,) of their losses, or None where all weigh the same.
     """
 
     rows: torch.Tensor
     table: torch.Tensor
     columns: Columns
+    weights: torch.Tensor | None = None
 
     @property
     def observation(self) -> torch.Tensor:
@@ -74,10 +76,18 @@ class Minibatch:
         """(B,) of the value of `next_observation`: γ to the number of steps, or 0 after a termination."""
         return self.table[:, self.columns.discount]
 
+    def to(self, device: str) -> "Minibatch":
+        """The same on another device."""
+        weights = None if self.weights is None else self.weights.to(device)
+        return Minibatch(self.rows, self.table.to(device), self.columns, weights)
+
     def split(self, parts: int) -> "list[Minibatch]":
-        """The same in `parts` minibatches, one after another, of as equal a size as can be."""
-        pairs = zip(self.rows.tensor_split(parts), self.table.tensor_split(parts), strict=True)
-        return [Minibatch(rows, table, self.columns) for rows, table in pairs]
+        """The same in `parts` minibatches of as equal a size as can be; each takes every `parts`-th transition."""
+        weights = [None] * parts if self.weights is None else [self.weights[part::parts] for part in range(parts)]
+        return [
+            Minibatch(self.rows[part::parts], self.table[part::parts], self.columns, weights[part])
+            for part in range(parts)
+        ]
 
 
 class ReplayBuffer:
@@ -217,6 +227,11 @@ class ReplayBuffer:
     def gather(self, rows: torch.Tensor) -> Minibatch:
         """The transitions at `rows` (B,), copied."""
         return Minibatch(rows, self._flat.index_select(0, rows), self.columns)
+
+    def finite(self, rows: NDArray[np.int64]) -> bool:
+        """Whether the transitions among `rows` (B,) hold neither NaN nor infinity."""
+        kept = rows if self._invalid == 0 else rows[self.valid.reshape(-1)[rows]]
+        return bool(np.isfinite(self._flat.numpy()[kept]).all())
 
     def last_times(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """When `rows` (B,) happened, and the last step in here of the same episode: two times (B,).

@@ -1,0 +1,321 @@
+"""What holds for every agent with a replay buffer."""
+
+import json
+import math
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from agent_doubles import NEXT_STEP, SAME_STEP, Forgetful, Spot, Wage
+
+from gantry.agents import load_agent
+from gantry.agents.ddpg import DDPG, DDPGConfig
+from gantry.agents.dqn import DQN, DQNConfig
+from gantry.agents.off_policy import clipping, polyak, td_target
+from gantry.agents.policy_file import config_from_json, config_to_json
+from gantry.errors import GantryError
+
+SMALL = {
+    "num_envs": 16, "buffer_size": 4_000, "warm_up_steps": 100, "batch_size": 64, "hidden_sizes": (32, 32),
+    "gamma": 0.5, "report_every": 10, "learning_rate": 3e-3,
+}  # fmt: skip
+DDPG_SMALL = {**SMALL, "actor_learning_rate": 3e-3, "target_rate": 0.02}
+DQN_SMALL = {**SMALL, "target_every": 20}
+CASES = {
+    "ddpg": (DDPG, DDPGConfig(**DDPG_SMALL)),
+    "ddpg-ou-n": (
+        DDPG,
+        DDPGConfig(**DDPG_SMALL, exploration="ornstein-uhlenbeck", n_step=3, normalize_observation=True, updates=2,
+                   noise_schedule="linear", noise_end=0.01, learning_rate_schedule="linear"),
+    ),
+    "td3": (DDPG, DDPGConfig(**DDPG_SMALL, twin=True, max_gradient_norm=1.0)),
+    "dqn": (DQN, DQNConfig(**DQN_SMALL)),
+    "dqn-all": (
+        DQN,
+        DQNConfig(**DQN_SMALL, double=True, duelling=True, prioritized=True, n_step=3, updates=2, update_every=2,
+                  normalize_observation=True, max_gradient_norm=1.0, epsilon_schedule="exponential"),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    """An agent's class, its settings, and whether its actions are discrete."""
+    kind, config = CASES[request.param]
+    return kind, config, kind is DQN
+
+
+def parameters(agent):
+    return torch.cat([tensor.double().reshape(-1) for tensor in agent._policy_tensors().values()])
+
+
+def histories(agent, total):
+    metrics = []
+    agent.learn(total, lambda _, row: metrics.append(row))
+    return metrics
+
+
+# Formulas
+
+
+def test_td_targets_by_hand():
+    target = td_target(torch.tensor([1.0, 1.0, -2.0]), torch.tensor([0.9, 0.0, 0.81]), torch.tensor([10.0, 10.0, 5.0]))
+    torch.testing.assert_close(target, torch.tensor([10.0, 1.0, 2.05]))
+
+
+def test_polyak_averages_by_hand():
+    target, source = torch.tensor([1.0, 2.0]), torch.tensor([3.0, -2.0])
+    polyak(target, source, 0.25)
+    torch.testing.assert_close(target, torch.tensor([1.5, 1.0]))
+    polyak(target, source, 1.0)
+    assert torch.equal(target, source)
+
+
+def test_only_long_gradients_are_shortened():
+    gradient = torch.tensor([3.0, 4.0])
+    assert clipping(gradient, None) == 1.0
+    assert clipping(gradient, 6.0) == 1.0
+    assert clipping(gradient, 1.0) == pytest.approx(0.2)
+
+
+def test_the_replay_ratio_is_how_often_a_transition_is_drawn():
+    assert DQNConfig(num_envs=16, updates=2, batch_size=64, update_every=4).replay_ratio == 2.0
+
+
+# Exactness
+
+
+@pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
+@pytest.mark.parametrize("total", [1, 16, 17, 503])
+def test_exactly_the_budget_is_used(case, mode, total):
+    kind, config, discrete = case
+    env = Spot(mode=mode, discrete=discrete)
+    agent = kind(env, config)
+    rows = histories(agent, total)
+    assert agent.steps == total == rows[-1]["steps"]
+    assert len(agent._buffer) == total
+    transitions = sum(int((~waiting).sum()) for _, _, waiting in env.log)
+    assert 0 <= transitions - total < 16
+    agent.learn(total)
+    assert agent.steps == total
+    agent.learn(total + 40)
+    assert len(agent._buffer) == total + 40
+
+
+@pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
+def test_the_buffer_holds_what_the_environment_reported(mode):
+    env = Spot(4, length=5, mode=mode, objects=True)
+    agent = DDPG(env, DDPGConfig(**{**DDPG_SMALL, "num_envs": 4}))
+    agent.trainer_state()  # resets the environment
+    before, expected = env._observe(), []
+    step = env.step
+
+    def recording(actions):
+        nonlocal before
+        waiting = env.waiting.copy()
+        observation, reward, terminated, truncated, infos = step(actions)
+        following = [infos["final_obs"][row] if end else observation[row] for row, end in enumerate(truncated)] \
+            if mode == SAME_STEP and truncated.any() else observation  # fmt: skip
+        expected.extend(
+            (*before[row], *actions[row], *following[row], reward[row], 0.5) for row in range(4) if not waiting[row]
+        )
+        before = observation
+        return observation, reward, terminated, truncated, infos
+
+    env.step = recording
+    agent.stagger = False
+    agent._stepper.stagger = False
+    agent.learn(90)
+    found = agent._buffer.table.numpy()[: agent._buffer.filled][agent._buffer.valid[: agent._buffer.filled]]
+    np.testing.assert_allclose(found, np.array(expected)[: len(found)], rtol=1e-6)
+    assert len(found) == 90
+
+
+def test_two_runs_of_one_seed_are_identical_and_of_two_seeds_not(case):
+    kind, config, discrete = case
+    runs = []
+    for seed in (0, 0, 1):
+        agent = kind(Spot(discrete=discrete), config, seed=seed)
+        runs.append((histories(agent, 800), parameters(agent)))
+    assert torch.equal(runs[0][1], runs[1][1])
+    assert repr(runs[0][0]) == repr(runs[1][0])
+    assert not torch.equal(runs[0][1], runs[2][1])
+
+
+def test_evaluating_in_between_changes_nothing(case):
+    kind, config, discrete = case
+    first, second = (kind(Spot(discrete=discrete), config) for _ in range(2))
+    first.learn(600)
+    drawn = []
+    second.learn(600, lambda agent, _: drawn.append(agent.act(np.zeros((99, 2)), deterministic=False)))
+    assert torch.equal(parameters(first), parameters(second))
+    assert len({action.tobytes() for action in drawn}) > 1
+
+
+# Stopping and going on
+
+
+@pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
+def test_a_resumed_run_gives_the_same_numbers(case, mode):
+    kind, config, discrete = case
+    whole = kind(Spot(mode=mode, discrete=discrete), config, seed=5)
+    expected = histories(whole, 1_500)
+    first = kind(Spot(mode=mode, discrete=discrete), config, seed=5)
+    rows = []
+    first.learn(1_500, lambda _, row: rows.append(row) or len(rows) < 4)
+    tensors, meta = first.trainer_state()
+    meta = json.loads(json.dumps(meta, allow_nan=False))
+    second = kind(Spot(mode=mode, discrete=discrete), config, seed=77)
+    second.load_trainer_state({name: tensor.clone() for name, tensor in tensors.items()}, meta)
+    rows += histories(second, 1_500)
+    assert repr(rows) == repr(expected)
+    assert torch.equal(parameters(second), parameters(whole))
+
+
+def test_an_interrupt_leaves_the_last_whole_update(case):
+    kind, config, discrete = case
+    whole = kind(Spot(discrete=discrete), config)
+    whole.learn(1_500)
+    env = Spot(discrete=discrete)
+    env.fail_at = 37  # in the fourth block of ten vector steps
+    agent = kind(env, config)
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(1_500, lambda agent, _: seen.append(parameters(agent)))
+    assert len(seen) == 3
+    assert agent.steps == 480
+    assert torch.equal(parameters(agent), seen[-1])
+    agent.learn(1_500)
+    assert torch.equal(parameters(agent), parameters(whole))
+
+
+def test_without_environment_state_new_episodes_begin(case):
+    kind, config, discrete = case
+    agent = kind(Forgetful(discrete=discrete), config)
+    agent.learn(600)
+    other = kind(Forgetful(discrete=discrete), config)
+    other.load_trainer_state(*agent.trainer_state())
+    assert torch.equal(parameters(other), parameters(agent))
+    other.learn(900)
+    other.env.fail_at = other.env.calls + 3
+    with pytest.raises(KeyboardInterrupt):
+        other.learn(1_200)
+    other.learn(1_200)
+    assert other.steps == 1_200
+
+
+def test_not_a_number_stops_learning_and_keeps_the_good_policy(case):
+    kind, config, discrete = case
+    env = Spot(discrete=discrete)
+    env.poison_at = 35
+    agent = kind(env, config)
+    seen = []
+    with pytest.raises(GantryError, match="NaN or infinite") as caught:
+        agent.learn(4_000, lambda agent, _: seen.append(parameters(agent)))
+    assert "\n" not in str(caught.value)
+    assert torch.equal(parameters(agent), seen[-1])
+    assert torch.isfinite(parameters(agent)).all()
+    assert torch.isfinite(agent._buffer.table[: agent._buffer.filled]).all()
+
+
+def test_saved_and_loaded_it_acts_the_same_and_goes_on(case, tmp_path):
+    kind, config, discrete = case
+    agent = kind(Spot(discrete=discrete), config)
+    agent.learn(500)
+    agent.save(tmp_path)
+    loaded = load_agent(tmp_path)
+    assert isinstance(loaded, kind)
+    assert loaded.config == agent.config
+    observations = np.random.default_rng(0).uniform(-1, 1, (50, 2)).astype(np.float32)
+    np.testing.assert_array_equal(loaded.act(observations), agent.act(observations))
+    going_on = load_agent(tmp_path, env=Spot(8, discrete=discrete))
+    going_on.learn(700)
+    assert going_on.steps == 700
+
+
+def test_settings_come_back_from_json(case):
+    kind, config, _ = case
+    content = json.loads(json.dumps(config_to_json(config)))
+    assert config_from_json(kind.config_class, content, "here") == config
+
+
+def test_metrics_are_complete(case):
+    kind, config, discrete = case
+    rows = histories(kind(Spot(discrete=discrete), config), 600)
+    common = {"steps", "episodes", "return_mean", "length_mean", "reward_mean", "success_mean", "learning_rate"}
+    own = {"loss", "epsilon"} if discrete else {"critic_loss", "noise"}
+    assert set(rows[0]) == set(rows[-1]) == common | own | {"value_mean"}
+    assert all(math.isfinite(value) for value in rows[-1].values())
+    assert rows[-1]["length_mean"] == 5.0
+
+
+# Learning
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_truncation_bootstraps_and_termination_does_not(terminal, n_step):
+    """A wage of 1 a step, in a world that always looks the same: its value is the fixed point of the mean target."""
+    gamma, length = 0.8, 5
+    env = Wage(terminal=terminal, length=length)
+    env.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+    env.action_space = gymnasium.vector.utils.batch_space(env.single_action_space, env.num_envs)
+    config = DDPGConfig(
+        **{**DDPG_SMALL, "gamma": gamma, "n_step": n_step, "target_rate": 0.1, "learning_rate_schedule": "linear"}
+    )
+    agent = DDPG(env, config)
+    agent.learn(8_000)
+    value = agent.critic(torch.tensor([[1.0, 0.0]])).item()
+    # With `left` steps to go, min(left, n) wages and, unless life ended, the value after them.
+    taken = [min(left, n_step) for left in range(1, length + 1)]
+    wages = np.mean([(1 - gamma**steps) / (1 - gamma) for steps in taken])
+    bootstrapped = np.mean(
+        [gamma**steps * (not terminal or left > steps) for left, steps in zip(range(1, 6), taken, strict=True)]
+    )
+    assert value == pytest.approx(wages / (1 - bootstrapped), rel=0.03)
+    if not terminal:
+        assert wages / (1 - bootstrapped) == pytest.approx(1 / (1 - gamma))
+
+
+def test_observations_that_are_dictionaries_are_taken():
+    class Parts(Spot):
+        """The spot and the time apart."""
+
+        def __init__(self):
+            super().__init__(length=5)
+            box = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+            self.single_observation_space = gymnasium.spaces.Dict({"time": box, "spot": box})
+
+        def _observe(self):
+            return super()._observe()
+
+        def _apart(self, observation):
+            return {"spot": observation[:, :1], "time": observation[:, 1:]}
+
+        def reset(self, **options):
+            return self._apart(super().reset(**options)[0]), {}
+
+        def step(self, actions):
+            observation, *rest, infos = super().step(actions)
+            if "final_obs" in infos:
+                infos["final_obs"] = self._apart(infos["final_obs"])
+            return self._apart(observation), *rest, infos
+
+    agent, same = DDPG(Parts(), DDPGConfig(**DDPG_SMALL)), DDPG(Spot(length=5), DDPGConfig(**DDPG_SMALL))
+    agent.learn(600)
+    same.learn(600)
+    given = {"spot": np.array([0.3]), "time": np.array([0.4])}
+    np.testing.assert_array_equal(agent.act(given), same.act([0.3, 0.4]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [(DQNConfig, {"gamma": 1.5}), (DQNConfig, {"batch_size": 0}), (DQNConfig, {"epsilon_end": 2.0}),
+     (DQNConfig, {"target_every": 0}), (DQNConfig, {"n_step": 0}), (DQNConfig, {"hidden_sizes": (0,)}),
+     (DQNConfig, {"epsilon_fraction": 0.0}), (DDPGConfig, {"target_rate": 0.0}), (DDPGConfig, {"noise_start": -1.0}),
+     (DDPGConfig, {"actor_learning_rate": 0.0}), (DDPGConfig, {"max_gradient_norm": 0.0})],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(kind, settings):
+    with pytest.raises(GantryError, match=next(iter(settings))):
+        kind(**settings)
