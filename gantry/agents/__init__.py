@@ -21,7 +21,7 @@ AGENTS: dict[str, str] = {
 """Agent name → "module:Class"."""
 
 DESCRIPTIONS: dict[str, str] = {
-    "ddpg": "Deep deterministic policy gradient: replay, a policy that climbs a value, Box actions; also TD3, hindsight",
+    "ddpg": "Deep deterministic policy gradient: replay, a policy that climbs a value, Box actions; TD3, hindsight",
     "dqn": "Deep Q-learning: replay, a network of action values, Discrete actions; double, duelling, prioritized",
     "ppo": "Proximal policy optimization: on-policy, many environments at once, Box and Discrete actions",
     "q-learning": "A table of action values, for Discrete observations and actions; also double Q-learning and SARSA",
