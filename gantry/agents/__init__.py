@@ -15,6 +15,7 @@ from gantry.names import nearest
 AGENTS: dict[str, str] = {
     "ddpg": "gantry.agents.ddpg:DDPG",
     "dqn": "gantry.agents.dqn:DQN",
+    "planner": "gantry.agents.planner:Planner",
     "ppo": "gantry.agents.ppo:PPO",
     "q-learning": "gantry.agents.q_learning:QLearning",
 }
@@ -23,6 +24,7 @@ AGENTS: dict[str, str] = {
 DESCRIPTIONS: dict[str, str] = {
     "ddpg": "Deep deterministic policy gradient: replay, a policy that climbs a value, Box actions; TD3, hindsight",
     "dqn": "Deep Q-learning: replay, a network of action values, Discrete actions; double, duelling, prioritized",
+    "planner": "Model-predictive control through learned dynamics, or the simulator itself; Box and Discrete actions",
     "ppo": "Proximal policy optimization: on-policy, many environments at once, Box and Discrete actions",
     "q-learning": "A table of action values, for Discrete observations and actions; also double Q-learning and SARSA",
 }

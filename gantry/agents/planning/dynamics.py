@@ -1,0 +1,170 @@
+"""Learned dynamics: how features change under an action, and whole futures imagined from that.
+
+Source: PETS (Chua et al. 2018, arXiv:1805.12114), section 5: trajectory sampling. A plan is tried out on a few
+particles, each of which follows one member of the ensemble throughout (TS∞) or another one at every step (TS1).
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gantry.agents.agent import Shapes
+from gantry.agents.planning.ensemble import Ensemble, EnsembleConfig, Fit
+
+Sampling = Literal["ts1", "ts_infinity"]
+
+CIRCLE_ERROR = 1e-3
+"""How far from 1 the length of a cosine and a sine may be, which are stored in single precision."""
+FARTHEST = 100.0
+"""A feature that is imagined farther than this from what the data show, in their deviations, has exploded."""
+
+
+class LearnedDynamics:
+    """Features (d,) and action (a,) → the features a decision later, from an ensemble that predicts the change.
+
+    What the data show without exception is kept up in what is imagined: a cosine and a sine stay on their circle, and
+    columns that only ever hold whole numbers do so in imagination too.
+
+    Attributes:
+        ensemble: of networks [features, action] → change of the features.
+        circle: (d,) bool, columns i that hold, with i + 1, a cosine and a sine.
+        whole: (d,) bool, columns of whole numbers.
+    """
+
+    def __init__(self, features: int, actions: int, config: EnsembleConfig, generator: torch.Generator) -> None:
+        self.features, self.actions = features, actions
+        self.ensemble = Ensemble(features + actions, features, config, generator)
+        self.circle = torch.zeros(features, dtype=torch.bool)
+        self.whole = torch.zeros(features, dtype=torch.bool)
+        self._note_columns()
+
+    def fit(
+        self, features: Tensor, actions: Tensor, following: Tensor, held_out: Tensor, generator: torch.Generator
+    ) -> Fit:
+        """Fit to transitions (N, d), (N, a), (N, d); `held_out` (N,) bool says which only judge.
+
+        Raises:
+            GantryError: as `Ensemble.fit`.
+        """
+        fit = self.ensemble.fit(torch.cat([features, actions], 1), following - features, held_out, generator)
+        seen = torch.cat([features, following])
+        self.circle, self.whole = circle_columns(seen), whole_columns(seen)
+        self._note_columns()
+        return fit
+
+    def _note_columns(self) -> None:
+        self._pairs = self.circle.nonzero()[:, 0].tolist()
+        self._rounds = bool(self.whole.any())
+
+    @property
+    def center(self) -> Tensor:
+        """(d,) mean of the features learned from."""
+        return self.ensemble.input_shift[: self.features]
+
+    @property
+    def scale(self) -> Tensor:
+        """(d,) deviation of the features learned from."""
+        return self.ensemble.input_scale[: self.features]
+
+    def predict(self, features: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Each member's mean of the following features and its deviation, (E, B, d), for (B, d) and (B, a)."""
+        inputs = torch.cat([features, actions], 1).expand(self.ensemble.config.members, -1, -1)
+        change, log_variance = self.ensemble.predict(inputs)
+        return features + change, (0.5 * log_variance).exp()
+
+    def rollout(
+        self,
+        start: Tensor,
+        actions: Tensor,
+        particles: int,
+        sampling: Sampling = "ts_infinity",
+        noise: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Imagine futures; differentiable with respect to start and actions.
+
+        Args:
+            start: (m, d) features.
+            actions: (m, H, a).
+            particles: p, futures of each plan, spread over the members.
+            sampling: which member a particle follows.
+            noise: draw from the predicted Gaussians; else follow their means.
+            generator: of noise and members.
+
+        Returns:
+            (H + 1, m, p, d), the first of them `start`.
+        """
+        number, horizon, _ = actions.shape
+        members, used = self.ensemble.config.members, number * particles
+        slots = -(-used // members)
+        # Particle j follows member j mod E, so that the particles of one plan follow different ones.
+        index = torch.arange(slots * members).clamp(max=used - 1) // particles
+        state = start[index].view(slots, members, -1)
+        inputs = actions[index].view(slots, members, horizon, -1)
+        path = [state]
+        for step in range(horizon):
+            now = torch.cat([state, inputs[:, :, step]], -1)
+            turn = int(torch.randint(members, (), generator=generator)) if sampling == "ts1" else 0
+            if turn:  # in this step particle j follows member j + turn
+                now = now.roll(turn, 1)
+            if noise:
+                change, log_variance = self.ensemble.predict(now.transpose(0, 1))
+                drawn = torch.randn(change.shape, generator=generator)
+                change = torch.addcmul(change, drawn, (0.5 * log_variance).exp())
+            else:
+                change = self.ensemble.mean(now.transpose(0, 1))
+            change = change.transpose(0, 1)
+            state = self._corrected(state + (change.roll(-turn, 1) if turn else change))
+            path.append(state)
+        return (
+            torch.stack(path).view(horizon + 1, slots * members, -1)[:, :used].view(horizon + 1, number, particles, -1)
+        )
+
+    def _corrected(self, features: Tensor) -> Tensor:
+        """The same features (..., d) with what the data show without exception."""
+        for column in self._pairs:
+            before, pair, after = features.tensor_split((column, column + 2), -1)
+            length = torch.linalg.vector_norm(pair, dim=-1, keepdim=True).clamp(min=CIRCLE_ERROR)
+            features = torch.cat([before, pair / length, after], -1)
+        return torch.where(self.whole, features.round(), features) if self._rounds else features
+
+    def exploded(self, path: Tensor) -> Tensor:
+        """Which of imagined features (..., d) are not finite, or farther away than anything like the data, (...)."""
+        return ~(((path - self.center) / self.scale).abs() < FARTHEST).all(-1)
+
+    # Saving
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of all that predictions depend on."""
+        return {**self.ensemble.state(), "circle": self.circle.clone(), "whole": self.whole.clone()}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `state` returned."""
+        self.ensemble.load_state(tensors)
+        self.circle, self.whole = tensors["circle"].clone(), tensors["whole"].clone()
+        self._note_columns()
+
+    @staticmethod
+    def shapes(features: int, actions: int, config: EnsembleConfig) -> Shapes:
+        """Name, shape and type of each tensor of `state`."""
+        columns = ((features,), torch.bool)
+        return {**Ensemble.shapes(features + actions, features, config), "circle": columns, "whole": columns}
+
+
+def circle_columns(features: Tensor) -> Tensor:
+    """Which columns i of features (N, d) hold, with i + 1, the cosine and the sine of an angle that varies, (d,)."""
+    length = features[:, :-1].square() + features[:, 1:].square()
+    on_circle = (length - 1.0).abs().amax(0) < CIRCLE_ERROR
+    varies = features.std(0, correction=0) > CIRCLE_ERROR
+    found = torch.zeros(features.shape[1], dtype=torch.bool)
+    for column in range(features.shape[1] - 1):
+        free = column == 0 or not bool(found[column - 1])
+        found[column] = free and bool(on_circle[column] & varies[column] & varies[column + 1])
+    return found
+
+
+def whole_columns(features: Tensor) -> Tensor:
+    """Which columns of features (N, d) hold whole numbers alone, (d,)."""
+    return (features == features.round()).all(0)

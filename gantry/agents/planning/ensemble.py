@@ -1,0 +1,297 @@
+"""A probabilistic ensemble: a few networks that each predict a Gaussian, trained as one batched network.
+
+Source: Chua, Calandra, McAllister and Levine, "Deep reinforcement learning in a handful of trials using probabilistic
+dynamics models" (PETS), 2018 (arXiv:1805.12114), section 4 and appendix A.1. Each member predicts a mean and a
+variance, which tells noise from what is learned (aleatoric uncertainty); members see different bootstrap samples of the
+data, so that where there were few data they disagree (epistemic uncertainty). Where this departs from the paper is
+listed in docs/dynamics.md.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu, softplus
+
+from gantry.agents.adam import Adam
+from gantry.agents.agent import Shapes
+from gantry.errors import GantryError
+
+SMALLEST_SCALE = 1e-6
+"""A column of the data whose deviation is below this counts as constant: it is shifted, but not scaled."""
+
+NORMALIZATION = ("input_shift", "input_scale", "output_shift", "output_scale")
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleConfig:
+    """Settings of a probabilistic ensemble."""
+
+    members: int = 5
+    """E, networks that differ in their first weights and in the data they see."""
+    hidden_sizes: tuple[int, ...] = (128, 128)
+    """Widths of the hidden layers, which are followed by x σ(x) (SiLU)."""
+    learning_rate: float = 1e-3
+    """Adam's step size."""
+    weight_decay: float = 1e-4
+    """Share of the weights that a step with a learning rate of 1 would take away."""
+    minibatch_size: int = 64
+    """Data points a gradient step, of each member."""
+    epochs: int = 40
+    """Passes over the data a fit, at most."""
+    patience: int = 5
+    """A fit ends once so many passes in a row have not lowered the held-out loss of any member."""
+    bootstrap: bool = True
+    """Draw each member's data with replacement, anew for each fit; else all members see all data, each in its order."""
+
+    def __post_init__(self) -> None:
+        for name in ("members", "minibatch_size", "epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise GantryError(f"the ensemble's setting {name} must be at least 1; it is {getattr(self, name)}")
+        if not self.learning_rate > 0.0 or self.weight_decay < 0.0:
+            raise GantryError("the ensemble's learning rate must be above 0 and its weight decay at least 0")
+        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
+            raise GantryError(f"the ensemble's hidden_sizes must be widths of at least 1, not {self.hidden_sizes}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """How a fit went."""
+
+    epochs: int
+    """Passes over the data."""
+    steps: int
+    """Gradient steps."""
+    loss: float
+    """Negative log-likelihood of the last pass over the training data, normalized targets, mean over members."""
+    held_out_loss: float
+    """The same of the held-out data with the weights that were kept; NaN without such data."""
+
+
+def gaussian_loss(mean: Tensor, log_variance: Tensor, target: Tensor) -> Tensor:
+    """Twice the negative log-likelihood less a constant, (..., d) → (...): mean over d of (y - μ)²/σ² + log σ².
+
+    The paper's equation 1, over the number of dimensions so that learning rates need not know it.
+    """
+    return ((target - mean).square() * (-log_variance).exp() + log_variance).mean(-1)
+
+
+def bounded(raw: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """A log-variance held softly between bounds, all (..., d): the paper's appendix A.1.
+
+    Far outside the data a network's variance would otherwise run away, to 0 or to infinity.
+    """
+    below = high - softplus(high - raw)
+    return low + softplus(below - low)
+
+
+class Ensemble:
+    """E networks x → N(μ(x), diag σ²(x)) as one.
+
+    Attributes:
+        config: settings.
+        inputs, outputs: numbers of columns.
+        weights: (E, in, out) of each layer; the last one has 2 × outputs columns: means, then raw log-variances.
+        biases: (E, 1, out) of each layer.
+        low, high: (outputs,) the learned soft bounds of the log-variance.
+        optimizer: Adam, whose running means fits go on with.
+        input_shift, input_scale, output_shift, output_scale: the data's mean and standard deviation.
+    """
+
+    def __init__(self, inputs: int, outputs: int, config: EnsembleConfig, generator: torch.Generator) -> None:
+        self.inputs, self.outputs, self.config = inputs, outputs, config
+        sizes = (inputs, *config.hidden_sizes, 2 * outputs)
+        self.weights, self.biases = [], []
+        for fan_in, fan_out in itertools.pairwise(sizes):
+            weight = torch.empty(config.members, fan_in, fan_out)
+            torch.nn.init.trunc_normal_(weight, std=1.0, a=-2.0, b=2.0, generator=generator)
+            self.weights.append(weight.div_(math.sqrt(fan_in)).requires_grad_())
+            self.biases.append(torch.zeros(config.members, 1, fan_out).requires_grad_())
+        self.low = torch.full((outputs,), -10.0).requires_grad_()
+        self.high = torch.full((outputs,), 0.5).requires_grad_()
+        self.input_shift, self.input_scale = torch.zeros(inputs), torch.ones(inputs)
+        self.output_shift, self.output_scale = torch.zeros(outputs), torch.ones(outputs)
+        self.optimizer = Adam(self._parameters())
+        self.fold()
+
+    def _parameters(self) -> list[Tensor]:
+        return [*self.weights, *self.biases, self.low, self.high]
+
+    # Learning
+
+    def fit(self, inputs: Tensor, targets: Tensor, held_out: Tensor, generator: torch.Generator) -> Fit:
+        """Fit to all data anew, beginning with the weights there are.
+
+        Args:
+            inputs: (N, inputs).
+            targets: (N, outputs).
+            held_out: (N,) bool; these judge when to stop, and which weights to keep.
+            generator: of bootstrap samples and orders.
+
+        Raises:
+            GantryError: data or losses are not finite, or there are none to fit to; the weights are as before.
+        """
+        if not (bool(inputs.isfinite().all()) and bool(targets.isfinite().all())):
+            raise GantryError("the dynamics cannot be fitted: the data hold NaN or infinite numbers")
+        seen = ~held_out
+        if not bool(seen.any()):
+            raise GantryError("the dynamics cannot be fitted: there are no data yet")
+        self.input_shift, self.input_scale = _moments(inputs[seen])
+        self.output_shift, self.output_scale = _moments(targets[seen])
+        x = (inputs - self.input_shift) / self.input_scale
+        y = (targets - self.output_shift) / self.output_scale
+        fit = self._descend(x[seen], y[seen], x[held_out], y[held_out], generator)
+        self.fold()
+        return fit
+
+    def _descend(self, x: Tensor, y: Tensor, test_x: Tensor, test_y: Tensor, generator: torch.Generator) -> Fit:
+        """Fit to normalized data (N, ·), judging by (M, ·)."""
+        config, number = self.config, len(x)
+        shape = (config.members, number)
+        sample = (
+            torch.randint(number, shape, generator=generator)
+            if config.bootstrap
+            else torch.arange(number).expand(shape)
+        )
+        best = self._held_out_losses(test_x, test_y)
+        kept = [parameter.detach().clone() for parameter in self._parameters()]
+        parts = math.ceil(number / config.minibatch_size)
+        epochs = steps = waited = 0
+        total = torch.zeros(())
+        while epochs < config.epochs and waited < config.patience:
+            order = sample.gather(1, torch.rand(shape, generator=generator).argsort(1))
+            total.zero_()
+            for index in order.tensor_split(parts, dim=1):
+                total += self._step(x[index], y[index])
+            steps += parts
+            epochs += 1
+            losses = self._held_out_losses(test_x, test_y)
+            better = losses < best if len(test_x) else torch.ones_like(best, dtype=torch.bool)
+            best = torch.where(better, losses, best)
+            self._keep(kept, better)
+            waited = 0 if bool(better.any()) else waited + 1
+        with torch.no_grad():
+            for parameter, value in zip(self._parameters(), kept, strict=True):
+                parameter.copy_(value)
+        return Fit(epochs, steps, float(total) / parts, float(best.mean()) if len(test_x) else math.nan)
+
+    def _step(self, x: Tensor, y: Tensor) -> Tensor:
+        """One gradient step on a minibatch (E, B, ·) of each member; returns its loss, ()."""
+        output = self._network(x, self.weights, self.biases)
+        log_variance = bounded(output[..., self.outputs :], self.low, self.high)
+        loss = gaussian_loss(output[..., : self.outputs], log_variance, y).mean(1)
+        # The bounds are drawn together, so that they hold what the data show and no more.
+        total = loss.sum() + 0.01 * (self.high - self.low).sum()
+        gradients, _ = self.optimizer.gradients(total)
+        rate = self.config.learning_rate
+        self.optimizer.step(gradients, rate)
+        if self.config.weight_decay:
+            with torch.no_grad():
+                for weight in self.weights:
+                    weight.mul_(1.0 - rate * self.config.weight_decay)
+        return loss.detach().mean()
+
+    @staticmethod
+    def _network(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+        """(E, B, in) → (E, B, out)."""
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+            x = silu(torch.baddbmm(bias, x, weight))
+        return torch.baddbmm(biases[-1], x, weights[-1])
+
+    @torch.no_grad()
+    def _held_out_losses(self, x: Tensor, y: Tensor) -> Tensor:
+        """Each member's loss (E,) on normalized data (M, ·)."""
+        if not len(x):
+            return torch.full((self.config.members,), math.inf)
+        output = self._network(x.expand(self.config.members, *x.shape), self.weights, self.biases)
+        log_variance = bounded(output[..., self.outputs :], self.low, self.high)
+        return gaussian_loss(output[..., : self.outputs], log_variance, y).mean(1)
+
+    @torch.no_grad()
+    def _keep(self, kept: list[Tensor], better: Tensor) -> None:
+        """Take over the weights of the members (E,) that are better; the bounds are common to all."""
+        for copy, parameter in zip(kept, self._parameters(), strict=True):
+            if parameter.ndim == 3:
+                copy[better] = parameter[better]
+            elif bool(better.any()):
+                copy.copy_(parameter)
+
+    # Predicting
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Write the normalization of the data into the first and the last layer, as predictions use them."""
+        size = self.outputs
+        weights, biases = [w.detach().clone() for w in self.weights], [b.detach().clone() for b in self.biases]
+        weights[0] /= self.input_scale[:, None]
+        biases[0] -= (self.input_shift @ weights[0])[:, None]
+        weights[-1][..., :size] *= self.output_scale
+        biases[-1][..., :size] *= self.output_scale
+        biases[-1][..., :size] += self.output_shift
+        self._hidden = list(zip(weights[:-1], biases[:-1], strict=True))
+        self._mean = weights[-1][..., :size].contiguous(), biases[-1][..., :size].contiguous()
+        self._both = weights[-1], biases[-1]
+        self._log_scale = 2.0 * self.output_scale.log()
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Members' means (E, B, outputs) of inputs (E, B, inputs), in the data's units."""
+        for weight, bias in self._hidden:
+            x = silu(torch.baddbmm(bias, x, weight), inplace=not x.requires_grad)
+        weight, bias = self._mean
+        return torch.baddbmm(bias, x, weight)
+
+    def mean_over_members(self, x: Tensor) -> Tensor:
+        """Mean of the members' means (…, outputs) of inputs (…, inputs), in the data's units."""
+        flat = x.reshape(1, -1, self.inputs).expand(self.config.members, -1, -1)
+        return self.mean(flat).mean(0).view(*x.shape[:-1], self.outputs)
+
+    def predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Members' means and log-variances, (E, B, outputs) each, of inputs (E, B, inputs), in the data's units."""
+        for weight, bias in self._hidden:
+            x = silu(torch.baddbmm(bias, x, weight))
+        weight, bias = self._both
+        output = torch.baddbmm(bias, x, weight)
+        log_variance = bounded(output[..., self.outputs :], self.low.detach(), self.high.detach()) + self._log_scale
+        return output[..., : self.outputs], log_variance
+
+    # Saving
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of all that predictions depend on."""
+        tensors = {name: getattr(self, name) for name in (*NORMALIZATION, "low", "high")}
+        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            tensors[f"{index}.weight"], tensors[f"{index}.bias"] = weight, bias
+        return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+    @torch.no_grad()
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `state` returned."""
+        for name in NORMALIZATION:
+            setattr(self, name, tensors[name].clone())
+        self.low.copy_(tensors["low"])
+        self.high.copy_(tensors["high"])
+        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            weight.copy_(tensors[f"{index}.weight"])
+            bias.copy_(tensors[f"{index}.bias"])
+        self.fold()
+
+    @staticmethod
+    def shapes(inputs: int, outputs: int, config: EnsembleConfig) -> Shapes:
+        """Name, shape and type of each tensor of `state`."""
+        shapes: Shapes = {name: ((inputs if name.startswith("input") else outputs,), torch.float32)
+                  for name in (*NORMALIZATION, "low", "high")}  # fmt: skip
+        sizes = (inputs, *config.hidden_sizes, 2 * outputs)
+        for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+            shapes[f"{index}.weight"] = ((config.members, fan_in, fan_out), torch.float32)
+            shapes[f"{index}.bias"] = ((config.members, 1, fan_out), torch.float32)
+        return shapes
+
+
+def _moments(data: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (d,) of data (N, d); the deviation of a constant column is taken as 1."""
+    double = data.double()
+    deviation = double.std(0, correction=0)
+    return double.mean(0).float(), torch.where(deviation < SMALLEST_SCALE, 1.0, deviation).float()
