@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from gantry.agents.agent import State, prefixed, require, under
 from gantry.agents.exploration import Exploration, make_noise
+from gantry.agents.hindsight import Hindsight, check_goals, find_compute_reward
 from gantry.agents.networks import MLP
 from gantry.agents.off_policy import OffPolicyAgent, OffPolicyConfig, clipping, polyak, td_target
 from gantry.agents.replay import Minibatch
@@ -53,6 +54,10 @@ class DDPGConfig(OffPolicyConfig):
     twin_noise_clip: float = 0.5
     """TD3: bound of that noise."""
 
+    hindsight_goals: int = 0
+    """Hindsight replay, for environments with goals: transitions that get another goal for each one that keeps its own
+    (k; 4 in the paper); 0 does without."""
+
     def __post_init__(self) -> None:
         """Refuse values that cannot work.
 
@@ -60,6 +65,11 @@ class DDPGConfig(OffPolicyConfig):
             GantryError: names the setting and its range.
         """
         super().__post_init__()
+        require(self.hindsight_goals >= 0, "hindsight_goals", "at least 0", self.hindsight_goals)
+        if self.hindsight_goals:
+            require(
+                self.n_step == 1, "n_step", "1 with hindsight replay, whose goals change from step to step", self.n_step
+            )
         require(self.actor_learning_rate > 0.0, "actor_learning_rate", "above 0", self.actor_learning_rate)
         require(0.0 < self.target_rate <= 1.0, "target_rate", "above 0 and at most 1", self.target_rate)
         for name in ("noise_start", "noise_end", "twin_noise", "twin_noise_clip"):
@@ -155,6 +165,8 @@ class DDPG(OffPolicyAgent):
 
     def _build(self) -> None:
         super()._build()
+        if self.config.hindsight_goals:
+            check_goals(self.observation_space)
         self.actor, self.critic = self.networks["actor"], self.networks["critic"]
         self._critics = [name for name in self.networks if name != "actor"]
         # The critic as it was before the gradient step, for the policy to climb meanwhile.
@@ -164,6 +176,11 @@ class DDPG(OffPolicyAgent):
         super()._prepare()
         self._noise = make_noise(self.config.exploration, self.config.num_envs, self._action_map.size)
         self._updates = 0
+        self._hindsight: Hindsight | None = None
+        if self.config.hindsight_goals:
+            assert self.env is not None
+            reward = find_compute_reward(self.env)
+            self._hindsight = Hindsight(self.observation_space, reward, self.config.hindsight_goals)
 
     def _begin_episodes(self) -> None:
         if self._needs_reset:
@@ -194,6 +211,13 @@ class DDPG(OffPolicyAgent):
         self._noise.begin_episodes(ended)
 
     # Learning
+
+    def _draw(self, count: int, progress: float) -> Minibatch:
+        if self._hindsight is None:
+            return super()._draw(count, progress)
+        batch = self._buffer.gather(self._buffer.sample(count, self._generator))
+        self._hindsight.relabel(self._buffer, batch, self._generator)
+        return self._as_seen(batch)
 
     def _advance(self, total_steps: int) -> dict[str, float]:
         with concurrent.futures.ThreadPoolExecutor(1) as self._worker:

@@ -1,0 +1,159 @@
+"""Hindsight replay against a slow loop over plain lists, and on a small world with goals."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from agent_doubles import NEXT_STEP, SAME_STEP, Spot
+from gymnasium.vector.utils import batch_space
+
+from gantry.agents.ddpg import DDPG, DDPGConfig
+from gantry.agents.hindsight import Hindsight, check_goals, find_compute_reward
+from gantry.agents.replay import ReplayBuffer
+from gantry.agents.stepping import Transition
+from gantry.errors import GantryError
+
+BOX = gymnasium.spaces.Box(-9.0, 9.0, (2,), np.float32)
+SPACE = gymnasium.spaces.Dict({"observation": BOX, "achieved_goal": BOX, "desired_goal": BOX})
+ACHIEVED, DESIRED = slice(0, 2), slice(2, 4)  # Gymnasium sorts the keys
+N, SLOTS = 3, 9
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def reward(achieved, desired, info):
+    return -np.linalg.norm(achieved - desired, axis=-1)
+
+
+def filled_buffer(count, seed=0):
+    """A buffer after `count` vector steps of episodes of random lengths, and the same steps as a list."""
+    random = np.random.default_rng(seed)
+    buffer, steps = ReplayBuffer(SLOTS * N, N, 6, 1, 0.9), []
+    observation = random.normal(size=(N, 6)).astype(np.float32)
+    for _ in range(count):
+        after = random.normal(size=(N, 6)).astype(np.float32)
+        done = random.random(N) < 0.2
+        rows = np.flatnonzero(done)
+        final = random.normal(size=(len(rows), 6)).astype(np.float32)
+        transition = Transition(random.normal(size=N).astype(np.float32), done & False, done, rows, final, None)
+        buffer.add(observation, np.zeros((N, 1), np.float32), transition, after)
+        led_to = after.copy()
+        led_to[rows] = final
+        steps.append((led_to, done))
+        observation = after
+    return buffer, steps
+
+
+@pytest.mark.parametrize("count", [4, 9, 10, 31])
+def test_goals_and_rewards_are_those_of_a_slow_loop(count):
+    buffer, steps = filled_buffer(count)
+    rows = buffer.sample(400, generator(1))
+    batch, original = buffer.gather(rows), buffer.gather(rows)
+    Hindsight(SPACE, reward, goals=4).relabel(buffer, batch, generator(2))
+    chance, position = torch.rand(2, 400, generator=generator(2), dtype=torch.float64).numpy()
+    for index in range(400):
+        expected = original.table[index].numpy().copy()
+        if chance[index] < 0.8:
+            slot, env = divmod(int(rows[index]), N)
+            time = max(time for time in range(count) if time % SLOTS == slot)
+            future = [time]
+            while not steps[future[-1]][1][env] and future[-1] + 1 < count:
+                future.append(future[-1] + 1)
+            goal = steps[future[int(position[index] * len(future))]][0][env, ACHIEVED]
+            columns = buffer.columns
+            expected[columns.observation][DESIRED] = goal
+            expected[columns.next_observation][DESIRED] = goal
+            expected[columns.reward] = -np.linalg.norm(expected[columns.next_observation][ACHIEVED] - goal)
+        np.testing.assert_allclose(batch.table[index].numpy(), expected, rtol=1e-6)
+
+
+def test_the_goal_of_an_episodes_last_step_is_what_it_reached():
+    buffer, steps = filled_buffer(9)
+    last = [time * N + env for time in range(9) for env in range(N) if steps[time][1][env]]
+    assert last
+    batch = buffer.gather(torch.tensor(last * 50))
+    Hindsight(SPACE, reward, goals=10**9).relabel(buffer, batch, generator())
+    next_observation = batch.next_observation
+    assert torch.equal(next_observation[:, DESIRED], next_observation[:, ACHIEVED])
+    assert (batch.reward == 0).all()
+
+
+class Line(gymnasium.Env):
+    """A point on a line in [-1, 1] moves by up to 0.25 a step; reward 0 within 0.1 of the goal, else -1."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {key: gymnasium.spaces.Box(-2.0, 2.0, (1,), np.float32) for key in SPACE.spaces}
+    )
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def compute_reward(self, achieved_goal, desired_goal, info):
+        return (np.abs(achieved_goal - desired_goal)[..., 0] <= 0.1) - 1.0
+
+    def _observe(self):
+        position = np.array([self.position], np.float32)
+        return {"observation": position, "achieved_goal": position, "desired_goal": np.array([self.goal], np.float32)}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.position, self.goal = self.np_random.uniform(-1.0, 1.0, 2)
+        self.time = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        self.position = float(np.clip(self.position + 0.25 * action[0], -1.0, 1.0))
+        self.time += 1
+        observation = self._observe()
+        earned = self.compute_reward(observation["achieved_goal"], observation["desired_goal"], {})
+        return observation, float(earned), False, self.time >= 15, {}
+
+
+CONFIG = DDPGConfig(
+    num_envs=8, hindsight_goals=4, warm_up_steps=400, batch_size=128, hidden_sizes=(64, 64), gamma=0.9,
+    target_rate=0.02, noise_start=0.3,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
+def test_it_reaches_goals_that_it_is_paid_for_only_at_the_end(mode):
+    env = gymnasium.vector.SyncVectorEnv([Line] * 8, autoreset_mode=mode)
+    agent = DDPG(env, CONFIG)
+    agent.learn(6_000)
+    positions, goals = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 200, 1)).astype(np.float32)
+    for _ in range(12):
+        actions = agent.act({"observation": positions, "achieved_goal": positions, "desired_goal": goals})
+        positions = np.clip(positions + 0.25 * actions, -1.0, 1.0)
+    assert (np.abs(positions - goals) <= 0.1).mean() > 0.9
+
+
+def test_rewards_in_hindsight_are_the_simulators_own():
+    import gantry.envs.simulator as simulators
+
+    env = simulators.make_vector("gantry/ReachGoal-v0", 2)
+    achieved = np.array([[0.0, 0.0, 0.5], [0.0, 0.0, 0.5]], np.float32)
+    desired = achieved + np.array([[0.0, 0.0, 0.019], [0.0, 0.0, 0.021]], np.float32)
+    np.testing.assert_array_equal(find_compute_reward(env)(achieved, desired, {}), [0.0, -1.0])
+
+
+def test_environments_without_goals_are_refused_in_one_line():
+    with pytest.raises(GantryError, match="desired_goal"):
+        DDPG(Spot(), CONFIG)
+    with pytest.raises(GantryError, match="one shape"):
+        check_goals(gymnasium.spaces.Dict({**SPACE.spaces, "desired_goal": gymnasium.spaces.Box(0, 1, (3,))}))
+
+    class Rewardless(Spot):
+        """Has goals but does not say what reaching them is worth."""
+
+        def __init__(self):
+            super().__init__()
+            self.single_observation_space = SPACE
+            self.observation_space = batch_space(SPACE, self.num_envs)
+
+    with pytest.raises(GantryError, match="compute_reward"):
+        DDPG(Rewardless(), CONFIG)
+
+
+def test_hindsight_goes_with_one_step_returns_alone():
+    with pytest.raises(GantryError, match="n_step"):
+        DDPGConfig(hindsight_goals=4, n_step=3)
