@@ -95,16 +95,16 @@ class PlannerConfig:
     """Networks in the ensemble."""
     hidden_sizes: tuple[int, ...] = (128, 128)
     """Widths of their hidden layers."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Adam's step size."""
     weight_decay: float = 1e-4
     """Share of the weights that a step with a learning rate of 1 would take away."""
     minibatch_size: int = 64
     """Transitions a gradient step, of each member."""
-    epochs: int = 20
-    """Passes over the data a fit, at most."""
-    patience: int = 5
-    """A fit ends once so many passes in a row have not lowered the held-out loss of any member."""
+    fit_steps: int = 400
+    """Gradient steps a fit, at most."""
+    patience: int = 4
+    """A fit ends once so many looks at the held-out data, one every 50 steps, find no member better."""
     bootstrap: bool = True
     """Draw each member's data with replacement."""
     held_out: float = 0.1
@@ -164,7 +164,7 @@ class PlannerConfig:
             self.learning_rate,
             self.weight_decay,
             self.minibatch_size,
-            self.epochs,
+            self.fit_steps,
             self.patience,
             self.bootstrap and members > 1,
         )
@@ -559,7 +559,7 @@ def _planning_model(env: VectorEnv) -> Any:
 def _model_figures(accuracy: Accuracy | None, fit: Fit | None) -> dict[str, float]:
     """Metrics of the model: of the last fit, and of what it foretold before."""
     return {
-        "fit_epochs": float(fit.epochs) if fit else math.nan,
+        "fit_steps": float(fit.steps) if fit else math.nan,
         "model_loss": fit.loss if fit else math.nan,
         "held_out_loss": fit.held_out_loss if fit else math.nan,
         "model_error": accuracy.median if accuracy else math.nan,

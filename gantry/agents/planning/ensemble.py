@@ -10,7 +10,7 @@ listed in docs/dynamics.md.
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from gantry.errors import GantryError
 SMALLEST_SCALE = 1e-6
 """A column of the data whose deviation is below this counts as constant: it is shifted, but not scaled."""
 
+CHECK_STEPS = 50
+"""Gradient steps from one look at the held-out data to the next."""
 NORMALIZATION = ("input_shift", "input_scale", "output_shift", "output_scale")
 
 
@@ -34,21 +36,21 @@ class EnsembleConfig:
     """E, networks that differ in their first weights and in the data they see."""
     hidden_sizes: tuple[int, ...] = (128, 128)
     """Widths of the hidden layers, which are followed by x σ(x) (SiLU)."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Adam's step size."""
     weight_decay: float = 1e-4
     """Share of the weights that a step with a learning rate of 1 would take away."""
     minibatch_size: int = 64
     """Data points a gradient step, of each member."""
-    epochs: int = 40
-    """Passes over the data a fit, at most."""
-    patience: int = 5
-    """A fit ends once so many passes in a row have not lowered the held-out loss of any member."""
+    steps: int = 400
+    """Gradient steps a fit, at most."""
+    patience: int = 4
+    """A fit ends once so many looks at the held-out data, one after every CHECK_STEPS steps, find no member better."""
     bootstrap: bool = True
     """Draw each member's data with replacement, anew for each fit; else all members see all data, each in its order."""
 
     def __post_init__(self) -> None:
-        for name in ("members", "minibatch_size", "epochs", "patience"):
+        for name in ("members", "minibatch_size", "steps", "patience"):
             if getattr(self, name) < 1:
                 raise GantryError(f"the ensemble's setting {name} must be at least 1; it is {getattr(self, name)}")
         if not self.learning_rate > 0.0 or self.weight_decay < 0.0:
@@ -61,12 +63,10 @@ class EnsembleConfig:
 class Fit:
     """How a fit went."""
 
-    epochs: int
-    """Passes over the data."""
     steps: int
     """Gradient steps."""
     loss: float
-    """Negative log-likelihood of the last pass over the training data, normalized targets, mean over members."""
+    """`gaussian_loss` of the last steps' minibatches, targets normalized, mean over members."""
     held_out_loss: float
     """The same of the held-out data with the weights that were kept; NaN without such data."""
 
@@ -158,16 +158,15 @@ class Ensemble:
         )
         best = self._held_out_losses(test_x, test_y)
         kept = [parameter.detach().clone() for parameter in self._parameters()]
-        parts = math.ceil(number / config.minibatch_size)
-        epochs = steps = waited = 0
-        total = torch.zeros(())
-        while epochs < config.epochs and waited < config.patience:
-            order = sample.gather(1, torch.rand(shape, generator=generator).argsort(1))
-            total.zero_()
-            for index in order.tensor_split(parts, dim=1):
+        batches = self._minibatches(sample, generator)
+        steps, waited, taken = 0, 0, 1
+        while steps < config.steps and waited < config.patience:
+            total = torch.zeros(())
+            taken = min(CHECK_STEPS, config.steps - steps)
+            for _ in range(taken):
+                index = next(batches)
                 total += self._step(x[index], y[index])
-            steps += parts
-            epochs += 1
+            steps += taken
             losses = self._held_out_losses(test_x, test_y)
             better = losses < best if len(test_x) else torch.ones_like(best, dtype=torch.bool)
             best = torch.where(better, losses, best)
@@ -176,7 +175,14 @@ class Ensemble:
         with torch.no_grad():
             for parameter, value in zip(self._parameters(), kept, strict=True):
                 parameter.copy_(value)
-        return Fit(epochs, steps, float(total) / parts, float(best.mean()) if len(test_x) else math.nan)
+        return Fit(steps, float(total) / taken, float(best.mean()) if len(test_x) else math.nan)
+
+    def _minibatches(self, sample: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+        """Minibatches (E, B) of samples (E, N), pass after pass, each pass in another order."""
+        parts = math.ceil(sample.shape[1] / self.config.minibatch_size)
+        while True:
+            order = sample.gather(1, torch.rand(sample.shape, generator=generator).argsort(1))
+            yield from order.tensor_split(parts, dim=1)
 
     def _step(self, x: Tensor, y: Tensor) -> Tensor:
         """One gradient step on a minibatch (E, B, ·) of each member; returns its loss, ()."""
