@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from gymnasium.vector import VectorEnv
 from scipy import stats
 
 from gantry.agents.stepping import open_environment
@@ -15,6 +16,8 @@ from gantry.seeds import Purpose, environment_seed
 MAX_EPISODES = 100_000
 
 Act = Callable[[np.ndarray], np.ndarray]
+Begin = Callable[[VectorEnv], None]
+"""Told that episodes begin, with the environment they are in; of agents that go on from decision to decision."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,7 @@ def evaluate(
     seed: int = 0,
     environment_options: dict[str, Any] | None = None,
     purpose: Purpose = "evaluation",
+    begin: Begin | None = None,
 ) -> Evaluation:
     """Let a policy act in `episodes` episodes at once, and sum up.
 
@@ -60,6 +64,7 @@ def evaluate(
         seed: which block of the purpose's seeds.
         environment_options: passed on to the environment.
         purpose: the range that environment seeds are from.
+        begin: called once the episodes have begun, before the first action.
 
     Raises:
         GantryError: fewer than one episode or more than MAX_EPISODES.
@@ -69,6 +74,8 @@ def evaluate(
     env = open_environment(environment, episodes, environment_options)
     try:
         observations, _ = env.reset(seed=environment_seed(purpose, seed, episodes))
+        if begin is not None:
+            begin(env)
         returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
         last: dict[str, np.ndarray] = {}
         terms: dict[str, float] = {}

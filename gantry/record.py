@@ -21,7 +21,7 @@ from gantry.envs.rendering import make_renderer
 from gantry.envs.rendering.scene import Marker
 from gantry.envs.simulator import Simulator, make_vector
 from gantry.errors import GantryError
-from gantry.evaluate import Act
+from gantry.evaluate import Act, Begin
 from gantry.overlay import OverlayState, draw_overlay
 from gantry.scores import score
 from gantry.seeds import environment_seed
@@ -76,6 +76,7 @@ def record(
     backend: str = "auto",
     speed: float = 1.0,
     annotate: Annotate | None = None,
+    begin: Begin | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Film:
     """Film a policy, one episode after another.
@@ -94,6 +95,7 @@ def record(
         backend: auto, egl, osmesa or raycast.
         speed: how much faster than real time the film runs.
         annotate: called after `act`; what it returns is drawn into the scene of one of Gantry's environments.
+        begin: called when an episode has begun, before its first action.
         progress: called with the frames drawn of the current episode, and their number.
 
     Raises:
@@ -111,7 +113,7 @@ def record(
         writer: VideoWriter | None = None
         first_seed = environment_seed("evaluation", seed, episodes)
         for episode in range(episodes):
-            moments = list(_play(stage, act, environment, first_seed + episode, title, annotate))
+            moments = list(_play(stage, act, environment, first_seed + episode, title, annotate, begin))
             scores.append(moments[-1].overlay.score or 0.0)
             times = [moment.time for moment in moments]
             count = max(1, round(times[-1] * FRAMES_PER_SECOND / speed))
@@ -230,7 +232,7 @@ def action_values(agent: Any) -> Annotate | None:
 
 
 def _play(
-    stage: Stage, act: Act, environment: str, seed: int, title: str, annotate: Annotate | None
+    stage: Stage, act: Act, environment: str, seed: int, title: str, annotate: Annotate | None, begin: Begin | None
 ) -> Iterator[_Moment]:
     """Run one episode and yield the moments after each of its steps, and within long ones."""
     space = stage.env.single_action_space
@@ -239,6 +241,8 @@ def _play(
         stage.env.state.watcher = lambda: between.append((stage.time(0), stage.see()))
     observations, _ = stage.env.reset(seed=seed)
     stage.begin()
+    if begin is not None:
+        begin(stage.env)
     total, steps, ended = 0.0, 0, False
     while not ended:
         actions = act(observations)

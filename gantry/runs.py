@@ -20,7 +20,7 @@ from typing import Any
 from gantry.errors import GantryError
 from gantry.files import load_tensors, read_json, replacing, save_tensors, write_json
 
-WALL_CLOCK_COLUMNS = ("wall_seconds", "steps_per_second")
+WALL_CLOCK_COLUMNS = ("wall_seconds", "steps_per_second", "planning_ms", "real_time_factor")
 """The columns of metrics.csv that differ from one execution to the next; all others do not."""
 
 PACKAGES = ("gantry", "mujoco", "gymnasium", "numpy", "torch")

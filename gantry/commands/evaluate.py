@@ -42,7 +42,14 @@ def main(words: Sequence[str]) -> None:
     config = Run(arguments.run).read_config()
     agent = load_agent(arguments.run)
     options = {**config.environment_options, **environment_options((), arguments.randomize, arguments.disturb)}
-    result = evaluate(agent.act, config.environment, arguments.episodes, arguments.seed, options)
+    result = evaluate(
+        agent.act,
+        config.environment,
+        arguments.episodes,
+        arguments.seed,
+        options,
+        begin=getattr(agent, "begin", None),
+    )
     low, high = result.score_ci95
     table = Table(title=f"{config.agent} in {config.environment}, {result.episodes} episodes", title_justify="left")
     table.add_column("figure")

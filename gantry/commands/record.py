@@ -78,6 +78,7 @@ def main(words: Sequence[str]) -> None:
             backend=arguments.renderer,
             speed=arguments.speed,
             annotate=action_values(agent),
+            begin=getattr(agent, "begin", None),
             progress=lambda done, count: bar.update(task, completed=done, total=count),
         )
     scores = ", ".join(f"{score:.1f}" for score in film.scores)

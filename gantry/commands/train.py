@@ -187,6 +187,8 @@ class _Live:
         if not math.isnan(row.get("success_mean", math.nan)):
             figures += f"  success {row['success_mean']:.0%}"
         figures += f"  {row['steps_per_second']:,.0f} steps/s"
+        if not math.isnan(row.get("planning_ms", math.nan)):
+            figures += f"  plans in {row['planning_ms']:.0f} ms, {row['real_time_factor']:.1f} × real time"
         self._bar.update(self._task, completed=row["steps"], figures=figures)
         now = time.perf_counter()
         if not self._screen.is_terminal and now - self._said > 10.0:
