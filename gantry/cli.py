@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train an agent in an environment, live",
     "evaluate": "score a trained run on episodes it never saw",
     "record": "film a trained run",
+    "table": "show the action values that Q-learning has learned",
     "plot": "draw the learning curves of runs beside one another",
     "optimize": "minimize a function of x and y, beside SciPy, and draw how it went",
     "demo": "train, evaluate and film the cart-pole's swing-up, in a minute",

@@ -81,7 +81,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "epsilon_end": 0.0,
         "epsilon_schedule": "constant",
         "initial_value": 10.0,
-        "replay_updates": 64,
+        "replay_batches": 64,
     },
 }
 """(environment id, agent name) → the agent's settings, `total_steps`, and the `environment_options` that it needs."""

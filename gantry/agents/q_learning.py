@@ -68,8 +68,10 @@ class QLearningConfig:
     """How it gets there."""
     initial_value: float = 0.0
     """What every action is thought to be worth at first. More than can be had makes the agent try them all."""
-    replay_updates: int = 0
-    """Remembered transitions to learn from again after each new one."""
+    replay_batches: int = 0
+    """Batches of remembered transitions to learn from again after each step of the environments."""
+    replay_batch_size: int = 256
+    """Transitions in each of them."""
     memory: int = 65_536
     """Transitions remembered for that, at most; the oldest go first."""
 
@@ -79,15 +81,15 @@ class QLearningConfig:
         Raises:
             GantryError: names the setting and its range.
         """
-        for name in ("num_envs", "report_steps", "memory"):
+        for name in ("num_envs", "report_steps", "replay_batch_size", "memory"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         for name in ("gamma", "epsilon_start", "epsilon_end"):
             require(0.0 <= getattr(self, name) <= 1.0, name, "from 0 to 1", getattr(self, name))
         for name in ("learning_rate_start", "learning_rate_end", "visit_power"):
             require(0.0 < getattr(self, name) <= 1.0, name, "above 0 and at most 1", getattr(self, name))
-        require(self.replay_updates >= 0, "replay_updates", "at least 0", self.replay_updates)
-        if self.rule == "sarsa" and self.replay_updates:
-            raise GantryError("SARSA learns what its present policy is worth; set replay_updates to 0")
+        require(self.replay_batches >= 0, "replay_batches", "at least 0", self.replay_batches)
+        if self.rule == "sarsa" and self.replay_batches:
+            raise GantryError("SARSA learns what its present policy is worth; set replay_batches to 0")
         check_schedule("epsilon", self.epsilon_schedule, self.epsilon_start, self.epsilon_end, self.epsilon_fraction)
         if self.learning_rate_schedule != "visits":
             check_schedule(
@@ -270,7 +272,7 @@ class QLearning(Agent):
 
     def _prepare(self) -> None:
         self._planned = np.full(self.config.num_envs, UNPLANNED)
-        self._memory = Memory(self.config.memory) if self.config.replay_updates else None
+        self._memory = Memory(self.config.memory) if self.config.replay_batches else None
 
     # Acting
 
@@ -380,8 +382,8 @@ class QLearning(Agent):
         return errors, rates
 
     def _replay(self, memory: Memory, progress: float) -> None:
-        """Learn from `replay_updates` batches of remembered transitions."""
-        shape = (self.config.replay_updates, self._stepper.num_envs)
+        """Learn from `replay_batches` batches of remembered transitions."""
+        shape = self.config.replay_batches, self.config.replay_batch_size
         places = torch.randint(len(memory), shape, generator=self._generator).numpy()
         which = torch.randint(len(self.tables), shape, generator=self._generator).numpy()
         for batch, learners in zip(places, which, strict=True):

@@ -254,6 +254,12 @@ def state_number(room: Any, levels: Any) -> Any:
     return room * LEVELS**rooms + levels @ LEVELS ** np.arange(rooms)
 
 
+def state_parts(number: np.ndarray, rooms: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `state_number` made numbers (...) of: rooms (...) and levels (..., R)."""
+    levels = number[..., None] // LEVELS ** np.arange(rooms) % LEVELS
+    return number // LEVELS**rooms, levels
+
+
 @dataclass(frozen=True)
 class RoomProcess:
     """The room level as a Markov decision process of S states and A actions; it is deterministic."""
