@@ -23,17 +23,21 @@ def generator(seed=0):
 # Formulas
 
 
+@pytest.mark.parametrize("penalty", [0.0, 0.3])
 @pytest.mark.parametrize("activation", ["relu", "tanh", "elu"])
-def test_the_policy_gradient_is_that_of_automatic_differentiation_through_a_known_quadratic_value(activation):
+def test_the_policy_gradient_is_that_of_automatic_differentiation_through_a_known_quadratic_value(activation, penalty):
     """Q(s, a) = -(a - W s)ᵀ M (a - W s), whose slope in a is -2 M (a - W s)."""
     actor = MLP((3, 8, 8, 2), activation, 1.0, generator())
     observation, matrix = torch.randn(16, 3, generator=generator(1)), torch.tensor([[2.0, 0.3], [0.3, 1.0]])
     best = observation @ torch.randn(3, 2, generator=generator(2))
-    action = torch.tanh(actor(observation))
+    outputs = actor(observation)
+    action = torch.tanh(outputs)
     value = -((action - best) @ matrix * (action - best)).sum(1)
-    (expected,) = torch.autograd.grad(-value.mean(), actor.vector)
+    mean_slope = (2.0 * (action - best) @ matrix).abs().mean().detach()
+    loss = -value.mean() + penalty * mean_slope * outputs.square().sum(1).mean()
+    (expected,) = torch.autograd.grad(loss, actor.vector)
     with torch.no_grad():
-        found = policy_gradient(actor, observation, lambda action: -2.0 * (action - best) @ matrix)
+        found = policy_gradient(actor, observation, lambda action: -2.0 * (action - best) @ matrix, penalty)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -126,7 +130,7 @@ def test_the_policy_climbs_the_critic_as_it_was_before_its_step():
     agent, batch = agent_with_a_batch()
     with torch.no_grad():
         expected = policy_gradient(
-            agent.actor, batch.observation, lambda action: action_slope(agent.critic, batch.observation, action)
+            agent.actor, batch.observation, lambda action: action_slope(agent.critic, batch.observation, action), 0.01
         )
     agent.optimizers["actor"] = Recorder()
     with torch.no_grad(), concurrent.futures.ThreadPoolExecutor(1) as agent._worker:

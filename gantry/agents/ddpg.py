@@ -35,6 +35,9 @@ class DDPGConfig(OffPolicyConfig):
     """Adam's step size for the policy; `learning_rate` is the critic's."""
     target_rate: float = 0.005
     """τ: the share of the way that the target networks go to the learned ones with each gradient step."""
+    saturation_penalty: float = 0.01
+    """Weight of the mean square of the policy's outputs before their tanh, relative to the critic's mean slope: keeps
+    actions from sticking to their bounds, where the tanh passes no gradient on; 0 does without."""
     exploration: Exploration = "gaussian"
     """Noise on the actions: independent from step to step, or drifting."""
     noise_start: float = 0.1
@@ -72,7 +75,7 @@ class DDPGConfig(OffPolicyConfig):
             )
         require(self.actor_learning_rate > 0.0, "actor_learning_rate", "above 0", self.actor_learning_rate)
         require(0.0 < self.target_rate <= 1.0, "target_rate", "above 0 and at most 1", self.target_rate)
-        for name in ("noise_start", "noise_end", "twin_noise", "twin_noise_clip"):
+        for name in ("saturation_penalty", "noise_start", "noise_end", "twin_noise", "twin_noise_clip"):
             require(getattr(self, name) >= 0.0, name, "at least 0", getattr(self, name))
         require(self.twin_delay >= 1, "twin_delay", "at least 1", self.twin_delay)
         check_schedule("noise", self.noise_schedule, self.noise_start, self.noise_end, self.noise_fraction)
@@ -84,24 +87,33 @@ def smoothed(action: torch.Tensor, noise: torch.Tensor, clip: float) -> torch.Te
 
 
 def policy_gradient(
-    actor: MLP, observation: torch.Tensor, slope: Callable[[torch.Tensor], torch.Tensor]
+    actor: MLP,
+    observation: torch.Tensor,
+    slope: Callable[[torch.Tensor], torch.Tensor],
+    saturation_penalty: float = 0.0,
 ) -> torch.Tensor:
     """The deterministic policy gradient, negated for descent (the paper's equation 6).
 
-    -∇θ mean Q(s, μ(s)) = -mean ∇a Q(s, a) ∇θ μ(s), with μ(s) = tanh(actor(s)).
+    -∇θ mean Q(s, μ(s)) = -mean ∇a Q(s, a) ∇θ μ(s), with μ(s) = tanh(z), z = actor(s); plus that of the penalty
+    c m mean z², where m is the mean of |∇a Q|, taken as a constant: the penalty weighs the same at every scale of Q.
 
     Args:
         actor: the network before the tanh.
         observation: (B, d) s.
         slope: gives ∇a Q (B, A) at the actions (B, A).
+        saturation_penalty: c.
 
     Returns:
         (P,) the gradient with respect to `actor.vector`.
     """
     workspace = actor.take_workspace(len(observation))
-    action = actor.forward(observation, workspace).tanh_()
-    through_tanh = (action.square() - 1.0).mul_(slope(action)).div_(len(observation))
-    _, gradient = actor.backward(observation, workspace, through_tanh, False)
+    before_tanh = actor.forward(observation, workspace)
+    action = torch.tanh(before_tanh)
+    uphill = slope(action)
+    to_output = action.square_().sub_(1.0).mul_(uphill)
+    if saturation_penalty:
+        to_output.add_(before_tanh.mul_(2.0 * saturation_penalty).mul_(uphill.abs().mean()))
+    _, gradient = actor.backward(observation, workspace, to_output.div_(len(observation)), False)
     actor.return_workspace(workspace)
     return gradient
 
@@ -260,7 +272,10 @@ class DDPG(OffPolicyAgent):
         config, rate = self.config, self._rate(self.config.actor_learning_rate, progress)
         with torch.no_grad(), torch_threads(config.torch_threads):
             gradient = policy_gradient(
-                self.actor, observation, lambda action: action_slope(self._climbed, observation, action)
+                self.actor,
+                observation,
+                lambda action: action_slope(self._climbed, observation, action),
+                config.saturation_penalty,
             )
             self.optimizers["actor"].step([gradient], rate, clipping(gradient, config.max_gradient_norm))
 
