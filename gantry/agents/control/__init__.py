@@ -1,0 +1,1 @@
+"""Optimal control by known dynamics: linear regulators and iterative LQR, for arrays, whatever they describe."""
