@@ -125,6 +125,21 @@ def test_a_pass_is_gone_back_through_once():
         loss.backward()
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_parts_of_a_batch_contribute_what_they_would_alone(activation):
+    network = MLP((3, 8, 5, 2), activation, 1.0, generator())
+    inputs, slopes = torch.randn(9, 3, generator=generator(1)), torch.randn(9, 2, generator=generator(2))
+    with torch.no_grad():
+        workspace = network.take_workspace(9)
+        network.forward(inputs, workspace)
+        contributions = network.backward_by_part(inputs, workspace, slopes, [4, 1, 4])
+        for rows, contribution in zip((slice(0, 4), slice(4, 5), slice(5, 9)), contributions, strict=True):
+            alone = network.take_workspace(len(inputs[rows]))
+            network.forward(inputs[rows], alone)
+            expected = network.backward(inputs[rows], alone, slopes[rows], False)[1]
+            torch.testing.assert_close(contribution, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_the_quick_tanh_is_tanh():
     network = MLP((1, 1, 1), "tanh", 1.0, generator())
     with torch.no_grad():

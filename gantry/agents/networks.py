@@ -131,6 +131,38 @@ class MLP:
         torch.sum(gradient, 0, out=bias_gradients[0])
         return (torch.mm(gradient, self.weights[0].t()) if to_inputs else None), self._gradient.clone()
 
+    def backward_by_part(
+        self,
+        inputs: torch.Tensor,
+        workspace: Sequence[torch.Tensor],
+        output_gradient: torch.Tensor,
+        lengths: Sequence[int],
+    ) -> torch.Tensor:
+        """What each part of a batch contributes to the gradient, for a fraction of a `backward` a part.
+
+        Args:
+            inputs: (B, sizes[0]).
+            workspace: as `forward` left it.
+            output_gradient: (B, sizes[-1]) ∂loss/∂outputs.
+            lengths: rows of each of the N parts, which follow one another; B in all.
+
+        Returns:
+            (N, P); their sum is ∂loss/∂vector.
+        """
+        hidden, scratch = [inputs, *workspace[: len(workspace) // 2]], workspace[len(workspace) // 2 :]
+        contributions = torch.empty(len(lengths), len(self.vector), device=self.vector.device)
+        views = [self._split(row) for row in contributions]
+        gradient = output_gradient
+        for index in range(len(self.weights) - 1, -1, -1):
+            parts = zip(views, hidden[index].split(list(lengths)), gradient.split(list(lengths)), strict=True)
+            for (weights, biases), before, slope in parts:
+                torch.mm(before.t(), slope, out=weights[index])
+                torch.sum(slope, 0, out=biases[index])
+            if index > 0:
+                gradient = torch.mm(gradient, self.weights[index].t(), out=scratch[index - 1])
+                self._through_activation(gradient, hidden[index])
+        return contributions
+
     def input_gradient(self, workspace: Sequence[torch.Tensor], output_gradient: torch.Tensor) -> torch.Tensor:
         """∂loss/∂inputs (B, sizes[0]) alone, after `forward`, from ∂loss/∂outputs (B, sizes[-1])."""
         hidden, scratch = workspace[: len(workspace) // 2], workspace[len(workspace) // 2 :]

@@ -230,13 +230,20 @@ class Reinforce(OnPolicyAgent):
         """
         if self.config.discount_states:
             advantage = advantage * (self.config.gamma ** episodes.times()).to(advantage)
-        columns = (episodes.inputs, episodes.actions, advantage)
-        rows = []
-        for inputs, actions, weight in zip(*(column.split(episodes.lengths) for column in columns), strict=True):
-            surrogate = (self.head.log_probability(self.actor(inputs), actions) * weight).sum()
-            gradients, _ = self.optimizers["actor"].gradients(surrogate)
-            rows.append(torch.cat([gradient.reshape(-1) for gradient in gradients]))
-        return torch.stack(rows)
+        network, lengths = self.networks["actor"], episodes.lengths
+        workspace = network.take_workspace(len(advantage))
+        with torch.no_grad():
+            output = network.forward(episodes.inputs, workspace)
+        surrogate = self.head.log_probability(output.requires_grad_(), episodes.actions) * advantage
+        (slope,) = torch.autograd.grad(surrogate.sum(), output, retain_graph=True)
+        parts = [network.backward_by_part(episodes.inputs, workspace, slope, lengths)]
+        network.return_workspace(workspace)
+        # The head's own parameters, which are few, are differentiated once an episode.
+        owner = torch.repeat_interleave(torch.eye(len(lengths)).to(advantage), torch.tensor(lengths), dim=1)
+        for parameter in self.head.parameters().values():
+            (part,) = torch.autograd.grad(surrogate, parameter, owner, retain_graph=True, is_grads_batched=True)
+            parts.append(part.flatten(1))
+        return torch.cat(parts, 1)
 
     def _update(self, episodes: Episodes, total_steps: int) -> dict[str, float]:
         """One gradient step of the policy, then the value is fitted; returns the update's metrics."""
