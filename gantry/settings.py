@@ -83,6 +83,27 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "initial_value": 10.0,
         "replay_batches": 64,
     },
+    # Averages over many visits, as the ice may be slippery; without slipping it takes a sixth of the steps.
+    ("FrozenLake-v1", "q-learning"): {
+        "total_steps": 15_000,
+        "learning_rate_schedule": "visits",
+        "visit_power": 0.9,
+        "initial_value": 1.0,
+        "replay_batches": 1,
+    },
+    **{
+        (f"Taxi-{version}", "q-learning"): {
+            "total_steps": 20_000,
+            "learning_rate_start": 1.0,
+            "learning_rate_end": 1.0,
+            "epsilon_start": 0.0,
+            "epsilon_end": 0.0,
+            "epsilon_schedule": "constant",
+            "initial_value": 20.0,
+            "replay_batches": 4,
+        }
+        for version in ("v3", "v4")
+    },
 }
 """(environment id, agent name) → the agent's settings, `total_steps`, and the `environment_options` that it needs."""
 
