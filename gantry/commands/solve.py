@@ -45,6 +45,8 @@ class SolveArguments:
     """Film the first episode of the last method, .mp4 or .gif."""
     size: tuple[int, int] = (480, 360)
     """Of the film: width and height (pixels)."""
+    speed: float = 1.0
+    """How much faster than real time the film runs."""
     plot: Path | None = None
     """Draw the score planned after each iteration, .png, .svg or .pdf."""
     json: bool = False
@@ -85,6 +87,7 @@ def main(words: Sequence[str]) -> None:
             seed=arguments.seed,
             environment_options=options,
             size=arguments.size,
+            speed=arguments.speed,
         )
         screen.print(
             f"{film.path}: {film.seconds:.1f} s, score {film.scores[0]:.1f}; drawn by {film.backend}", soft_wrap=True

@@ -209,11 +209,12 @@ def roll_out(
     reached = np.empty((len(states), len(lengths), states.shape[1]))
     chosen = np.empty((len(controls), len(lengths), controls.shape[1]))
     reached[0] = states[0]
-    for step in range(len(controls)):
-        change = lengths * sweep.feedforward[step] + (reached[step] - states[step]) @ sweep.gains[step].T
-        chosen[step] = clip(controls[step] + change, low, high)
-        reached[step + 1] = dynamics.step(reached[step], chosen[step])
-    totals = cost.values(reached[:-1], chosen, reached[1:]).sum(0)
+    with np.errstate(over="ignore", invalid="ignore"):  # a bold candidate may leave all bounds
+        for step in range(len(controls)):
+            change = lengths * sweep.feedforward[step] + (reached[step] - states[step]) @ sweep.gains[step].T
+            chosen[step] = clip(controls[step] + change, low, high)
+            reached[step + 1] = dynamics.step(reached[step], chosen[step])
+        totals = cost.values(reached[:-1], chosen, reached[1:]).sum(0)
     sound = np.isfinite(reached).all((0, 2)) & np.isfinite(totals)
     return reached, chosen, np.where(sound, totals, np.inf)
 
