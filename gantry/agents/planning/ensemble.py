@@ -25,6 +25,8 @@ SMALLEST_SCALE = 1e-6
 
 CHECK_STEPS = 50
 """Gradient steps from one look at the held-out data to the next."""
+LARGEST_LOSS = 5.0
+"""What a held-out point counts at most: one that nothing could foretell, as a collision, must not decide when to stop."""
 NORMALIZATION = ("input_shift", "input_scale", "output_shift", "output_scale")
 
 
@@ -209,12 +211,12 @@ class Ensemble:
 
     @torch.no_grad()
     def _held_out_losses(self, x: Tensor, y: Tensor) -> Tensor:
-        """Each member's loss (E,) on normalized data (M, ·)."""
+        """Each member's loss (E,) on normalized data (M, ·), a point counting for LARGEST_LOSS at most."""
         if not len(x):
             return torch.full((self.config.members,), math.inf)
         output = self._network(x.expand(self.config.members, *x.shape), self.weights, self.biases)
         log_variance = bounded(output[..., self.outputs :], self.low, self.high)
-        return gaussian_loss(output[..., : self.outputs], log_variance, y).mean(1)
+        return gaussian_loss(output[..., : self.outputs], log_variance, y).clamp(max=LARGEST_LOSS).mean(1)
 
     @torch.no_grad()
     def _keep(self, kept: list[Tensor], better: Tensor) -> None:
