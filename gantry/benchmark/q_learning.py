@@ -1,0 +1,119 @@
+"""Q-learning's targets: its table held against value iteration in the vacuum's rooms, and the frozen lake solved.
+
+Learning takes the shipped settings and training seeds that those were not tuned on; the clock counts `learn` alone.
+"""
+
+import dataclasses
+import itertools
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+
+from gantry.agents.policy_file import config_to_json
+from gantry.agents.q_learning import QLearning, QLearningConfig
+from gantry.agents.value_iteration import deterministic, reachable, value_iteration
+from gantry.benchmark.cases import FIRST_SEED
+from gantry.benchmark.rows import Report, Row
+from gantry.envs.plan_file import load_plan
+from gantry.envs.vacuum_rooms import LEVELS, room_level_process, state_number
+from gantry.evaluate import evaluate
+from gantry.runs import RunConfig
+from gantry.settings import tuned
+from gantry.train import build_agent
+
+ROOMS, LAKE = "gantry/VacuumRooms-v0", "FrozenLake-v1"
+NOT_SLIPPERY = {"is_slippery": False}
+EPISODES = 100
+SAME = 1e-9
+"""Actions whose exact values differ by less are equally good."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Exact:
+    """What value iteration says of a process."""
+
+    values: np.ndarray
+    """(S, A) Q*."""
+    reached: np.ndarray
+    """(S,) bool: some sequence of actions leads there from a start."""
+
+    def optimal(self, table: np.ndarray) -> float:
+        """Return the share of the reached states in which the table's best action (S, A) is an optimal one."""
+        chosen = np.take_along_axis(self.values, table.argmax(axis=1)[:, None], axis=1)[:, 0]
+        return float((chosen >= self.values.max(axis=1) - SAME)[self.reached].mean())
+
+    def error(self, table: np.ndarray) -> float:
+        """Return the largest error of the table (S, A) in the reached states, each as a share of its exact value."""
+        exact = self.values[self.reached]
+        return float((np.abs(table[self.reached] - exact) / np.abs(exact)).max())
+
+
+def exact_rooms(gamma: float, plan_name: str = "apartment") -> Exact:
+    """Return the exact action values of the room level of a plan, and what its random starts can lead to.
+
+    In the apartment none of these values is 0, so that relative errors are meaningful.
+    """
+    plan = load_plan(plan_name)
+    pure = room_level_process(plan.room_neighbours)
+    process = deterministic(pure.following, pure.reward, pure.terminal)
+    dirt = np.array([levels for levels in itertools.product(range(LEVELS), repeat=len(plan.rooms)) if any(levels)])
+    starts = state_number(np.full(len(dirt), plan.room[plan.start]), dirt)
+    return Exact(value_iteration(process, gamma), reachable(process, starts))
+
+
+def _trained(environment: str, seed: int, options: dict[str, Any]) -> tuple[QLearning, float]:
+    """Train with the shipped settings and further options; return the agent and the seconds that learning took."""
+    settings = tuned(environment, QLearning.name)
+    steps = int(settings.pop("total_steps"))
+    options = {**settings.pop("environment_options", {}), **options}
+    config = config_to_json(QLearningConfig(**settings))
+    agent: QLearning = build_agent(RunConfig(environment, options, QLearning.name, seed, steps, config, {}))
+    begun = time.perf_counter()
+    agent.learn(steps)
+    return agent, time.perf_counter() - begun
+
+
+def measure(report: Report, seeds: int = 5) -> None:
+    """Measure and report every row.
+
+    Args:
+        report: called with each row as soon as it is known.
+        seeds: training seeds.
+    """
+    measure_rooms(report, seeds)
+    measure_lake(report, seeds)
+
+
+def measure_rooms(report: Report, seeds: int = 5) -> None:
+    """Report how optimal the policy is, how exact the table, and how long that took; the worst of the seeds counts."""
+    exact = exact_rooms(tuned(ROOMS, QLearning.name)["gamma"])
+    shares, errors, spent = [], [], []
+    for seed in range(seeds):
+        agent, seconds = _trained(ROOMS, FIRST_SEED + seed, {})
+        shares.append(exact.optimal(agent.table))
+        errors.append(exact.error(agent.table))
+        spent.append(seconds)
+        assert agent.env is not None
+        agent.env.close()
+    note = f"of {int(exact.reached.sum())} reachable states, worst of {seeds} seeds"
+    report(Row("QLearning on VacuumRooms: best action is optimal", min(shares), "share", 1.0, note=note))
+    note = f"largest, as a share of Q*, worst of {seeds} seeds"
+    report(Row("QLearning on VacuumRooms: error of the table", max(errors), "share", 0.01, "lower", note))
+    note = ", ".join(f"{seconds:.1f} s" for seconds in spent)
+    report(Row("QLearning on VacuumRooms: learning time, median", statistics.median(spent), "s", 5.0, "lower", note))
+
+
+def measure_lake(report: Report, seeds: int = 5) -> None:
+    """Report the lowest success of the seeds, and the learning time, where the ice is not slippery."""
+    returns, spent = [], []
+    for seed in range(seeds):
+        agent, seconds = _trained(LAKE, FIRST_SEED + seed, NOT_SLIPPERY)
+        returns.append(evaluate(agent.act, LAKE, EPISODES, 0, NOT_SLIPPERY, "test").return_mean)
+        spent.append(seconds)
+    name = "QLearning on FrozenLake-v1, not slippery"
+    note = f"worst of {seeds} seeds"
+    report(Row(f"{name}: success", min(returns), "share", 1.0, note=note))  # reaching the goal is the only reward
+    note = ", ".join(f"{seconds:.1f} s" for seconds in spent)
+    report(Row(f"{name}: learning time, median", statistics.median(spent), "s", 2.0, "lower", note))
