@@ -47,19 +47,40 @@ CASES = (
     Case("ppo", "gantry/ReachPlanar-v0", 0.95, 60.0, "success", 3, 400),
     Case("ppo", "gantry/Reach-v0", 0.95, 120.0, "success", 3, 400),
     Case("ppo", "gantry/Vacuum-v0", 0.95, 120.0, "coverage", 3, 400),
+    Case("dqn", "CartPole-v1", 500.0, 40.0),
+    Case("dqn", "gantry/CartPoleBalance-v0", 950.0, None),
+    Case("reinforce", "CartPole-v1", 475.0, 40.0),
+    Case("a2c", "gantry/CartPoleBalance-v0", 950.0, 15.0),
+    Case("a2c", "gantry/CartPoleSwingUp-v0", 750.0, 60.0),
+    Case("ddpg", "gantry/CartPoleSwingUp-v0", 800.0, 30.0),
+    Case("ddpg", "gantry/ReachPlanar-v0", 0.95, 60.0, "success", episodes=400),
+    Case("ddpg", "gantry/ReachGoal-v0", 0.9, 180.0, "success", episodes=400),
+    Case("cem", "gantry/CartPoleBalance-v0", 950.0, 10.0),
 )
 
 
-def train_case(environment: str, agent: str, seed: int) -> tuple[Any, float]:
-    """Train with the shipped settings; return the agent and the seconds that learning took."""
+def train_case(
+    environment: str, agent: str, seed: int, options: dict[str, Any] | None = None
+) -> tuple[Any, dict[str, Any], float]:
+    """Train with the shipped settings.
+
+    Args:
+        environment: id.
+        agent: name.
+        seed: of the training.
+        options: of the environment, beside those that are shipped.
+
+    Returns:
+        The agent, the environment's options, and the seconds that learning took.
+    """
     settings = tuned(environment, agent)
     steps = int(settings.pop("total_steps"))
-    options = settings.pop("environment_options", {})
+    options = {**settings.pop("environment_options", {}), **(options or {})}
     config = agent_class(agent).config_class(**settings)
     learner = build_agent(RunConfig(environment, options, agent, seed, steps, config_to_json(config), {}))
     begun = time.perf_counter()
     learner.learn(steps)
-    return learner, time.perf_counter() - begun
+    return learner, options, time.perf_counter() - begun
 
 
 def measure(report: Report, agents: Sequence[str] = (), seeds: int = 5) -> None:
@@ -81,16 +102,17 @@ def measure(report: Report, agents: Sequence[str] = (), seeds: int = 5) -> None:
         count = min(case.seeds, seeds)
         figures, spent = [], []
         for seed in range(count):
-            learner, taken = train_case(case.environment, case.agent, FIRST_SEED + seed)
-            result = evaluate(learner.act, case.environment, case.episodes, purpose="test")
+            learner, options, taken = train_case(case.environment, case.agent, FIRST_SEED + seed)
+            result = evaluate(learner.act, case.environment, case.episodes, 0, options, "test")
             learner.env.close()
             figures.append(_figure(result, case.figure))
             spent.append(taken)
         note = ", ".join(f"{value:.3f}" if value <= 1.0 else f"{value:.0f}" for value in figures)
         unit = "score" if case.figure == "score" else "share"
-        report(Row(f"{case.name}: {case.figure}, median of {count} seeds", statistics.median(figures), unit, case.goal,
-                   note=note))  # fmt: skip
-        report(Row(f"{case.name}: learning time, median", statistics.median(spent), "s", case.seconds, "lower"))
+        name = f"{case.name}: {case.figure}, median of {count} seeds"
+        report(Row(name, statistics.median(figures), unit, case.goal, note=note))
+        note = ", ".join(f"{taken:.0f} s" for taken in spent)
+        report(Row(f"{case.name}: learning time, median", statistics.median(spent), "s", case.seconds, "lower", note))
 
 
 def _figure(result: Evaluation, name: str) -> float:
