@@ -16,10 +16,13 @@ from gantry.agents.adam import Adam
 from gantry.agents.heads import (
     CategoricalHead,
     GaussianHead,
+    SquashedGaussianHead,
     categorical_entropy,
     categorical_log_probability,
     gaussian_entropy,
     gaussian_log_probability,
+    squashed_entropy,
+    squashed_log_probability,
 )
 from gantry.agents.networks import MLP
 from gantry.agents.normalizer import ObservationNormalizer, ReturnNormalizer, RunningMoments
@@ -183,6 +186,42 @@ def test_gaussian_against_torch_distributions():
     reference = torch.distributions.Independent(torch.distributions.Normal(mean, log_std.exp()), 1)
     torch.testing.assert_close(gaussian_log_probability(mean, log_std, action), reference.log_prob(action))
     torch.testing.assert_close(gaussian_entropy(log_std), reference.entropy()[0])
+
+
+def test_squashed_gaussian_against_torch_distributions():
+    mean, latent = 2 * torch.randn(2, 11, 3, generator=generator(), dtype=torch.float64)
+    log_std = torch.tensor([-1.0, 0.0, 0.7], dtype=torch.float64)
+    reference = torch.distributions.Independent(
+        torch.distributions.TransformedDistribution(
+            torch.distributions.Normal(mean, log_std.exp()), torch.distributions.TanhTransform(cache_size=1)
+        ),
+        1,
+    )
+    log_probability = squashed_log_probability(mean, log_std, latent)
+    torch.testing.assert_close(log_probability, reference.log_prob(torch.tanh(latent)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("mean", "log_std"), [(0.0, 0.0), (0.3, -1.0), (2.0, 0.5), (-1.0, 1.0)])
+def test_squashed_density_integrates_to_one_and_its_entropy_is_the_integral(mean, log_std):
+    """Over the actions themselves, by the trapezoidal rule on points that are dense near the bounds."""
+    latent = torch.linspace(-18, 18, 400_001, dtype=torch.float64)
+    mean, log_std = torch.tensor([mean], dtype=torch.float64), torch.tensor([log_std], dtype=torch.float64)
+    # Where the action is no longer told from its bound in double precision, there is next to nothing of it.
+    log_density = squashed_log_probability(mean, log_std, latent[:, None])
+    action = torch.tanh(latent)
+    assert torch.trapezoid(log_density.exp(), action).item() == pytest.approx(1.0, abs=1e-5)
+    entropy = -torch.trapezoid(log_density.exp() * log_density, action)
+    assert squashed_entropy(mean.float(), log_std.float()).item() == pytest.approx(entropy.item(), abs=1e-3)
+
+
+def test_squashed_densities_stay_finite_however_near_to_a_bound():
+    head = SquashedGaussianHead(1, 0.0)
+    drawn = torch.tensor([[-60.0], [0.0], [60.0]])
+    with torch.no_grad():
+        log_probability = head.log_probability(drawn, drawn)
+    # At u, log(1 - tanh²u) is 2 log 2 - 2|u| to within exp(-2|u|).
+    assert log_probability[0] == log_probability[2] == pytest.approx(-0.9189 + 120 - 2 * np.log(2), abs=1e-3)
+    assert head.policy_action(drawn).flatten().tolist() == [-1.0, 0.0, 1.0]
 
 
 def test_categorical_against_torch_distributions():

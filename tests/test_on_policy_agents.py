@@ -1,0 +1,138 @@
+"""What A2C and REINFORCE must hold alike: budgets, repetition, resuming, stopping, saving (PPO has its own tests)."""
+
+import json
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from agent_doubles import NEXT_STEP, SAME_STEP, Forgetful, Spot
+
+from gantry.agents import agent_class, load_agent
+from gantry.agents.a2c import A2CConfig
+from gantry.agents.reinforce import ReinforceConfig
+from gantry.errors import GantryError
+
+AGENTS = {
+    "a2c": lambda **more: ("a2c", A2CConfig(report_every=2, **more)),
+    "a2c, one body": lambda **more: ("a2c", A2CConfig(report_every=3, shared_body=True, optimizer="adam", **more)),
+    "reinforce": lambda **more: ("reinforce", ReinforceConfig(episodes=20, **more)),
+    "reinforce, no value": lambda **more: ("reinforce", ReinforceConfig(episodes=16, baseline="mean", **more)),
+}
+each_agent = pytest.mark.parametrize("kind", AGENTS)
+each_mode = pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
+
+
+def make(kind, env, seed=0, **settings):
+    name, config = AGENTS[kind](**settings)
+    return agent_class(name)(env, config, seed=seed)
+
+
+def parameters(agent):
+    return torch.cat([tensor.double().reshape(-1) for tensor in agent._policy_tensors().values()])
+
+
+@each_agent
+@each_mode
+@pytest.mark.parametrize("total", [1, 17, 503])
+def test_exactly_the_budget_is_used(kind, mode, total):
+    agent, last = make(kind, Spot(mode=mode)), []
+    agent.learn(total, lambda _, row: last.append(row["steps"]))
+    assert agent.steps == total == last[-1]
+    agent.learn(total)
+    assert agent.steps == total
+
+
+@each_agent
+def test_two_runs_of_one_seed_are_identical_and_of_two_seeds_not(kind):
+    runs = []
+    for seed in (0, 0, 1):
+        agent, rows = make(kind, Spot(), seed), []
+        agent.learn(1_500, lambda _, row, rows=rows: rows.append(row))
+        runs.append((repr(rows), parameters(agent)))
+    assert runs[0][0] == runs[1][0]
+    assert torch.equal(runs[0][1], runs[1][1])
+    assert not torch.equal(runs[0][1], runs[2][1])
+
+
+@each_agent
+@each_mode
+@pytest.mark.parametrize("squash", [False, True])
+def test_a_resumed_run_gives_the_same_numbers(kind, mode, squash):
+    settings = {"squash_actions": squash, "learning_rate_schedule": "linear"}
+    whole, expected = make(kind, Spot(mode=mode), 5, **settings), []
+    whole.learn(1_500, lambda _, row: expected.append(row))
+    first, rows = make(kind, Spot(mode=mode), 5, **settings), []
+    first.learn(1_500, lambda _, row: rows.append(row) or len(rows) < 4)
+    tensors, meta = first.trainer_state()
+    second = make(kind, Spot(mode=mode), 77, **settings)
+    second.load_trainer_state(
+        {name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(meta, allow_nan=False))
+    )
+    second.learn(1_500, lambda _, row: rows.append(row))
+    assert repr(rows) == repr(expected)
+    assert torch.equal(parameters(second), parameters(whole))
+
+
+@each_agent
+def test_an_interrupt_leaves_the_last_whole_update(kind):
+    whole = make(kind, Spot())
+    whole.learn(1_500)
+    env = Spot()
+    env.fail_at = 33
+    agent, seen = make(kind, env), []
+    with pytest.raises(KeyboardInterrupt):
+        agent.learn(1_500, lambda agent, _: seen.append((agent.steps, parameters(agent))))
+    assert agent.steps == seen[-1][0]
+    assert torch.equal(parameters(agent), seen[-1][1])
+    agent.learn(1_500)
+    assert torch.equal(parameters(agent), parameters(whole))
+
+
+@each_agent
+def test_without_environment_state_new_episodes_begin(kind):
+    agent = make(kind, Forgetful())
+    agent.learn(300)
+    tensors, meta = agent.trainer_state()
+    other = make(kind, Forgetful())
+    other.load_trainer_state(tensors, meta)
+    assert torch.equal(parameters(other), parameters(agent))
+    lengths = []
+    other.learn(600, lambda _, row: lengths.append(row["length_mean"]))
+    assert other.steps == 600
+    assert lengths[-1] == 5.0
+
+
+@each_agent
+def test_not_a_number_stops_learning_and_keeps_the_good_policy(kind):
+    env = Spot()
+    env.poison_at = 40
+    agent, seen = make(kind, env), []
+    with pytest.raises(GantryError, match="NaN or infinite") as caught:
+        agent.learn(2_000, lambda agent, _: seen.append(parameters(agent)))
+    assert "\n" not in str(caught.value)
+    assert torch.equal(parameters(agent), seen[-1])
+    assert torch.isfinite(parameters(agent)).all()
+
+
+@each_agent
+def test_saved_and_loaded_it_acts_the_same_and_learns_on(kind, tmp_path):
+    agent = make(kind, Spot(), squash_actions=True)
+    agent.learn(400)
+    agent.save(tmp_path)
+    observations = np.random.default_rng(0).uniform(-1, 1, (50, 2)).astype(np.float32)
+    loaded = load_agent(tmp_path, env=Spot(8))
+    np.testing.assert_array_equal(loaded.act(observations), agent.act(observations))
+    assert torch.equal(parameters(loaded), parameters(agent))
+    loaded.learn(700)
+    assert loaded.steps == 700
+
+
+@each_agent
+def test_squashed_actions_stay_within_bounds_and_need_them(kind):
+    agent = make(kind, Spot(), squash_actions=True)
+    assert (np.abs(agent.act(np.full((200, 2), 1e3), deterministic=False)) <= 1.0).all()
+    unbounded = Spot()
+    unbounded.single_action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
+    with pytest.raises(GantryError, match="squash_actions"):
+        make(kind, unbounded, squash_actions=True)
