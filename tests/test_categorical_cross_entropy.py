@@ -1,0 +1,103 @@
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from gantry.agents.optimizers.categorical import CategoricalCrossEntropy
+from gantry.errors import GantryError
+
+METHOD = CategoricalCrossEntropy(population=6, elites=2, kept_share=0.5, smoothing=0.5, fresh=0.4)
+
+
+def even(horizon, choices):
+    return torch.full((horizon, choices), 1.0 / choices)
+
+
+def one_hot(*rows):
+    return torch.nn.functional.one_hot(torch.tensor(rows), 3).float()
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_samples_are_one_hot_and_as_frequent_as_their_probabilities():
+    start = torch.tensor([[0.7, 0.2, 0.1], [0.0, 0.5, 0.5]])
+    method = CategoricalCrossEntropy(population=40_000)
+    population = method.sample(method.begin(start), generator())
+    assert bool(((population == 0) | (population == 1)).all())
+    assert bool((population.sum(-1) == 1).all())
+    torch.testing.assert_close(population.mean(0), start, atol=0.01, rtol=0)
+
+
+def test_an_update_moves_the_probabilities_by_hand_computed_shares():
+    state = METHOD.begin(even(1, 3))
+    population = one_hot([0], [1], [2], [0], [1], [2])
+    values = torch.tensor([1.0, 0.0, 3.0, 2.0, 0.5, 4.0])  # the two best are both choice 1
+    state = METHOD.update(state, population, values)
+    torch.testing.assert_close(state.mean, torch.tensor([[1 / 6, 2 / 3, 1 / 6]]))
+    assert state.value == 0.0
+    torch.testing.assert_close(state.point, one_hot([1])[0])
+    torch.testing.assert_close(state.kept, one_hot([1]))
+
+
+def test_advancing_moves_the_plan_up_and_opens_the_search_again():
+    state = METHOD.update(METHOD.begin(even(2, 3)), one_hot([0, 1], [0, 1]).repeat(3, 1, 1), torch.arange(6.0))
+    later = METHOD.advance(state)
+    moved = torch.tensor([1 / 6, 2 / 3, 1 / 6])
+    torch.testing.assert_close(later.mean, torch.stack([0.6 * moved + 0.4 / 3, torch.full((3,), 1 / 3)]))
+    torch.testing.assert_close(later.kept[0], one_hot([1, 1])[0])
+    assert later.value == float("inf")
+
+
+def test_it_finds_the_plan_that_enumeration_finds():
+    horizon, choices = 4, 3
+    random = generator(3)
+    alone, together = (
+        torch.randn(horizon, choices, generator=random),
+        torch.randn((choices,) * horizon, generator=random),
+    )
+    table = 0.3 * together + sum(
+        alone[step].view([-1 if axis == step else 1 for axis in range(4)]) for step in range(4)
+    )
+    best = min(itertools.product(range(choices), repeat=horizon), key=lambda plan: float(table[plan]))
+
+    def costs(population):
+        index = population.argmax(-1)
+        return torch.stack([table[tuple(plan.tolist())] for plan in index])
+
+    found = 0
+    for seed in range(20):
+        method, random = CategoricalCrossEntropy(population=40, elites=6, smoothing=0.5), generator(seed)
+        state = method.begin(even(horizon, choices))
+        for _ in range(6):
+            population = method.sample(state, random)
+            state = method.update(state, population, costs(population))
+        found += tuple(state.point.argmax(-1).tolist()) == best
+    assert found >= 18
+
+
+def test_the_same_seed_gives_the_same_population():
+    state = METHOD.begin(even(5, 4))
+    first, second = METHOD.sample(state, generator(1)), METHOD.sample(state, generator(1))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("start", "complaint"),
+    [
+        (torch.zeros(0, 3), "neither of them 0"),
+        (torch.full((2, 3), 0.5), "probabilities"),
+        (torch.tensor([[1.5, -0.5]]), "probabilities"),
+    ],
+)
+def test_a_start_that_is_no_plan_is_refused(start, complaint):
+    with pytest.raises(GantryError, match=complaint):
+        METHOD.begin(start)
+
+
+def test_settings_that_cannot_work_are_refused():
+    for change in ({"elites": 7}, {"smoothing": 0.0}, {"fresh": 1.5}):
+        with pytest.raises(GantryError):
+            dataclasses.replace(METHOD, **change)

@@ -1,0 +1,275 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from gantry.agents.planning.accuracy import LEVELS, coverage, measure, mixture_position
+from gantry.agents.planning.dynamics import LearnedDynamics, circle_columns, whole_columns
+from gantry.agents.planning.ensemble import Ensemble, EnsembleConfig, bounded, gaussian_loss
+from gantry.agents.planning.memory import Memory, Transitions
+from gantry.agents.threads import torch_threads
+from gantry.errors import GantryError
+
+A = torch.tensor([[0.9, 0.2], [-0.1, 0.8]])
+B = torch.tensor([[0.0], [0.5]])
+NOISE = torch.tensor([0.1, 0.3])
+SMALL = EnsembleConfig(members=3, hidden_sizes=(16, 16), steps=50)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    with torch_threads(1):  # as the planner has it: for networks this small, more threads only wait for each other
+        yield
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def linear_gaussian(number, seed):
+    """Transitions x' = A x + B u + N(0, NOISE²)."""
+    random = generator(seed)
+    features = torch.randn(number, 2, generator=random)
+    actions = torch.rand(number, 1, generator=random) * 2 - 1
+    following = features @ A.T + actions @ B.T + NOISE * torch.randn(number, 2, generator=random)
+    return features, actions, following
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    random = generator()
+    dynamics = LearnedDynamics(2, 1, EnsembleConfig(members=5, hidden_sizes=(32,), steps=800, patience=30), random)
+    data = linear_gaussian(4000, 1)
+    dynamics.fit(*data, torch.rand(4000, generator=random) < 0.1, random)
+    return dynamics
+
+
+def test_the_loss_is_that_of_torch_distributions():
+    random = generator()
+    mean, log_variance, target = torch.randn(3, 7, 4, generator=random)
+    normal = torch.distributions.Normal(mean, (0.5 * log_variance).exp())
+    expected = -2.0 * normal.log_prob(target).mean(-1) - math.log(2 * math.pi)
+    torch.testing.assert_close(gaussian_loss(mean, log_variance, target), expected)
+
+
+def test_log_variances_stay_within_their_bounds_and_are_unchanged_well_inside():
+    low, high = torch.tensor([-10.0]), torch.tensor([0.5])
+    held = bounded(torch.tensor([[-1e4], [1e4], [-5.0]]), low, high)
+    assert bool((held >= low).all())
+    assert bool((held <= high + 1e-4).all())
+    assert abs(float(held[2]) + 5.0) < 0.02
+
+
+def test_one_batched_pass_equals_a_loop_over_members():
+    ensemble = Ensemble(3, 2, SMALL, generator())
+    x = torch.randn(40, 3, generator=generator(1))
+    ensemble.fit(x, x[:, :2].square() * 4 + 7, torch.zeros(40, dtype=torch.bool), generator(2))
+    mean, log_variance = ensemble.predict(x.expand(3, -1, -1))
+    for member in range(3):
+        hidden = (x - ensemble.input_shift) / ensemble.input_scale
+        for weight, bias in zip(ensemble.weights[:-1], ensemble.biases[:-1], strict=True):
+            hidden = torch.nn.functional.silu(hidden @ weight[member] + bias[member])
+        output = hidden @ ensemble.weights[-1][member] + ensemble.biases[-1][member]
+        expected = output[:, :2] * ensemble.output_scale + ensemble.output_shift
+        torch.testing.assert_close(mean[member], expected, atol=1e-4, rtol=1e-4)
+        held = bounded(output[:, 2:], ensemble.low, ensemble.high) + 2 * ensemble.output_scale.log()
+        torch.testing.assert_close(log_variance[member], held, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ensemble.mean(x.expand(3, -1, -1)), mean, atol=1e-5, rtol=1e-5)
+
+
+def test_a_linear_gaussian_system_is_found_with_its_parameters(fitted):
+    points = torch.randn(200, 2, generator=generator(3)) * 0.7
+
+    def mean(features, actions):
+        return fitted.predict(features, actions)[0].mean(0)
+
+    zeros, step = torch.zeros(200, 1), 0.2
+    for column in range(2):
+        moved = torch.zeros(2)
+        moved[column] = step
+        slope = (mean(points + moved, zeros) - mean(points - moved, zeros)).mean(0) / (2 * step)
+        torch.testing.assert_close(slope, A[:, column], atol=0.05, rtol=0)
+    slope = (mean(points, zeros + step) - mean(points, zeros - step)).mean(0) / (2 * step)
+    torch.testing.assert_close(slope, B[:, 0], atol=0.05, rtol=0)
+    deviation = fitted.predict(points, zeros)[1].mean((0, 1))
+    torch.testing.assert_close(deviation, NOISE, rtol=0.1, atol=0)
+
+
+def test_intervals_of_90_percent_cover_90_percent_of_what_was_not_seen(fitted):
+    accuracy = measure(fitted, [linear_gaussian(4000, 2)], 1)
+    assert 0.85 <= accuracy.covered(0.9) <= 0.95
+    assert 0.45 <= accuracy.covered(0.5) <= 0.55
+
+
+def test_imagined_noise_has_the_systems_variance(fitted):
+    start = torch.zeros(4000, 2)
+    path = fitted.rollout(start, torch.zeros(4000, 2, 1), 1, noise=True, generator=generator(5))
+    covariance = torch.diag(NOISE**2)
+    twice = A @ covariance @ A.T + covariance
+    torch.testing.assert_close(path[2, :, 0].T.cov(), twice, atol=0.02, rtol=0.1)
+
+
+def test_two_fits_of_one_seed_are_equal_to_the_last_bit():
+    states = []
+    for _ in range(2):
+        random = generator(4)
+        dynamics = LearnedDynamics(2, 1, SMALL, random)
+        dynamics.fit(*linear_gaussian(100, 1), torch.rand(100, generator=random) < 0.2, random)
+        states.append(dynamics.state())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_saved_ensemble_predicts_the_same():
+    random = generator()
+    first, second = LearnedDynamics(2, 1, SMALL, random), LearnedDynamics(2, 1, SMALL, random)
+    first.fit(*linear_gaussian(100, 1), torch.zeros(100, dtype=torch.bool), random)
+    second.load_state(first.state())
+    features, actions, _ = linear_gaussian(10, 2)
+    assert torch.equal(first.predict(features, actions)[0], second.predict(features, actions)[0])
+    shapes = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in first.state().items()}
+    assert shapes == LearnedDynamics.shapes(2, 1, SMALL)
+
+
+def test_particles_follow_the_members_in_turn():
+    dynamics = LearnedDynamics(2, 1, SMALL, generator())
+    start, plans = torch.randn(2, 2, generator=generator(1)), torch.randn(2, 4, 1, generator=generator(2))
+    path = dynamics.rollout(start, plans, 3, noise=False)
+    for plan in range(2):
+        for particle in range(3):
+            state = start[plan : plan + 1]
+            for step in range(4):
+                following, _ = dynamics.predict(state, plans[plan, step][None])
+                state = following[(plan * 3 + particle) % 3]
+                torch.testing.assert_close(path[step + 1, plan, particle], state[0], atol=1e-5, rtol=1e-4)
+
+
+def test_ts1_draws_another_member_at_each_step_and_ts_infinity_does_not():
+    dynamics = LearnedDynamics(2, 1, SMALL, generator())
+    start, plans = torch.ones(1, 2), torch.ones(1, 1, 1)
+    each = dynamics.predict(start, plans[0])[0][:, 0]
+    drawn = {
+        int((each - dynamics.rollout(start, plans, 1, "ts1", False, generator(seed))[1, 0, 0]).abs().sum(1).argmin())
+        for seed in range(20)
+    }
+    assert drawn == {0, 1, 2}
+    torch.testing.assert_close(dynamics.rollout(start, plans, 1, noise=False)[1, 0, 0], each[0])
+
+
+def test_futures_have_the_gradient_of_finite_differences():
+    dynamics = LearnedDynamics(2, 1, SMALL, generator())
+    plan = torch.randn(1, 3, 1, generator=generator(1)).requires_grad_()
+    start = torch.randn(1, 2, generator=generator(2))
+    total = dynamics.rollout(start, plan, 1, noise=False)[-1].sum()
+    (gradient,) = torch.autograd.grad(total, plan)
+    for step in range(3):
+        moved = torch.zeros(1, 3, 1)
+        moved[0, step] = 1e-2
+        with torch.no_grad():
+            difference = dynamics.rollout(start, plan + moved, 1, noise=False)[-1].sum()
+            difference = difference - dynamics.rollout(start, plan - moved, 1, noise=False)[-1].sum()
+        assert abs(float(difference / 2e-2 - gradient[0, step])) < 1e-3
+
+
+def test_angles_and_whole_numbers_are_found_in_the_data_and_kept_up():
+    random = generator()
+    angle = torch.rand(300, generator=random) * 6
+    count = torch.randint(3, (300,), generator=random).float()
+    features = torch.stack([angle.cos(), angle.sin(), count, angle, torch.ones(300)], 1)
+    assert circle_columns(features).tolist() == [True, False, False, False, False]
+    assert whole_columns(features).tolist() == [False, False, True, False, True]
+    dynamics = LearnedDynamics(5, 1, SMALL, random)
+    following = features.roll(1, 0)
+    dynamics.fit(features, torch.zeros(300, 1), following, torch.zeros(300, dtype=torch.bool), random)
+    path = dynamics.rollout(features[:20], torch.zeros(20, 4, 1), 3, noise=True, generator=random)[1:]
+    torch.testing.assert_close(path[..., :2].square().sum(-1), torch.ones(path.shape[:-1]))
+    assert torch.equal(path[..., 2], path[..., 2].round())
+
+
+def test_data_that_are_not_finite_are_refused_and_leave_the_weights_alone():
+    dynamics = LearnedDynamics(2, 1, SMALL, generator())
+    before = dynamics.state()
+    features, actions, following = linear_gaussian(20, 1)
+    following[3, 1] = math.nan
+    with pytest.raises(GantryError, match="NaN"):
+        dynamics.fit(features, actions, following, torch.zeros(20, dtype=torch.bool), generator())
+    with pytest.raises(GantryError, match="no data"):
+        dynamics.fit(*linear_gaussian(20, 1), torch.ones(20, dtype=torch.bool), generator())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in dynamics.state().items())
+
+
+def test_what_is_not_finite_or_far_from_all_data_has_exploded(fitted):
+    states = torch.tensor([[0.0, 0.0], [math.nan, 0.0], [0.0, math.inf], [1e4, 0.0]])
+    assert fitted.exploded(states).tolist() == [False, True, True, True]
+
+
+def test_a_held_out_point_that_nothing_foretells_does_not_end_the_fit():
+    random = generator()
+    features, actions, following = linear_gaussian(200, 1)
+    held_out = torch.zeros(200, dtype=torch.bool)
+    held_out[:20] = True
+    following[0] += 1e3
+    fit = LearnedDynamics(2, 1, EnsembleConfig(members=2, hidden_sizes=(16,), steps=300), random).fit(
+        features, actions, following, held_out, random
+    )
+    assert fit.steps == 300
+
+
+def test_positions_in_a_mixture_are_those_of_its_distribution_function():
+    mean, deviation = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [0.5]])
+    value = torch.tensor([1.3])
+    normals = [torch.distributions.Normal(m, s) for m, s in zip(mean[:, 0], deviation[:, 0], strict=True)]
+    expected = sum(normal.cdf(value) for normal in normals) / 2
+    torch.testing.assert_close(mixture_position(mean, deviation, value), expected)
+
+
+def test_coverage_counts_central_intervals():
+    shares = coverage(torch.tensor([0.5, 0.26, 0.04, 0.99]))
+    assert shares[LEVELS.index(0.5)] == 0.5
+    assert shares[LEVELS.index(0.05)] == 0.25
+    assert shares[LEVELS.index(0.95)] == 0.75
+
+
+def test_errors_many_decisions_ahead_are_those_of_a_loop():
+    dynamics = LearnedDynamics(2, 1, SMALL, generator())
+    features, actions, following = linear_gaussian(6, 1)
+    following[:-1] = features[1:]
+    accuracy = measure(dynamics, [(features, actions, following)], 3)
+    expected = []
+    for start in range(4):
+        states = features[start].expand(3, -1)
+        errors = []
+        for step in range(3):
+            states = torch.stack(
+                [dynamics.predict(states[m : m + 1], actions[start + step][None])[0][m, 0] for m in range(3)]
+            )
+            errors.append(float((states.mean(0) - following[start + step]).square().mean().sqrt()))
+        expected.append(errors)
+    torch.testing.assert_close(accuracy.multi_step, torch.tensor(expected).median(0).values, atol=1e-5, rtol=1e-4)
+
+
+def test_errors_beyond_the_longest_run_are_unknown():
+    accuracy = measure(LearnedDynamics(2, 1, SMALL, generator()), [linear_gaussian(3, 1)], 4)
+    assert bool(accuracy.multi_step.isnan().all())
+    assert measure(LearnedDynamics(2, 1, SMALL, generator()), [], 4) is None
+
+
+def test_the_memory_keeps_everything_in_order_beyond_its_first_room():
+    memory = Memory(1, 1)
+    for start in range(0, 3000, 700):
+        number = torch.arange(start, start + 700).float()
+        bools = torch.zeros(700, dtype=torch.bool)
+        memory.add(Transitions(number[:, None], number[:, None], number[:, None] + 1, number, bools, bools))
+    assert len(memory) == 3500
+    assert np.array_equal(memory.all.rewards.numpy(), np.arange(3500))
+    other = Memory(1, 1)
+    other.load_state(memory.state())
+    assert torch.equal(other.all.following, memory.all.following)
+
+
+@pytest.mark.parametrize(
+    "change", [{"members": 0}, {"learning_rate": 0.0}, {"hidden_sizes": ()}, {"steps": 0}, {"weight_decay": -1.0}]
+)
+def test_settings_that_cannot_work_are_refused(change):
+    with pytest.raises(GantryError):
+        EnsembleConfig(**change)
