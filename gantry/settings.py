@@ -52,6 +52,12 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "normalize_observation": False,
     },
     ("CartPole-v1", "reinforce"): {"total_steps": 120_000},
+    ("gantry/CartPoleBalance-v0", "reinforce"): {
+        "total_steps": 400_000,
+        "learning_rate_schedule": "linear",
+        "gamma": 0.97,
+        "normalize_observation": False,
+    },
     # A reward that is seldom met needs bold actions for long.
     ("gantry/CartPoleSwingUpSparse-v0", "ppo"): {
         "total_steps": 3_000_000,
