@@ -16,6 +16,7 @@ from gantry.envs.simulator import Simulator, make_task, make_vector
 from gantry.envs.single import SingleEnvironment, make_single
 
 ROWS = 8
+ROOMS = "gantry/VacuumRooms-v0"
 
 
 def variants() -> list:
@@ -66,7 +67,7 @@ def wander(simulator: Simulator, steps: int, seed: int = 0) -> dict[str, np.ndar
 
 
 def steps_for(environment_id: str) -> int:
-    return 25 if environment_id == "gantry/VacuumRooms-v0" else 60  # a step there is a whole drive to a room
+    return 25 if environment_id == ROOMS else 60  # a step there is a whole drive to a room
 
 
 @every_variant
@@ -204,22 +205,104 @@ def test_every_way_to_make_it_gives_the_same_environment(environment_id):
 
 
 @every_id
+@pytest.mark.parametrize("kind", ["pushes", "balls"])
+def test_disturbed_rows_equal_single_environments_bit_for_bit_and_differ_from_undisturbed_ones(environment_id, kind):
+    n, limit = 4, {ROOMS: 3, "gantry/VacuumDrive-v0": 25, "gantry/Vacuum-v0": 6}.get(environment_id, 90)
+    batch = make_vector(environment_id, n, max_episode_steps=limit, num_threads=2, disturb=kind)
+    plain = make_vector(environment_id, n, max_episode_steps=limit)
+    batch.action_space.seed(0)
+    actions = [batch.action_space.sample() for _ in range(2 * limit + 2)]
+    batch.reset(seed=40)
+    plain.reset(seed=40)
+    assert np.array_equal(batch.features, plain.features)
+    seen, different = [], np.zeros(n, bool)
+    for action in actions:
+        _, *returned, _ = batch.step(action)
+        plain.step(action)
+        different |= (batch.state.qpos != plain.state.qpos).any(axis=1)
+        seen.append((batch.features.copy(), batch.batch.state.copy(), *returned))
+    assert different.any()
+    for row in (0, 3):
+        single = make_vector(environment_id, 1, max_episode_steps=limit, disturb=kind)
+        single.reset(seed=40 + row)
+        for action, (features, state, rewards, terminations, truncations) in zip(actions, seen, strict=True):
+            _, reward, terminated, truncated, _ = single.step(action[row : row + 1])
+            assert np.array_equal(single.features[0], features[row])
+            assert np.array_equal(single.batch.state[0], state[row])
+            assert (reward[0], terminated[0], truncated[0]) == (rewards[row], terminations[row], truncations[row])
+
+
+@every_id
+@pytest.mark.parametrize("kind", [None, "pushes", "balls"])
 @pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
-def test_a_saved_simulation_continues_bit_for_bit_in_a_fresh_one(environment_id, mode):
+def test_a_saved_simulation_continues_bit_for_bit_in_a_fresh_one(environment_id, mode, kind):
     def build():
-        return make_vector(environment_id, 4, max_episode_steps=12, autoreset_mode=mode)
+        return make_vector(environment_id, 4, max_episode_steps=12, autoreset_mode=mode, disturb=kind)
 
     one, other = build(), build()
     wander(one, 12 if mode == "NextStep" else 7)  # with rows that wait for their reset, or in the middle
     other.set_state(one.get_state())
     one.action_space.seed(9)
-    for _ in range(30):
+    for _ in range(14 if environment_id == ROOMS else 30):
         action = one.action_space.sample()
         found, expected = other.step(action), one.step(action)
         space = one.single_observation_space
         assert np.array_equal(flat(space, found[0]), flat(space, expected[0]))
         for a, b in zip(found[1:4], expected[1:4], strict=True):
             assert np.array_equal(a, b)
+    assert np.array_equal(one.batch.state, other.batch.state)
+
+
+@every_id
+def test_under_motor_delay_nothing_is_asked_for_until_the_first_action_arrives(environment_id):
+    n, delays = 5, np.array([0, 1, 2, 3, 2])
+    late = make_vector(environment_id, n, max_episode_steps=None, physics={"motor_delay": delays})
+    plain = make_vector(environment_id, n, max_episode_steps=None)
+    late.action_space.seed(3)
+    actions = [late.action_space.sample() for _ in range(8)]
+    sent = [plain.task.control(action) for action in actions]
+    for each in (late, plain):
+        each.reset(seed=3)
+    begun = plain.state.qpos.copy()
+    for t, action in enumerate(actions):
+        # The very task, whose controls are those of `delay` steps ago, or at first its neutral ones.
+        arriving = np.full_like(sent[t], plain.task.neutral)
+        for row, delay in enumerate(delays):
+            if t >= delay:
+                arriving[row] = sent[t - delay][row]
+        plain.task.control = lambda _, arriving=arriving: arriving
+        late.transition(action)
+        plain.transition(action)
+        assert np.array_equal(late.features, plain.features)
+        if "Vacuum" in environment_id or environment_id == "gantry/Reach-v0":
+            still = t < delays
+            assert np.abs(late.state.qpos - begun)[still][:, :2].max(initial=0.0) < 0.01, "it stays where it is"
+        if plain._some_ended:
+            break
+    assert not np.array_equal(late.state.qpos, begun)
+
+
+@every_id
+@pytest.mark.parametrize("size", [np.float32(1e38), np.float32(-3e38), np.float64(1e300)])
+def test_actions_far_beyond_their_bounds_are_clipped_without_a_warning(environment_id, size):
+    space = make_task(environment_id).action_space
+    if not isinstance(space, gymnasium.spaces.Box):
+        pytest.skip("its actions are numbered")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for n in (1, 3):
+            one, other = make_vector(environment_id, n), make_vector(environment_id, n)
+            one.reset(seed=0)
+            other.reset(seed=0)
+            bound = space.high if size > 0 else space.low
+            for _ in range(3):
+                huge, full = np.full((n, *space.shape), size), np.tile(bound, (n, 1))
+                for found, expected in zip(one.step(huge)[:4], other.step(full)[:4], strict=True):
+                    if not isinstance(found, dict):
+                        assert np.array_equal(found, expected)
+        single = make_single(environment_id)
+        single.reset(seed=0)
+        single.step(np.full(space.shape, size))
 
 
 @every_id

@@ -22,6 +22,15 @@ ENVPOOL_TASK = "CartpoleSwingup-v1"
 BLOCK_STEPS = 25_600
 """Environment steps of one timed block, about a tenth of a second."""
 
+OWN_PHYSICS = {
+    "gantry/ReachPlanar-v0": (24, None, 0.8),
+    "gantry/Reach-v0": (24, 35_000.0, 0.8),
+    "gantry/Vacuum-v0": (24, None, 0.8),
+    "gantry/VacuumRooms-v0": (3, None, None),
+    "gantry/VacuumDrive-v0": (24, None, None),
+}
+"""Environments compared with their own bare physics: vector steps, and targets for the rate and for the share."""
+
 
 def measure(report: Report, repeats: int = 15) -> None:
     """Measure and report every row.
@@ -32,7 +41,7 @@ def measure(report: Report, repeats: int = 15) -> None:
     """
     for num_envs in (256, 4096):
         _against_bare_batch(report, num_envs, repeats)
-    for environment in ("gantry/ReachPlanar-v0", "gantry/Reach-v0", "gantry/Vacuum-v0"):
+    for environment in OWN_PHYSICS:
         _against_own_physics(report, environment, max(3, repeats // 3))
     _randomized(report, repeats)
     _plan_loading(report)
@@ -91,45 +100,61 @@ def _against_bare_batch(report: Report, num_envs: int, repeats: int) -> None:
 
 
 class _Recorder:
-    """Stands in for a batch and notes with what controls and how far it was stepped."""
+    """Stands in for a batch and notes how it was stepped: which rows, how far, with what controls, begun anew where."""
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
-        self.calls: list[tuple[np.ndarray, int]] = []
+        self._begun = np.zeros(batch.nsim, bool)
+        self.calls: list[tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray, int]] = []
+        """The rows reset since the last call (k,) and their states (k, numbers), the rows stepped (n,) bool or None for
+        all, the controls (n, nu), and the steps."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batch, name)
 
-    def step(self, ids: Any = None, nstep: int = 1, stage: int = 0) -> None:
+    def reset(self, ids: np.ndarray, stage: int) -> None:
+        """Note the rows and pass the call on."""
+        self._begun[ids] = True
+        self._batch.reset(ids, stage=stage)
+
+    def step(self, ids: np.ndarray | None = None, nstep: int = 1, stage: int = 0) -> None:
         """Note the call and pass it on."""
-        self.calls.append((self._batch.bind("ctrl").copy(), nstep))
+        begun = np.flatnonzero(self._begun)
+        self._begun[:] = False
+        rows = None if ids is None else ids.copy()
+        self.calls.append((begun, self._batch.state[begun], rows, self._batch.bind("ctrl").copy(), nstep))
         self._batch.step(ids, nstep, stage)
 
 
 def _against_own_physics(report: Report, environment: str, repeats: int) -> None:
     """Compare an environment with the bare physics of its own first steps, replayed control by control."""
-    count, vector_steps = 256, 24
+    count, (vector_steps, rate_target, share_target) = 256, OWN_PHYSICS[environment]
     env, twin = make_vector(environment, count), make_vector(environment, count)
-    block = _stepper(env, vector_steps)
     for vector in (env, twin):
         vector.reset(seed=0)
-    recorder = _Recorder(twin.batch)
-    twin.state.batch = recorder
-    begin = twin.batch.state.copy()
+    step, first = _stepper(env, vector_steps, reset=False), env.get_state()
+
+    def block() -> None:
+        env.set_state(first)  # both sides take the same steps in every round
+        step()
+
+    batch, control, begin = twin.batch, twin.batch.bind("ctrl"), twin.batch.state.copy()
+    twin.batch = twin.state.batch = recorder = _Recorder(batch)
     _stepper(twin, vector_steps, reset=False)()
-    batch, control = twin.batch, twin.batch.bind("ctrl")
 
     def bare() -> None:
         batch.state[:] = begin
-        for controls, substeps in recorder.calls:
+        for begun, states, rows, controls, substeps in recorder.calls:
+            if len(begun):
+                batch.state[begun] = states
             control[:] = controls
-            batch.step(nstep=substeps)
+            batch.step(rows, substeps)
 
     times = rounds([bare, block], repeats)
     name, steps = environment.removeprefix("gantry/"), vector_steps * count
-    target = 35_000.0 if environment == "gantry/Reach-v0" else None
-    report(Row(f"{name}, {count} environments: rate", median_rate(times, 1, steps), "steps/s", target))
-    report(Row(f"{name}, {count} environments: share of bare Batch.step", median_ratio(times, 0, 1), "ratio", 0.8))
+    report(Row(f"{name}, {count} environments: rate", median_rate(times, 1, steps), "steps/s", rate_target))
+    share = median_ratio(times, 0, 1)
+    report(Row(f"{name}, {count} environments: share of bare Batch.step", share, "ratio", share_target))
 
 
 def _randomized(report: Report, repeats: int) -> None:

@@ -55,7 +55,8 @@ class Target:
     rise: float = 0.1
     """How far above the point aimed at balls start, over the target's reach."""
     shell: tuple[float, float] | None = None
-    """Radius and height (m) of an upright cylinder that balls hit in place of the body's own shapes."""
+    """Radius and height (m) of an upright cylinder that balls hit in place of the body's own shapes, whose touch
+    sensors therefore feel no balls."""
     obstacles: bool = False
     """Whether balls also hit what is solid and never moves, such as walls."""
 
@@ -90,9 +91,10 @@ def add_balls(specification: mujoco.MjSpec, target: Target) -> None:
             geom.conaffinity |= BALL_BIT
     if target.shell is not None:
         radius, height = target.shell
-        specification.body(target.body).add_geom(
-            name="shell", type=mujoco.mjtGeom.mjGEOM_CYLINDER, pos=[0, 0, height / 2], size=[radius, height / 2, 0],
-            mass=0, contype=0, conaffinity=BALL_BIT, group=HIDDEN,
+        shell = specification.body(target.body).add_body(name="shell", pos=[0, 0, height / 2])
+        shell.add_geom(
+            name="shell", type=mujoco.mjtGeom.mjGEOM_CYLINDER, size=[radius, height / 2, 0], mass=0,
+            contype=0, conaffinity=BALL_BIT, group=HIDDEN,
         )  # fmt: skip
     if specification.option.disableflags & mujoco.mjtDisableBit.mjDSBL_GRAVITY:
         specification.option.disableflags &= ~int(mujoco.mjtDisableBit.mjDSBL_GRAVITY)

@@ -61,7 +61,7 @@ class Vacuum(Task):
     """
 
     disturbance_target: ClassVar[Target] = Target(
-        "robot", force=60.0, ball_mass=0.4, ball_radius=0.07, reach=0.9, aim=(0.0, 0.0, -0.25), rise=1.25,
+        "robot", force=60.0, ball_mass=0.8, ball_radius=0.07, reach=0.9, aim=(0.0, 0.0, -0.25), rise=1.25,
         shell=(ROBOT_RADIUS, ROBOT_HEIGHT), obstacles=True,
     )  # fmt: skip
 
