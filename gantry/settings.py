@@ -102,7 +102,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     # The process is deterministic, so that one visit of each state and action is enough: an optimistic start makes the
     # agent seek those that it has not tried, and replay spreads what they taught.
     ("gantry/VacuumRooms-v0", "q-learning"): {
-        "total_steps": 7_168,
+        "total_steps": 6_144,
         "environment_options": {"observation": "discrete"},
         "num_envs": 256,
         "report_steps": 2,
