@@ -7,6 +7,17 @@ LARGE_ROLLOUTS: dict[str, Any] = {"num_envs": 256, "rollout_steps": 32, "epochs"
 
 CART_POLE_PPO: dict[str, Any] = {**LARGE_ROLLOUTS, "learning_rate": 1e-3, "clip_range": 0.3}
 
+LARGE_REPLAY: dict[str, Any] = {
+    "num_envs": 64,
+    "batch_size": 512,
+    "warm_up_steps": 10_000,
+    "learning_rate_schedule": "linear",
+    "target_rate": 0.01,
+    "exploration": "ornstein-uhlenbeck",
+    "noise_start": 0.3,
+}
+"""DDPG from many environments: one large minibatch a vector step, and noise that drifts as far as a body's inertia."""
+
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     # Running statistics of the observations keep moving while hanging gives way to balancing, and the place where the
     # policy balances moves with them, away from the centre; the raw observations are of order 1 and stay put. Getting
@@ -101,6 +112,25 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     },
     # The process is deterministic, so that one visit of each state and action is enough: an optimistic start makes the
     # agent seek those that it has not tried, and replay spreads what they taught.
+    # Rewards of the next steps are known, values are not yet: n-step returns learn in half the steps.
+    ("gantry/CartPoleSwingUp-v0", "ddpg"): {"total_steps": 256_000, **LARGE_REPLAY, "n_step": 5},
+    ("gantry/ReachPlanar-v0", "ddpg"): {"total_steps": 400_000, **LARGE_REPLAY, "n_step": 3, "gamma": 0.97},
+    # Many gradient steps at once between short stretches of acting, so that values settle before they are acted on.
+    ("CartPole-v1", "dqn"): {
+        "total_steps": 50_000,
+        "num_envs": 16,
+        "buffer_size": 100_000,
+        "update_every": 16,
+        "updates": 128,
+        "batch_size": 64,
+        "learning_rate": 2.3e-3,
+        "learning_rate_schedule": "linear",
+        "target_every": 128,
+        "epsilon_fraction": 0.16,
+        "epsilon_end": 0.04,
+        "hidden_sizes": (256, 256),
+        "report_every": 64,
+    },
     ("gantry/VacuumRooms-v0", "q-learning"): {
         "total_steps": 6_144,
         "environment_options": {"observation": "discrete"},
