@@ -110,8 +110,6 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "activation": "relu",
         "initial_log_std": -0.5,
     },
-    # The process is deterministic, so that one visit of each state and action is enough: an optimistic start makes the
-    # agent seek those that it has not tried, and replay spreads what they taught.
     # Rewards of the next steps are known, values are not yet: n-step returns learn in half the steps.
     ("gantry/CartPoleSwingUp-v0", "ddpg"): {"total_steps": 256_000, **LARGE_REPLAY, "n_step": 5},
     ("gantry/ReachPlanar-v0", "ddpg"): {"total_steps": 400_000, **LARGE_REPLAY, "n_step": 3, "gamma": 0.97},
@@ -131,6 +129,8 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "hidden_sizes": (256, 256),
         "report_every": 64,
     },
+    # The process is deterministic, so that one visit of each state and action is enough: an optimistic start makes the
+    # agent seek those that it has not tried, and replay spreads what they taught.
     ("gantry/VacuumRooms-v0", "q-learning"): {
         "total_steps": 6_144,
         "environment_options": {"observation": "discrete"},
