@@ -56,7 +56,7 @@ class VacuumCells(Vacuum):
 
     Actions: 0 north, 1 east, 2 south, 3 west: the robot turns its axis and drives to the middle of the next cell. Where
     a wall or furniture stops it, it feels the bump and goes back. The move is over once the robot stands still, or
-    after 1 s. A cell is clean once the robot stands on its middle.
+    after 1 s, or 2 s where something has pushed it off its way. A cell is clean once the robot stands on its middle.
 
     Observations `flat` (float32, all in [0, 1]), with v the cells within 4 rows and columns that some floor cell sees:
 
