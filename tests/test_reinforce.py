@@ -228,6 +228,15 @@ def test_comparing_baselines_changes_nothing():
         Reinforce(Spot(), ReinforceConfig(baseline="mean")).baseline_variances()
 
 
+def test_comparing_baselines_does_not_begin_the_same_episodes_again_and_again():
+    agent = Reinforce(SmallMDP(32), ReinforceConfig(episodes=32))  # it has no state to go back to
+    starts = []
+    for _ in range(2):
+        agent.baseline_variances()
+        starts.append(agent._stepper.observation)
+    assert not np.array_equal(*starts)
+
+
 # Learning
 
 

@@ -311,7 +311,8 @@ class Reinforce(OnPolicyAgent):
     def baseline_variances(self) -> dict[str, float]:
         """Variance that the present policy's gradient estimate has with each baseline, on the same fresh episodes.
 
-        Nothing is learned from them, and learning goes on as if they had not been played.
+        Nothing is learned from them, and learning goes on as if they had not been played; from other first states
+        though, where the environment cannot take back its state.
 
         Raises:
             GantryError: there is no environment, or no learned value.
@@ -330,3 +331,6 @@ class Reinforce(OnPolicyAgent):
                 }
         finally:
             self._restore(before)
+            if self._needs_reset:  # no state to go back to: other episodes, but not those of the first batch again
+                self._stepper.restart()
+                self._needs_reset = False
