@@ -83,12 +83,12 @@ def train_case(
     return learner, options, time.perf_counter() - begun
 
 
-def measure(report: Report, agents: Sequence[str] = (), seeds: int = 5) -> None:
+def measure(report: Report, agents: Sequence[str], seeds: int = 5) -> None:
     """Measure the cases, one after another.
 
     Args:
         report: called with each row as soon as it is known.
-        agents: of these alone; by default of all.
+        agents: whose.
         seeds: training seeds of a case, at most.
 
     Raises:
@@ -97,7 +97,7 @@ def measure(report: Report, agents: Sequence[str] = (), seeds: int = 5) -> None:
     for name in agents:
         agent_class(name)
     for case in CASES:
-        if agents and case.agent not in agents:
+        if case.agent not in agents:
             continue
         count = min(case.seeds, seeds)
         figures, spent = [], []

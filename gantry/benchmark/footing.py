@@ -69,16 +69,16 @@ CONTESTS = (
 """SB3's default settings on both sides."""
 
 
-def measure(report: Report, agents: Sequence[str] = (), seeds: int = 5) -> None:
+def measure(report: Report, agents: Sequence[str], seeds: int = 5) -> None:
     """Measure and report every contest.
 
     Args:
         report: called with each row as soon as it is known.
-        agents: of these alone; by default of all.
+        agents: whose contests.
         seeds: trainings of each side.
     """
     for contest in CONTESTS:
-        if agents and contest.agent not in agents:
+        if contest.agent not in agents:
             continue
         for environment, (lowest, highest) in RANGES.items():
             ours, theirs = [], []

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from gantry.agents import AGENTS
 from gantry.benchmark.rows import Row, machine
 from gantry.commands.output import console, parse, print_json
 
@@ -58,12 +59,17 @@ def main(words: Sequence[str]) -> None:
     elif arguments.what == "footing":
         from gantry.benchmark import footing
 
-        footing.measure(report, arguments.agents, arguments.seeds)
+        footing.measure(report, arguments.agents or tuple(AGENTS), arguments.seeds)
     else:
-        from gantry.benchmark import cases, training
+        from gantry.benchmark import cases, policy_gradients, q_learning, training
 
-        cases.measure(report, arguments.agents, arguments.seeds)
-        if not arguments.agents or "ppo" in arguments.agents:
+        asked = arguments.agents or tuple(AGENTS)
+        cases.measure(report, asked, arguments.seeds)
+        if "q-learning" in asked:
+            q_learning.measure(report, arguments.seeds)
+        if "reinforce" in asked:
+            policy_gradients.measure(report)
+        if "ppo" in asked:
             training.measure(report, arguments.seeds, arguments.peers)
     if arguments.json:
         print_json({"rows": [row.to_json() for row in rows], "machine": machine()})
