@@ -144,7 +144,7 @@ def test_the_policy_climbs_the_critic_as_it_was_before_its_step():
 @pytest.mark.parametrize("settings", [{}, {"twin": True}, {"exploration": "ornstein-uhlenbeck", "n_step": 2}])
 def test_it_learns_to_name_the_spot(settings):
     agent = DDPG(Spot(), DDPGConfig(**{**vars(SMALL), **settings}), seed=1)
-    agent.learn(9_000)
+    agent.learn(6_000)
     spots = np.linspace(-0.8, 0.8, 9, dtype=np.float32)
     actions = agent.act(np.stack([spots, np.full(9, 0.4, np.float32)], 1))
     np.testing.assert_allclose(actions[:, 0], spots, atol=0.2)

@@ -117,7 +117,7 @@ def test_minibatches_of_one_round_are_each_spread_over_all_priorities():
 @pytest.mark.parametrize("options", [{}, {"double": True, "duelling": True, "prioritized": True, "n_step": 3}])
 def test_it_learns_the_sign_of_the_spot(mode, options):
     agent = DQN(Spot(discrete=True, mode=mode), DQNConfig(**SMALL, **options))
-    agent.learn(6_000)
+    agent.learn(4_000)
     spots = np.linspace(-0.9, 0.9, 10, dtype=np.float32)
     actions = agent.act(np.stack([spots, np.full(10, 0.4, np.float32)], 1))
     assert (actions == (spots > 0)).mean() >= 0.9

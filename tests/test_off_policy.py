@@ -160,15 +160,15 @@ def test_evaluating_in_between_changes_nothing(case):
 def test_a_resumed_run_gives_the_same_numbers(case, mode):
     kind, config, discrete = case
     whole = kind(Spot(mode=mode, discrete=discrete), config, seed=5)
-    expected = histories(whole, 1_500)
+    expected = histories(whole, 1_000)
     first = kind(Spot(mode=mode, discrete=discrete), config, seed=5)
     rows = []
-    first.learn(1_500, lambda _, row: rows.append(row) or len(rows) < 4)
+    first.learn(1_000, lambda _, row: rows.append(row) or len(rows) < 4)
     tensors, meta = first.trainer_state()
     meta = json.loads(json.dumps(meta, allow_nan=False))
     second = kind(Spot(mode=mode, discrete=discrete), config, seed=77)
     second.load_trainer_state({name: tensor.clone() for name, tensor in tensors.items()}, meta)
-    rows += histories(second, 1_500)
+    rows += histories(second, 1_000)
     assert repr(rows) == repr(expected)
     assert torch.equal(parameters(second), parameters(whole))
 
@@ -176,17 +176,17 @@ def test_a_resumed_run_gives_the_same_numbers(case, mode):
 def test_an_interrupt_leaves_the_last_whole_update(case):
     kind, config, discrete = case
     whole = kind(Spot(discrete=discrete), config)
-    whole.learn(1_500)
+    whole.learn(1_000)
     env = Spot(discrete=discrete)
     env.fail_at = 37  # in the fourth block of ten vector steps
     agent = kind(env, config)
     seen = []
     with pytest.raises(KeyboardInterrupt):
-        agent.learn(1_500, lambda agent, _: seen.append(parameters(agent)))
+        agent.learn(1_000, lambda agent, _: seen.append(parameters(agent)))
     assert len(seen) == 3
     assert agent.steps == 480
     assert torch.equal(parameters(agent), seen[-1])
-    agent.learn(1_500)
+    agent.learn(1_000)
     assert torch.equal(parameters(agent), parameters(whole))
 
 
@@ -262,10 +262,17 @@ def test_truncation_bootstraps_and_termination_does_not(terminal, n_step):
     env.single_action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
     env.action_space = gymnasium.vector.utils.batch_space(env.single_action_space, env.num_envs)
     config = DDPGConfig(
-        **{**DDPG_SMALL, "gamma": gamma, "n_step": n_step, "target_rate": 0.1, "learning_rate_schedule": "linear"}
+        **{
+            **DDPG_SMALL,
+            "gamma": gamma,
+            "n_step": n_step,
+            "target_rate": 0.1,
+            "hidden_sizes": (16,),
+            "learning_rate_schedule": "linear",
+        }
     )
     agent = DDPG(env, config)
-    agent.learn(8_000)
+    agent.learn(5_000)
     value = agent.critic(torch.tensor([[1.0, 0.0]])).item()
     # With `left` steps to go, min(left, n) wages and, unless life ended, the value after them.
     taken = [min(left, n_step) for left in range(1, length + 1)]
