@@ -199,7 +199,7 @@ def test_data_that_are_not_finite_are_refused_and_leave_the_weights_alone():
 
 
 def test_what_is_not_finite_or_far_from_all_data_has_exploded(fitted):
-    states = torch.tensor([[0.0, 0.0], [math.nan, 0.0], [0.0, math.inf], [1e4, 0.0]])
+    states = torch.tensor([[0.0, 0.0], [math.nan, 0.0], [0.0, math.inf], [1e6, 0.0]])
     assert fitted.exploded(states).tolist() == [False, True, True, True]
 
 

@@ -307,7 +307,7 @@ class Planner(Agent):
         return features
 
     def _seen(self, observations: NDArray[np.float32], model: Any) -> Tensor:
-        """The same as a tensor.
+        """The same as a tensor of its own.
 
         Raises:
             GantryError: the observations do not show it.
@@ -315,7 +315,7 @@ class Planner(Agent):
         features = self._features(observations, model)
         if features is None:
             raise GantryError("the observations do not show what the reward is a function of; set reward=learned")
-        return torch.from_numpy(np.ascontiguousarray(features, np.float32))
+        return torch.tensor(features, dtype=torch.float32)
 
     def _to_environment(self, actions: NDArray[Any]) -> NDArray[Any]:
         """Planned actions (k, a), of choices one-hot, as environment actions (k, …)."""

@@ -17,7 +17,7 @@ Sampling = Literal["ts1", "ts_infinity"]
 
 CIRCLE_ERROR = 1e-3
 """How far from 1 the length of a cosine and a sine may be, which are stored in single precision."""
-FARTHEST = 100.0
+FARTHEST = 1e4
 """A feature that is imagined farther than this from what the data show, in their deviations, has exploded."""
 
 

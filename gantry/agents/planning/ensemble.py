@@ -26,7 +26,7 @@ SMALLEST_SCALE = 1e-6
 CHECK_STEPS = 50
 """Gradient steps from one look at the held-out data to the next."""
 LARGEST_LOSS = 5.0
-"""What a held-out point counts at most: one that nothing could foretell, as a collision, must not decide when to stop."""
+"""What a held-out point counts at most: one that nothing could foretell must not decide when a fit ends."""
 NORMALIZATION = ("input_shift", "input_scale", "output_shift", "output_scale")
 
 
@@ -141,8 +141,8 @@ class Ensemble:
         seen = ~held_out
         if not bool(seen.any()):
             raise GantryError("the dynamics cannot be fitted: there are no data yet")
-        self.input_shift, self.input_scale = _moments(inputs[seen])
-        self.output_shift, self.output_scale = _moments(targets[seen])
+        self.input_shift, self.input_scale = moments(inputs[seen])
+        self.output_shift, self.output_scale = moments(targets[seen])
         x = (inputs - self.input_shift) / self.input_scale
         y = (targets - self.output_shift) / self.output_scale
         fit = self._descend(x[seen], y[seen], x[held_out], y[held_out], generator)
@@ -298,7 +298,7 @@ class Ensemble:
         return shapes
 
 
-def _moments(data: Tensor) -> tuple[Tensor, Tensor]:
+def moments(data: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (d,) of data (N, d); the deviation of a constant column is taken as 1."""
     double = data.double()
     deviation = double.std(0, correction=0)

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from gantry.agents.adam import Adam
 from gantry.agents.agent import Shapes, prefixed, under
-from gantry.agents.planning.ensemble import Ensemble, EnsembleConfig
+from gantry.agents.networks import MLP, layer_shapes
+from gantry.agents.planning.ensemble import Ensemble, EnsembleConfig, moments
 from gantry.agents.planning.memory import Transitions
 
 
@@ -59,8 +61,11 @@ class LearnedOutcomes:
     """Two networks: (s, a, s') → reward, and s' → whether that is an end, the latter once an end was seen."""
 
     def __init__(self, features: int, actions: int, config: EnsembleConfig, generator: torch.Generator) -> None:
+        self._config = config
         self._reward = Ensemble(2 * features + actions, 1, config, generator)
-        self._end = Ensemble(features, 1, config, generator)
+        self._end = MLP((features, *config.hidden_sizes, 1), "tanh", 1.0, generator)
+        self._end_optimizer = Adam([self._end.vector])
+        self._shift, self._scale = torch.zeros(features), torch.ones(features)
         self._ends = False
 
     def fit(self, data: Transitions, generator: torch.Generator) -> None:
@@ -72,8 +77,20 @@ class LearnedOutcomes:
         inputs = torch.cat([data.features, data.actions, data.following], 1)
         self._reward.fit(inputs, data.rewards[:, None], data.held_out, generator)
         if bool(data.terminated.any()):
-            self._end.fit(data.following, data.terminated.float()[:, None], data.held_out, generator)
+            self._fit_ends(data.following, data.terminated.float(), generator)
             self._ends = True
+
+    def _fit_ends(self, following: Tensor, ended: Tensor, generator: torch.Generator) -> None:
+        """Lower the cross-entropy of ends (N,), half of each minibatch being ends, however rare these are."""
+        config = self._config
+        self._shift, self._scale = moments(following)
+        inputs = (following - self._shift) / self._scale
+        weights = torch.where(ended > 0, 1.0 / ended.sum(), 1.0 / (1.0 - ended).sum().clamp(min=1.0))
+        for _ in range(config.steps):
+            rows = torch.multinomial(weights, config.minibatch_size, replacement=True, generator=generator)
+            loss = binary_cross_entropy_with_logits(self._end(inputs[rows])[:, 0], ended[rows])
+            gradients, _ = self._end_optimizer.gradients(loss)
+            self._end_optimizer.step(gradients, config.learning_rate)
 
     def reward(self, features: Tensor, actions: Tensor, following: Tensor) -> Tensor:
         """Summed rewards (…)."""
@@ -82,28 +99,39 @@ class LearnedOutcomes:
 
     def terminated(self, following: Tensor) -> Tensor | None:
         """Whether episodes are over for good, (…) bool."""
-        return self._end.mean_over_members(following)[..., 0] > 0.5 if self._ends else None
+        if not self._ends:
+            return None
+        with torch.no_grad():
+            inputs = (following - self._shift) / self._scale
+            return self._end(inputs.reshape(-1, inputs.shape[-1])).view(inputs.shape[:-1]) > 0.0
 
     @property
     def optimizers(self) -> dict[str, Adam]:
         """Of the two networks."""
-        return {"reward": self._reward.optimizer, "end": self._end.optimizer}
+        return {"reward": self._reward.optimizer, "end": self._end_optimizer}
 
     def state(self) -> dict[str, Tensor]:
         """Copies of all that predictions depend on."""
         tensors = {**prefixed("reward", self._reward.state()), **prefixed("end", self._end.state())}
-        return {**tensors, "ends": torch.tensor(self._ends)}
+        return {**tensors, "ends": torch.tensor(self._ends), "shift": self._shift.clone(), "scale": self._scale.clone()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `state` returned."""
         self._reward.load_state(under(tensors, "reward"))
         self._end.load_state(under(tensors, "end"))
         self._ends = bool(tensors["ends"])
+        self._shift, self._scale = tensors["shift"].clone(), tensors["scale"].clone()
 
     @staticmethod
     def shapes(features: int, actions: int, config: EnsembleConfig) -> Shapes:
         """Name, shape and type of each tensor of `state`."""
-        reward, end = Ensemble.shapes(2 * features + actions, 1, config), Ensemble.shapes(features, 1, config)
-        both = {**{f"reward.{name}": shape for name, shape in reward.items()},
-                **{f"end.{name}": shape for name, shape in end.items()}}  # fmt: skip
-        return {**both, "ends": ((), torch.bool)}
+        reward = Ensemble.shapes(2 * features + actions, 1, config)
+        end = layer_shapes((features, *config.hidden_sizes, 1))
+        column = ((features,), torch.float32)
+        return {
+            **{f"reward.{name}": shape for name, shape in reward.items()},
+            **{f"end.{name}": (shape, torch.float32) for name, shape in end.items()},
+            "ends": ((), torch.bool),
+            "shift": column,
+            "scale": column,
+        }
