@@ -55,6 +55,9 @@ class Contest:
 PLAIN = {"normalize_observation": False, "normalize_return": False, "stagger_first_episodes": False}
 """Off, as SB3 has no such thing, or leaves it to a wrapper."""
 
+ACTION_NOISE = 0.1
+"""Standard deviation of DDPG's exploration on both sides, in half-widths of the action bounds."""
+
 CONTESTS = (
     Contest(
         "ppo",
@@ -65,8 +68,21 @@ CONTESTS = (
     ),
     # The defaults of `A2CConfig` are SB3's.
     Contest("a2c", 100_000, 8, {}, PLAIN),
+    Contest(
+        "ddpg",
+        10_000,
+        1,
+        {},
+        {
+            "hidden_sizes": (400, 300),
+            "warm_up_steps": 100,
+            "saturation_penalty": 0.0,
+            "noise_start": ACTION_NOISE,
+            "stagger_first_episodes": False,
+        },
+    ),
 )
-"""SB3's default settings on both sides."""
+"""SB3's default settings on both sides; DDPG's action noise, of which it has none, is that of its model zoo."""
 
 
 def measure(report: Report, agents: Sequence[str], seeds: int = 5) -> None:
@@ -136,6 +152,7 @@ def _theirs(contest: Contest, environment: str, seed: int) -> tuple[float, float
         import stable_baselines3
         import torch
         from stable_baselines3.common.env_util import make_vec_env
+        from stable_baselines3.common.noise import NormalActionNoise
     except ImportError as error:
         raise GantryError("this benchmark needs stable-baselines3: pip install 'gantry[baselines]'") from error
     torch.set_num_threads(1)
