@@ -157,9 +157,12 @@ def _theirs(contest: Contest, environment: str, seed: int) -> tuple[float, float
         raise GantryError("this benchmark needs stable-baselines3: pip install 'gantry[baselines]'") from error
     torch.set_num_threads(1)
     env = make_vec_env(environment, contest.num_envs, seed=environment_seed("training", seed, contest.num_envs))
-    model = getattr(stable_baselines3, contest.agent.upper())(
-        "MlpPolicy", env, seed=seed, device="cpu", **contest.theirs
-    )
+    settings = dict(contest.theirs)
+    if contest.agent == "ddpg":
+        size = env.action_space.shape[0]
+        settings["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, ACTION_NOISE))
+    algorithm = getattr(stable_baselines3, contest.agent.upper())
+    model = algorithm("MlpPolicy", env, seed=seed, device="cpu", **settings)
     begun = time.perf_counter()
     model.learn(contest.steps)
     taken = time.perf_counter() - begun
