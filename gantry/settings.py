@@ -129,6 +129,8 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "hidden_sizes": (256, 256),
         "report_every": 64,
     },
+    # Decisions at 25 Hz, a second ahead: one minute of the robot's time is 1,500 of them.
+    ("gantry/CartPoleSwingUp-v0", "planner"): {"total_steps": 3_000, "action_repeat": 2},
     # The process is deterministic, so that one visit of each state and action is enough: an optimistic start makes the
     # agent seek those that it has not tried, and replay spreads what they taught.
     ("gantry/VacuumRooms-v0", "q-learning"): {
