@@ -36,6 +36,7 @@ class OverlayState:
         low: smallest action, same shape, or one number for all.
         high: largest action, same shape, or one number for all.
         value: the learner's value estimate, or None to leave it out.
+        plan: what a planner's plan was thought to bring, and what came, None while that is not known; or None.
         title: the first line.
     """
 
@@ -46,6 +47,7 @@ class OverlayState:
     low: np.ndarray | float = -1.0
     high: np.ndarray | float = 1.0
     value: float | None = None
+    plan: tuple[float, float | None] | None = None
     title: str = ""
 
 
@@ -79,7 +81,7 @@ def _layout(height: int, width: int, state: OverlayState) -> _Layout:
     font = max(8, round(min(height / 28, width / 38)))
     line, margin = round(font * 1.3), round(font * 0.6)
     actions = 0 if state.action is None else np.asarray(state.action).size
-    lines = bool(state.title) + 1 + (state.value is not None)
+    lines = bool(state.title) + 1 + (state.value is not None) + (state.plan is not None)
     rows = max(lines, min(max(len(state.terms), actions), _MOST_ROWS), 1)
     top = max(height - margin - rows * line - 2 * margin, 0)
     return _Layout(font, line, margin, (margin, top, width - margin, height - margin))
@@ -149,6 +151,11 @@ def _draw_words(draw: ImageDraw.ImageDraw, layout: _Layout, width: int, state: O
     if state.value is not None:
         row += layout.line
         draw.text((layout.margin, row), _fitted(f"value {state.value:.1f}", layout.font, width), _FAINT, font)
+    if state.plan is not None:
+        row += layout.line
+        expected, came = state.plan
+        words = f"plan {expected:.1f}" + ("" if came is None else f", came {came:.1f}")
+        draw.text((layout.margin, row), _fitted(words, layout.font, width), _FAINT, font)
 
 
 def _draw_bars(

@@ -22,6 +22,7 @@ from gantry.envs.rendering.scene import Marker
 from gantry.envs.simulator import Simulator, make_vector
 from gantry.errors import GantryError
 from gantry.evaluate import Act, Begin
+from gantry.imagination import Foresee
 from gantry.overlay import OverlayState, draw_overlay
 from gantry.scores import score
 from gantry.seeds import environment_seed
@@ -60,6 +61,10 @@ class _Moment:
     notes: Sequence[Marker]
     """What is drawn beside the scene."""
     overlay: OverlayState
+    reward: float = 0.0
+    """Of the control step, at its last moment."""
+    foreseen: tuple[float, int] | None = None
+    """What the plan under way was thought to bring, and in how many control steps, at the step it was made for."""
 
 
 def record(
@@ -77,6 +82,7 @@ def record(
     speed: float = 1.0,
     annotate: Annotate | None = None,
     begin: Begin | None = None,
+    foresee: Foresee | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Film:
     """Film a policy, one episode after another.
@@ -96,6 +102,7 @@ def record(
         speed: how much faster than real time the film runs.
         annotate: called after `act`; what it returns is drawn into the scene of one of Gantry's environments.
         begin: called when an episode has begun, before its first action.
+        foresee: tells what a planner's plan is thought to bring, which is drawn beside what then came.
         progress: called with the frames drawn of the current episode, and their number.
 
     Raises:
@@ -113,7 +120,8 @@ def record(
         writer: VideoWriter | None = None
         first_seed = environment_seed("evaluation", seed, episodes)
         for episode in range(episodes):
-            moments = list(_play(stage, act, environment, first_seed + episode, title, annotate, begin))
+            moments = list(_play(stage, act, environment, first_seed + episode, title, annotate, begin, foresee))
+            _compare(moments)
             scores.append(moments[-1].overlay.score or 0.0)
             times = [moment.time for moment in moments]
             count = max(1, round(times[-1] * FRAMES_PER_SECOND / speed))
@@ -232,7 +240,14 @@ def action_values(agent: Any) -> Annotate | None:
 
 
 def _play(
-    stage: Stage, act: Act, environment: str, seed: int, title: str, annotate: Annotate | None, begin: Begin | None
+    stage: Stage,
+    act: Act,
+    environment: str,
+    seed: int,
+    title: str,
+    annotate: Annotate | None,
+    begin: Begin | None,
+    foresee: Foresee | None,
 ) -> Iterator[_Moment]:
     """Run one episode and yield the moments after each of its steps, and within long ones."""
     space = stage.env.single_action_space
@@ -246,6 +261,7 @@ def _play(
     total, steps, ended = 0.0, 0, False
     while not ended:
         actions = act(observations)
+        foreseen = foresee() if foresee is not None else None
         notes = annotate(observations, stage.env) if annotate is not None and isinstance(stage, _OwnStage) else ()
         observations, rewards, terminations, truncations, infos = stage.env.step(actions)
         total += float(rewards[0])
@@ -265,4 +281,27 @@ def _play(
         for time, picture in between:
             yield _Moment(time, picture, notes, dataclasses.replace(overlay, time=time))
         between.clear()
-        yield _Moment(stage.time(steps), stage.see(), notes, overlay)
+        yield _Moment(stage.time(steps), stage.see(), notes, overlay, float(rewards[0]), foreseen)
+
+
+def _compare(moments: list[_Moment]) -> None:
+    """Write into the overlays what plans were thought to bring and what they brought.
+
+    A plan held for several steps is compared from the step on that it was made for, so with the first of the moments
+    that show it.
+    """
+    steps = [moment for moment in moments if moment.foreseen is not None]
+    rewards = [moment.reward for moment in steps]
+    made = 0
+    for number, moment in enumerate(steps):
+        assert moment.foreseen is not None
+        if moment.foreseen != steps[made].foreseen:
+            made = number
+        expected, span = moment.foreseen
+        came = sum(rewards[made : made + span]) if made + span <= len(rewards) else None
+        moment.overlay = dataclasses.replace(moment.overlay, plan=(expected, came))
+    plan = None
+    for moment in reversed(moments):  # what lies within a long control step shows the plan that it belongs to
+        if moment.foreseen is None:
+            moment.overlay = dataclasses.replace(moment.overlay, plan=plan)
+        plan = moment.overlay.plan

@@ -179,7 +179,7 @@ class Imagination:
         returns: (m,) what they are worth; NaN where a future is not to be believed.
         chosen: (H + 1, E, d) futures of the plan that was chosen, one for each member of the ensemble.
         elites: how many of the best the plan was made from.
-        predicted: what the chosen plan is thought to bring within the horizon.
+        predicted: rewards that the chosen plan is thought to bring within the horizon.
     """
 
     population: Tensor
@@ -406,7 +406,7 @@ class Planner(Agent):
             decision.futures.returns,
             futures.path[:, :, 0],
             min(self.config.elites, len(decision.futures.returns)),
-            float(decision.predicted[0]),
+            float(futures.rewards.sum(0).mean()),
         )
 
     # Learning

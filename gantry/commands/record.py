@@ -12,6 +12,7 @@ from gantry.agents import load_agent
 from gantry.commands.options import environment_options
 from gantry.commands.output import console, parse, print_json
 from gantry.errors import GantryError
+from gantry.imagination import foresight, imagination
 from gantry.record import action_values, record
 from gantry.runs import Run
 
@@ -77,8 +78,9 @@ def main(words: Sequence[str]) -> None:
             overlay=arguments.overlay,
             backend=arguments.renderer,
             speed=arguments.speed,
-            annotate=action_values(agent),
+            annotate=action_values(agent) or imagination(agent),
             begin=getattr(agent, "begin", None),
+            foresee=foresight(agent),
             progress=lambda done, count: bar.update(task, completed=done, total=count),
         )
     scores = ", ".join(f"{score:.1f}" for score in film.scores)
