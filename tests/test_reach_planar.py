@@ -8,7 +8,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from gantry.envs.reach_planar import ReachPlanar
-from gantry.envs.simulator import make_vector
+from gantry.envs.simulator import make_task, make_vector
 
 ID = "gantry/ReachPlanar-v0"
 OPTIONS = [{"target": target, "sparse": sparse} for target in ("easy", "hard") for sparse in (False, True)]
@@ -258,3 +258,14 @@ def test_a_wrong_target_size_is_refused_with_the_choices() -> None:
 
     with pytest.raises(GantryError, match="'easy' or 'hard'"):
         make_vector(ID, 1, target="huge")
+
+
+@pytest.mark.parametrize("environment", ["gantry/ReachPlanar-v0", "gantry/Reach-v0"])
+def test_the_reward_of_one_row_equals_that_of_the_row_in_a_batch_bit_for_bit(environment):
+    task, rng = make_task(environment), np.random.default_rng(0)
+    features = make_vector(environment, 1).reset(seed=0)[0].repeat(3000, axis=0)
+    features += 0.3 * rng.normal(size=features.shape).astype(np.float32)
+    control = rng.uniform(-1, 1, (3000, *task.action_space.shape)).astype(np.float32)
+    rewards, _ = task.reward(features, control, features)
+    single = [task.reward(each, action, each)[0] for each, action in zip(features, control, strict=True)]
+    assert np.array_equal(rewards, np.array(single, rewards.dtype))

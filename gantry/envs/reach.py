@@ -298,7 +298,8 @@ class ReachGoal(Reach):
 
 def length(vectors: Any) -> Any:
     """Return the lengths (...) of vectors (..., number)."""
-    return squared_length(vectors) ** 0.5
+    # Not a power of ½, which NumPy's scalars, one row, round otherwise than its arrays.
+    return namespace(vectors).sqrt(squared_length(vectors))
 
 
 def squared_length(vectors: Any) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 
 from gantry.envs.disturbances import Target
 from gantry.envs.randomness import RandomStreams
-from gantry.envs.rewards import tolerance
+from gantry.envs.rewards import namespace, tolerance
 from gantry.envs.task import State, Task
 from gantry.errors import GantryError
 
@@ -126,7 +126,8 @@ class ReachPlanar(Task):
     def distance(self, features: Any) -> Any:
         """Return how far the middle of the fingertip is from that of the target, (...) in m."""
         x, y = features[..., TO_TARGET_X], features[..., TO_TARGET_Y]
-        return (x * x + y * y) ** 0.5
+        # Not a power of ½, which NumPy's scalars, one row, round otherwise than its arrays.
+        return namespace(x).sqrt(x * x + y * y)
 
     def measures(self, features: np.ndarray) -> dict[str, np.ndarray]:
         """Return `success` (bool): the fingertip touches the target."""
