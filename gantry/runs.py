@@ -6,6 +6,7 @@ policy.json, policy.safetensors
                      all that acting needs
 trainer/state.safetensors
                      all that learning on needs: optimizer, buffers, counters, generators, simulator
+dynamics.png         of planners: how well their model foretold what it had not seen
 videos/
 """
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from gantry import accuracy_plot
 from gantry.agents import agent_class
 from gantry.agents.policy_file import config_from_json, config_to_json
 from gantry.agents.stepping import open_environment
@@ -135,4 +136,6 @@ def _learn(run: Run, config: RunConfig, agent: Any, wall_before: float, progress
         # Also after an interrupt or a diverging loss: the agent is as it was after its last whole update.
         if agent.steps > 0:
             run.save_checkpoint(agent, wall_seconds())
+    if getattr(agent, "accuracy", None):
+        accuracy_plot.draw(run.folder / "dynamics.png", agent.accuracy)
     return agent

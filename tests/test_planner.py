@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from agent_doubles import Spot
+from PIL import Image
 
-from gantry.agents.planner import Planner, PlannerConfig
+from gantry.agents.planner import Imagination, Planner, PlannerConfig
 from gantry.agents.planning.ensemble import EnsembleConfig
 from gantry.agents.planning.memory import Transitions
 from gantry.agents.planning.outcomes import LearnedOutcomes, TaskOutcomes
@@ -19,6 +20,11 @@ from gantry.agents.threads import torch_threads
 from gantry.envs.simulator import make_vector
 from gantry.errors import GantryError
 from gantry.evaluate import evaluate
+from gantry.imagination import foresight, imagination, lines
+from gantry.overlay import OverlayState
+from gantry.record import _compare, _Moment, record
+from gantry.runs import Run
+from gantry.train import train
 
 SWING_UP = "gantry/CartPoleSwingUp-v0"
 QUICK = {
@@ -441,3 +447,53 @@ def test_every_optimizer_option_runs_end_to_end():
         agent = Planner(SWING_UP, dataclasses.replace(config(), **changes), seed=0)
         agent.learn(40)
         assert agent.steps == 40
+
+
+# --- pictures
+
+
+def test_imagined_lines_go_through_the_points_of_their_futures_and_end_with_the_boldest():
+    population = torch.zeros(3, 4, 2, 2)
+    population[..., 0] = torch.arange(4.0)[None, :, None]  # plan number, in both particles
+    chosen = torch.zeros(3, 2, 2)
+    chosen[:, :, 0] = torch.tensor([10.0, 20.0])  # what two members make of it
+    imagined = Imagination(population, torch.tensor([1.0, math.nan, 3.0, 2.0]), chosen, 2, 5.0)
+
+    def point(features):
+        return np.concatenate([features, np.zeros_like(features[..., :1])], -1)
+
+    drawn = lines(imagined, point, thickness=1.0)
+    assert [float(marker.points[0, 0]) for marker in drawn] == [0.0, 1.0, 2.0, 3.0, 10.0, 20.0, 15.0]
+    assert all(marker.points.shape == (3, 3) and marker.line for marker in drawn)
+    opacity = [marker.rgba[3] for marker in drawn]
+    assert opacity[0] == opacity[1] < opacity[2] == opacity[3] < opacity[-1] == max(opacity)
+    assert drawn[-1].radius == max(marker.radius for marker in drawn)
+    assert lines(imagined, lambda features: None, 1.0) == []
+
+
+def test_a_run_is_trained_filmed_and_drawn(tmp_path):
+    run = Run(tmp_path / "run")
+    agent = train(run, SWING_UP, "planner", config(action_repeat=10), 400, seed=0)
+    with Image.open(run.folder / "dynamics.png") as picture:
+        assert picture.size[0] > picture.size[1] > 300
+    assert [row["steps"] for row in run.read_metrics()] == [200.0, 300.0, 400.0]
+    film = record(
+        agent.act, SWING_UP, tmp_path / "film.mp4", size=(96, 72), backend="raycast", speed=20.0,
+        annotate=imagination(agent), begin=agent.begin, foresee=foresight(agent),
+    )  # fmt: skip
+    assert film.frames == 15
+
+
+def test_a_films_overlay_compares_a_plan_with_what_came_of_it():
+    moments = [
+        _Moment(0.0, np.zeros(1), (), OverlayState(0.0), reward, foreseen)
+        for reward, foreseen in [(1.0, (5.0, 3)), (2.0, (5.0, 3)), (4.0, (6.0, 3)), (8.0, (6.0, 3)), (16.0, (7.0, 3))]
+    ]
+    _compare(moments)
+    assert [moment.overlay.plan for moment in moments] == [
+        (5.0, 7.0),
+        (5.0, 7.0),
+        (6.0, 28.0),
+        (6.0, 28.0),
+        (7.0, None),
+    ]

@@ -19,15 +19,16 @@ class BenchArguments:
     many seconds, and PPO's time to a score of 800 beside stable-baselines3's (most of an hour; the last part needs the
     `baselines` extra). `footing`: PPO, A2C and DDPG with stable-baselines3's own settings and budgets beside
     stable-baselines3 itself (over an hour). `optimizers`: evaluations beside SciPy's methods, and how surely each finds
-    the minimum (about two minutes). Run nothing else meanwhile.
+    the minimum (about two minutes). `planner`: what planning through learned and through true dynamics reaches, and how
+    long a decision takes (about half an hour). Run nothing else meanwhile.
     """
 
-    what: Annotated[Literal["envs", "train", "footing", "optimizers"], tyro.conf.Positional]
+    what: Annotated[Literal["envs", "train", "footing", "optimizers", "planner"], tyro.conf.Positional]
     """Which benchmark."""
     agents: tuple[str, ...] = ()
     """Measure these agents alone, in `train` and `footing`; by default all."""
     seeds: int = 5
-    """Training seeds, in `train` and `footing`."""
+    """Training seeds, in `train`, `footing` and `planner`."""
     peers: bool = True
     """Also measure stable-baselines3, in `train`."""
     json: bool = False
@@ -56,6 +57,10 @@ def main(words: Sequence[str]) -> None:
         from gantry.benchmark import optimizers
 
         optimizers.measure(report)
+    elif arguments.what == "planner":
+        from gantry.benchmark import planner
+
+        planner.measure(report, arguments.seeds)
     elif arguments.what == "footing":
         from gantry.benchmark import footing
 
