@@ -1,6 +1,5 @@
-"""Draws how iterative LQR converged: the score planned after each iteration, an episode a line."""
+"""Draws how iterative LQR converged: what each episode's plan still had to gain, iteration by iteration."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from gantry.classical import Played
@@ -8,14 +7,16 @@ from gantry.files import replacing
 
 SIZE = (7.2, 4.0)
 """Width and height, inches of 100 pixels."""
+NAMED = 8
+"""Up to so many episodes the legend names each."""
 
 
-def draw_convergence(path: Path, results: Sequence[Played]) -> None:
-    """Draw the curves of every method that iterates, and a dashed line at the score of every one that does not.
+def draw_convergence(path: Path, played: Played) -> None:
+    """Draw, an episode a line, the score at the end less the score planned after each iteration.
 
     Args:
         path: a picture, such as .png or .svg.
-        results: of one environment.
+        played: what a method that iterates achieved.
 
     Raises:
         GantryError: the file cannot be written.
@@ -26,15 +27,14 @@ def draw_convergence(path: Path, results: Sequence[Played]) -> None:
     figure = Figure(figsize=SIZE, dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for result in results:
-        for episode, curve in enumerate(result.curves):
-            axes.plot(range(len(curve)), curve, "o-", ms=3, lw=1.5, label=f"{result.method}, episode {episode}")
-        if not result.curves:
-            axes.axhline(result.evaluation.score, ls="--", color="#6b7785", label=f"{result.method}, mean score")
-    axes.set(xlabel="iterations", ylabel="score")
-    axes.set_title(results[0].environment, loc="left")
+    for episode, curve in enumerate(played.curves):
+        left = [curve[-1] - score for score in curve[:-1]]
+        axes.plot(range(len(left)), left, "o-", ms=3, lw=1.5, label=f"episode {episode}: {curve[-1]:.1f} in the end")
+    axes.set(yscale="log", xlabel="iterations", ylabel="score still to be gained")
+    axes.set_title(f"{played.method} in {played.environment}", loc="left")
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, fontsize=9)
+    if len(played.curves) <= NAMED:
+        axes.legend(frameon=False, fontsize=9)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     with replacing(path) as temporary:

@@ -277,6 +277,8 @@ def test_the_command_refuses_other_kinds_of_files(capsys):
     assert main(["solve", "CartPoleBalance-v0", "--film", "a.png"]) == 1
     assert main(["solve", "CartPoleBalance-v0", "--plot", "a.mp4"]) == 1
     assert capsys.readouterr().err.count("its name must end in") == 2
+    assert main(["solve", "CartPoleBalance-v0", "--plot", "a.png", "--method", "lqr"]) == 1
+    assert "lqr has none" in capsys.readouterr().err
 
 
 def test_an_episode_is_the_evaluations_own():

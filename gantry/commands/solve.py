@@ -48,7 +48,7 @@ class SolveArguments:
     speed: float = 1.0
     """How much faster than real time the film runs."""
     plot: Path | None = None
-    """Draw the score planned after each iteration, .png, .svg or .pdf."""
+    """Draw how ilqr converged, .png, .svg or .pdf."""
     json: bool = False
     """End with one line of JSON on standard output; everything else goes to standard error."""
 
@@ -59,6 +59,8 @@ def main(words: Sequence[str]) -> None:
     for path, suffixes in ((arguments.film, FILMS), (arguments.plot, PICTURES)):
         if path is not None and path.suffix.lower() not in suffixes:
             raise GantryError(f"cannot write {path}: its name must end in {' or '.join(suffixes)}")
+    if arguments.plot is not None and arguments.method == "lqr":
+        raise GantryError("--plot shows iterations, and lqr has none; choose --method ilqr")
     screen = console(arguments.json)
     environment = full_id(arguments.environment)
     options = parse_options(arguments.env)
@@ -75,7 +77,7 @@ def main(words: Sequence[str]) -> None:
     if arguments.plot is not None:
         from gantry.convergence_plot import draw_convergence
 
-        draw_convergence(arguments.plot, results)
+        draw_convergence(arguments.plot, results[-1])
         screen.print(f"drawn: {arguments.plot}", soft_wrap=True)
     if arguments.film is not None:
         last = results[-1]
