@@ -14,23 +14,27 @@ from gantry.names import nearest
 
 AGENTS: dict[str, str] = {
     "a2c": "gantry.agents.a2c:A2C",
+    "cem": "gantry.agents.policy_search:CEM",
     "ddpg": "gantry.agents.ddpg:DDPG",
     "dqn": "gantry.agents.dqn:DQN",
     "planner": "gantry.agents.planner:Planner",
     "ppo": "gantry.agents.ppo:PPO",
     "q-learning": "gantry.agents.q_learning:QLearning",
     "reinforce": "gantry.agents.reinforce:Reinforce",
+    "search-gradient": "gantry.agents.policy_search:PolicySearchGradient",
 }
 """Agent name → "module:Class"."""
 
 DESCRIPTIONS: dict[str, str] = {
     "a2c": "Advantage actor-critic: a gradient step for each short rollout, Box and Discrete actions",
+    "cem": "Cross-entropy search of a linear or small policy, judged by whole episodes; Box and Discrete actions",
     "ddpg": "Deep deterministic policy gradient: replay, a policy that climbs a value, Box actions; TD3, hindsight",
     "dqn": "Deep Q-learning: replay, a network of action values, Discrete actions; double, duelling, prioritized",
     "planner": "Model-predictive control through learned dynamics, or the simulator itself; Box and Discrete actions",
     "ppo": "Proximal policy optimization: on-policy, many environments at once, Box and Discrete actions",
     "q-learning": "A table of action values, for Discrete observations and actions; also double Q-learning and SARSA",
     "reinforce": "The plain policy gradient of whole episodes, with three baselines; Box and Discrete actions",
+    "search-gradient": "Natural evolution strategy on a linear or small policy; Box and Discrete actions",
 }
 """Agent name → one line for listings."""
 

@@ -94,8 +94,8 @@ class VectorStepper:
         self._first_episode = np.ones(self.num_envs, np.bool_)
         self._steps = 0
 
-    def reset(self, seed: int) -> None:
-        """Begin all episodes anew."""
+    def reset(self, seed: int | None) -> None:
+        """Begin all episodes anew; None goes on with the random streams in use."""
         observation, _ = self.env.reset(seed=seed)
         self.observation = self._flat(observation)
         self._needs_reset[:] = False
