@@ -112,7 +112,36 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     },
     # Rewards of the next steps are known, values are not yet: n-step returns learn in half the steps.
     ("gantry/CartPoleSwingUp-v0", "ddpg"): {"total_steps": 256_000, **LARGE_REPLAY, "n_step": 5},
-    ("gantry/ReachPlanar-v0", "ddpg"): {"total_steps": 400_000, **LARGE_REPLAY, "n_step": 3, "gamma": 0.97},
+    # A learning rate that falls left the arm at 88 % after 400,000 steps.
+    ("gantry/ReachPlanar-v0", "ddpg"): {
+        "total_steps": 300_000,
+        **LARGE_REPLAY,
+        "learning_rate_schedule": "constant",
+        "n_step": 3,
+        "gamma": 0.97,
+    },
+    # Still far from solved at the end; docs/ddpg.md says how far.
+    ("gantry/ReachGoal-v0", "ddpg"): {
+        "total_steps": 1_000_000,
+        **LARGE_REPLAY,
+        "learning_rate_schedule": "constant",
+        "hindsight_goals": 4,
+        "gamma": 0.98,
+        "hidden_sizes": (128, 128, 128),
+        "normalize_observation": True,
+    },
+    ("gantry/CartPoleBalance-v0", "dqn"): {
+        "total_steps": 150_000,
+        "environment_options": {"actions": "discrete"},
+        "num_envs": 64,
+        "updates": 2,
+        "batch_size": 128,
+        "learning_rate_schedule": "linear",
+        "target_every": 100,
+        "epsilon_end": 0.02,
+        "n_step": 3,
+        "double": True,
+    },
     # Many gradient steps at once between short stretches of acting, so that values settle before they are acted on.
     ("CartPole-v1", "dqn"): {
         "total_steps": 50_000,
