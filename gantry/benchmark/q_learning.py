@@ -6,22 +6,17 @@ Learning takes the shipped settings and training seeds that those were not tuned
 import dataclasses
 import itertools
 import statistics
-import time
-from typing import Any
 
 import numpy as np
 
-from gantry.agents.policy_file import config_to_json
-from gantry.agents.q_learning import QLearning, QLearningConfig
+from gantry.agents.q_learning import QLearning
 from gantry.agents.value_iteration import deterministic, reachable, value_iteration
-from gantry.benchmark.cases import FIRST_SEED
+from gantry.benchmark.cases import FIRST_SEED, train_case
 from gantry.benchmark.rows import Report, Row
 from gantry.envs.plan_file import load_plan
 from gantry.envs.vacuum_rooms import LEVELS, room_level_process, state_number
 from gantry.evaluate import evaluate
-from gantry.runs import RunConfig
 from gantry.settings import tuned
-from gantry.train import build_agent
 
 ROOMS, LAKE = "gantry/VacuumRooms-v0", "FrozenLake-v1"
 NOT_SLIPPERY = {"is_slippery": False}
@@ -63,18 +58,6 @@ def exact_rooms(gamma: float, plan_name: str = "apartment") -> Exact:
     return Exact(value_iteration(process, gamma), reachable(process, starts))
 
 
-def _trained(environment: str, seed: int, options: dict[str, Any]) -> tuple[QLearning, float]:
-    """Train with the shipped settings and further options; return the agent and the seconds that learning took."""
-    settings = tuned(environment, QLearning.name)
-    steps = int(settings.pop("total_steps"))
-    options = {**settings.pop("environment_options", {}), **options}
-    config = config_to_json(QLearningConfig(**settings))
-    agent: QLearning = build_agent(RunConfig(environment, options, QLearning.name, seed, steps, config, {}))
-    begun = time.perf_counter()
-    agent.learn(steps)
-    return agent, time.perf_counter() - begun
-
-
 def measure(report: Report, seeds: int = 5) -> None:
     """Measure and report every row.
 
@@ -91,11 +74,10 @@ def measure_rooms(report: Report, seeds: int = 5) -> None:
     exact = exact_rooms(tuned(ROOMS, QLearning.name)["gamma"])
     shares, errors, spent = [], [], []
     for seed in range(seeds):
-        agent, seconds = _trained(ROOMS, FIRST_SEED + seed, {})
+        agent, _, seconds = train_case(ROOMS, QLearning.name, FIRST_SEED + seed)
         shares.append(exact.optimal(agent.table))
         errors.append(exact.error(agent.table))
         spent.append(seconds)
-        assert agent.env is not None
         agent.env.close()
     note = f"of {int(exact.reached.sum())} reachable states, worst of {seeds} seeds"
     report(Row("QLearning on VacuumRooms: best action is optimal", min(shares), "share", 1.0, note=note))
@@ -109,8 +91,8 @@ def measure_lake(report: Report, seeds: int = 5) -> None:
     """Report the lowest success of the seeds, and the learning time, where the ice is not slippery."""
     returns, spent = [], []
     for seed in range(seeds):
-        agent, seconds = _trained(LAKE, FIRST_SEED + seed, NOT_SLIPPERY)
-        returns.append(evaluate(agent.act, LAKE, EPISODES, 0, NOT_SLIPPERY, "test").return_mean)
+        agent, options, seconds = train_case(LAKE, QLearning.name, FIRST_SEED + seed, NOT_SLIPPERY)
+        returns.append(evaluate(agent.act, LAKE, EPISODES, 0, options, "test").return_mean)
         spent.append(seconds)
     name = "QLearning on FrozenLake-v1, not slippery"
     note = f"worst of {seeds} seeds"
