@@ -160,6 +160,26 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     },
     # Decisions at 25 Hz, a second ahead: one minute of the robot's time is 1,500 of them.
     ("gantry/CartPoleSwingUp-v0", "planner"): {"total_steps": 3_000, "action_repeat": 2},
+    ("Pendulum-v1", "planner"): {
+        "total_steps": 3_000,
+        "horizon": 20,
+        "random_decisions": 200,
+        "update_decisions": 200,
+    },
+    # A first choice for the two below, which no training has confirmed yet.
+    ("gantry/Reach-v0", "planner"): {
+        "total_steps": 6_000,
+        "action_repeat": 2,
+        "horizon": 12,
+        "random_decisions": 200,
+        "update_decisions": 100,
+    },
+    ("gantry/VacuumRooms-v0", "planner"): {
+        "total_steps": 1_000,
+        "horizon": 8,
+        "discount": 0.95,
+        "update_decisions": 100,
+    },
     # The process is deterministic, so that one visit of each state and action is enough: an optimistic start makes the
     # agent seek those that it has not tried, and replay spreads what they taught.
     ("gantry/VacuumRooms-v0", "q-learning"): {
