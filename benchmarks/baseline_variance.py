@@ -24,7 +24,7 @@ def main(path: str) -> None:
     with torch_threads(1):
         rows = variances(SEED)
     steps = [row["steps"] for row in rows]
-    figure, axes = plt.subplots(figsize=(6.4, 3.6), dpi=110, layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), dpi=110, layout="constrained")
     for baseline, label in LABELS.items():
         axes.semilogy(steps, [row[baseline] for row in rows], marker="o", markersize=3, label=label)
         print(baseline, " ".join(f"{row[baseline]:.4g}" for row in rows))
@@ -33,7 +33,7 @@ def main(path: str) -> None:
     axes.set_ylabel(f"variance of the gradient ({EPISODES} episodes)")
     axes.set_title(f"REINFORCE on {ENVIRONMENT}: what a baseline takes away", fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend(title="baseline", fontsize=8)
+    figure.legend(title="baseline", fontsize=8, loc="outside lower center", ncols=len(LABELS))
     figure.savefig(path)
 
 
