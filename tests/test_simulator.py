@@ -2,6 +2,7 @@ import functools
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 import gymnasium
@@ -748,14 +749,16 @@ def test_types_and_shapes_are_those_of_gymnasium():
     assert simulator.metadata["render_fps"] == 50
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read where Linux tells it")
 def test_4096_environments_fit_in_one_gibibyte():
+    # Not getrusage: its peak is handed down from the process that starts this one, which is the tests' own.
     script = (
-        "import resource, numpy as np\n"
+        "import numpy as np, re\n"
         "from gantry.envs.simulator import make_vector\n"
         f"simulator = make_vector({ID!r}, 4096)\n"
         "simulator.reset(seed=0)\n"
         "for _ in range(5): simulator.step(np.ones((4096, 1), np.float32))\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(done.stdout) * 1024 < 2**30
