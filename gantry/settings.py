@@ -96,7 +96,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         **LARGE_ROLLOUTS,
         "learning_rate": 2e-3,
         "learning_rate_schedule": "linear",
-        "gamma": 0.95,
+        "gamma": 0.97,
         "activation": "relu",
     },
     # Likewise; which of seven joints lead to the target is worth wider networks.
