@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 from gantry.agents.advantages import discounted_sums
 
 
+def moment_shapes(size: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Names, shapes and types of what `RunningMoments.state` returns for vectors of `size` numbers."""
+    return {"mean": ((size,), torch.float64), "variance": ((size,), torch.float64), "count": ((), torch.int64)}
+
+
 class RunningMoments:
     """Mean and variance of all vectors seen so far, merged batch by batch in double precision.
 

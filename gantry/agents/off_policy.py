@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gantry.agents.adam import Adam
 from gantry.agents.agent import Agent, Shapes, State, prefixed, require, require_network, under
 from gantry.agents.networks import MLP, Activation, layer_shapes
-from gantry.agents.normalizer import ObservationNormalizer
+from gantry.agents.normalizer import ObservationNormalizer, moment_shapes
 from gantry.agents.replay import Minibatch, ReplayBuffer
 from gantry.agents.schedules import scheduled
 from gantry.agents.spaces import ActionMap, ObservationMap
@@ -244,11 +244,7 @@ class OffPolicyAgent(Agent):
         cls, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any], config: Any
     ) -> Shapes:
         size, actions = ObservationMap(observation_space).size, ActionMap(action_space).size
-        expected: Shapes = {
-            "observation_normalizer.mean": ((size,), torch.float64),
-            "observation_normalizer.variance": ((size,), torch.float64),
-            "observation_normalizer.count": ((), torch.int64),
-        }
+        expected: Shapes = {f"observation_normalizer.{name}": shape for name, shape in moment_shapes(size).items()}
         for name, widths in cls._network_sizes(size, actions, config).items():
             for part, shape in layer_shapes(widths).items():
                 expected[f"{name}.{part}"] = (shape, torch.float32)

@@ -21,7 +21,7 @@ from gantry.agents.agent import Agent, Shapes, State, prefixed, require, require
 from gantry.agents.descent import Descent
 from gantry.agents.heads import CategoricalHead, GaussianHead, Head, SquashedGaussianHead
 from gantry.agents.networks import MLP, Activation, layer_shapes
-from gantry.agents.normalizer import ObservationNormalizer, ReturnNormalizer
+from gantry.agents.normalizer import ObservationNormalizer, ReturnNormalizer, moment_shapes
 from gantry.agents.rollout import RolloutBuffer
 from gantry.agents.spaces import ActionMap, ObservationMap
 from gantry.agents.stepping import Transition
@@ -390,9 +390,7 @@ class OnPolicyAgent(Agent):
         if actions.continuous:
             expected["head.log_std"] = ((actions.size,), torch.float32)
         for normalizer, length in (("observation_normalizer", size), ("return_normalizer", 1)):
-            expected[f"{normalizer}.mean"] = ((length,), torch.float64)
-            expected[f"{normalizer}.variance"] = ((length,), torch.float64)
-            expected[f"{normalizer}.count"] = ((), torch.int64)
+            expected.update({f"{normalizer}.{name}": shape for name, shape in moment_shapes(length).items()})
         return expected
 
     def _learner_state(self) -> State:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from gantry.agents.agent import Agent, Shapes, State, prefixed, require, require_network, under
 from gantry.agents.networks import MLP, Activation, layer_shapes
-from gantry.agents.normalizer import ObservationNormalizer
+from gantry.agents.normalizer import ObservationNormalizer, moment_shapes
 from gantry.agents.optimizers.cross_entropy import CrossEntropy, CrossEntropyState
 from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState
 from gantry.agents.optimizers.search_gradient import SearchGradient, SearchGradientState
@@ -243,9 +243,7 @@ class PolicySearch(Agent):
         size = ObservationMap(observation_space).size
         layers = layer_shapes((size, *config.hidden_sizes, ActionMap(action_space).size))
         expected: Shapes = {f"actor.{name}": (shape, torch.float32) for name, shape in layers.items()}
-        for name in ("mean", "variance"):
-            expected[f"observation_normalizer.{name}"] = ((size,), torch.float64)
-        return {**expected, "observation_normalizer.count": ((), torch.int64)}
+        return {**expected, **{f"observation_normalizer.{name}": shape for name, shape in moment_shapes(size).items()}}
 
     def _learner_state(self) -> State:
         state = self._state

@@ -12,6 +12,7 @@ from mujoco.batch import Batch
 from gantry.agents.planner import Planner, PlannerConfig
 from gantry.agents.policy_file import config_to_json
 from gantry.agents.stepping import open_environment
+from gantry.benchmark.cases import FIRST_SEED
 from gantry.benchmark.rows import Report, Row, median_rate, median_ratio, rounds
 from gantry.envs.simulator import make_vector
 from gantry.envs.vacuum_rooms import RoomProcess, VacuumRooms, room_level_process, state_number
@@ -21,8 +22,6 @@ from gantry.seeds import environment_seed
 from gantry.settings import tuned
 from gantry.train import build_agent
 
-FIRST_SEED = 100
-"""Settings were tuned on seeds below 100."""
 SWING_UP, REACH, ROOMS, PENDULUM = (
     "gantry/CartPoleSwingUp-v0", "gantry/Reach-v0", "gantry/VacuumRooms-v0", "Pendulum-v1",
 )  # fmt: skip
