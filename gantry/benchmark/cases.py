@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gantry.agents import agent_class
+from gantry.agents.agent import Callback
 from gantry.agents.policy_file import config_to_json
 from gantry.benchmark.rows import Report, Row
 from gantry.evaluate import Evaluation, evaluate
@@ -60,7 +61,11 @@ CASES = (
 
 
 def train_case(
-    environment: str, agent: str, seed: int, options: dict[str, Any] | None = None
+    environment: str,
+    agent: str,
+    seed: int,
+    options: dict[str, Any] | None = None,
+    callback: Callback | None = None,
 ) -> tuple[Any, dict[str, Any], float]:
     """Train with the shipped settings.
 
@@ -69,6 +74,7 @@ def train_case(
         agent: name.
         seed: of the training.
         options: of the environment, beside those that are shipped.
+        callback: as `learn` takes it.
 
     Returns:
         The agent, the environment's options, and the seconds that learning took.
@@ -79,7 +85,7 @@ def train_case(
     config = agent_class(agent).config_class(**settings)
     learner = build_agent(RunConfig(environment, options, agent, seed, steps, config_to_json(config), {}))
     begun = time.perf_counter()
-    learner.learn(steps)
+    learner.learn(steps, callback)
     return learner, options, time.perf_counter() - begun
 
 

@@ -2,25 +2,20 @@
 
 import dataclasses
 import statistics
-import time
-from typing import Any
 
 import mujoco
 import numpy as np
 from mujoco.batch import Batch
 
 from gantry.agents.planner import Planner, PlannerConfig
-from gantry.agents.policy_file import config_to_json
 from gantry.agents.stepping import open_environment
-from gantry.benchmark.cases import FIRST_SEED
+from gantry.benchmark.cases import FIRST_SEED, train_case
 from gantry.benchmark.rows import Report, Row, median_rate, median_ratio, rounds
 from gantry.envs.simulator import make_vector
 from gantry.envs.vacuum_rooms import RoomProcess, VacuumRooms, room_level_process, state_number
 from gantry.evaluate import evaluate
-from gantry.runs import RunConfig
 from gantry.seeds import environment_seed
 from gantry.settings import tuned
-from gantry.train import build_agent
 
 SWING_UP, REACH, ROOMS, PENDULUM = (
     "gantry/CartPoleSwingUp-v0", "gantry/Reach-v0", "gantry/VacuumRooms-v0", "Pendulum-v1",
@@ -64,17 +59,10 @@ def measure(report: Report, seeds: int = 5) -> None:
                "share", 1.0, note=_numbers(shares)))  # fmt: skip
 
 
-def _learn(environment: str, seed: int, **changes: Any) -> Learned:
+def _learn(environment: str, seed: int) -> Learned:
     """Learn with the shipped settings."""
-    settings = {**tuned(environment, Planner.name), **changes}
-    steps = settings.pop("total_steps")
-    options = settings.pop("environment_options", {})
-    config = config_to_json(PlannerConfig(**settings))
-    agent: Planner = build_agent(RunConfig(environment, options, Planner.name, seed, steps, config, {}))
     rows: list[dict[str, float]] = []
-    begun = time.perf_counter()
-    agent.learn(steps, lambda _, metrics: rows.append(metrics))
-    seconds = time.perf_counter() - begun
+    agent, _, seconds = train_case(environment, Planner.name, seed, callback=lambda _, metrics: rows.append(metrics))
     planned = [row for row in rows if np.isfinite(row["planning_ms"])]
     return Learned(
         agent,
