@@ -9,7 +9,7 @@ from gantry.envs.floor_plan import COLUMN_STEP, ROW_STEP
 from gantry.envs.randomness import RandomStreams
 from gantry.envs.task import State
 from gantry.envs.tours import MOST_PLACES, shortest_tour
-from gantry.envs.vacuum import VERY_DIRTY, Vacuum, dirt_levels, stands_at, wheel_speeds
+from gantry.envs.vacuum import VERY_DIRTY, Vacuum, dirt_levels, driven, stands_at, wheel_speeds
 from gantry.errors import GantryError
 
 STAY = -1
@@ -191,7 +191,7 @@ class VacuumCells(Vacuum):
         direction = control[:, 0].astype(np.int64)
         if self.slip:
             direction = self._slipped(direction, userdata)
-        pose = state.qpos
+        pose = self.pose(state)
         home = self.centres[self.cell_at(pose[:, 0], pose[:, 1])]
         goal = home + self.plan.cell * STEPS[direction]
         bumped, path = np.zeros(n, bool), np.zeros(n)
@@ -205,9 +205,11 @@ class VacuumCells(Vacuum):
             elif block >= QUICKEST:
                 driving &= ~stands_at(goal, pose, state.qvel)
             state.ctrl[:, :2] = wheel_speeds(pose, goal)
-            path += self.simulate(state, driving)
+            self.simulate(state, driving)
+            before, pose = pose, self.pose(state)
+            path += driven(before, pose)
             bumped |= driving & self.touches(state).any(axis=1)
-            goal = np.where(bumped[:, None], home, goal)
+            np.copyto(goal, home, where=bumped[:, None])
         cell = self.cell_at(pose[:, 0], pose[:, 1])[everything]
         userdata[everything, cell] = 0.0
         userdata[everything, counter["bumped"]] = bumped[everything]

@@ -9,7 +9,7 @@ import numpy as np
 from gantry.envs.apartment import SOLID
 from gantry.envs.randomness import RandomStreams
 from gantry.envs.task import State
-from gantry.envs.vacuum import BUMPERS, MAX_WHEEL_SPEED, ROBOT_RADIUS, Vacuum, dirt_levels
+from gantry.envs.vacuum import BUMPERS, MAX_WHEEL_SPEED, ROBOT_RADIUS, Vacuum, dirt_levels, driven
 from gantry.errors import GantryError
 
 RANGES = 16
@@ -134,12 +134,13 @@ class VacuumDrive(Vacuum):
     def advance(self, state: State, control: np.ndarray, rows: np.ndarray | None) -> None:
         """Turn the wheels, clean what the robot passes over, and remember what the bumpers felt."""
         everything = np.arange(len(control)) if rows is None else np.flatnonzero(rows)
-        userdata, pose = state.userdata, state.qpos
+        userdata, pose = state.userdata, self.pose(state)
         state.ctrl[:] = control
         touched = np.zeros((len(everything), BUMPERS), bool)
         for _ in range(self.substeps):
-            driven = self.simulate(state, rows)
-            userdata[everything, self.counter["path"]] += driven[everything]
+            self.simulate(state, rows)
+            before, pose = pose, self.pose(state)
+            userdata[everything, self.counter["path"]] += driven(before, pose)[everything]
             touched |= self.touches(state)[everything]
             cell = self.cell_at(pose[everything, 0], pose[everything, 1])
             away = pose[everything, :2] - self.centres[cell]

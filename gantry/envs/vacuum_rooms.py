@@ -12,7 +12,7 @@ from gantry.envs.randomness import RandomStreams
 from gantry.envs.rendering.scene import Marker
 from gantry.envs.room_values import room_value_markers
 from gantry.envs.task import State
-from gantry.envs.vacuum import MAX_WHEEL_SPEED, VERY_DIRTY, Vacuum, stands_at, wheel_speeds
+from gantry.envs.vacuum import MAX_WHEEL_SPEED, VERY_DIRTY, Vacuum, driven, stands_at, wheel_speeds
 from gantry.errors import GantryError
 
 STAY = -1
@@ -148,7 +148,7 @@ class VacuumRooms(Vacuum):
 
     def advance(self, state: State, control: np.ndarray, rows: np.ndarray | None) -> None:
         """Drive to the room, stop there, and clean it. Each row's time stands still once it has arrived."""
-        pose, userdata, n = state.qpos, state.userdata, len(control)
+        pose, userdata, n = self.pose(state), state.userdata, len(control)
         everything = np.arange(n) if rows is None else np.flatnonzero(rows)
         cell = self.cell_at(pose[:, 0], pose[:, 1])
         room = self._next_room[self._room[cell], control[:, 0].astype(np.int64)]
@@ -166,8 +166,9 @@ class VacuumRooms(Vacuum):
             passed = (np.hypot(goal[:, 0] - pose[:, 0], goal[:, 1] - pose[:, 1]) < PASSED) & (following != end)
             following = np.where(passed, self._way[room, following], following)
             state.ctrl[:, :2] = wheel_speeds(pose, self.centres[following])
-            driven = self.simulate(state, driving)
-            userdata[driving, self.counter["path"]] += driven[driving]
+            self.simulate(state, driving)
+            before, pose = pose, self.pose(state)
+            userdata[driving, self.counter["path"]] += driven(before, pose)[driving]
             userdata[driving, self.counter["bumps"]] += self.touches(state)[driving].any(axis=1)
         userdata[everything, self._room[self.cell_at(pose[:, 0], pose[:, 1])][everything]] = 0.0
 
