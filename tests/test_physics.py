@@ -622,6 +622,14 @@ def test_physics_that_cannot_be_are_refused_in_one_line(physics, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["damping", "friction", "gravity_tilt"])
+def test_physics_that_a_robot_does_not_have_is_refused(name):
+    with pytest.raises(GantryError, match=f"{name} changes nothing here") as caught:
+        make_vector("gantry/Vacuum-v0", 1, physics={name: "0..1"})
+    assert "\n" not in str(caught.value)
+    make_vector("gantry/Reach-v0", 1, physics={name: "0..1"})  # which has all three
+
+
 class Remote(CartPole):
     """A cart-pole that reports a dictionary, or a number."""
 

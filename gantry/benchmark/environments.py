@@ -162,7 +162,7 @@ def _randomized(report: Report, repeats: int) -> None:
     physics = {"cart_mass": "0.5..2.0", "pole_mass": "0.05..0.2", "pole_length": "0.7..1.3", "motor_delay": "0..2"}
     varied, plain = make_vector(SWING_UP, 256, physics=physics), make_vector(SWING_UP, 256)
     vector_steps = 600  # more than an episode, so that every row is reset and drawn anew
-    times = rounds([_stepper(plain, vector_steps), _stepper(varied, vector_steps)], max(3, repeats // 3))
+    times = rounds([_stepper(plain, vector_steps), _stepper(varied, vector_steps)], repeats)
     share = 1.0 - median_ratio(times, 0, 1)
     report(Row("swing-up: throughput that randomized physics cost", share, "share", 0.15, "lower"))
 

@@ -7,10 +7,11 @@ control with dynamics randomization").
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import mujoco
 import numpy as np
 from mujoco.batch import Batch
 
@@ -63,6 +64,13 @@ SCALED_FIELDS = {
 """The model fields that a factor multiplies. Forces stand for the motors' gear ratios, which would also scale the
 position or speed that a servo goes to."""
 
+WITHOUT_EFFECT: dict[str, Callable[[mujoco.MjModel], bool]] = {
+    "damping": lambda model: not (model.dof_damping.any() or model.dof_dampingpoly.any()),
+    "friction": lambda model: bool(model.geom_condim.max() == 1),
+    "gravity_tilt": lambda model: bool(model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_GRAVITY),
+}
+"""Which quantities a model does not have: varying them would look like randomized physics and be none."""
+
 PHYSICS_STREAM, NOISE_STREAM = 1_000_001, 1_000_002
 """Counters that keep these draws apart from those of the initial states."""
 
@@ -97,7 +105,7 @@ class Physics:
         neutral: the control (columns,) that asks for nothing, which delayed motors get until the first one arrives.
 
     Raises:
-        GantryError: an unknown name, a wrong number of values, or a value out of range.
+        GantryError: an unknown name, a wrong number of values, a value out of range, or what the model does not have.
     """
 
     def __init__(
@@ -125,6 +133,9 @@ class Physics:
                 self.values.setdefault(name, np.full(rows, self._declared[name].default))
         if "gravity_tilt" in self.values:
             self.values["gravity_direction"] = np.zeros(rows)
+        for name in self.values:
+            if name in WITHOUT_EFFECT and WITHOUT_EFFECT[name](batch.model):
+                raise GantryError(f"{name} changes nothing here: this robot's model has none; leave it out")
         self._scaled = [name for name in SCALED_FIELDS if name in self.values]
         self._delay = self.values.get("motor_delay")
         longest = 0.0 if self._delay is None else self._delay.max()
