@@ -157,19 +157,25 @@ class VacuumRooms(Vacuum):
         following = np.where(stays, cell, self._way[room, cell])
         driving = np.zeros(n, bool)
         driving[everything] = True
+        path, bumps = np.zeros(n), np.zeros(n)
         for block in range(self.blocks):
-            goal = self.centres[following]
+            goal, under_way = self.centres[following], following != end
             if block:  # staying takes one block too, so that time always goes on
-                driving &= (following != end) | ~stands_at(goal, pose, state.qvel)
+                driving &= under_way | ~stands_at(goal, pose, state.qvel)
             if not driving.any():
                 break
-            passed = (np.hypot(goal[:, 0] - pose[:, 0], goal[:, 1] - pose[:, 1]) < PASSED) & (following != end)
-            following = np.where(passed, self._way[room, following], following)
-            state.ctrl[:, :2] = wheel_speeds(pose, self.centres[following])
+            x, y = goal[:, 0] - pose[:, 0], goal[:, 1] - pose[:, 1]
+            passed = (x * x + y * y < PASSED**2) & under_way
+            if passed.any():
+                following = np.where(passed, self._way[room, following], following)
+                goal = self.centres[following]
+            state.ctrl[:, :2] = wheel_speeds(pose, goal)
             self.simulate(state, driving)
             before, pose = pose, self.pose(state)
-            userdata[driving, self.counter["path"]] += driven(before, pose)[driving]
-            userdata[driving, self.counter["bumps"]] += self.touches(state)[driving].any(axis=1)
+            path += driven(before, pose)
+            bumps += driving & self.touches(state).any(axis=1)
+        userdata[everything, self.counter["path"]] += path[everything]
+        userdata[everything, self.counter["bumps"]] += bumps[everything]
         userdata[everything, self._room[self.cell_at(pose[:, 0], pose[:, 1])][everything]] = 0.0
 
     def observe(self, state: State) -> np.ndarray:
