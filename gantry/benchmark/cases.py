@@ -60,6 +60,28 @@ CASES = (
 )
 
 
+def begin_case(
+    environment: str, agent: str, seed: int, options: dict[str, Any] | None = None
+) -> tuple[Any, dict[str, Any], int]:
+    """Build a learner with the shipped settings.
+
+    Args:
+        environment: id.
+        agent: name.
+        seed: of the training.
+        options: of the environment, beside those that are shipped.
+
+    Returns:
+        The agent, the environment's options, and the shipped budget of steps.
+    """
+    settings = tuned(environment, agent)
+    steps = int(settings.pop("total_steps"))
+    options = {**settings.pop("environment_options", {}), **(options or {})}
+    config = agent_class(agent).config_class(**settings)
+    learner = build_agent(RunConfig(environment, options, agent, seed, steps, config_to_json(config), {}))
+    return learner, options, steps
+
+
 def train_case(
     environment: str,
     agent: str,
@@ -67,23 +89,12 @@ def train_case(
     options: dict[str, Any] | None = None,
     callback: Callback | None = None,
 ) -> tuple[Any, dict[str, Any], float]:
-    """Train with the shipped settings.
-
-    Args:
-        environment: id.
-        agent: name.
-        seed: of the training.
-        options: of the environment, beside those that are shipped.
-        callback: as `learn` takes it.
+    """Train with the shipped settings and budget; arguments as of `begin_case`, and the `callback` of `learn`.
 
     Returns:
         The agent, the environment's options, and the seconds that learning took.
     """
-    settings = tuned(environment, agent)
-    steps = int(settings.pop("total_steps"))
-    options = {**settings.pop("environment_options", {}), **(options or {})}
-    config = agent_class(agent).config_class(**settings)
-    learner = build_agent(RunConfig(environment, options, agent, seed, steps, config_to_json(config), {}))
+    learner, options, steps = begin_case(environment, agent, seed, options)
     begun = time.perf_counter()
     learner.learn(steps, callback)
     return learner, options, time.perf_counter() - begun

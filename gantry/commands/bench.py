@@ -15,9 +15,9 @@ from gantry.commands.output import console, parse, print_json
 class BenchArguments:
     """Measure Gantry against other suites, side by side, and say which targets are met.
 
-    `envs`: simulation speed (about a minute). `train`: what every agent reaches with the settings shipped, and in how
-    many seconds, and PPO's time to a score of 800 beside stable-baselines3's (most of an hour; the last part needs the
-    `baselines` extra). `footing`: PPO, A2C and DDPG with stable-baselines3's own settings and budgets beside
+    `envs`: simulation speed (about two minutes). `train`: what every agent reaches with the settings shipped, and in
+    how many seconds; PPO's and DDPG's time to a score of 800 beside stable-baselines3's (about an hour; the last parts
+    need the `baselines` extra). `footing`: PPO, A2C and DDPG with stable-baselines3's own settings and budgets beside
     stable-baselines3 itself (over an hour). `optimizers`: evaluations beside SciPy's methods, and how surely each finds
     the minimum (about two minutes). `planner`: what planning through learned and through true dynamics reaches, and how
     long a decision takes (about half an hour). Run nothing else meanwhile.
@@ -66,7 +66,7 @@ def main(words: Sequence[str]) -> None:
 
         footing.measure(report, arguments.agents or tuple(AGENTS), arguments.seeds)
     else:
-        from gantry.benchmark import cases, policy_gradients, q_learning, training
+        from gantry.benchmark import cases, ddpg, policy_gradients, q_learning, training
 
         asked = arguments.agents or tuple(AGENTS)
         cases.measure(report, asked, arguments.seeds)
@@ -74,6 +74,8 @@ def main(words: Sequence[str]) -> None:
             q_learning.measure(report, arguments.seeds)
         if "reinforce" in asked:
             policy_gradients.measure(report)
+        if "ddpg" in asked:
+            ddpg.measure(report, arguments.seeds, arguments.peers)
         if "ppo" in asked:
             training.measure(report, arguments.seeds, arguments.peers)
     if arguments.json:

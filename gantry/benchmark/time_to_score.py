@@ -1,0 +1,106 @@
+"""Seconds of learning until swing-up is solved: of our agents with their shipped settings, and of SB3's.
+
+Everyone's clock counts learning alone: every CHECK_SECONDS of it the clock stops and the deterministic policy plays
+CHECK_EPISODES episodes on seeds of the test range.
+"""
+
+import importlib.util
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gantry.agents.threads import torch_threads
+from gantry.benchmark.cases import begin_case
+from gantry.evaluate import evaluate
+
+SWING_UP = "gantry/CartPoleSwingUp-v0"
+GOAL = 800.0
+CHECK_EPISODES = 32
+CHECK_SECONDS = 0.5
+PEER_SEEDS = 3
+PEER_SECONDS = 150.0
+"""A peer that has not reached the goal by then counts as having taken so long, which favours it."""
+
+
+class Clock:
+    """Counts the seconds of learning, and stops while a policy is checked."""
+
+    def __init__(self, act: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._act = act
+        self._learned, self._since = 0.0, time.perf_counter()
+        self._next_check = CHECK_SECONDS
+        self.to_goal: float | None = None
+
+    def seconds(self) -> float:
+        """Return the seconds of learning so far."""
+        return self._learned + time.perf_counter() - self._since
+
+    def check(self) -> None:
+        """Note when the goal is first reached; called between updates."""
+        if self.to_goal is not None or self.seconds() < self._next_check:
+            return
+        self._learned = self.seconds()
+        self._next_check = self._learned + CHECK_SECONDS
+        if evaluate(self._act, SWING_UP, CHECK_EPISODES, purpose="test").score >= GOAL:
+            self.to_goal = self._learned
+        self._since = time.perf_counter()
+
+
+def our_learning(agent: str, seed: int) -> tuple[float, float | None, float]:
+    """Return steps/s, seconds to the goal, and the score after all steps of one training with the shipped settings."""
+    learner, options, steps = begin_case(SWING_UP, agent, seed)
+    clock = Clock(learner.act)
+    learner.learn(steps, lambda *_: clock.check())
+    learned = clock.seconds()
+    learner.env.close()
+    return steps / learned, clock.to_goal, evaluate(learner.act, SWING_UP, 100, 0, options, "test").score
+
+
+def their_learning(algorithm: str, env: Any, seed: int, threads: int | None, settings: dict[str, Any]) -> float:
+    """Return the seconds that an algorithm of SB3's learned before it reached the goal, at most PEER_SECONDS.
+
+    Args:
+        algorithm: the name of its class.
+        env: its vector environment, normalized or not; it is closed in the end.
+        seed: of the training.
+        threads: PyTorch's; None stands for PyTorch's default.
+        settings: of the algorithm.
+    """
+    import stable_baselines3
+    import torch
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    seen = env.normalize_obs if isinstance(env, VecNormalize) else lambda observations: observations
+    model = getattr(stable_baselines3, algorithm)("MlpPolicy", env, seed=seed, device="cpu", **settings)
+    clock = Clock(lambda observations: model.predict(seen(observations), deterministic=True)[0])
+
+    class Check(BaseCallback):  # type: ignore[misc,unused-ignore]
+        def _on_step(self) -> bool:
+            return clock.to_goal is None and clock.seconds() < PEER_SECONDS
+
+        def _on_rollout_start(self) -> None:
+            clock.check()
+
+    with torch_threads(threads or torch.get_num_threads()):
+        model.learn(100_000_000, callback=Check())
+    env.close()
+    return min(clock.to_goal or PEER_SECONDS, PEER_SECONDS)
+
+
+def listed(peers: list[float]) -> str:
+    """Return the seconds of several trainings in words."""
+    return ", ".join(
+        f"{value:.0f} s" if value < PEER_SECONDS else f"not within {PEER_SECONDS:.0f} s" for value in peers
+    )
+
+
+def reason_without_peers(peers: bool) -> str | None:
+    """Return why SB3 is not measured, or None if it is."""
+    if not peers:
+        return "left out"
+    if importlib.util.find_spec("stable_baselines3") is None:
+        return "stable-baselines3 is not installed (pip install 'gantry[baselines]')"
+    return None
