@@ -101,7 +101,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     },
     # Likewise; which of seven joints lead to the target is worth wider networks.
     ("gantry/Reach-v0", "ppo"): {
-        "total_steps": 2_000_000,
+        "total_steps": 2_800_000,
         **LARGE_ROLLOUTS,
         "learning_rate": 2e-3,
         "learning_rate_schedule": "linear",
