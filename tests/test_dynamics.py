@@ -6,7 +6,14 @@ import torch
 
 from gantry.agents.planning.accuracy import LEVELS, coverage, measure, mixture_position
 from gantry.agents.planning.dynamics import LearnedDynamics, circle_columns, whole_columns
-from gantry.agents.planning.ensemble import Ensemble, EnsembleConfig, bounded, gaussian_loss
+from gantry.agents.planning.ensemble import (
+    BOUNDS_WEIGHT,
+    Ensemble,
+    EnsembleConfig,
+    bounded,
+    gaussian_loss,
+    gaussians,
+)
 from gantry.agents.planning.memory import Memory, Transitions
 from gantry.agents.threads import torch_threads
 from gantry.errors import GantryError
@@ -76,6 +83,35 @@ def test_one_batched_pass_equals_a_loop_over_members():
         held = bounded(output[:, 2:], ensemble.low, ensemble.high) + 2 * ensemble.output_scale.log()
         torch.testing.assert_close(log_variance[member], held, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(ensemble.mean(x.expand(3, -1, -1)), mean, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("hidden_sizes", [(7,), (6, 5, 4)])
+def test_the_gradient_written_by_hand_is_that_of_automatic_differentiation(hidden_sizes):
+    random = generator()
+    ensemble = Ensemble(3, 2, EnsembleConfig(members=4, hidden_sizes=hidden_sizes), random)
+    # Log-variances near both bounds, where the bounds' own gradients count.
+    ensemble.vector.add_(torch.randn(ensemble.vector.shape, generator=random))
+    ensemble.low.fill_(-1.5)
+    x, y = torch.randn(4, 9, 3, generator=random), torch.randn(4, 9, 2, generator=random)
+    leaves = [*ensemble.weights, *ensemble.biases, ensemble.low, ensemble.high]
+    leaves = [leaf.clone().requires_grad_() for leaf in leaves]
+    layers = len(hidden_sizes) + 1
+    low, high = leaves[-2:]
+    mean, log_variance = gaussians(x, leaves[:layers], leaves[layers:-2], low, high)
+    losses = gaussian_loss(mean, log_variance, y).mean(1)
+    expected = torch.autograd.grad(losses.sum() + BOUNDS_WEIGHT * (high - low).sum(), leaves)
+    found, gradient = ensemble.gradient(x, y)
+    torch.testing.assert_close(found, losses.detach())
+    torch.testing.assert_close(gradient, torch.cat([part.flatten() for part in expected]), atol=1e-5, rtol=1e-4)
+
+
+def test_columns_known_beforehand_change_nothing():
+    ensemble = Ensemble(5, 2, SMALL, generator())
+    x = torch.randn(3, 6, 5, generator=generator(1))
+    known = ensemble.foreknown(x[..., 3:])
+    torch.testing.assert_close(ensemble.mean(x[..., :3], known), ensemble.mean(x))
+    for part, whole in zip(ensemble.predict(x[..., :3], known), ensemble.predict(x), strict=True):
+        torch.testing.assert_close(part, whole)
 
 
 def test_a_linear_gaussian_system_is_found_with_its_parameters(fitted):

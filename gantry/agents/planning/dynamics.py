@@ -100,34 +100,36 @@ class LearnedDynamics:
         members, used = self.ensemble.config.members, number * particles
         slots = -(-used // members)
         # Particle j follows member j mod E, so that the particles of one plan follow different ones.
-        index = torch.arange(slots * members).clamp(max=used - 1) // particles
-        state = start[index].view(slots, members, -1)
-        inputs = actions[index].view(slots, members, horizon, -1)
+        index = torch.arange(slots * members).clamp(max=used - 1).view(slots, members).T.flatten() // particles
+        state = start[index].view(members, slots, -1)
+        pushes = actions[index].view(members, slots, horizon, -1).permute(2, 0, 1, 3)
+        turns = [0] * horizon
+        if sampling == "ts1":  # in step h particle j follows member j + turns[h]
+            turns = torch.randint(members, (horizon,), generator=generator).tolist()
+            pushes = torch.stack([push.roll(turn, 0) for push, turn in zip(pushes, turns, strict=True)])
+        width = self.ensemble.config.hidden_sizes[0]
+        foreknown = self.ensemble.foreknown(pushes.transpose(0, 1).reshape(members, horizon * slots, -1))
+        ahead = foreknown.view(members, horizon, slots, width).unbind(1)
         path = [state]
-        for step in range(horizon):
-            now = torch.cat([state, inputs[:, :, step]], -1)
-            turn = int(torch.randint(members, (), generator=generator)) if sampling == "ts1" else 0
-            if turn:  # in this step particle j follows member j + turn
-                now = now.roll(turn, 1)
+        for turn, known in zip(turns, ahead, strict=True):
+            now = state.roll(turn, 0) if turn else state
             if noise:
-                change, log_variance = self.ensemble.predict(now.transpose(0, 1))
+                change, log_variance = self.ensemble.predict(now, known)
                 drawn = torch.randn(change.shape, generator=generator)
                 change = torch.addcmul(change, drawn, (0.5 * log_variance).exp())
             else:
-                change = self.ensemble.mean(now.transpose(0, 1))
-            change = change.transpose(0, 1)
-            state = self._corrected(state + (change.roll(-turn, 1) if turn else change))
+                change = self.ensemble.mean(now, known)
+            state = self._corrected(state + (change.roll(-turn, 0) if turn else change))
             path.append(state)
-        return (
-            torch.stack(path).view(horizon + 1, slots * members, -1)[:, :used].view(horizon + 1, number, particles, -1)
-        )
+        in_turn = torch.stack(path).transpose(1, 2).reshape(horizon + 1, slots * members, -1)
+        return in_turn[:, :used].view(horizon + 1, number, particles, -1)
 
     def _corrected(self, features: Tensor) -> Tensor:
         """The same features (..., d) with what the data show without exception."""
         for column in self._pairs:
-            before, pair, after = features.tensor_split((column, column + 2), -1)
+            pair = features[..., column : column + 2]
             length = torch.linalg.vector_norm(pair, dim=-1, keepdim=True).clamp(min=CIRCLE_ERROR)
-            features = torch.cat([before, pair / length, after], -1)
+            features = features.slice_scatter(pair / length, -1, column, column + 2)
         return torch.where(self.whole, features.round(), features) if self._rounds else features
 
     def exploded(self, path: Tensor) -> Tensor:
