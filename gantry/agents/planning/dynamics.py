@@ -4,14 +4,15 @@ Source: PETS (Chua et al. 2018, arXiv:1805.12114), section 5: trajectory samplin
 particles, each of which follows one member of the ensemble throughout (TS∞) or another one at every step (TS1).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from gantry.agents.agent import Shapes
-from gantry.agents.planning.ensemble import Ensemble, EnsembleConfig, Fit
+from gantry.agents.agent import Shapes, prefixed, under
+from gantry.agents.planning.ensemble import Ensemble, EnsembleConfig, Fit, moments
+from gantry.agents.planning.kinematics import Kinematics
 
 Sampling = Literal["ts1", "ts_infinity"]
 
@@ -25,19 +26,31 @@ class LearnedDynamics:
     """Features (d,) and action (a,) → the features a decision later, from an ensemble that predicts the change.
 
     What the data show without exception is kept up in what is imagined: a cosine and a sine stay on their circle, and
-    columns that only ever hold whole numbers do so in imagination too.
+    columns that only ever hold whole numbers do so in imagination too. What follows from joint angles, where these are
+    named, is neither shown to the networks nor asked of them.
 
     Attributes:
         ensemble: of networks [features, action] → change of the features.
         circle: (d,) bool, columns i that hold, with i + 1, a cosine and a sine.
         whole: (d,) bool, columns of whole numbers.
+        kinematics: what follows from joint angles; None where no angles are named.
+        center, scale: (d,) mean and deviation of the features learned from.
     """
 
-    def __init__(self, features: int, actions: int, config: EnsembleConfig, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        features: int,
+        actions: int,
+        config: EnsembleConfig,
+        generator: torch.Generator,
+        angles: Sequence[int] = (),
+    ) -> None:
         self.features, self.actions = features, actions
         self.ensemble = Ensemble(features + actions, features, config, generator)
         self.circle = torch.zeros(features, dtype=torch.bool)
         self.whole = torch.zeros(features, dtype=torch.bool)
+        self.kinematics = Kinematics(features, angles) if angles else None
+        self.center, self.scale = torch.zeros(features), torch.ones(features)
         self._note_columns()
 
     def fit(
@@ -48,7 +61,13 @@ class LearnedDynamics:
         Raises:
             GantryError: as `Ensemble.fit`.
         """
-        fit = self.ensemble.fit(torch.cat([features, actions], 1), following - features, held_out, generator)
+        inputs, targets, hidden = torch.cat([features, actions], 1), following - features, None
+        if self.kinematics is not None and bool((features.isfinite() & following.isfinite()).all()):
+            self.kinematics.fit(features, following)
+            targets[:, self.kinematics.columns] = 0.0
+            hidden = torch.cat([self.kinematics.columns, torch.zeros(self.actions, dtype=torch.bool)])
+        fit = self.ensemble.fit(inputs, targets, held_out, generator, hidden)
+        self.center, self.scale = moments(features)
         seen = torch.cat([features, following])
         self.circle, self.whole = circle_columns(seen), whole_columns(seen)
         self._note_columns()
@@ -58,21 +77,12 @@ class LearnedDynamics:
         self._pairs = self.circle.nonzero()[:, 0].tolist()
         self._rounds = bool(self.whole.any())
 
-    @property
-    def center(self) -> Tensor:
-        """(d,) mean of the features learned from."""
-        return self.ensemble.input_shift[: self.features]
-
-    @property
-    def scale(self) -> Tensor:
-        """(d,) deviation of the features learned from."""
-        return self.ensemble.input_scale[: self.features]
-
     def predict(self, features: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Each member's mean of the following features and its deviation, (E, B, d), for (B, d) and (B, a)."""
         inputs = torch.cat([features, actions], 1).expand(self.ensemble.config.members, -1, -1)
         change, log_variance = self.ensemble.predict(inputs)
-        return features + change, (0.5 * log_variance).exp()
+        mean = features + change
+        return mean if self.kinematics is None else self.kinematics.applied(mean), (0.5 * log_variance).exp()
 
     def rollout(
         self,
@@ -122,7 +132,9 @@ class LearnedDynamics:
             state = self._corrected(state + (change.roll(-turn, 0) if turn else change))
             path.append(state)
         in_turn = torch.stack(path).transpose(1, 2).reshape(horizon + 1, slots * members, -1)
-        return in_turn[:, :used].view(horizon + 1, number, particles, -1)
+        futures = in_turn[:, :used].view(horizon + 1, number, particles, -1)
+        # The networks do not look at what follows from the angles, so that it can wait until here.
+        return futures if self.kinematics is None else self.kinematics.applied(futures)
 
     def _corrected(self, features: Tensor) -> Tensor:
         """The same features (..., d) with what the data show without exception."""
@@ -140,19 +152,29 @@ class LearnedDynamics:
 
     def state(self) -> dict[str, Tensor]:
         """Copies of all that predictions depend on."""
-        return {**self.ensemble.state(), "circle": self.circle.clone(), "whole": self.whole.clone()}
+        own = {name: getattr(self, name).clone() for name in ("circle", "whole", "center", "scale")}
+        kinematics = {} if self.kinematics is None else prefixed("kinematics", self.kinematics.state())
+        return {**self.ensemble.state(), **own, **kinematics}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `state` returned."""
         self.ensemble.load_state(tensors)
-        self.circle, self.whole = tensors["circle"].clone(), tensors["whole"].clone()
+        for name in ("circle", "whole", "center", "scale"):
+            setattr(self, name, tensors[name].clone())
+        if self.kinematics is not None:
+            self.kinematics.load_state(under(tensors, "kinematics"))
         self._note_columns()
 
     @staticmethod
-    def shapes(features: int, actions: int, config: EnsembleConfig) -> Shapes:
+    def shapes(features: int, actions: int, config: EnsembleConfig, angles: Sequence[int] = ()) -> Shapes:
         """Name, shape and type of each tensor of `state`."""
-        columns = ((features,), torch.bool)
-        return {**Ensemble.shapes(features + actions, features, config), "circle": columns, "whole": columns}
+        shapes = Ensemble.shapes(features + actions, features, config)
+        shapes.update({name: ((features,), torch.bool) for name in ("circle", "whole")})
+        shapes.update({name: ((features,), torch.float32) for name in ("center", "scale")})
+        if angles:
+            parts = Kinematics.shapes(features, angles)
+            shapes.update({f"kinematics.{name}": shape for name, shape in parts.items()})
+        return shapes
 
 
 def circle_columns(features: Tensor) -> Tensor:

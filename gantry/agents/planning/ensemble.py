@@ -38,7 +38,7 @@ class EnsembleConfig:
 
     members: int = 5
     """E, networks that differ in their first weights and in the data they see."""
-    hidden_sizes: tuple[int, ...] = (128, 128)
+    hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers, which are followed by x σ(x) (SiLU)."""
     learning_rate: float = 2e-3
     """Adam's step size."""
@@ -46,7 +46,7 @@ class EnsembleConfig:
     """Share of the weights that a step with a learning rate of 1 would take away."""
     minibatch_size: int = 64
     """Data points a gradient step, of each member."""
-    steps: int = 400
+    steps: int = 300
     """Gradient steps a fit, at most."""
     patience: int = 4
     """A fit ends once so many looks at the held-out data, one after every CHECK_STEPS steps, find no member better."""
@@ -150,7 +150,14 @@ class Ensemble:
     # Learning
 
     @torch.no_grad()
-    def fit(self, inputs: Tensor, targets: Tensor, held_out: Tensor, generator: torch.Generator) -> Fit:
+    def fit(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        held_out: Tensor,
+        generator: torch.Generator,
+        hidden: Tensor | None = None,
+    ) -> Fit:
         """Fit to all data anew, beginning with the weights there are.
 
         Args:
@@ -158,6 +165,7 @@ class Ensemble:
             targets: (N, outputs).
             held_out: (N,) bool; these judge when to stop, and which weights to keep.
             generator: of bootstrap samples and orders.
+            hidden: (inputs,) bool, columns that the networks are not to look at.
 
         Raises:
             GantryError: data or losses are not finite, or there are none to fit to; the weights are as before.
@@ -168,6 +176,8 @@ class Ensemble:
         if not bool(seen.any()):
             raise GantryError("the dynamics cannot be fitted: there are no data yet")
         self.input_shift, self.input_scale = moments(inputs[seen])
+        if hidden is not None:
+            self.input_scale[hidden] = math.inf
         self.output_shift, self.output_scale = moments(targets[seen])
         x = (inputs - self.input_shift) / self.input_scale
         y = (targets - self.output_shift) / self.output_scale
