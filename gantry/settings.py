@@ -180,11 +180,18 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "random_decisions": 200,
         "update_decisions": 100,
     },
+    # Which dirt an action takes away depends on room and action together; only with a variance weight do the networks
+    # learn that rather than call it noise.
     ("gantry/VacuumRooms-v0", "planner"): {
         "total_steps": 1_000,
         "horizon": 8,
-        "discount": 0.95,
+        "discount": 0.99,
+        "population": 256,
+        "elites": 24,
+        "random_decisions": 400,
         "update_decisions": 100,
+        "variance_weight": 0.5,
+        "fit_steps": 800,
     },
     # The process is deterministic, so that one visit of each state and action is enough: an optimistic start makes the
     # agent seek those that it has not tried, and replay spreads what they taught.

@@ -109,6 +109,8 @@ class PlannerConfig:
     """Gradient steps a fit, at most."""
     patience: int = 4
     """A fit ends once so many looks at the held-out data, one every 50 steps, find no member better."""
+    variance_weight: float = 0.0
+    """β: above 0, at most 1, the ensemble gives up less easily as noise what it has not learned yet (docs/dynamics.md)."""
     bootstrap: bool = True
     """Draw each member's data with replacement."""
     held_out: float = 0.1
@@ -127,7 +129,7 @@ class PlannerConfig:
         for name in ("horizon", "action_repeat", "population", "iterations", "particles", "random_decisions",
                      "update_decisions", "num_envs", "torch_threads"):  # fmt: skip
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        for name in ("discount", "held_out", "kept_share", "momentum"):
+        for name in ("discount", "held_out", "kept_share", "momentum", "variance_weight"):
             require(0.0 <= getattr(self, name) <= 1.0, name, "from 0 to 1", getattr(self, name))
         require(self.held_out < 1.0, "held_out", "below 1", self.held_out)
         require(self.uncertainty_penalty >= 0.0, "uncertainty_penalty", "at least 0", self.uncertainty_penalty)
@@ -171,6 +173,7 @@ class PlannerConfig:
             self.minibatch_size,
             self.fit_steps,
             self.patience,
+            self.variance_weight,
             self.bootstrap and members > 1,
         )
 

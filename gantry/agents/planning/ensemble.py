@@ -50,6 +50,9 @@ class EnsembleConfig:
     """Gradient steps a fit, at most."""
     patience: int = 4
     """A fit ends once so many looks at the held-out data, one after every CHECK_STEPS steps, find no member better."""
+    variance_weight: float = 0.0
+    """β: a point's gradients are taken times σ^2β, so that with β above 0 what is not yet known is not given up as noise
+    (β-NLL; Seitzer, Tavakoli, Antic and Martius, ICLR 2022, arXiv:2203.09168)."""
     bootstrap: bool = True
     """Draw each member's data with replacement, anew for each fit; else all members see all data, each in its order."""
 
@@ -233,6 +236,8 @@ class Ensemble:
     def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """What a step descends: Σ over members of their mean `gaussian_loss`, + BOUNDS_WEIGHT Σ (high - low).
 
+        With a `variance_weight` each number's part of the loss has that weight, taken as a constant.
+
         Args:
             x: (E, B, inputs) normalized.
             y: (E, B, outputs) normalized.
@@ -252,13 +257,15 @@ class Ensemble:
         error = mean - y
         weighted = error * precision
         surprise = error * weighted
-        share = 1.0 / y[0].numel()
+        share: float | Tensor = 1.0 / y[0].numel()
+        if self.config.variance_weight:
+            share = share * (self.config.variance_weight * log_variance).exp()
         by_log_variance = (1.0 - surprise) * share
         by_below = by_log_variance * (below - self.low).sigmoid()
         by_spread = by_below * (self.high - spread).sigmoid()
         torch.sum(by_log_variance - by_below, (0, 1), out=low_gradient).sub_(BOUNDS_WEIGHT)
         torch.sum(by_below - by_spread, (0, 1), out=high_gradient).add_(BOUNDS_WEIGHT)
-        gradient = torch.cat([weighted * (2.0 * share), by_spread], -1)
+        gradient = torch.cat([weighted * share * 2.0, by_spread], -1)
         for index in range(len(self.weights) - 1, -1, -1):
             torch.bmm(hidden[index].transpose(1, 2), gradient, out=weight_gradients[index])
             torch.sum(gradient, 1, keepdim=True, out=bias_gradients[index])
