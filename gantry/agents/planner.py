@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gantry.agents.adam import Adam
-from gantry.agents.agent import Agent, Shapes, State, prefixed, require, require_network, under
+from gantry.agents.agent import Agent, Shapes, State, prefixed, require, under
 from gantry.agents.planning.accuracy import Accuracy, measure
 from gantry.agents.planning.dynamics import LearnedDynamics, Sampling
 from gantry.agents.planning.ensemble import EnsembleConfig, Fit
@@ -129,7 +129,7 @@ class PlannerConfig:
         for name in ("horizon", "action_repeat", "population", "iterations", "particles", "random_decisions",
                      "update_decisions", "num_envs", "torch_threads"):  # fmt: skip
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        for name in ("discount", "held_out", "kept_share", "momentum", "variance_weight"):
+        for name in ("discount", "held_out", "kept_share", "momentum"):
             require(0.0 <= getattr(self, name) <= 1.0, name, "from 0 to 1", getattr(self, name))
         require(self.held_out < 1.0, "held_out", "below 1", self.held_out)
         require(self.uncertainty_penalty >= 0.0, "uncertainty_penalty", "at least 0", self.uncertainty_penalty)
@@ -141,9 +141,8 @@ class PlannerConfig:
             self.optimizer != "gradient" or self.dynamics == "learned", "optimizer",
             "another than gradient where the simulator is the model, which has no gradient", self.optimizer,
         )  # fmt: skip
-        require_network(self.hidden_sizes, "cpu")
-        self.ensemble(self.members)
-        Search(self.search, 1, torch.ones(1, dtype=torch.bool))  # refuses what the method cannot work with
+        self.ensemble(self.members)  # so do the networks and the search with what is theirs
+        Search(self.search, 1, torch.ones(1, dtype=torch.bool))
 
     @property
     def search(self) -> SearchConfig:

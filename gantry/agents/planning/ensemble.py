@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import silu, softplus
 
 from gantry.agents.adam import Adam
-from gantry.agents.agent import Shapes
+from gantry.agents.agent import Shapes, require, require_network
 from gantry.errors import GantryError
 
 SMALLEST_SCALE = 1e-6
@@ -58,12 +58,12 @@ class EnsembleConfig:
 
     def __post_init__(self) -> None:
         for name in ("members", "minibatch_size", "steps", "patience"):
-            if getattr(self, name) < 1:
-                raise GantryError(f"the ensemble's setting {name} must be at least 1; it is {getattr(self, name)}")
-        if not self.learning_rate > 0.0 or self.weight_decay < 0.0:
-            raise GantryError("the ensemble's learning rate must be above 0 and its weight decay at least 0")
-        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
-            raise GantryError(f"the ensemble's hidden_sizes must be widths of at least 1, not {self.hidden_sizes}")
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        require(self.learning_rate > 0.0, "learning_rate", "above 0", self.learning_rate)
+        require(self.weight_decay >= 0.0, "weight_decay", "at least 0", self.weight_decay)
+        require(0.0 <= self.variance_weight <= 1.0, "variance_weight", "from 0 to 1", self.variance_weight)
+        require(len(self.hidden_sizes) > 0, "hidden_sizes", "at least one width", self.hidden_sizes)
+        require_network(self.hidden_sizes, "cpu")
 
 
 @dataclasses.dataclass(frozen=True)
