@@ -187,6 +187,7 @@ def test_imagined_tips_are_where_the_imagined_angles_put_them_whatever_the_start
 def test_kinematics_are_saved(reaching):
     other = LearnedDynamics(8, 2, SMALL, generator(5), angles=(0, 1))
     other.load_state(reaching.state())
+    assert all(bool(tensor.isfinite().all()) for tensor in reaching.state().values())  # files hold nothing else
     features, actions, _ = arm(10, 4, 1.0)
     assert torch.equal(other.predict(features, actions)[0], reaching.predict(features, actions)[0])
     shapes = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in other.state().items()}

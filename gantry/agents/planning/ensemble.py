@@ -22,6 +22,8 @@ from gantry.errors import GantryError
 
 SMALLEST_SCALE = 1e-6
 """A column of the data whose deviation is below this counts as constant: it is shifted, but not scaled."""
+HIDDEN_SCALE = 1e30
+"""A column divided by this does not count beside any other; infinity would do too, but not in a file."""
 
 CHECK_STEPS = 50
 """Gradient steps from one look at the held-out data to the next."""
@@ -180,7 +182,7 @@ class Ensemble:
             raise GantryError("the dynamics cannot be fitted: there are no data yet")
         self.input_shift, self.input_scale = moments(inputs[seen])
         if hidden is not None:
-            self.input_scale[hidden] = math.inf
+            self.input_scale[hidden] = HIDDEN_SCALE
         self.output_shift, self.output_scale = moments(targets[seen])
         x = (inputs - self.input_shift) / self.input_scale
         y = (targets - self.output_shift) / self.output_scale
