@@ -6,7 +6,14 @@ import torch
 
 from gantry.agents.planning.accuracy import LEVELS, coverage, measure, mixture_position
 from gantry.agents.planning.dynamics import LearnedDynamics, circle_columns, whole_columns
-from gantry.agents.planning.ensemble import Ensemble, EnsembleConfig, bounded, gaussian_loss
+from gantry.agents.planning.ensemble import (
+    BOUNDS_WEIGHT,
+    Ensemble,
+    EnsembleConfig,
+    bounded,
+    gaussian_loss,
+    gaussians,
+)
 from gantry.agents.planning.memory import Memory, Transitions
 from gantry.agents.threads import torch_threads
 from gantry.errors import GantryError
@@ -76,6 +83,124 @@ def test_one_batched_pass_equals_a_loop_over_members():
         held = bounded(output[:, 2:], ensemble.low, ensemble.high) + 2 * ensemble.output_scale.log()
         torch.testing.assert_close(log_variance[member], held, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(ensemble.mean(x.expand(3, -1, -1)), mean, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("hidden_sizes", "beta"), [((7,), 0.0), ((6, 5, 4), 0.0), ((6, 5), 0.5)])
+def test_the_gradient_written_by_hand_is_that_of_automatic_differentiation(hidden_sizes, beta):
+    random = generator()
+    settings = EnsembleConfig(members=4, hidden_sizes=hidden_sizes, variance_weight=beta)
+    ensemble = Ensemble(3, 2, settings, random)
+    # Log-variances near both bounds, where the bounds' own gradients count.
+    ensemble.vector.add_(torch.randn(ensemble.vector.shape, generator=random))
+    ensemble.low.fill_(-1.5)
+    x, y = torch.randn(4, 9, 3, generator=random), torch.randn(4, 9, 2, generator=random)
+    leaves = [*ensemble.weights, *ensemble.biases, ensemble.low, ensemble.high]
+    leaves = [leaf.clone().requires_grad_() for leaf in leaves]
+    layers = len(hidden_sizes) + 1
+    low, high = leaves[-2:]
+    mean, log_variance = gaussians(x, leaves[:layers], leaves[layers:-2], low, high)
+    parts = (y - mean).square() / log_variance.exp() + log_variance
+    weighted = (parts * log_variance.detach().exp() ** beta).mean((1, 2))
+    expected = torch.autograd.grad(weighted.sum() + BOUNDS_WEIGHT * (high - low).sum(), leaves)
+    found, gradient = ensemble.gradient(x, y)
+    torch.testing.assert_close(found, gaussian_loss(mean, log_variance, y).mean(1).detach())
+    torch.testing.assert_close(gradient, torch.cat([part.flatten() for part in expected]), atol=1e-5, rtol=1e-4)
+
+
+def test_columns_known_beforehand_change_nothing():
+    ensemble = Ensemble(5, 2, SMALL, generator())
+    x = torch.randn(3, 6, 5, generator=generator(1))
+    known = ensemble.foreknown(x[..., 3:])
+    torch.testing.assert_close(ensemble.mean(x[..., :3], known), ensemble.mean(x))
+    for part, whole in zip(ensemble.predict(x[..., :3], known), ensemble.predict(x), strict=True):
+        torch.testing.assert_close(part, whole)
+
+
+def test_hidden_columns_are_not_looked_at():
+    random = generator()
+    ensemble = Ensemble(3, 1, SMALL, random)
+    x = torch.randn(100, 3, generator=random)
+    ensemble.fit(
+        x, x.sum(1, keepdim=True), torch.zeros(100, dtype=torch.bool), random, torch.tensor([False, True, False])
+    )
+    moved = x + torch.tensor([0.0, 5.0, 0.0])
+    assert torch.equal(ensemble.mean_over_members(moved), ensemble.mean_over_members(x))
+    assert not torch.equal(ensemble.mean_over_members(x + 1.0), ensemble.mean_over_members(x))
+
+
+def test_a_variance_weight_learns_what_is_otherwise_given_up_as_noise():
+    random = generator()
+    x = torch.randint(2, (400, 4), generator=random).float()
+    y = torch.stack([x[:, 0], x[:, 1] * x[:, 2] * (1.0 - x[:, 3])], 1)  # the first is easy, the second is not
+    errors = []
+    for beta in (0.0, 0.5):
+        settings = EnsembleConfig(members=3, hidden_sizes=(32, 32), steps=400, variance_weight=beta)
+        ensemble = Ensemble(4, 2, settings, generator(1))
+        ensemble.fit(x, y, torch.zeros(400, dtype=torch.bool), generator(2))
+        errors.append(float((ensemble.mean_over_members(x) - y)[:, 1].abs().max()))
+    assert errors[1] < 0.5 * errors[0]
+    assert errors[1] < 0.2
+
+
+def arm(number, seed, spread):
+    """Transitions of a two-link arm: angles (2), speeds (2), way from the tip to a target (2), the target (2)."""
+    random = generator(seed)
+    targets = torch.randn(number, 2, generator=random)
+    angles = (torch.rand(number, 2, generator=random) * 2 - 1) * spread
+    speeds, actions = torch.randn(2, number, 2, generator=random)
+
+    def seen(angles, speeds):
+        total = angles.sum(1)
+        tip = torch.stack([angles[:, 0].cos() + 0.5 * total.cos(), angles[:, 0].sin() + 0.5 * total.sin()], 1)
+        return torch.cat([angles, speeds, targets - tip, targets], 1)
+
+    return seen(angles, speeds), actions, seen(angles + 0.05 * speeds, speeds + 0.05 * actions)
+
+
+@pytest.fixture(scope="module")
+def reaching():
+    dynamics = LearnedDynamics(8, 2, SMALL, generator(), angles=(0, 1))
+    dynamics.fit(*arm(200, 1, 1.5), torch.zeros(200, dtype=torch.bool), generator(2))
+    return dynamics
+
+
+def test_kinematics_are_found_and_hold_far_from_the_data(reaching):
+    assert reaching.kinematics.columns.tolist() == [False] * 4 + [True] * 2 + [False] * 2
+    features, _, _ = arm(100, 2, 3.0)
+    spoilt = features.clone()
+    spoilt[:, 4:6] = 7.0
+    torch.testing.assert_close(reaching.kinematics.applied(spoilt), features, atol=1e-3, rtol=0)
+
+
+def test_imagined_tips_are_where_the_imagined_angles_put_them_whatever_the_start_said(reaching):
+    features, _, _ = arm(10, 3, 1.0)
+    plans = torch.zeros(10, 4, 2)
+    path = reaching.rollout(features, plans, 2, noise=False)
+    torch.testing.assert_close(reaching.kinematics.applied(path), path)
+    spoilt = features.clone()
+    spoilt[:, 4:6] = 7.0
+    torch.testing.assert_close(reaching.rollout(spoilt, plans, 2, noise=False), path)
+    mean, _ = reaching.predict(features, plans[:, 0])
+    torch.testing.assert_close(path[1, 0, :2], mean[:2, 0], atol=1e-5, rtol=1e-4)
+
+
+def test_kinematics_are_saved(reaching):
+    other = LearnedDynamics(8, 2, SMALL, generator(5), angles=(0, 1))
+    other.load_state(reaching.state())
+    assert all(bool(tensor.isfinite().all()) for tensor in reaching.state().values())  # files hold nothing else
+    features, actions, _ = arm(10, 4, 1.0)
+    assert torch.equal(other.predict(features, actions)[0], reaching.predict(features, actions)[0])
+    shapes = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in other.state().items()}
+    assert shapes == LearnedDynamics.shapes(8, 2, SMALL, (0, 1))
+
+
+def test_what_does_not_follow_from_the_angles_is_left_to_the_networks():
+    features, actions, following = arm(200, 1, 1.5)
+    random = torch.randn(2, 200, 2, generator=generator(6))
+    features[:, 4:6], following[:, 4:6] = random
+    dynamics = LearnedDynamics(8, 2, SMALL, generator(), angles=(0, 1))
+    dynamics.fit(features, actions, following, torch.zeros(200, dtype=torch.bool), generator(2))
+    assert not bool(dynamics.kinematics.columns.any())
 
 
 def test_a_linear_gaussian_system_is_found_with_its_parameters(fitted):
@@ -268,7 +393,15 @@ def test_the_memory_keeps_everything_in_order_beyond_its_first_room():
 
 
 @pytest.mark.parametrize(
-    "change", [{"members": 0}, {"learning_rate": 0.0}, {"hidden_sizes": ()}, {"steps": 0}, {"weight_decay": -1.0}]
+    "change",
+    [
+        {"members": 0},
+        {"learning_rate": 0.0},
+        {"hidden_sizes": ()},
+        {"steps": 0},
+        {"weight_decay": -1.0},
+        {"variance_weight": 2.0},
+    ],
 )
 def test_settings_that_cannot_work_are_refused(change):
     with pytest.raises(GantryError):

@@ -24,6 +24,7 @@ from gantry.imagination import foresight, imagination, lines
 from gantry.overlay import OverlayState
 from gantry.record import _compare, _Moment, record
 from gantry.runs import Run
+from gantry.settings import tuned
 from gantry.train import train
 
 SWING_UP = "gantry/CartPoleSwingUp-v0"
@@ -229,6 +230,17 @@ def test_the_next_decision_goes_on_from_the_plan_a_step_later():
     assert not bool(plans.warm[0])
 
 
+@pytest.mark.parametrize("carried_out", ["best", "mean"])
+def test_what_is_carried_out_is_the_best_plan_tried_or_the_mean_as_asked(carried_out):
+    target = torch.tensor([[0.5], [0.1], [-0.4]])
+    search = Search(config(horizon=3, carried_out=carried_out).search, 1, torch.ones(1, dtype=torch.bool))
+    plans = search.new_plans(1)
+    decision = search.decide(plans, torch.tensor([0]), torch.zeros(1, 1), Bowl(target), generator())
+    goes_on_from_it = torch.equal(decision.plan[1:], plans.mean[0, :-1])  # which is always the mean
+    assert goes_on_from_it == (carried_out == "mean")
+    assert torch.equal(decision.actions[0], decision.plan[0])
+
+
 def test_where_the_model_foresees_nothing_finite_the_last_good_plan_goes_on_and_it_is_said_once():
     env = open_environment(SWING_UP, 1)
     agent = Planner(env, config(), seed=0)
@@ -300,6 +312,15 @@ def test_it_learns_to_name_the_spot_with_a_learned_reward():
     error = np.abs(agent.act(observations)[:, 0] - observations[:, 0])
     assert agent.config.reward == "learned"
     assert float(error.mean()) < 0.15
+
+
+@pytest.mark.slow
+def test_it_learns_to_swing_up_in_a_minute_of_the_robots_time():
+    settings = tuned(SWING_UP, "planner")
+    steps = settings.pop("total_steps")
+    agent = Planner(SWING_UP, PlannerConfig(**settings), seed=0).learn(steps)
+    # Single episodes may need a second attempt, so that the mean of few varies; random actions score some 40.
+    assert evaluate(agent.act, SWING_UP, 3, begin=agent.begin).score > 700
 
 
 @pytest.mark.parametrize("kind", ["continuous", "discrete", "simulator"])
@@ -419,6 +440,7 @@ def test_pictures_change_nothing():
         ({"optimizer": "gradient", "dynamics": "simulator"}, "gradient"),
         ({"held_out": 1.0}, "held_out"),
         ({"members": 0}, "members"),
+        ({"hidden_sizes": (0,)}, "hidden_sizes"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_in_one_line(changes, complaint):
@@ -434,6 +456,8 @@ def test_what_an_environment_does_not_offer_is_refused():
         Planner(Spot(1), config(reward="task"))
     with pytest.raises(GantryError, match="Discrete"):
         Planner(Spot(1, discrete=True), config(optimizer="mppi"))
+    with pytest.raises(GantryError, match="angles must be"):
+        Planner(Spot(1), config(angles=(9,)))
 
 
 def test_every_optimizer_option_runs_end_to_end():

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gantry.agents.adam import Adam
-from gantry.agents.agent import Agent, Shapes, State, prefixed, require, require_network, under
+from gantry.agents.agent import Agent, Shapes, State, prefixed, require, under
 from gantry.agents.planning.accuracy import Accuracy, measure
 from gantry.agents.planning.dynamics import LearnedDynamics, Sampling
 from gantry.agents.planning.ensemble import EnsembleConfig, Fit
 from gantry.agents.planning.memory import Memory, Transitions
 from gantry.agents.planning.outcomes import LearnedOutcomes, Outcomes, TaskOutcomes
-from gantry.agents.planning.search import Decision, MethodName, Plans, Search, SearchConfig
+from gantry.agents.planning.search import Decision, MethodName, PlanName, Plans, Search, SearchConfig
 from gantry.agents.planning.value import StateValue
 from gantry.agents.planning.worlds import LearnedWorld, Scoring, SimulatedWorld, World
 from gantry.agents.spaces import ActionMap, ObservationMap
@@ -73,6 +73,8 @@ class PlannerConfig:
     """Standard deviation of the first population, in units of the action bounds' half-width."""
     temperature: float = 0.1
     """The smaller, the more only the best plans count (mppi), in deviations of the plans' worth."""
+    carried_out: PlanName = "best"
+    """best: the best plan that was tried. mean: what the search is centred on, which trembles less; always so in mppi."""
     discount: float = 1.0
     """γ from one decision to the next, within the horizon."""
     terminal_value: bool = False
@@ -91,9 +93,11 @@ class PlannerConfig:
     """Decisions at random before the first fit, of all environments together."""
     update_decisions: int = 50
     """Decisions from one fit to the next, of all environments together."""
+    angles: tuple[int, ...] = ()
+    """Columns of the features that are joint angles (rad), 7 at most: what follows from these is learned apart."""
     members: int = 5
     """Networks in the ensemble."""
-    hidden_sizes: tuple[int, ...] = (128, 128)
+    hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of their hidden layers."""
     learning_rate: float = 2e-3
     """Adam's step size."""
@@ -101,10 +105,12 @@ class PlannerConfig:
     """Share of the weights that a step with a learning rate of 1 would take away."""
     minibatch_size: int = 64
     """Transitions a gradient step, of each member."""
-    fit_steps: int = 400
+    fit_steps: int = 300
     """Gradient steps a fit, at most."""
     patience: int = 4
     """A fit ends once so many looks at the held-out data, one every 50 steps, find no member better."""
+    variance_weight: float = 0.0
+    """β: above 0, at most 1, the ensemble gives up less easily as noise what it has not learned yet (docs/dynamics.md)."""
     bootstrap: bool = True
     """Draw each member's data with replacement."""
     held_out: float = 0.1
@@ -135,9 +141,8 @@ class PlannerConfig:
             self.optimizer != "gradient" or self.dynamics == "learned", "optimizer",
             "another than gradient where the simulator is the model, which has no gradient", self.optimizer,
         )  # fmt: skip
-        require_network(self.hidden_sizes, "cpu")
-        self.ensemble(self.members)
-        Search(self.search, 1, torch.ones(1, dtype=torch.bool))  # refuses what the method cannot work with
+        self.ensemble(self.members)  # so do the networks and the search with what is theirs
+        Search(self.search, 1, torch.ones(1, dtype=torch.bool))
 
     @property
     def search(self) -> SearchConfig:
@@ -154,6 +159,7 @@ class PlannerConfig:
             self.shrink,
             self.initial_deviation,
             self.temperature,
+            self.carried_out,
         )
 
     def ensemble(self, members: int) -> EnsembleConfig:
@@ -166,6 +172,7 @@ class PlannerConfig:
             self.minibatch_size,
             self.fit_steps,
             self.patience,
+            self.variance_weight,
             self.bootstrap and members > 1,
         )
 
@@ -246,7 +253,9 @@ class Planner(Agent):
         learned = config.dynamics == "learned"
         generator = self._generator
         self.dynamics = (
-            LearnedDynamics(features, actions, config.ensemble(config.members), generator) if learned else None
+            LearnedDynamics(features, actions, config.ensemble(config.members), generator, config.angles)
+            if learned
+            else None
         )
         self._outcomes = (
             LearnedOutcomes(features, actions, config.ensemble(1), generator)
@@ -511,7 +520,9 @@ class Planner(Agent):
         features, actions = ObservationMap(observation_space).size, ActionMap(action_space).size
         parts: dict[str, Shapes] = {}
         if config.dynamics == "learned":
-            parts["dynamics"] = LearnedDynamics.shapes(features, actions, config.ensemble(config.members))
+            parts["dynamics"] = LearnedDynamics.shapes(
+                features, actions, config.ensemble(config.members), config.angles
+            )
             if config.reward != "task":
                 parts["outcomes"] = LearnedOutcomes.shapes(features, actions, config.ensemble(1))
         if config.terminal_value:

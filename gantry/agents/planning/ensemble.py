@@ -17,14 +17,18 @@ from torch import Tensor
 from torch.nn.functional import silu, softplus
 
 from gantry.agents.adam import Adam
-from gantry.agents.agent import Shapes
+from gantry.agents.agent import Shapes, require, require_network
 from gantry.errors import GantryError
 
 SMALLEST_SCALE = 1e-6
 """A column of the data whose deviation is below this counts as constant: it is shifted, but not scaled."""
+HIDDEN_SCALE = 1e30
+"""A column divided by this does not count beside any other; infinity would do too, but not in a file."""
 
 CHECK_STEPS = 50
 """Gradient steps from one look at the held-out data to the next."""
+BOUNDS_WEIGHT = 0.01
+"""How much the distance between the log-variance's bounds costs, so that they hold what the data show and no more."""
 LARGEST_LOSS = 5.0
 """What a held-out point counts at most: one that nothing could foretell must not decide when a fit ends."""
 NORMALIZATION = ("input_shift", "input_scale", "output_shift", "output_scale")
@@ -36,7 +40,7 @@ class EnsembleConfig:
 
     members: int = 5
     """E, networks that differ in their first weights and in the data they see."""
-    hidden_sizes: tuple[int, ...] = (128, 128)
+    hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers, which are followed by x σ(x) (SiLU)."""
     learning_rate: float = 2e-3
     """Adam's step size."""
@@ -44,21 +48,24 @@ class EnsembleConfig:
     """Share of the weights that a step with a learning rate of 1 would take away."""
     minibatch_size: int = 64
     """Data points a gradient step, of each member."""
-    steps: int = 400
+    steps: int = 300
     """Gradient steps a fit, at most."""
     patience: int = 4
     """A fit ends once so many looks at the held-out data, one after every CHECK_STEPS steps, find no member better."""
+    variance_weight: float = 0.0
+    """β: a point's gradients are taken times σ^2β, so that with β above 0 what is not yet known is not given up as noise
+    (β-NLL; Seitzer, Tavakoli, Antic and Martius, ICLR 2022, arXiv:2203.09168)."""
     bootstrap: bool = True
     """Draw each member's data with replacement, anew for each fit; else all members see all data, each in its order."""
 
     def __post_init__(self) -> None:
         for name in ("members", "minibatch_size", "steps", "patience"):
-            if getattr(self, name) < 1:
-                raise GantryError(f"the ensemble's setting {name} must be at least 1; it is {getattr(self, name)}")
-        if not self.learning_rate > 0.0 or self.weight_decay < 0.0:
-            raise GantryError("the ensemble's learning rate must be above 0 and its weight decay at least 0")
-        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
-            raise GantryError(f"the ensemble's hidden_sizes must be widths of at least 1, not {self.hidden_sizes}")
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        require(self.learning_rate > 0.0, "learning_rate", "above 0", self.learning_rate)
+        require(self.weight_decay >= 0.0, "weight_decay", "at least 0", self.weight_decay)
+        require(0.0 <= self.variance_weight <= 1.0, "variance_weight", "from 0 to 1", self.variance_weight)
+        require(len(self.hidden_sizes) > 0, "hidden_sizes", "at least one width", self.hidden_sizes)
+        require_network(self.hidden_sizes, "cpu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,12 +97,25 @@ def bounded(raw: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return low + softplus(below - low)
 
 
+def gaussians(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], low: Tensor, high: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Means and log-variances, (E, B, d) each, that networks as `Ensemble` describes them have for x (E, B, in)."""
+    for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+        x = silu(torch.baddbmm(bias, x, weight))
+    mean, raw = torch.baddbmm(biases[-1], x, weights[-1]).chunk(2, -1)
+    return mean, bounded(raw, low, high)
+
+
 class Ensemble:
     """E networks x → N(μ(x), diag σ²(x)) as one.
+
+    The backward pass is written out by hand: PyTorch's own took three quarters of the time of a gradient step.
 
     Attributes:
         config: settings.
         inputs, outputs: numbers of columns.
+        vector: (P,) all parameters; those below are views into it.
         weights: (E, in, out) of each layer; the last one has 2 × outputs columns: means, then raw log-variances.
         biases: (E, 1, out) of each layer.
         low, high: (outputs,) the learned soft bounds of the log-variance.
@@ -105,26 +125,44 @@ class Ensemble:
 
     def __init__(self, inputs: int, outputs: int, config: EnsembleConfig, generator: torch.Generator) -> None:
         self.inputs, self.outputs, self.config = inputs, outputs, config
-        sizes = (inputs, *config.hidden_sizes, 2 * outputs)
-        self.weights, self.biases = [], []
-        for fan_in, fan_out in itertools.pairwise(sizes):
-            weight = torch.empty(config.members, fan_in, fan_out)
+        layers = list(itertools.pairwise((inputs, *config.hidden_sizes, 2 * outputs)))
+        self._shapes = [
+            *((config.members, fan_in, fan_out) for fan_in, fan_out in layers),
+            *((config.members, 1, fan_out) for _, fan_out in layers),
+            (outputs,),
+            (outputs,),
+        ]
+        self.vector = torch.zeros(sum(math.prod(shape) for shape in self._shapes))
+        self._gradient = torch.zeros_like(self.vector)
+        self.weights, self.biases, self.low, self.high = self._split(self.vector)
+        self._gradients = self._split(self._gradient)
+        for weight in self.weights:
             torch.nn.init.trunc_normal_(weight, std=1.0, a=-2.0, b=2.0, generator=generator)
-            self.weights.append(weight.div_(math.sqrt(fan_in)).requires_grad_())
-            self.biases.append(torch.zeros(config.members, 1, fan_out).requires_grad_())
-        self.low = torch.full((outputs,), -10.0).requires_grad_()
-        self.high = torch.full((outputs,), 0.5).requires_grad_()
+            weight.div_(math.sqrt(weight.shape[1]))
+        self.low.fill_(-10.0)
+        self.high.fill_(0.5)
         self.input_shift, self.input_scale = torch.zeros(inputs), torch.ones(inputs)
         self.output_shift, self.output_scale = torch.zeros(outputs), torch.ones(outputs)
-        self.optimizer = Adam(self._parameters())
+        self.optimizer = Adam([self.vector])
         self.fold()
 
-    def _parameters(self) -> list[Tensor]:
-        return [*self.weights, *self.biases, self.low, self.high]
+    def _split(self, flat: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+        """Views of a (P,) vector: weights, biases, and the bounds."""
+        pieces = flat.split([math.prod(shape) for shape in self._shapes])
+        *parts, low, high = [piece.view(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
+        return parts[: len(parts) // 2], parts[len(parts) // 2 :], low, high
 
     # Learning
 
-    def fit(self, inputs: Tensor, targets: Tensor, held_out: Tensor, generator: torch.Generator) -> Fit:
+    @torch.no_grad()
+    def fit(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        held_out: Tensor,
+        generator: torch.Generator,
+        hidden: Tensor | None = None,
+    ) -> Fit:
         """Fit to all data anew, beginning with the weights there are.
 
         Args:
@@ -132,6 +170,7 @@ class Ensemble:
             targets: (N, outputs).
             held_out: (N,) bool; these judge when to stop, and which weights to keep.
             generator: of bootstrap samples and orders.
+            hidden: (inputs,) bool, columns that the networks are not to look at.
 
         Raises:
             GantryError: data or losses are not finite, or there are none to fit to; the weights are as before.
@@ -142,6 +181,8 @@ class Ensemble:
         if not bool(seen.any()):
             raise GantryError("the dynamics cannot be fitted: there are no data yet")
         self.input_shift, self.input_scale = moments(inputs[seen])
+        if hidden is not None:
+            self.input_scale[hidden] = HIDDEN_SCALE
         self.output_shift, self.output_scale = moments(targets[seen])
         x = (inputs - self.input_shift) / self.input_scale
         y = (targets - self.output_shift) / self.output_scale
@@ -159,7 +200,7 @@ class Ensemble:
             else torch.arange(number).expand(shape)
         )
         best = self._held_out_losses(test_x, test_y)
-        kept = [parameter.detach().clone() for parameter in self._parameters()]
+        kept = self.vector.clone()
         batches = self._minibatches(sample, generator)
         steps, waited, taken = 0, 0, 1
         while steps < config.steps and waited < config.patience:
@@ -174,9 +215,7 @@ class Ensemble:
             best = torch.where(better, losses, best)
             self._keep(kept, better)
             waited = 0 if bool(better.any()) else waited + 1
-        with torch.no_grad():
-            for parameter, value in zip(self._parameters(), kept, strict=True):
-                parameter.copy_(value)
+        self.vector.copy_(kept)
         return Fit(steps, float(total) / taken, float(best.mean()) if len(test_x) else math.nan)
 
     def _minibatches(self, sample: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
@@ -187,53 +226,80 @@ class Ensemble:
             yield from order.tensor_split(parts, dim=1)
 
     def _step(self, x: Tensor, y: Tensor) -> Tensor:
-        """One gradient step on a minibatch (E, B, ·) of each member; returns its loss, ()."""
-        output = self._network(x, self.weights, self.biases)
-        log_variance = bounded(output[..., self.outputs :], self.low, self.high)
-        loss = gaussian_loss(output[..., : self.outputs], log_variance, y).mean(1)
-        # The bounds are drawn together, so that they hold what the data show and no more.
-        total = loss.sum() + 0.01 * (self.high - self.low).sum()
-        gradients, _ = self.optimizer.gradients(total)
-        rate = self.config.learning_rate
-        self.optimizer.step(gradients, rate)
+        """One gradient step on a minibatch (E, B, ·) of each member; returns its mean loss, ()."""
+        loss, gradient = self.gradient(x, y)
+        rate, weights = self.config.learning_rate, self.vector[: sum(weight.numel() for weight in self.weights)]
+        self.optimizer.step([gradient], rate)
         if self.config.weight_decay:
-            with torch.no_grad():
-                for weight in self.weights:
-                    weight.mul_(1.0 - rate * self.config.weight_decay)
-        return loss.detach().mean()
-
-    @staticmethod
-    def _network(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-        """(E, B, in) → (E, B, out)."""
-        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-            x = silu(torch.baddbmm(bias, x, weight))
-        return torch.baddbmm(biases[-1], x, weights[-1])
+            weights.mul_(1.0 - rate * self.config.weight_decay)
+        return loss.mean()
 
     @torch.no_grad()
+    def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What a step descends: Σ over members of their mean `gaussian_loss`, + BOUNDS_WEIGHT Σ (high - low).
+
+        With a `variance_weight` each number's part of the loss has that weight, taken as a constant.
+
+        Args:
+            x: (E, B, inputs) normalized.
+            y: (E, B, outputs) normalized.
+
+        Returns:
+            Each member's mean loss (E,), and the gradient (P,), which the next call overwrites.
+        """
+        weight_gradients, bias_gradients, low_gradient, high_gradient = self._gradients
+        raw, hidden = [], [x]
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            raw.append(torch.baddbmm(bias, hidden[-1], weight))
+            hidden.append(silu(raw[-1]))
+        mean, spread = torch.baddbmm(self.biases[-1], hidden[-1], self.weights[-1]).chunk(2, -1)
+        below = self.high - softplus(self.high - spread)
+        log_variance = self.low + softplus(below - self.low)
+        precision = (-log_variance).exp()
+        error = mean - y
+        weighted = error * precision
+        surprise = error * weighted
+        share: float | Tensor = 1.0 / y[0].numel()
+        if self.config.variance_weight:
+            share = share * (self.config.variance_weight * log_variance).exp()
+        by_log_variance = (1.0 - surprise) * share
+        by_below = by_log_variance * (below - self.low).sigmoid()
+        by_spread = by_below * (self.high - spread).sigmoid()
+        torch.sum(by_log_variance - by_below, (0, 1), out=low_gradient).sub_(BOUNDS_WEIGHT)
+        torch.sum(by_below - by_spread, (0, 1), out=high_gradient).add_(BOUNDS_WEIGHT)
+        gradient = torch.cat([weighted * share * 2.0, by_spread], -1)
+        for index in range(len(self.weights) - 1, -1, -1):
+            torch.bmm(hidden[index].transpose(1, 2), gradient, out=weight_gradients[index])
+            torch.sum(gradient, 1, keepdim=True, out=bias_gradients[index])
+            if index:
+                gradient = torch.bmm(gradient, self.weights[index].transpose(1, 2))
+                gradient = torch.ops.aten.silu_backward(gradient, raw[index - 1])
+        return (surprise + log_variance).mean((1, 2)), self._gradient
+
     def _held_out_losses(self, x: Tensor, y: Tensor) -> Tensor:
         """Each member's loss (E,) on normalized data (M, ·), a point counting for LARGEST_LOSS at most."""
         if not len(x):
             return torch.full((self.config.members,), math.inf)
-        output = self._network(x.expand(self.config.members, *x.shape), self.weights, self.biases)
-        log_variance = bounded(output[..., self.outputs :], self.low, self.high)
-        return gaussian_loss(output[..., : self.outputs], log_variance, y).clamp(max=LARGEST_LOSS).mean(1)
+        mean, log_variance = gaussians(
+            x.expand(self.config.members, *x.shape), self.weights, self.biases, self.low, self.high
+        )
+        return gaussian_loss(mean, log_variance, y).clamp(max=LARGEST_LOSS).mean(1)
 
-    @torch.no_grad()
-    def _keep(self, kept: list[Tensor], better: Tensor) -> None:
-        """Take over the weights of the members (E,) that are better; the bounds are common to all."""
-        for copy, parameter in zip(kept, self._parameters(), strict=True):
-            if parameter.ndim == 3:
-                copy[better] = parameter[better]
-            elif bool(better.any()):
-                copy.copy_(parameter)
+    def _keep(self, kept: Tensor, better: Tensor) -> None:
+        """Take over into `kept` (P,) the weights of the members (E,) that are better; the bounds are common to all."""
+        weights, biases, low, high = self._split(kept)
+        for copy, parameter in zip([*weights, *biases], [*self.weights, *self.biases], strict=True):
+            copy[better] = parameter[better]
+        if bool(better.any()):
+            low.copy_(self.low)
+            high.copy_(self.high)
 
     # Predicting
 
-    @torch.no_grad()
     def fold(self) -> None:
         """Write the normalization of the data into the first and the last layer, as predictions use them."""
         size = self.outputs
-        weights, biases = [w.detach().clone() for w in self.weights], [b.detach().clone() for b in self.biases]
+        weights, biases = [weight.clone() for weight in self.weights], [bias.clone() for bias in self.biases]
         weights[0] /= self.input_scale[:, None]
         biases[0] -= (self.input_shift @ weights[0])[:, None]
         weights[-1][..., :size] *= self.output_scale
@@ -244,26 +310,38 @@ class Ensemble:
         self._both = weights[-1], biases[-1]
         self._log_scale = 2.0 * self.output_scale.log()
 
-    def mean(self, x: Tensor) -> Tensor:
+    def foreknown(self, x: Tensor) -> Tensor:
+        """What the last columns of inputs, (E, B, columns), add to the first layer: (E, B, width).
+
+        Where some columns are known long before the others, as a plan's actions are, `mean` and `predict` take this
+        and the other columns (E, B, inputs - columns).
+        """
+        weight, bias = self._hidden[0]
+        return torch.baddbmm(bias, x, weight[:, weight.shape[1] - x.shape[2] :])
+
+    def _last_hidden(self, x: Tensor, foreknown: Tensor | None) -> Tensor:
+        """The last hidden layer (E, B, width) of inputs (E, B, inputs), in the data's units."""
+        (weight, bias), *later = self._hidden
+        x = silu_(torch.baddbmm(bias if foreknown is None else foreknown, x, weight[:, : x.shape[2]]))
+        for weight, bias in later:
+            x = silu_(torch.baddbmm(bias, x, weight))
+        return x
+
+    def mean(self, x: Tensor, foreknown: Tensor | None = None) -> Tensor:
         """Members' means (E, B, outputs) of inputs (E, B, inputs), in the data's units."""
-        for weight, bias in self._hidden:
-            x = silu(torch.baddbmm(bias, x, weight), inplace=not x.requires_grad)
         weight, bias = self._mean
-        return torch.baddbmm(bias, x, weight)
+        return torch.baddbmm(bias, self._last_hidden(x, foreknown), weight)
 
     def mean_over_members(self, x: Tensor) -> Tensor:
         """Mean of the members' means (…, outputs) of inputs (…, inputs), in the data's units."""
         flat = x.reshape(1, -1, self.inputs).expand(self.config.members, -1, -1)
         return self.mean(flat).mean(0).view(*x.shape[:-1], self.outputs)
 
-    def predict(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, x: Tensor, foreknown: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Members' means and log-variances, (E, B, outputs) each, of inputs (E, B, inputs), in the data's units."""
-        for weight, bias in self._hidden:
-            x = silu(torch.baddbmm(bias, x, weight))
         weight, bias = self._both
-        output = torch.baddbmm(bias, x, weight)
-        log_variance = bounded(output[..., self.outputs :], self.low.detach(), self.high.detach()) + self._log_scale
-        return output[..., : self.outputs], log_variance
+        mean, raw = torch.baddbmm(bias, self._last_hidden(x, foreknown), weight).chunk(2, -1)
+        return mean, bounded(raw, self.low, self.high) + self._log_scale
 
     # Saving
 
@@ -272,9 +350,8 @@ class Ensemble:
         tensors = {name: getattr(self, name) for name in (*NORMALIZATION, "low", "high")}
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             tensors[f"{index}.weight"], tensors[f"{index}.bias"] = weight, bias
-        return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+        return {name: tensor.clone() for name, tensor in tensors.items()}
 
-    @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over what `state` returned."""
         for name in NORMALIZATION:
@@ -296,6 +373,11 @@ class Ensemble:
             shapes[f"{index}.weight"] = ((config.members, fan_in, fan_out), torch.float32)
             shapes[f"{index}.bias"] = ((config.members, 1, fan_out), torch.float32)
         return shapes
+
+
+def silu_(x: Tensor) -> Tensor:
+    """x σ(x), in place where no gradient is asked for."""
+    return silu(x, inplace=not x.requires_grad)
 
 
 def moments(data: Tensor) -> tuple[Tensor, Tensor]:

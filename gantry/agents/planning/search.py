@@ -20,6 +20,7 @@ from gantry.agents.planning.worlds import Futures, World
 from gantry.errors import GantryError
 
 MethodName = Literal["icem", "cem", "mppi", "random-shooting", "gradient"]
+PlanName = Literal["best", "mean"]
 
 LARGEST = 1e30
 """Cost of a plan whose future is not finite."""
@@ -42,6 +43,7 @@ class SearchConfig:
     shrink: float
     initial_deviation: float
     temperature: float
+    carried_out: PlanName
 
 
 @dataclasses.dataclass
@@ -212,8 +214,10 @@ class Search:
         return Futures(first.path[:, own], first.returns[own], first.rewards[:, own])
 
     def _chosen(self, state: Any) -> Tensor:
-        """The plan (H, a) to carry out: the best sample, or of a weighted mean that mean."""
-        plan: Tensor = state.mean if self.config.method == "mppi" or state.iteration == 0 else state.point
+        """The plan (H, a) to carry out; where no future was finite, the mean is what is left of the last good plan."""
+        centred = self.config.carried_out == "mean" and self.config.method in ("icem", "cem")
+        mean = centred or self.config.method == "mppi" or state.iteration == 0
+        plan: Tensor = state.mean if mean else state.point
         if self.chooses:
             return torch.nn.functional.one_hot(plan.argmax(1), self.size).to(plan)
         return plan
