@@ -120,7 +120,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "n_step": 3,
         "gamma": 0.97,
     },
-    # Rewards are seldom met, so that steps are learned from often, in small minibatches, and slow copies follow fast. No
+    # Rewards are seldom met, so steps are learned from often, in small minibatches, and slow copies follow fast. No
     # return is below -1 / (1 - γ). The penalty keeps the arm from turning on about a target that it has reached.
     ("gantry/ReachGoal-v0", "ddpg"): {
         "total_steps": 600_000,
