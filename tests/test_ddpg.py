@@ -6,7 +6,7 @@ import pytest
 import torch
 from agent_doubles import Spot
 
-from gantry.agents.ddpg import DDPG, DDPGConfig, action_slope, critic_gradient, policy_gradient, smoothed
+from gantry.agents.ddpg import DDPG, DDPGConfig, action_slope, critic_gradient, policy_gradient, smoothed, within
 from gantry.agents.networks import MLP
 from gantry.errors import GantryError
 
@@ -68,6 +68,16 @@ def test_smoothed_actions_by_hand():
     torch.testing.assert_close(smoothed(action, noise, 0.5), torch.tensor([[0.5, 1.0, -0.3]]))
 
 
+def test_targets_are_brought_within_bounds_by_hand():
+    for low, high, expected in (
+        (None, None, [-3.0, 0.5, 2.0]),
+        (-1.0, None, [-1.0, 0.5, 2.0]),
+        (None, 0.0, [-3.0, 0.0, 0.0]),
+        (-1.0, 1.0, [-1.0, 0.5, 1.0]),
+    ):
+        assert within(torch.tensor([-3.0, 0.5, 2.0]), low, high).tolist() == expected
+
+
 def agent_with_a_batch(**settings):
     config = DDPGConfig(num_envs=4, warm_up_steps=40, batch_size=8, hidden_sizes=(16,), gamma=0.9, **settings)
     agent = DDPG(Spot(4, terminal=True), config)
@@ -78,16 +88,20 @@ def agent_with_a_batch(**settings):
     return agent, agent._draw(32, 0.0)
 
 
-@pytest.mark.parametrize("twin", [False, True])
-def test_critics_are_fitted_to_the_bellman_target(twin):
+@pytest.mark.parametrize(("twin", "low", "high"), [(False, None, None), (True, None, None), (False, -0.4, -0.1)])
+def test_critics_are_fitted_to_the_bellman_target(twin, low, high):
     """The first step of Adam goes down the sign of the gradient, here of autograd's own loss on hand-made targets."""
-    agent, batch = agent_with_a_batch(twin=twin, twin_noise=0.0)
+    agent, batch = agent_with_a_batch(twin=twin, twin_noise=0.0, value_low=low, value_high=high)
     assert (batch.discount == 0).any()
     with torch.no_grad():
         following = torch.tanh(agent.targets["actor"](batch.next_observation))
         inputs = torch.cat([batch.next_observation, following], 1)
         values = [agent.targets[name](inputs)[:, 0] for name in ("critic", "twin")[: 1 + twin]]
         target = batch.reward + batch.discount * (torch.minimum(*values) if twin else values[0])
+    if low is not None:
+        assert (target < low).any()
+        assert (target > high).any()
+        target = torch.where(target < low, low, torch.where(target > high, high, target))
     for name in ("critic", "twin")[: 1 + twin]:
         critic = agent.networks[name]
         loss = (critic(batch.observation_action)[:, 0] - target).square().mean()

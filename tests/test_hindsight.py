@@ -127,6 +127,40 @@ def test_it_reaches_goals_that_it_is_paid_for_only_at_the_end(mode):
     assert (np.abs(positions - goals) <= 0.1).mean() > 0.9
 
 
+def test_relative_goals_show_the_way_after_goals_are_exchanged_and_in_acting_alike():
+    """Against draws of the same seed that show goals as they are; networks may tell the two apart, rewards may not."""
+    settings = {"num_envs": 8, "hindsight_goals": 4, "warm_up_steps": 400, "hidden_sizes": (8,)}
+    batches, inputs = [], []
+    for relative in (False, True):
+        agent = DDPG(gymnasium.vector.SyncVectorEnv([Line] * 8), DDPGConfig(**settings, relative_goals=relative))
+        agent.learn(400 - 8)
+        batches.append(agent._draw(200, 0.0))
+        inputs.append(agent._normalized(np.array([[0.25, -0.5, 0.25]], np.float32)))
+    shown, relative = batches
+    for part in ("observation", "next_observation"):
+        achieved, desired, observation = getattr(shown, part).T
+        expected = torch.stack([achieved, desired - achieved, observation], 1)
+        assert torch.equal(getattr(relative, part), expected)
+    assert torch.equal(relative.reward, shown.reward)
+    assert (relative.reward == 0).any()
+    assert (relative.reward == -1).any()
+    assert [row.tolist() for row in inputs] == [[[0.25, -0.5, 0.25]], [[0.25, -0.75, 0.25]]]
+
+
+def test_scales_of_relative_goals_are_those_of_the_way_itself():
+    config = DDPGConfig(num_envs=8, relative_goals=True, normalize_observation=True, hidden_sizes=(8,), report_every=1)
+    agent = DDPG(gymnasium.vector.SyncVectorEnv([Line] * 8), config)
+    seen = []
+    for count in range(1, 6):
+        agent._begin_episodes()
+        seen.append(agent._stepper.observation.copy())
+        agent.learn(8 * count)
+    achieved, desired, _ = np.concatenate(seen).T
+    moments = agent.observation_normalizer.moments
+    assert moments.mean[1] == pytest.approx((desired - achieved).mean(), abs=1e-6)
+    assert moments.variance[1] == pytest.approx((desired - achieved).var(), abs=1e-6)
+
+
 def test_rewards_in_hindsight_are_the_simulators_own():
     import gantry.envs.simulator as simulators
 
@@ -139,6 +173,8 @@ def test_rewards_in_hindsight_are_the_simulators_own():
 def test_environments_without_goals_are_refused_in_one_line():
     with pytest.raises(GantryError, match="desired_goal"):
         DDPG(Spot(), CONFIG)
+    with pytest.raises(GantryError, match="desired_goal"):
+        DDPG(Spot(), DDPGConfig(relative_goals=True))
     with pytest.raises(GantryError, match="one shape"):
         check_goals(gymnasium.spaces.Dict({**SPACE.spaces, "desired_goal": gymnasium.spaces.Box(0, 1, (3,))}))
 

@@ -321,7 +321,8 @@ def test_observations_that_are_dictionaries_are_taken():
     [(DQNConfig, {"gamma": 1.5}), (DQNConfig, {"batch_size": 0}), (DQNConfig, {"epsilon_end": 2.0}),
      (DQNConfig, {"target_every": 0}), (DQNConfig, {"n_step": 0}), (DQNConfig, {"hidden_sizes": (0,)}),
      (DQNConfig, {"epsilon_fraction": 0.0}), (DDPGConfig, {"target_rate": 0.0}), (DDPGConfig, {"noise_start": -1.0}),
-     (DDPGConfig, {"actor_learning_rate": 0.0}), (DDPGConfig, {"max_gradient_norm": 0.0})],
+     (DDPGConfig, {"actor_learning_rate": 0.0}), (DDPGConfig, {"max_gradient_norm": 0.0}),
+     (DDPGConfig, {"value_low": 0.0, "value_high": -1.0})],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(kind, settings):
     with pytest.raises(GantryError, match=next(iter(settings))):

@@ -57,9 +57,16 @@ class DDPGConfig(OffPolicyConfig):
     twin_noise_clip: float = 0.5
     """TD3: bound of that noise."""
 
+    value_low: float | None = None
+    """What no return can be below, to which the critic's targets are raised; None: they may be as low as they get."""
+    value_high: float | None = None
+    """What no return can be above, to which the critic's targets are lowered; None: as high as they get."""
+
     hindsight_goals: int = 0
     """Hindsight replay, for environments with goals: transitions that get another goal for each one that keeps its own
     (k; 4 in the paper); 0 does without."""
+    relative_goals: bool = False
+    """For environments with goals: show the networks the way from the achieved to the desired goal, in its place."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work.
@@ -77,6 +84,10 @@ class DDPGConfig(OffPolicyConfig):
         require(0.0 < self.target_rate <= 1.0, "target_rate", "above 0 and at most 1", self.target_rate)
         for name in ("saturation_penalty", "noise_start", "noise_end", "twin_noise", "twin_noise_clip"):
             require(getattr(self, name) >= 0.0, name, "at least 0", getattr(self, name))
+        if self.value_low is not None and self.value_high is not None:
+            require(
+                self.value_low < self.value_high, "value_low", f"below value_high {self.value_high}", self.value_low
+            )
         require(self.twin_delay >= 1, "twin_delay", "at least 1", self.twin_delay)
         check_schedule("noise", self.noise_schedule, self.noise_start, self.noise_end, self.noise_fraction)
 
@@ -84,6 +95,11 @@ class DDPGConfig(OffPolicyConfig):
 def smoothed(action: torch.Tensor, noise: torch.Tensor, clip: float) -> torch.Tensor:
     """TD3's target action (B, A): `action` plus `noise` within ±`clip`, within ±1 (the paper's equation 14)."""
     return (action + noise.clamp(-clip, clip)).clamp_(-1.0, 1.0)
+
+
+def within(target: torch.Tensor, low: float | None, high: float | None) -> torch.Tensor:
+    """Targets (B,) brought, in place, to what returns can be, from `low` to `high`; None is no bound."""
+    return target if low is None and high is None else target.clamp_(low, high)
 
 
 def policy_gradient(
@@ -177,7 +193,7 @@ class DDPG(OffPolicyAgent):
 
     def _build(self) -> None:
         super()._build()
-        if self.config.hindsight_goals:
+        if self.config.hindsight_goals or self.config.relative_goals:
             check_goals(self.observation_space)
         self.actor, self.critic = self.networks["actor"], self.networks["critic"]
         self._critics = [name for name in self.networks if name != "actor"]
@@ -206,6 +222,12 @@ class DDPG(OffPolicyAgent):
         if not deterministic:
             actions += self.config.noise_start * torch.randn(actions.shape, generator=self._acting_generator)
         return actions.clamp_(-1.0, 1.0).numpy()
+
+    def _rephrased(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self.config.relative_goals:
+            goals = self._observation_map.slices
+            observations[:, goals["desired_goal"]] -= observations[:, goals["achieved_goal"]]
+        return observations
 
     def _random_actions(self) -> NDArray[Any]:
         shape = (self._stepper.num_envs, self._action_map.size)
@@ -259,7 +281,9 @@ class DDPG(OffPolicyAgent):
         following = torch.cat([batch.next_observation, action], 1)
         next_values = [self.targets[name](following) for name in self._critics]
         next_value = torch.minimum(*next_values) if config.twin else next_values[0]
-        target = td_target(batch.reward, batch.discount, next_value.squeeze(1))
+        target = within(
+            td_target(batch.reward, batch.discount, next_value.squeeze(1)), config.value_low, config.value_high
+        )
         figures = []
         for name in self._critics:
             gradient, loss, value = critic_gradient(self.networks[name], batch.observation_action, target)

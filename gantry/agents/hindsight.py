@@ -33,8 +33,8 @@ def check_goals(observation_space: gymnasium.Space[Any]) -> None:
     """
     if not isinstance(observation_space, gymnasium.spaces.Dict) or not set(GOAL_KEYS) <= set(observation_space.spaces):
         raise GantryError(
-            f"hindsight replay needs observations that are a dictionary of {', '.join(GOAL_KEYS)}, not "
-            f"{observation_space}; set hindsight_goals to 0"
+            f"hindsight replay and relative goals need observations that are a dictionary of {', '.join(GOAL_KEYS)}, "
+            f"not {observation_space}; do without hindsight_goals and relative_goals"
         )
     achieved, desired = (observation_space[key].shape for key in GOAL_KEYS[1:])
     if achieved != desired:

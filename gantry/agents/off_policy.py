@@ -183,7 +183,7 @@ class OffPolicyAgent(Agent):
         means = torch.stack(records).mean(0).tolist() if records else [math.nan] * len(self.figures)
         if records:
             self._check_finite(*means)
-        self.observation_normalizer.update(np.concatenate(seen))
+        self.observation_normalizer.update(self._rephrased(np.concatenate(seen)))
         return {**dict(zip(self.figures, means, strict=True)), **self._settings_now(self.steps / total_steps)}
 
     def _collect(self, total_steps: int) -> NDArray[np.float32]:
@@ -206,18 +206,19 @@ class OffPolicyAgent(Agent):
 
     def _normalized(self, observations: NDArray[np.float32]) -> torch.Tensor:
         """(k, d) as the networks see them, where the networks are."""
-        inputs = torch.empty(observations.shape)
-        self.observation_normalizer.apply(observations, inputs.numpy())
-        return inputs.to(self.config.device)
+        inputs = self._rephrased(observations.copy())
+        self.observation_normalizer.apply(inputs, inputs)
+        return torch.from_numpy(inputs).to(self.config.device)
 
     def _draw(self, count: int, progress: float) -> Minibatch:
         """`count` transitions to learn from, as the networks see them."""
         return self._as_seen(self._buffer.gather(self._buffer.sample(count, self._generator)))
 
     def _as_seen(self, batch: Minibatch) -> Minibatch:
-        """Normalize the observations of a minibatch, in place, and bring it to where the networks are."""
-        if self.observation_normalizer.enabled:
-            for part in (batch.observation.numpy(), batch.next_observation.numpy()):
+        """Rephrase and normalize a minibatch's observations, in place, and bring it to where the networks are."""
+        for part in (batch.observation.numpy(), batch.next_observation.numpy()):
+            self._rephrased(part)
+            if self.observation_normalizer.enabled:
                 self.observation_normalizer.apply(part, part)
         return batch if self.config.device == "cpu" else batch.to(self.config.device)
 
@@ -292,6 +293,10 @@ class OffPolicyAgent(Agent):
     @abstractmethod
     def _explore(self, inputs: torch.Tensor, progress: float) -> NDArray[Any]:
         """Policy actions to learn from, (n, A) or (n,), for observations (n, d) as the networks see them."""
+
+    def _rephrased(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Observations (k, d) in the terms that the networks are given, before scaling, written over them."""
+        return observations
 
     def _after_step(self, rows: NDArray[np.int64], ended: NDArray[np.int64]) -> None:
         """The vector step has been written to `rows` (n,) of the buffer; episodes ended in the rows `ended` (k,)."""
