@@ -39,13 +39,16 @@ class Curve:
     seeds: int
 
 
-def curves(folders: Sequence[Path], figure: str = "score", against: Against = "steps") -> list[Curve]:
+def curves(
+    folders: Sequence[Path], figure: str = "score", against: Against = "steps", logarithmic: bool = False
+) -> list[Curve]:
     """Read runs and put the seeds of each agent together.
 
     Args:
         folders: of runs; those of one agent in one environment make one curve.
         figure: a column of `metrics.csv`.
         against: the column along the axis.
+        logarithmic: put the seeds together at places that lie evenly on a logarithmic axis.
 
     Returns:
         The curves, in the order in which their first runs were named. A curve ends where its shortest run does.
@@ -73,7 +76,7 @@ def curves(folders: Sequence[Path], figure: str = "score", against: Against = "s
     result = []
     for (environment, agent), series in runs.items():
         start, stop = max(at[0] for at, _ in series), min(at[-1] for at, _ in series)
-        grid = np.linspace(start, max(start, stop), POINTS)
+        grid = (np.geomspace if logarithmic else np.linspace)(start, max(start, stop), POINTS)
         stacked = np.stack([np.interp(grid, at, values) for at, values in series])
         label = f"{agent} in {environment.removeprefix('gantry/')}" if several else agent
         result.append(
@@ -83,7 +86,12 @@ def curves(folders: Sequence[Path], figure: str = "score", against: Against = "s
 
 
 def draw(
-    path: Path, lines: Sequence[Curve], figure: str = "score", against: Against = "steps", title: str = ""
+    path: Path,
+    lines: Sequence[Curve],
+    figure: str = "score",
+    against: Against = "steps",
+    title: str = "",
+    logarithmic: bool = False,
 ) -> None:
     """Draw curves to a picture: the median over seeds as a line, the range of the seeds as a band.
 
@@ -93,6 +101,7 @@ def draw(
         figure: names the vertical axis.
         against: names the horizontal one.
         title: above the picture.
+        logarithmic: let equal ways along the horizontal axis stand for equal ratios.
 
     Raises:
         GantryError: an unknown suffix, or the file cannot be written.
@@ -111,6 +120,8 @@ def draw(
         axes.plot(line.at, line.median, color=colour, linewidth=1.8, label=f"{line.label} ({seeds})")
         if line.seeds > 1:
             axes.fill_between(line.at, line.lowest, line.highest, color=colour, alpha=0.18, linewidth=0)
+    if logarithmic:
+        axes.set_xscale("log")
     axes.set(xlabel=AXES[against], ylabel=figure.replace("_", " "), title=title)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -38,6 +38,27 @@ def test_seeds_of_an_agent_make_one_curve_of_median_and_range_up_to_the_shortest
     assert curves(folders, against="wall_seconds")[0].at[-1] == 4.0
 
 
+def test_on_a_logarithmic_axis_the_seeds_are_put_together_at_even_ratios(folders):
+    ppo = curves(folders, logarithmic=True)[0]
+    assert (ppo.at[0], ppo.at[-1]) == pytest.approx((20, 40))
+    assert np.diff(np.log(ppo.at)) == pytest.approx(np.log(2) / (len(ppo.at) - 1))
+    assert np.interp(30, ppo.at, ppo.median) == pytest.approx((2.0 + 5.0) / 2, abs=1e-3)
+
+
+def test_a_logarithmic_axis_widens_what_comes_early(tmp_path):
+    from imageio.v3 import imread
+
+    at = np.geomspace(1.0, 1000.0, 400)
+    step = (at > 10.0) * 1.0
+    columns = []
+    for logarithmic in (False, True):
+        draw(tmp_path / "step.png", [Curve("step", at, step, step, step, 1)], logarithmic=logarithmic)
+        picture = imread(tmp_path / "step.png")[..., :3].astype(int)
+        line = np.abs(picture - [0x3B, 0x6F, 0xD4]).sum(-1) < 30
+        columns.append(line.sum(0).argmax() / line.shape[1])  # where the line rises
+    assert columns[0] < 0.2 < 0.3 < columns[1] < 0.45
+
+
 def test_environments_are_named_where_there_are_several(folders, tmp_path):
     other = run(tmp_path / "d", "ppo", 0, [(1, 1.0)], "gantry/Reach-v0")
     assert [curve.label for curve in curves([folders[0], other])] == ["ppo in CartPole-v1", "ppo in Reach-v0"]
@@ -61,6 +82,7 @@ def test_the_command_draws_every_kind_of_picture(folders, tmp_path, capsys):
         out = tmp_path / f"curves.{suffix}"
         assert main(["plot", *map(str, folders), "--out", str(out)]) == 0
         assert out.read_bytes().startswith(start)
+    assert main(["plot", *map(str, folders), "--out", str(out), "--log"]) == 0
     assert "3 runs" in capsys.readouterr().out
     assert main(["plot", str(tmp_path / "nothing")]) == 1
 

@@ -30,6 +30,8 @@ class PlotArguments:
     """What to draw: any column of metrics.csv, such as success_mean or steps_per_second."""
     against: Literal["steps", "wall_seconds"] = "steps"
     """Against environment steps, or against the seconds that training took."""
+    log: bool = False
+    """Spread that axis logarithmically, where agents differ a hundredfold in what they need."""
     json: bool = False
     """End with one line of JSON on standard output; everything else goes to standard error."""
 
@@ -37,9 +39,10 @@ class PlotArguments:
 def main(words: Sequence[str]) -> None:
     """Run `gantry plot`."""
     arguments = parse(PlotArguments, "plot", words)
-    lines = curves(arguments.runs, arguments.figure, arguments.against)
+    lines = curves(arguments.runs, arguments.figure, arguments.against, arguments.log)
     environments = {Run(folder).read_config().environment for folder in arguments.runs}
-    draw(arguments.out, lines, arguments.figure, arguments.against, ", ".join(sorted(environments)))
+    title = ", ".join(sorted(environments))
+    draw(arguments.out, lines, arguments.figure, arguments.against, title, arguments.log)
     console(arguments.json).print(f"{len(arguments.runs)} runs → {arguments.out}", soft_wrap=True)
     if arguments.json:
         print_json({"picture": str(arguments.out), "curves": [line.label for line in lines]})
