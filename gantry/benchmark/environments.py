@@ -42,7 +42,7 @@ def measure(report: Report, repeats: int = 15) -> None:
     for num_envs in (256, 4096):
         _against_bare_batch(report, num_envs, repeats)
     for environment in OWN_PHYSICS:
-        _against_own_physics(report, environment, max(3, repeats // 3))
+        _against_own_physics(report, environment, max(3, repeats // 2))
     _randomized(report, repeats)
     _plan_loading(report)
     _against_gymnasium(report, repeats)
