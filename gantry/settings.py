@@ -171,7 +171,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "report_every": 64,
     },
     # Decisions at 25 Hz, a second ahead: one minute of the robot's time is 1,500 of them.
-    # Two populations of 80 plans take three quarters of the time of three of 64 and score 8 less, 15 with true dynamics.
+    # Two populations of 80 plans take three quarters of the time of three of 64, and score 8 less (the simulator: 15).
     ("gantry/CartPoleSwingUp-v0", "planner"): {"total_steps": 3_000, "action_repeat": 2},
     ("Pendulum-v1", "planner"): {
         "total_steps": 3_000,
