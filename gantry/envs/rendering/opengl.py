@@ -15,6 +15,8 @@ from gantry.envs.rendering.gl_guard import library_present
 from gantry.envs.rendering.scene import Marker, Stage
 from gantry.errors import GantryError
 
+THINNEST_LINE = 1.2
+"""Width of the thinnest line drawn (pixels), as the ray caster's."""
 OFFSCREEN_SAMPLES = 4
 """Anti-aliasing samples a pixel."""
 SHADOW_MAP_SIZE = 1024
@@ -92,7 +94,7 @@ class OpenGLRenderer(Renderer):
         self._stage.place(data)
         self._stage.update_scene()
         for marker in markers or ():
-            _add_marker(self._stage.scene, marker)
+            _add_marker(self._stage.scene, marker, self._viewport.height)
         self._context.make_current()
         mujoco.mjr_render(self._viewport, self._stage.scene, self._resources)
         mujoco.mjr_readPixels(self._flipped, None, self._viewport, self._resources)
@@ -112,22 +114,36 @@ def _free(context: Any, resources: list[Any]) -> None:
     context.free()
 
 
-def _add_marker(scene: mujoco.MjvScene, marker: Marker) -> None:
-    """Append a marker's spheres, or its line as thin capsules, to the abstract scene, as far as there is room."""
+def _add_marker(scene: mujoco.MjvScene, marker: Marker, height: int) -> None:
+    """Append a marker's spheres, or its line, to the abstract scene, as far as there is room.
+
+    Lines are OpenGL's own, of a width in pixels that each piece's distance asks for: a planner's thousand pieces a frame
+    would take a second as capsules where the processor stands in for a graphics card.
+    """
     points = np.asarray(marker.points, np.float64).reshape(-1, 3)
     rgba = np.asarray(marker.rgba, np.float32)
     no_turn = np.eye(3).ravel()
+    kind = mujoco.mjtGeom.mjGEOM_LINE if marker.line else mujoco.mjtGeom.mjGEOM_SPHERE
+    widths = _pixels(scene.camera[0], points, 2.0 * marker.radius, height) if marker.line else None
     for index in range(len(points) - 1 if marker.line else len(points)):
         if scene.ngeom >= scene.maxgeom:
             return
         geom = scene.geoms[scene.ngeom]
-        kind = mujoco.mjtGeom.mjGEOM_CAPSULE if marker.line else mujoco.mjtGeom.mjGEOM_SPHERE
         mujoco.mjv_initGeom(geom, kind, np.full(3, marker.radius), points[index], no_turn, rgba)
-        if marker.line:
-            mujoco.mjv_connector(geom, kind, marker.radius, points[index], points[index + 1])
+        if widths is not None:
+            mujoco.mjv_connector(geom, kind, widths[index], points[index], points[index + 1])
         # Markers are signs, not things: they glow and cast no shadow.
         geom.category = mujoco.mjtCatBit.mjCAT_DECOR
         geom.emission, geom.specular = 0.5, 0.0
         if hasattr(geom, "castshadow"):
             geom.castshadow = 0
         scene.ngeom += 1
+
+
+def _pixels(camera: mujoco.MjvGLCamera, points: np.ndarray, length: float, height: int) -> np.ndarray:
+    """Return how many pixels a length (m) across the view takes at points (m, 3), (m,), in a picture so high."""
+    depth = (points - np.asarray(camera.pos)) @ np.asarray(camera.forward)
+    scale = height / (camera.frustum_top - camera.frustum_bottom)
+    if not camera.orthographic:
+        scale = scale * camera.frustum_near / np.maximum(depth, camera.frustum_near)
+    return np.maximum(np.broadcast_to(length * scale, depth.shape), THINNEST_LINE)
