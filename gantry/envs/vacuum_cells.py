@@ -16,7 +16,7 @@ STAY = -1
 """The direction of a robot that stays where it is: no action, but what motor delay begins with."""
 STEPS = np.stack([np.append(COLUMN_STEP, 0), np.append(-ROW_STEP, 0)], axis=1)
 """The way in x and y (cells) to the north, east, south and west; the last one, nowhere, is also that of `STAY`."""
-QUICKEST = 5
+QUICKEST = 6
 """Blocks that every move takes, at least."""
 CLOSE = 0.03
 """Farther than this (m) from where it should be after 1 s, a robot gets another second."""
@@ -94,7 +94,7 @@ class VacuumCells(Vacuum):
     """
 
     substeps: ClassVar[int] = 48
-    block: ClassVar[int] = 4
+    block: ClassVar[int] = 3
     neutral: ClassVar[float] = STAY
 
     def __init__(
