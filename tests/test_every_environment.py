@@ -254,6 +254,21 @@ def test_a_saved_simulation_continues_bit_for_bit_in_a_fresh_one(environment_id,
 
 
 @every_id
+def test_from_wherever_it_is_saved_a_simulation_goes_on_as_it_did_even_while_it_touches_something(environment_id):
+    one = make_vector(environment_id, 8, max_episode_steps=12, disturb="balls")
+    one.reset(seed=3)
+    one.action_space.seed(3)
+    for _ in range(6 if environment_id == ROOMS else 20):
+        other = make_vector(environment_id, 8, max_episode_steps=12, disturb="balls")
+        other.set_state(one.get_state())
+        for _ in range(2 if environment_id == ROOMS else 1):
+            action = one.action_space.sample()
+            other.step(action)
+            one.step(action)
+        assert np.array_equal(one.batch.state, other.batch.state)
+
+
+@every_id
 def test_under_motor_delay_nothing_is_asked_for_until_the_first_action_arrives(environment_id):
     n, delays = 5, np.array([0, 1, 2, 3, 2])
     late = make_vector(environment_id, n, max_episode_steps=None, physics={"motor_delay": delays})

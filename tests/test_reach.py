@@ -194,7 +194,7 @@ def test_every_generated_target_is_the_fingertip_of_a_stored_collision_free_pose
 
 def test_episodes_start_at_rest_near_home_free_of_collisions() -> None:
     env = make_vector(REACH, 300)
-    contacts = env.state.ncon
+    contacts = env.batch.bind("ncon")
     env.reset(seed=4)
     env.batch.forward()
     assert not contacts.any()
@@ -207,7 +207,7 @@ def test_episodes_start_at_rest_near_home_free_of_collisions() -> None:
 @pytest.mark.parametrize("control", ["position", "torque"])
 def test_torques_and_speeds_respect_the_drives_limits(control) -> None:
     env = make_vector(REACH, 32, max_episode_steps=None, control=control)
-    torque, gravity = env.state.qfrc_actuator, env.state.qfrc_gravcomp
+    torque, gravity = env.batch.bind("qfrc_actuator"), env.batch.bind("qfrc_gravcomp")
     env.reset(seed=0)
     fastest, heaviest = np.zeros(7), 0.0
     for action in bold_actions(300, 32):

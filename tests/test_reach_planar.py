@@ -153,7 +153,7 @@ def test_every_target_lies_in_its_ring_and_all_bearings_and_poses_occur() -> Non
 
 def test_observed_geometry_equals_mujocos() -> None:
     env = make_vector(ID, 64)
-    fingertip = env.state.site_xpos
+    fingertip = env.batch.bind("site_xpos")
     env.reset(seed=2)
     rng = np.random.default_rng(0)
     for _ in range(5):

@@ -749,3 +749,20 @@ def test_types_and_shapes_are_those_of_gymnasium():
 
 def test_4096_environments_fit_in_one_gibibyte():
     assert peak_memory() < 2**30
+
+
+def test_what_mujoco_computes_is_refused_where_the_task_has_not_named_it_as_it_would_first_read_zero():
+    simulator = make_vector(ID, 2)
+    with pytest.raises(GantryError, match="site_xpos is computed by MuJoCo: a task that reads it names it in its `out"):
+        _ = simulator.state.site_xpos
+
+
+def test_a_tasks_outputs_hold_from_the_first_reset_on():
+    class Watched(CartPole):
+        outputs = ("xpos",)
+        stage = mujoco.mjtStage.mjSTAGE_POS
+
+    simulator = Simulator(Watched(), 3)
+    simulator.reset(seed=0)
+    assert np.array_equal(simulator.state.xpos[:, 1, 0], simulator.state.qpos[:, 0])
+    assert (simulator.state.xpos[:, 1, 0] != 0).all()

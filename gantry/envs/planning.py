@@ -104,5 +104,6 @@ class PlanningModel:
             simulator = self._simulator
             threads = max(1, min(os.cpu_count() or 1, count // ROWS_PER_THREAD))
             batch = Batch(simulator.model, count, threads)
-            self._batches[count] = batch, State(batch, simulator.state.qpos.shape[1], simulator.state.qvel.shape[1])
+            shown = simulator.state.qpos.shape[1], simulator.state.qvel.shape[1]
+            self._batches[count] = batch, State(batch, simulator.task.outputs, *shown)
         return self._batches[count]

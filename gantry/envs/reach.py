@@ -8,6 +8,7 @@ Identification of the Franka Emika Panda Robot". The links' shapes, hence their 
 drives' gains are ours.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import gymnasium
@@ -123,6 +124,7 @@ class Reach(Task):
 
     model_file: ClassVar[str] = "reach_arm.xml"
     substeps: ClassVar[int] = 2
+    outputs: ClassVar[Sequence[str]] = ("ncon",)
     disturbance_target: ClassVar[Target | None] = Target("link5", 60.0, ball_mass=0.5, ball_radius=0.06, reach=0.85)
 
     def __init__(self, control: Literal["position", "torque"] = "position") -> None:

@@ -121,7 +121,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         threads = num_threads or os.cpu_count() or 1
         self.batch = Batch(self.model, num_envs, max(1, min(threads, num_envs // ROWS_PER_THREAD)))
         own = task.load_model() if disturb == "balls" else self.model
-        self.state = State(self.batch, own.nq, own.nv)
+        self.state = State(self.batch, task.outputs, own.nq, own.nv)
         self._stage = int(task.stage)
         self._warning = self.batch.warning
         self.divergences = 0

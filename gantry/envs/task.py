@@ -18,24 +18,35 @@ from mujoco.batch import Batch
 from gantry.envs.disturbances import Target
 from gantry.envs.physics import PhysicalParameter
 from gantry.envs.randomness import RandomStreams
+from gantry.errors import GantryError
 
 if TYPE_CHECKING:
     from gantry.envs.rendering.scene import Marker
 
 
 class State:
-    """Live arrays over all rows of a batch: `state.qpos` is (n, nq), `state.site_xpos` (n, nsite, 3), and so on.
+    """Live arrays over all rows of a batch: `state.qpos` is (n, nq), `state.ctrl` (n, nu), and so on.
 
-    Any field that `mujoco.batch.Batch.bind` knows is an attribute, bound when first asked for.
+    Any field that `mujoco.batch.Batch.bind` knows is an attribute: what belongs to the simulations' state always, and
+    of what MuJoCo computes from it, the task's `outputs`.
 
     Args:
         batch: the simulations; tasks step them by `step`, so that disturbances act.
+        outputs: computed fields to keep, such as `sensordata`.
         positions: columns of `qpos` to show, those of the task's own model; what disturbances add comes after.
         velocities: columns of `qvel` to show, likewise.
     """
 
-    def __init__(self, batch: Batch, positions: int | None = None, velocities: int | None = None) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        outputs: Sequence[str] = (),
+        positions: int | None = None,
+        velocities: int | None = None,
+    ) -> None:
         self.batch = batch
+        for name in outputs:
+            setattr(self, name, batch.bind(name))
         self.qpos: np.ndarray = batch.bind("qpos")[:, :positions]
         self.qvel: np.ndarray = batch.bind("qvel")[:, :velocities]
         self.watcher: Callable[[], None] | None = None
@@ -59,6 +70,8 @@ class State:
         if name.startswith("__"):
             raise AttributeError(name)
         array = self.batch.bind(name)
+        if not array.flags.writeable:  # MuJoCo fills it from the next call on: until then it reads zero
+            raise GantryError(f"{name} is computed by MuJoCo: a task that reads it names it in its `outputs`")
         setattr(self, name, array)
         return array
 
@@ -76,6 +89,8 @@ class Task(ABC):
     stage: ClassVar[mujoco.mjtStage] = mujoco.mjtStage.mjSTAGE_NONE
     """How far derived fields (site positions, sensors) are brought up to date after a step; positions and velocities
     always are."""
+    outputs: ClassVar[Sequence[str]] = ()
+    """The fields that the task reads of `State` and that MuJoCo computes: positions of sites, sensors, contacts."""
     physics: ClassVar[Mapping[str, PhysicalParameter]] = {}
     """The quantities that `set_physics` can set row by row, beside those that every task has."""
     disturbance_target: ClassVar[Target | None] = None

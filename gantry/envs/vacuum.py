@@ -4,6 +4,7 @@ Dirt and all counters live in MuJoCo's `userdata`, which is part of the simulati
 and restoring know it.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import mujoco
@@ -60,6 +61,7 @@ class Vacuum(Task):
         counters: names of the further numbers that last from step to step.
     """
 
+    outputs: ClassVar[Sequence[str]] = ("sensordata",)
     disturbance_target: ClassVar[Target] = Target(
         "robot", force=60.0, ball_mass=0.8, ball_radius=0.07, reach=0.9, aim=(0.0, 0.0, -0.25), rise=1.25,
         shell=(ROBOT_RADIUS, ROBOT_HEIGHT), obstacles=True,
