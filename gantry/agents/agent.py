@@ -25,7 +25,7 @@ from gantry.agents.policy_file import (
     save_policy,
 )
 from gantry.agents.spaces import ActionMap, ObservationMap, check_spaces
-from gantry.agents.stepping import EpisodeStatistics, VectorStepper, open_environment
+from gantry.agents.stepping import EpisodeStatistics, Transition, VectorStepper, open_environment
 from gantry.agents.threads import torch_threads
 from gantry.errors import GantryError
 
@@ -185,6 +185,11 @@ class Agent(ABC):
             return None
         active = ~resets
         return active & (np.cumsum(active) <= remaining)
+
+    def _note(self, transition: Transition, infos: dict[str, Any], counted: NDArray[np.bool_] | None) -> None:
+        """Count a vector step and note what it says of the episodes, in the rows `counted` (n,), or in all for None."""
+        self._episodes.add(transition, infos, counted)
+        self.steps += len(transition.rewards) if counted is None else int(counted.sum())
 
     def _check_finite(self, *values: float) -> None:
         """Stop learning where a loss or the length of its gradient is no finite number.

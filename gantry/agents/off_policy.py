@@ -199,8 +199,7 @@ class OffPolicyAgent(Agent):
         rows = self._buffer.add(observation, actions, transition, stepper.observation, counted)
         self._check_finite(0.0 if self._buffer.finite(rows) else math.nan)
         self._after_step(rows, transition.final_rows)
-        self._episodes.add(transition, infos, counted)
-        self.steps += stepper.num_envs if counted is None else int(counted.sum())
+        self._note(transition, infos, counted)
         self._vector_steps += 1
         return observation if counted is None else observation[counted]
 

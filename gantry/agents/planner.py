@@ -451,9 +451,8 @@ class Planner(Agent):
         self._begun[due], self._gained[due] = seen[due], 0.0
         actions = actor.actions
         transition, infos = stepper.step(self._action_map.to_environment(self._as_policy_actions(actions)))
-        self._episodes.add(transition, infos, counted)
+        self._note(transition, infos, counted)
         valid = np.ones(stepper.num_envs, np.bool_) if counted is None else counted
-        self.steps += int(valid.sum())
         self._gained += torch.from_numpy(transition.rewards)
         following = self._seen(stepper.observation, self._model)
         if len(transition.final_rows):

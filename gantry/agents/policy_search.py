@@ -214,13 +214,12 @@ class PolicySearch(Agent):
             outputs = population_outputs(population, self._sizes, config.activation, self._inputs(stepper.observation))
             counted = self._counted(total_steps - self.steps)
             transition, infos = stepper.step(self._action_map.to_environment(self._actions(outputs)))
-            self._episodes.add(transition, infos, counted)
+            self._note(transition, infos, counted)
             judged = finished < config.episodes
             if counted is not None:
                 judged &= counted
             returns[judged] += transition.rewards[judged]
             finished += transition.done & judged
-            self.steps += stepper.num_envs if counted is None else int(counted.sum())
         observations = np.concatenate(seen) if seen else stepper.observation[:0]
         return returns / config.episodes, observations
 

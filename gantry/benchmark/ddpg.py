@@ -8,16 +8,8 @@ import numpy as np
 
 from gantry.agents.ddpg import DDPG, DDPGConfig
 from gantry.agents.threads import torch_threads
-from gantry.benchmark.cases import FIRST_SEED
 from gantry.benchmark.rows import Report, Row, median_ratio, rounds
-from gantry.benchmark.time_to_score import (
-    PEER_SEEDS,
-    SWING_UP,
-    listed,
-    our_learning,
-    reason_without_peers,
-    their_learning,
-)
+from gantry.benchmark.time_to_score import SWING_UP, OurTimes, reason_without_peers, their_learning
 from gantry.envs.simulator import make_vector
 
 WIDTHS, BATCH_SIZE = (400, 300), 256
@@ -49,24 +41,24 @@ def measure(report: Report, seeds: int = 5, peers: bool = True, repeats: int = 1
         peers: also measure SB3's.
         repeats: rounds of timing gradient steps.
     """
-    runs = [our_learning(DDPG.name, FIRST_SEED + seed) for seed in range(seeds)]
-    reached = [seconds for _, seconds, _ in runs if seconds is not None]
-    to_goal = statistics.median([float("inf") if seconds is None else seconds for _, seconds, _ in runs])
-    note = f"{len(reached)} of {seeds} seeds reached it; slowest {max(reached, default=0.0):.1f} s"
-    report(Row("DDPG: learning time to score 800, median", to_goal, "s", None, "lower", note))
-    step = f"DDPG's gradient step over SB3's, networks {WIDTHS[0]}-{WIDTHS[1]}, batches of {BATCH_SIZE}"
+    ours = OurTimes(DDPG.name, seeds)
+    ours.report(report, None)
+    _gradient_step(report, peers, repeats)
     whole = "SB3's DDPG with its zoo's settings (one environment): its time to score 800 over ours"
+    ours.report_against(report, whole, _their_learning, 8.0, peers)
+
+
+def _gradient_step(report: Report, peers: bool, repeats: int) -> None:
+    """Compare the time of a gradient step."""
+    name = f"DDPG's gradient step over SB3's, networks {WIDTHS[0]}-{WIDTHS[1]}, batches of {BATCH_SIZE}"
     if (why := reason_without_peers(peers)) is not None:
-        report(Row(step, None, "ratio", 0.6, "lower", why))
-        report(Row(whole, None, "times", 8.0, note=why))
+        report(Row(name, None, "ratio", 0.6, "lower", why))
         return
     times = rounds([_our_steps(), _their_steps(1), _their_steps(None)], repeats)
     count = UPDATES * VECTOR_STEPS
     ours, alone, shared = (statistics.median(row[side] for row in times) / count * 1e3 for side in range(3))
     note = f"{ours:.2f} ms; SB3 {alone:.2f} ms with one of PyTorch's threads, {shared:.2f} ms with its default"
-    report(Row(step, median_ratio(times, 0, 1 if alone <= shared else 2), "ratio", 0.6, "lower", note))
-    theirs = [_their_learning(FIRST_SEED + seed) for seed in range(min(seeds, PEER_SEEDS))]
-    report(Row(whole, statistics.median(theirs) / to_goal, "times", 8.0, note=listed(theirs)))
+    report(Row(name, median_ratio(times, 0, 1 if alone <= shared else 2), "ratio", 0.6, "lower", note))
 
 
 def _our_steps() -> Callable[[], None]:

@@ -1,24 +1,27 @@
 """Seconds of learning until swing-up is solved: of our agents with their shipped settings, and of SB3's.
 
-Everyone's clock counts learning alone: every CHECK_SECONDS of it the clock stops and the deterministic policy plays
-CHECK_EPISODES episodes on seeds of the test range.
+Everyone's clock counts learning alone: every CHECK_SECONDS of it, or CHECK_SHARE of what it shows where that is longer,
+the clock stops and the deterministic policy plays CHECK_EPISODES episodes on seeds of the test range.
 """
 
 import importlib.util
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from gantry.agents import agent_class
 from gantry.agents.threads import torch_threads
-from gantry.benchmark.cases import begin_case
+from gantry.benchmark.cases import FIRST_SEED, begin_case
+from gantry.benchmark.rows import Report, Row
 from gantry.evaluate import evaluate
 
 SWING_UP = "gantry/CartPoleSwingUp-v0"
 GOAL = 800.0
 CHECK_EPISODES = 32
-CHECK_SECONDS = 0.5
+CHECK_SECONDS, CHECK_SHARE = 0.5, 0.02
 PEER_SEEDS = 3
 PEER_SECONDS = 150.0
 """A peer that has not reached the goal by then counts as having taken so long, which favours it."""
@@ -42,13 +45,56 @@ class Clock:
         if self.to_goal is not None or self.seconds() < self._next_check:
             return
         self._learned = self.seconds()
-        self._next_check = self._learned + CHECK_SECONDS
+        self._next_check = self._learned + max(CHECK_SECONDS, CHECK_SHARE * self._learned)
         if evaluate(self._act, SWING_UP, CHECK_EPISODES, purpose="test").score >= GOAL:
             self.to_goal = self._learned
         self._since = time.perf_counter()
 
 
-def our_learning(agent: str, seed: int) -> tuple[float, float | None, float]:
+class OurTimes:
+    """Trainings of one of our agents with its shipped settings.
+
+    Args:
+        agent: name.
+        seeds: how many trainings.
+    """
+
+    def __init__(self, agent: str, seeds: int) -> None:
+        self.name, self.seeds = agent_class(agent).__name__, seeds
+        runs = [_our_learning(agent, FIRST_SEED + seed) for seed in range(seeds)]
+        speeds, times, self.scores = zip(*runs, strict=True)
+        self._reached = [seconds for seconds in times if seconds is not None]
+        self.speed = statistics.median(speeds)
+        """Steps/s, the median."""
+        self.to_goal = statistics.median([float("inf") if seconds is None else seconds for seconds in times])
+        """Seconds to the goal, the median."""
+
+    def report(self, report: Report, target: float | None) -> None:
+        """Report the time to the goal."""
+        note = f"{len(self._reached)} of {self.seeds} seeds reached it; slowest {max(self._reached, default=0.0):.1f} s"
+        name = f"{self.name}: learning time to score {GOAL:.0f}, median"
+        report(Row(name, self.to_goal, "s", target, "lower", note))
+
+    def report_against(
+        self, report: Report, name: str, their_time: Callable[[int], float], target: float, peers: bool
+    ) -> None:
+        """Report how many times as long a peer takes.
+
+        Args:
+            report: called with the row.
+            name: of the row.
+            their_time: the seconds that the peer takes with a seed.
+            target: what the ratio should reach.
+            peers: whether to measure at all.
+        """
+        if (why := reason_without_peers(peers)) is not None:
+            report(Row(name, None, "times", target, note=why))
+            return
+        theirs = [their_time(FIRST_SEED + seed) for seed in range(min(self.seeds, PEER_SEEDS))]
+        report(Row(name, statistics.median(theirs) / self.to_goal, "times", target, note=_listed(theirs)))
+
+
+def _our_learning(agent: str, seed: int) -> tuple[float, float | None, float]:
     """Return steps/s, seconds to the goal, and the score after all steps of one training with the shipped settings."""
     learner, options, steps = begin_case(SWING_UP, agent, seed)
     clock = Clock(learner.act)
@@ -90,7 +136,7 @@ def their_learning(algorithm: str, env: Any, seed: int, threads: int | None, set
     return min(clock.to_goal or PEER_SECONDS, PEER_SECONDS)
 
 
-def listed(peers: list[float]) -> str:
+def _listed(peers: list[float]) -> str:
     """Return the seconds of several trainings in words."""
     return ", ".join(
         f"{value:.0f} s" if value < PEER_SECONDS else f"not within {PEER_SECONDS:.0f} s" for value in peers
