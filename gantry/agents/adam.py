@@ -1,11 +1,10 @@
 """Adam, for the few long vectors that networks here are made of.
 
-Source: Kingma and Ba, "Adam: a method for stochastic optimization", 2015 (arXiv:1412.6980), algorithm 1. The same
-arithmetic as `torch.optim.Adam` at a fraction of its overhead, which with small networks is a tenth of the time of
-learning; its state is plain tensors, to be saved and restored exactly.
+Source: Kingma and Ba, "Adam: a method for stochastic optimization", 2015 (arXiv:1412.6980), algorithm 1. PyTorch's own
+kernel, called without the overhead of `torch.optim.Adam`, which with small networks is a tenth of the time of learning;
+its state is plain tensors, to be saved and restored exactly.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -31,17 +30,19 @@ class Adam(Descent):
         self.steps = 0
         self._means = [torch.zeros_like(target) for target in self._targets]
         self._squares = [torch.zeros_like(target) for target in self._targets]
+        self._count = torch.zeros((), device=self._targets[0].device)
 
     def step(self, gradients: Sequence[torch.Tensor], learning_rate: float, scale: float = 1.0) -> None:
         """Move the parameters by one step; the gradients are taken times `scale` (clipping)."""
         self.steps += 1
-        first, second = self.decay
-        rate = learning_rate / (1.0 - first**self.steps)
-        root = math.sqrt(1.0 - second**self.steps)
-        for target, mean, square, gradient in zip(self._targets, self._means, self._squares, gradients, strict=True):
-            mean.mul_(first).add_(gradient, alpha=(1.0 - first) * scale)
-            square.mul_(second).addcmul_(gradient, gradient, value=(1.0 - second) * scale * scale)
-            target.addcdiv_(mean, square.sqrt().div_(root).add_(self.epsilon), value=-rate)
+        if scale != 1.0:
+            gradients = [gradient * scale for gradient in gradients]
+        counts = [self._count.fill_(self.steps)] * len(self._targets)
+        # One pass over memory: the formula's operations, one after another, take three to five times as long.
+        torch._fused_adam_(
+            self._targets, list(gradients), self._means, self._squares, [], counts, lr=learning_rate,
+            beta1=self.decay[0], beta2=self.decay[1], weight_decay=0.0, eps=self.epsilon, amsgrad=False, maximize=False,
+        )  # fmt: skip
 
     def state(self) -> dict[str, torch.Tensor]:
         """Copies of the running means and of the count, on the processor."""
