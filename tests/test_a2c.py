@@ -164,12 +164,11 @@ def test_a_shared_body_begins_with_the_same_broad_policy_everywhere():
 # RMSprop
 
 
-def test_rmsprop_is_pytorchs_but_for_where_it_begins_and_where_epsilon_is():
+def test_rmsprop_in_pytorchs_form_is_pytorchs():
     start = torch.randn(50, generator=torch.Generator().manual_seed(0))
     ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
-    optimizer = RMSprop([ours], 0.9, epsilon=0.0)
-    optimizer.load_state({"0.square": torch.zeros(50)})
-    reference = torch.optim.RMSprop([theirs], lr=0.03, alpha=0.9, eps=0.0)
+    optimizer = RMSprop([ours], 0.9, epsilon=0.1, pytorch=True)
+    reference = torch.optim.RMSprop([theirs], lr=0.03, alpha=0.9, eps=0.1)
     for step in range(20):
         target = torch.randn(50, generator=torch.Generator().manual_seed(100 + step))
         gradients, norm = optimizer.gradients((ours - target).square().sum())

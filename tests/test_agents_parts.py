@@ -318,6 +318,8 @@ def test_box_actions_are_scaled_and_clipped():
     actions = ActionMap(space).to_environment(np.array([[0.0, 0.0], [1.0, -1.0], [9.0, -9.0]], np.float32))
     np.testing.assert_allclose(actions, [[1.0, 0.5], [4.0, 0.0], [4.0, 0.0]])
     assert actions.dtype == space.dtype
+    own = ActionMap(space, own_units=True).to_environment(np.array([[0.5, 0.5], [1.0, -1.0], [9.0, -9.0]], np.float32))
+    np.testing.assert_allclose(own, [[0.5, 0.5], [1.0, 0.0], [4.0, 0.0]])
     unbounded = ActionMap(gymnasium.spaces.Box(-np.inf, np.inf, (1,)))
     np.testing.assert_array_equal(unbounded.to_environment(np.array([[123.0]], np.float32)), [[123.0]])
 

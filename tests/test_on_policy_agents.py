@@ -136,3 +136,19 @@ def test_squashed_actions_stay_within_bounds_and_need_them(kind):
     unbounded.single_action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))
     with pytest.raises(GantryError, match="squash_actions"):
         make(kind, unbounded, squash_actions=True)
+
+
+@each_agent
+def test_in_their_own_units_actions_are_what_the_network_says(kind, tmp_path):
+    wide = Spot()
+    wide.single_action_space = gymnasium.spaces.Box(-3.0, 3.0, (1,), np.float32)
+    agent = make(kind, wide, action_units="own", normalize_observation=False)
+    agent.learn(400)
+    observations = np.random.default_rng(0).uniform(-1, 1, (50, 2)).astype(np.float32)
+    with torch.no_grad():
+        said = agent.actor(torch.from_numpy(observations)).numpy()
+    np.testing.assert_allclose(agent.act(observations), np.clip(said, -3, 3), rtol=1e-6)
+    agent.save(tmp_path)
+    np.testing.assert_array_equal(load_agent(tmp_path).act(observations), agent.act(observations))
+    with pytest.raises(GantryError, match="action_units must be half-width with squash_actions"):
+        make(kind, wide, action_units="own", squash_actions=True)

@@ -34,8 +34,8 @@ class A2CConfig(RolloutConfig):
     """Shift and scale the advantages of each update to mean 0 and standard deviation 1."""
     shared_body: bool = False
     """One network of which the last layer alone is the actor's or the critic's, instead of a network each."""
-    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
-    """What follows the gradient."""
+    optimizer: Literal["rmsprop", "rmsprop-pytorch", "adam"] = "rmsprop"
+    """What follows the gradient; `rmsprop` is the paper's, which begins with short steps, PyTorch's with long ones."""
     optimizer_epsilon: float = 1e-5
     """ε of the optimizer."""
     rmsprop_decay: float = 0.99
@@ -94,7 +94,8 @@ class A2C(OnPolicyAgent):
         parameters = [*(network.vector for network in self.networks.values()), *self.head.parameters().values()]
         if config.optimizer == "adam":
             return {"all": Adam(parameters, epsilon=config.optimizer_epsilon)}
-        return {"all": RMSprop(parameters, config.rmsprop_decay, config.optimizer_epsilon)}
+        pytorch = config.optimizer == "rmsprop-pytorch"
+        return {"all": RMSprop(parameters, config.rmsprop_decay, config.optimizer_epsilon, pytorch)}
 
     def _advance(self, total_steps: int) -> dict[str, float]:
         records: list[dict[str, float]] = []

@@ -57,7 +57,10 @@ class OnPolicyConfig:
     activation: Activation = "tanh"
     """Nonlinearity of the hidden layers."""
     initial_log_std: float = 0.0
-    """log of the first standard deviation of Box actions, in units of the action bounds' half-width."""
+    """log of the first standard deviation of Box actions, in `action_units`."""
+    action_units: Literal["half-width", "own"] = "half-width"
+    """What the policy counts Box actions in: half-widths of their bounds about the middle, so that one exploration suits
+    every environment, or the environment's own units, as stable-baselines3's A2C and PPO do."""
     squash_actions: bool = False
     """Bring Box actions within their bounds by a tanh, which is learned through, instead of by clipping."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -77,6 +80,8 @@ class OnPolicyConfig:
         for name in ("learning_rate", "max_gradient_norm"):
             require(getattr(self, name) > 0.0, name, "above 0", getattr(self, name))
         require(self.entropy_coefficient >= 0.0, "entropy_coefficient", "at least 0", self.entropy_coefficient)
+        whole = self.action_units == "half-width" or not self.squash_actions
+        require(whole, "action_units", "half-width with squash_actions", self.action_units)
         require_network(self.hidden_sizes, self.device)
 
     def learning_rate_at(self, steps: int, total_steps: int) -> float:
@@ -162,6 +167,8 @@ class OnPolicyAgent(Agent):
         return {"actor": (observation, *config.hidden_sizes, action), "critic": (observation, *config.hidden_sizes, 1)}
 
     def _build(self) -> None:
+        if self.config.action_units == "own":
+            self._action_map = ActionMap(self.action_space, own_units=True)
         config, size, outputs = self.config, self._observation_map.size, self._action_map.size
         self.networks = {
             # A near-zero last layer of the actor begins with the same broad distribution in every state.
@@ -265,8 +272,7 @@ class OnPolicyAgent(Agent):
         buffer.done[step] = transition.done
         buffer.valid[step] = True if counted is None else counted
         self._observe_into(buffer, step + 1)
-        self._episodes.add(transition, infos, counted)
-        self.steps += stepper.num_envs if counted is None else int(counted.sum())
+        self._note(transition, infos, counted)
         return transition
 
     def _observe_into(self, buffer: RolloutBuffer, step: int) -> None:

@@ -122,7 +122,8 @@ class ActionMap:
 
     A Box with finite bounds is met in units of its half-width about its centre, so that -1 and 1 are the bounds and
     one initial exploration suits every environment; what lies beyond is clipped when it is sent, not when it is
-    learned from. Unbounded dimensions pass through. Discrete actions are counted from the space's start.
+    learned from. Unbounded dimensions, and with `own_units` all, pass through. Discrete actions are counted from the
+    space's start.
 
     Attributes:
         continuous: the space is a Box.
@@ -130,7 +131,7 @@ class ActionMap:
         size: dimensions of a Box action, or the number of Discrete actions.
     """
 
-    def __init__(self, space: gymnasium.Space[Any]) -> None:
+    def __init__(self, space: gymnasium.Space[Any], own_units: bool = False) -> None:
         self.bounded = isinstance(space, Box) and space.is_bounded()
         self.continuous = isinstance(space, Box)
         if isinstance(space, Box):
@@ -138,7 +139,7 @@ class ActionMap:
             self.dtype: Any = space.dtype
             self.size = math.prod(space.shape)
             low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
-            bounded = np.isfinite(low) & np.isfinite(high)
+            bounded = np.isfinite(low) & np.isfinite(high) & (not own_units)
             with np.errstate(invalid="ignore"):  # infinite bounds are replaced right here
                 self._centre = np.where(bounded, (low + high) / 2, 0.0).astype(np.float32)
                 self._half = np.where(bounded, (high - low) / 2, 1.0).astype(np.float32)
