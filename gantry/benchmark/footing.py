@@ -47,10 +47,8 @@ class Contest:
     steps: int
     """Environment steps of each side."""
     num_envs: int
-    theirs: dict[str, Any]
-    """SB3's settings: its own defaults, where nothing else is said."""
-    ours: dict[str, Any]
-    """The same in our names."""
+    settings: dict[str, Any]
+    """SB3's default settings in our names, where ours are others."""
 
 
 PLAIN = {
@@ -69,7 +67,6 @@ CONTESTS = (
         "ppo",
         50_000,
         1,
-        {},
         {
             **PLAIN,
             "rollout_steps": 2048,
@@ -80,12 +77,11 @@ CONTESTS = (
         },
     ),
     # Its other settings are the defaults of `A2CConfig`.
-    Contest("a2c", 100_000, 8, {}, {**PLAIN, "optimizer": "rmsprop-pytorch"}),
+    Contest("a2c", 100_000, 8, {**PLAIN, "optimizer": "rmsprop-pytorch"}),
     Contest(
         "ddpg",
         10_000,
         1,
-        {},
         {
             "hidden_sizes": (400, 300),
             "warm_up_steps": 100,
@@ -157,7 +153,7 @@ def _ours(contest: Contest, environment: str, seed: int) -> tuple[float, float]:
     torch.set_num_threads(1)
     kind = agent_class(contest.agent)
     env = open_environment(environment, contest.num_envs)
-    config = kind.config_class(num_envs=contest.num_envs, **contest.ours)
+    config = kind.config_class(num_envs=contest.num_envs, **contest.settings)
     agent = kind(env, config, seed=seed, env_seed=environment_seed("training", seed, contest.num_envs))
     begun = time.perf_counter()
     agent.learn(contest.steps)
@@ -177,7 +173,7 @@ def _theirs(contest: Contest, environment: str, seed: int) -> tuple[float, float
         raise GantryError("this benchmark needs stable-baselines3: pip install 'gantry[baselines]'") from error
     torch.set_num_threads(1)
     env = make_vec_env(environment, contest.num_envs, seed=environment_seed("training", seed, contest.num_envs))
-    settings = dict(contest.theirs)
+    settings: dict[str, Any] = {}
     if contest.agent == "ddpg":
         size = env.action_space.shape[0]
         settings["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, ACTION_NOISE))
