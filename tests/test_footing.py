@@ -32,10 +32,8 @@ def test_both_sides_learn_with_the_same_settings(contest):
     config = agent_class(contest.agent).config_class(num_envs=contest.num_envs, **contest.settings)
     compared = set()
     for name, parameter in theirs.items():
-        ours = OURS.get(name, name)
-        if contest.agent == "ddpg" and name == "batch_size":
-            ours = "batch_size"
-        if hasattr(config, ours) and isinstance(parameter.default, int | float) and name not in ("device", "seed"):
+        ours = name if hasattr(config, name) else OURS.get(name, name)
+        if hasattr(config, ours) and isinstance(parameter.default, int | float):
             factor = 2 if ours in HALVED.get(contest.agent, ()) else 1
             assert getattr(config, ours) == pytest.approx(factor * parameter.default), name
             compared.add(ours)

@@ -1,9 +1,9 @@
 """`gantry bench footing`: PPO, A2C and DDPG beside stable-baselines3's, with its settings and its budgets of steps.
 
 Both sides learn in single environments of Gymnasium's (`DummyVecEnv` there, `SyncVectorEnv` here), with one PyTorch
-thread, from the same seeds, each training in a process of its own and always two of them at a time; all policies are
-judged by the same episodes of the test range. What is reported is the difference of the mean scores over seeds, with
-its 95 % interval, in shares of the score's range.
+thread (our DDPG: one for each of its two networks, as always), from the same seeds, each training in a process of its
+own and always two of them at a time; all policies are judged by the same episodes of the test range. What is reported
+is the difference of the mean scores over seeds, with its 95 % interval, in shares of the score's range.
 """
 
 import concurrent.futures
