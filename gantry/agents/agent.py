@@ -228,11 +228,16 @@ class Agent(ABC):
     def load(cls, folder: str | Path, env: VectorEnv | str | None = None, seed: int = 0) -> Self:
         """The agent that `save` wrote, for acting, or with `env` for learning on (with a fresh optimizer).
 
+        A policy that learned on a GPU comes to the processor where there is none.
+
         Raises:
             GantryError: files missing, damaged, of another agent, or not fitting `env`.
         """
         policy = load_policy(folder, cls.name)
-        config = config_from_json(cls.config_class, policy.config, str(Path(folder) / "policy.json"))
+        settings = dict(policy.config)
+        if settings.get("device") == "cuda" and not torch.cuda.is_available():
+            settings["device"] = "cpu"
+        config = config_from_json(cls.config_class, settings, str(Path(folder) / "policy.json"))
         cls.check_spaces(policy.observation_space, policy.action_space)
         expected = cls._expected_tensors(policy.observation_space, policy.action_space, config)
         check_tensors(policy.tensors, expected, str(Path(folder) / "policy.safetensors"))

@@ -239,7 +239,7 @@ class Reinforce(OnPolicyAgent):
         parts = [network.backward_by_part(episodes.inputs, workspace, slope, lengths)]
         network.return_workspace(workspace)
         # The head's own parameters, which are few, are differentiated once an episode.
-        owner = torch.repeat_interleave(torch.eye(len(lengths)).to(advantage), torch.tensor(lengths), dim=1)
+        owner = torch.repeat_interleave(torch.eye(len(lengths)), torch.tensor(lengths), dim=1).to(advantage)
         for parameter in self.head.parameters().values():
             (part,) = torch.autograd.grad(surrogate, parameter, owner, retain_graph=True, is_grads_batched=True)
             parts.append(part.flatten(1))

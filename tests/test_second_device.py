@@ -1,0 +1,97 @@
+"""Networks elsewhere than on the processor: every agent moves what has to be moved, and learns the same."""
+
+import pytest
+import second_device
+import torch
+
+from gantry.agents import agent_class
+
+SMALL = {"num_envs": 4, "hidden_sizes": (16, 16)}
+OFF_POLICY = {**SMALL, "warm_up_steps": 40, "batch_size": 16, "buffer_size": 500, "report_every": 10}
+CASES = {
+    "dqn": ("CartPole-v1", OFF_POLICY),
+    "dqn with its options": (
+        "CartPole-v1",
+        {**OFF_POLICY, "double": True, "duelling": True, "n_step": 3, "prioritized": True},
+    ),
+    "reinforce": ("CartPole-v1", {**SMALL, "episodes": 8}),
+    "reinforce with a mean baseline": ("Pendulum-v1", {**SMALL, "episodes": 4, "baseline": "mean"}),
+    "reinforce of discounted states": ("CartPole-v1", {**SMALL, "episodes": 8, "discount_states": True}),
+    "a2c": ("Pendulum-v1", SMALL),
+    "a2c with a shared body": ("CartPole-v1", {**SMALL, "shared_body": True, "optimizer": "adam"}),
+    "ppo": ("Pendulum-v1", {**SMALL, "rollout_steps": 16, "minibatch_size": 32}),
+    "ppo with squashed actions": ("Pendulum-v1", {**SMALL, "rollout_steps": 16, "squash_actions": True}),
+    "ddpg": ("Pendulum-v1", OFF_POLICY),
+    "ddpg that resumes": ("gantry/CartPoleSwingUp-v0", OFF_POLICY),
+    "ddpg with twin critics": ("Pendulum-v1", {**OFF_POLICY, "twin": True, "n_step": 3, "normalize_observation": True}),
+    "ddpg with hindsight": (
+        "gantry/ReachGoal-v0",
+        {**OFF_POLICY, "hindsight_goals": 4, "relative_goals": True, "exploration": "ornstein-uhlenbeck"},
+    ),
+}
+
+
+def learned(case, device, steps=240):
+    environment, settings = CASES[case]
+    kind = agent_class(case.split()[0])
+    agent = kind(environment, kind.config_class(**settings, device=device), seed=3)
+    agent.learn(steps)
+    agent.env.single_observation_space.seed(4)
+    action = agent.act(agent.env.single_observation_space.sample())
+    agent.env.close()
+    return agent, action
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_agent_whose_networks_are_elsewhere_learns_the_same(case, monkeypatch):
+    here, action = learned(case, "cpu")
+    second_device.provide(monkeypatch)
+    elsewhere, again = learned(case, "cuda")
+    assert all(isinstance(network.vector, second_device.Elsewhere) for network in elsewhere.networks.values())
+    assert (action == again).all()
+    ours, theirs = here._policy_tensors(), elsewhere._policy_tensors()
+    for name, tensor in ours.items():
+        assert not isinstance(theirs[name], second_device.Elsewhere)
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def test_learning_elsewhere_goes_on_where_it_stopped(monkeypatch):
+    second_device.provide(monkeypatch)
+    whole, _ = learned("ddpg that resumes", "cuda", 240)
+    half, _ = learned("ddpg that resumes", "cuda", 120)
+    tensors, meta = half.trainer_state()
+    assert not any(isinstance(tensor, second_device.Elsewhere) for tensor in tensors.values())
+    resumed, _ = learned("ddpg that resumes", "cuda", 0)
+    resumed.load_trainer_state(tensors, meta)
+    resumed.learn(240)
+    expected = whole._policy_tensors()
+    for name, tensor in resumed._policy_tensors().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize("case", ["dqn", "reinforce", "a2c", "ppo", "ddpg"])
+def test_a_policy_learned_elsewhere_acts_on_a_machine_without_it(case, tmp_path, monkeypatch):
+    with monkeypatch.context() as patches:
+        second_device.provide(patches)
+        agent, _ = learned(case, "cuda")
+        agent.save(tmp_path)
+        observation = agent.env.single_observation_space.sample()
+        expected = agent.act(observation)
+    loaded = agent_class(case).load(tmp_path)
+    assert loaded.config.device == "cpu"
+    assert (loaded.act(observation) == expected).all()
+
+
+def test_the_stand_in_refuses_what_a_card_refuses(monkeypatch):
+    second_device.provide(monkeypatch)
+    card, here = torch.ones(3, device="cuda"), torch.ones(3)
+    with pytest.raises(RuntimeError, match="two devices"):
+        card + here
+    with pytest.raises(RuntimeError, match="two devices"):
+        torch.mul(here, here, out=card)
+    with pytest.raises(RuntimeError, match="generator"):
+        card.normal_(generator=torch.Generator())
+    with pytest.raises(TypeError, match="NumPy"):
+        card.numpy()
+    assert (card + here.to("cuda")).device.type == "cuda"
+    assert type((2.0 * card).cpu()) is torch.Tensor

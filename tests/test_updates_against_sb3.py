@@ -1,0 +1,112 @@
+"""With the same networks, data and settings, our gradient steps are stable-baselines3's."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from gantry.agents.a2c import A2C, A2CConfig
+from gantry.agents.ddpg import DDPG, DDPGConfig
+from gantry.agents.off_policy import polyak
+from gantry.agents.on_policy import Batch
+from gantry.agents.ppo import PPO, PPOConfig
+from gantry.agents.replay import Columns, Minibatch
+
+peers = pytest.importorskip("stable_baselines3")
+
+ENVIRONMENT = "Pendulum-v1"
+UPDATES = 3
+"""Enough for an optimizer's running means to matter."""
+PLAIN = {"num_envs": 4, "normalize_observation": False, "normalize_return": False, "action_units": "own"}
+UNCLIPPED = 1e9
+"""The length of a gradient that neither side cuts: ours is each network's, theirs that of both networks together."""
+
+
+def layers(*modules):
+    """The linear layers in PyTorch modules, as `MLP.state` has them."""
+    linear = [part for module in modules for part in module.modules() if isinstance(part, torch.nn.Linear)]
+    tensors = {}
+    for index, layer in enumerate(linear):
+        tensors[f"{index}.weight"], tensors[f"{index}.bias"] = layer.weight.detach().t(), layer.bias.detach()
+    return tensors
+
+
+def of_actor_critic(policy):
+    actor = layers(policy.mlp_extractor.policy_net, policy.action_net)
+    return {"actor": actor, "critic": layers(policy.mlp_extractor.value_net, policy.value_net)}
+
+
+def assert_same(networks, expected):
+    for network, tensors in expected.items():
+        ours = networks[network].state()
+        assert list(ours) == list(tensors)
+        for name, tensor in tensors.items():
+            np.testing.assert_allclose(ours[name], tensor, rtol=1e-4, atol=2e-6, err_msg=f"{network} {name}")
+
+
+def check_on_policy(agent, model):
+    """Compare `UPDATES` updates of ours, from what theirs collected and from its first networks, with its own."""
+    for name, tensors in of_actor_critic(model.policy).items():
+        agent.networks[name].load_state(tensors)
+    before = agent.actor.vector.detach().clone()
+    for _ in range(UPDATES):
+        _, callback = model._setup_learn(0)
+        model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
+        (data,) = model.rollout_buffer.get(None)
+        model.train()
+        agent._seen = data.observations.numpy()
+        columns = (data.observations, data.actions, data.old_log_prob, data.advantages, data.returns)
+        agent._update(Batch(*columns, data.old_values.flatten()), 1_000_000)
+        assert_same(agent.networks, of_actor_critic(model.policy))
+        ours, theirs = agent.head.log_std.detach(), model.policy.log_std.detach()
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-6)
+    assert (agent.actor.vector - before).abs().max() > 1e-4
+
+
+def their_environment():
+    from stable_baselines3.common.env_util import make_vec_env
+
+    return make_vec_env(ENVIRONMENT, PLAIN["num_envs"], seed=7)
+
+
+def test_updates_of_a2c_are_stable_baselines3s():
+    model = peers.A2C("MlpPolicy", their_environment(), seed=7, device="cpu")
+    agent = A2C(gymnasium.make_vec(ENVIRONMENT, 4), A2CConfig(**PLAIN, optimizer="rmsprop-pytorch"))
+    check_on_policy(agent, model)
+
+
+def test_updates_of_ppo_are_stable_baselines3s_where_neither_clips_gradients():
+    settings = {"batch_size": 128, "n_steps": 32, "n_epochs": 1, "max_grad_norm": UNCLIPPED}
+    model = peers.PPO("MlpPolicy", their_environment(), seed=7, device="cpu", **settings)
+    config = PPOConfig(
+        **PLAIN, minibatch_size=128, epochs=1, max_gradient_norm=UNCLIPPED, value_coefficient=1.0, learning_rate=3e-4
+    )
+    check_on_policy(PPO(gymnasium.make_vec(ENVIRONMENT, 4), config), model)
+
+
+def test_critic_steps_and_targets_of_ddpg_are_stable_baselines3s(monkeypatch):
+    from stable_baselines3.common.type_aliases import ReplayBufferSamples
+
+    # Of its policy's steps ours take the same direction but for the order: it climbs the critic as it was before.
+    settings = {"batch_size": 64, "policy_kwargs": {"optimizer_kwargs": {"eps": 1e-5}}}
+    model = peers.DDPG("MlpPolicy", their_environment(), seed=7, device="cpu", **settings)
+    model._setup_learn(0)
+    config = DDPGConfig(num_envs=4, hidden_sizes=(400, 300), saturation_penalty=0.0, buffer_size=1000)
+    agent = DDPG(gymnasium.make_vec(ENVIRONMENT, 4), config)
+    agent.networks["critic"].load_state(layers(model.critic))
+    agent.targets["critic"].load_state(layers(model.critic))
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(UPDATES):
+        observation, following = torch.randn(2, 64, 3, generator=generator)
+        action, reward = torch.rand(64, 1, generator=generator) * 2 - 1, torch.randn(64, 1, generator=generator)
+        ended = (torch.rand(64, 1, generator=generator) < 0.2).float()
+        drawn = ReplayBufferSamples(observation, action, following, ended, reward)
+        monkeypatch.setattr(model.replay_buffer, "sample", lambda *_, drawn=drawn, **__: drawn)
+        agent.targets["actor"].load_state(layers(model.actor_target))
+        model.train(1)
+        table = torch.cat([observation, action, following, reward, config.gamma * (1 - ended)], 1)
+        with torch.no_grad():
+            agent._fit_critics(Minibatch(torch.arange(64), table, Columns(3, 1)), 0.0)
+            polyak(agent.targets["critic"].vector, agent.critic.vector, config.target_rate)
+        assert_same(agent.networks, {"critic": layers(model.critic)})
+        assert_same(agent.targets, {"critic": layers(model.critic_target)})
