@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gantry.agents import agent_class
-from gantry.benchmark.footing import CONTESTS, difference_interval
+from gantry.benchmark.footing import CONTESTS, RANGES, difference_interval, our_config
 
 OURS = {
     "n_steps": "rollout_steps",
@@ -25,20 +24,43 @@ HALVED = {"ppo": {"value_coefficient"}}
 """Weights of a squared error that our loss has a factor of one half before, and SB3's has not."""
 
 
-@pytest.mark.parametrize("contest", CONTESTS, ids=lambda contest: contest.agent)
-def test_both_sides_learn_with_the_same_settings(contest):
+def theirs_of(contest):
+    """The other side's settings, where they are numbers: its defaults, and what the contest sets."""
     peers = pytest.importorskip("stable_baselines3")
-    theirs = inspect.signature(getattr(peers, contest.agent.upper())).parameters
-    config = agent_class(contest.agent).config_class(num_envs=contest.num_envs, **contest.settings)
+    parameters = inspect.signature(getattr(peers, contest.agent.upper())).parameters
+    settings = {name: parameter.default for name, parameter in parameters.items()} | contest.theirs
+    return {name: value for name, value in settings.items() if isinstance(value, int | float)}
+
+
+@pytest.mark.parametrize("contest", CONTESTS, ids=lambda contest: f"{contest.agent} {contest.environments[-1]}")
+def test_both_sides_learn_with_the_same_settings(contest):
+    config = our_config(contest)
     compared = set()
-    for name, parameter in theirs.items():
+    for name, value in theirs_of(contest).items():
         ours = name if hasattr(config, name) else OURS.get(name, name)
-        if hasattr(config, ours) and isinstance(parameter.default, int | float):
+        if hasattr(config, ours):
             factor = 2 if ours in HALVED.get(contest.agent, ()) else 1
-            assert getattr(config, ours) == pytest.approx(factor * parameter.default), name
+            assert getattr(config, ours) == pytest.approx(factor * value), name
             compared.add(ours)
-    assert {"learning_rate", "gamma"} < compared
+    assert {"gamma"} < compared
     assert len(compared) >= 5
+
+
+@pytest.mark.parametrize("contest", CONTESTS, ids=lambda contest: f"{contest.agent} {contest.environments[-1]}")
+def test_both_sides_have_the_same_learning_rates(contest):
+    config, total = our_config(contest), contest.steps
+    peers = pytest.importorskip("stable_baselines3")
+    default = inspect.signature(getattr(peers, contest.agent.upper())).parameters["learning_rate"].default
+    theirs = contest.theirs.get("learning_rate", default)
+    falls = config.learning_rate_schedule == "linear"
+    for steps in (0, total // 4, total - 1):
+        rate = theirs(1.0 - steps / total) if callable(theirs) else theirs
+        assert config.learning_rate * (1.0 - steps / total if falls else 1.0) == pytest.approx(rate)
+
+
+def test_every_agent_meets_its_peer_in_every_environment():
+    met = [(contest.agent, environment) for contest in CONTESTS for environment in contest.environments]
+    assert sorted(met) == sorted((agent, environment) for agent in ("a2c", "ddpg", "ppo") for environment in RANGES)
 
 
 def test_the_interval_of_a_difference_is_scipys_of_welch():

@@ -48,19 +48,26 @@ class Contest:
     """Environment steps of each side."""
     num_envs: int
     settings: dict[str, Any]
-    """SB3's default settings in our names, where ours are others."""
+    """SB3's settings in our names, where ours are others."""
+    theirs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """SB3's settings, where they are not its defaults."""
+    normalized: bool = False
+    """Whether observations and rewards are scaled by running statistics: by `VecNormalize` there."""
+    environments: tuple[str, ...] = tuple(RANGES)
 
 
-PLAIN = {
-    "normalize_observation": False,
-    "normalize_return": False,
-    "stagger_first_episodes": False,
-    "action_units": "own",
-}
-"""Without what SB3 does not have, or leaves to a wrapper."""
+PLAIN = {"stagger_first_episodes": False}
+"""Without what SB3 does not have."""
+ON_POLICY = {**PLAIN, "action_units": "own"}
 
 ACTION_NOISE = 0.1
 """Standard deviation of DDPG's exploration on both sides, in half-widths of the action bounds."""
+
+
+def falling_rate(progress_remaining: float) -> float:
+    """A2C's learning rate of 7e-4, in a line to 0, as SB3 takes it."""
+    return 7e-4 * progress_remaining
+
 
 CONTESTS = (
     Contest(
@@ -68,7 +75,7 @@ CONTESTS = (
         50_000,
         1,
         {
-            **PLAIN,
+            **ON_POLICY,
             "rollout_steps": 2048,
             "minibatch_size": 64,
             "epochs": 10,
@@ -76,22 +83,42 @@ CONTESTS = (
             "value_coefficient": 1.0,  # of half the squared error
         },
     ),
-    # Its other settings are the defaults of `A2CConfig`.
-    Contest("a2c", 100_000, 8, {**PLAIN, "optimizer": "rmsprop-pytorch"}),
+    # SB3's defaults, but scaled, as its zoo has them for MuJoCo's environments (with 1 M steps).
+    Contest(
+        "a2c",
+        300_000,
+        8,
+        {**ON_POLICY, "optimizer": "rmsprop-pytorch"},
+        normalized=True,
+        environments=("InvertedPendulum-v5", "Reacher-v5"),
+    ),
+    # The zoo's own, without its state-dependent exploration, which we do not have.
+    Contest(
+        "a2c",
+        1_000_000,
+        8,
+        {
+            **ON_POLICY,
+            "optimizer": "rmsprop-pytorch",
+            "rollout_steps": 8,
+            "gamma": 0.9,
+            "gae_lambda": 0.9,
+            "value_coefficient": 0.4,
+            "learning_rate_schedule": "linear",
+        },
+        {"n_steps": 8, "gamma": 0.9, "gae_lambda": 0.9, "vf_coef": 0.4, "learning_rate": falling_rate},
+        normalized=True,
+        environments=("Pendulum-v1",),
+    ),
     Contest(
         "ddpg",
         10_000,
         1,
-        {
-            "hidden_sizes": (400, 300),
-            "warm_up_steps": 100,
-            "saturation_penalty": 0.0,
-            "noise_start": ACTION_NOISE,
-            "stagger_first_episodes": False,
-        },
+        {**PLAIN, "hidden_sizes": (400, 300), "warm_up_steps": 100, "noise_start": ACTION_NOISE},
     ),
 )
-"""SB3's default settings on both sides; DDPG's action noise, of which it has none, is that of its model zoo."""
+"""SB3's default settings, or those of its model zoo, on both sides; DDPG's action noise, of which SB3 has none, is the
+zoo's, and its penalty on saturation, which SB3 does not have, stays ours."""
 
 
 def measure(report: Report, agents: Sequence[str], seeds: int = 5) -> None:
@@ -105,7 +132,8 @@ def measure(report: Report, agents: Sequence[str], seeds: int = 5) -> None:
     for contest in CONTESTS:
         if contest.agent not in agents:
             continue
-        for environment, (lowest, highest) in RANGES.items():
+        for environment in contest.environments:
+            lowest, highest = RANGES[environment]
             ours, theirs = _trainings(contest, environment, seeds)
             name = f"{contest.agent.upper()} on {environment}"
             our_scores, their_scores = [score for score, _ in ours], [score for score, _ in theirs]
@@ -146,6 +174,15 @@ def _listed(scores: list[float]) -> str:
     return " ".join(f"{score:.4g}" for score in scores)
 
 
+def our_config(contest: Contest) -> Any:
+    """Return the settings of our side."""
+    scaling: dict[str, Any] = {"normalize_observation": contest.normalized}
+    kind = agent_class(contest.agent).config_class
+    if hasattr(kind, "normalize_return"):
+        scaling["normalize_return"] = contest.normalized
+    return kind(num_envs=contest.num_envs, **scaling, **contest.settings)
+
+
 def _ours(contest: Contest, environment: str, seed: int) -> tuple[float, float]:
     """Return the score on test episodes and the environment steps a second of learning."""
     import torch
@@ -153,8 +190,7 @@ def _ours(contest: Contest, environment: str, seed: int) -> tuple[float, float]:
     torch.set_num_threads(1)
     kind = agent_class(contest.agent)
     env = open_environment(environment, contest.num_envs)
-    config = kind.config_class(num_envs=contest.num_envs, **contest.settings)
-    agent = kind(env, config, seed=seed, env_seed=environment_seed("training", seed, contest.num_envs))
+    agent = kind(env, our_config(contest), seed=seed, env_seed=environment_seed("training", seed, contest.num_envs))
     begun = time.perf_counter()
     agent.learn(contest.steps)
     taken = time.perf_counter() - begun
@@ -169,22 +205,25 @@ def _theirs(contest: Contest, environment: str, seed: int) -> tuple[float, float
         import torch
         from stable_baselines3.common.env_util import make_vec_env
         from stable_baselines3.common.noise import NormalActionNoise
+        from stable_baselines3.common.vec_env import VecNormalize
     except ImportError as error:
         raise GantryError("this benchmark needs stable-baselines3: pip install 'gantry[baselines]'") from error
     torch.set_num_threads(1)
     env = make_vec_env(environment, contest.num_envs, seed=environment_seed("training", seed, contest.num_envs))
-    settings: dict[str, Any] = {}
+    settings = dict(contest.theirs)
+    scaled = VecNormalize(env, gamma=settings.get("gamma", 0.99)) if contest.normalized else None
     if contest.agent == "ddpg":
         size = env.action_space.shape[0]
         settings["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, ACTION_NOISE))
     algorithm = getattr(stable_baselines3, contest.agent.upper())
-    model = algorithm("MlpPolicy", env, seed=seed, device="cpu", **settings)
+    model = algorithm("MlpPolicy", scaled or env, seed=seed, device="cpu", **settings)
     begun = time.perf_counter()
     model.learn(contest.steps)
     taken = time.perf_counter() - begun
     env.close()
 
     def act(observations: np.ndarray) -> np.ndarray:
-        return model.predict(observations, deterministic=True)[0]
+        seen = observations if scaled is None else scaled.normalize_obs(observations)
+        return model.predict(seen, deterministic=True)[0]
 
     return evaluate(act, environment, EPISODES, purpose="test").score, model.num_timesteps / taken
