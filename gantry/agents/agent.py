@@ -98,7 +98,7 @@ class Agent(ABC):
         # Acting draws from a stream of its own, so that evaluating in between does not change what is learned.
         self._acting_generator = torch.Generator().manual_seed(seed + 2**32)
         self._observation_map = ObservationMap(observation_space)
-        self._action_map = ActionMap(action_space)
+        self._action_map = self._map_actions()
         self._build()
 
     def _attach(self, env: VectorEnv, env_seed: int) -> None:
@@ -349,6 +349,10 @@ class Agent(ABC):
             GantryError: says which, and what to do.
         """
         check_spaces(observation_space, action_space)
+
+    def _map_actions(self) -> ActionMap:
+        """How the policy's actions become the environment's."""
+        return ActionMap(self.action_space)
 
     @abstractmethod
     def _build(self) -> None:

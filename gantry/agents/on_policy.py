@@ -166,9 +166,10 @@ class OnPolicyAgent(Agent):
         """Widths, from input to output, of each network, for observations and actions of these sizes."""
         return {"actor": (observation, *config.hidden_sizes, action), "critic": (observation, *config.hidden_sizes, 1)}
 
+    def _map_actions(self) -> ActionMap:
+        return ActionMap(self.action_space, own_units=self.config.action_units == "own")
+
     def _build(self) -> None:
-        if self.config.action_units == "own":
-            self._action_map = ActionMap(self.action_space, own_units=True)
         config, size, outputs = self.config, self._observation_map.size, self._action_map.size
         self.networks = {
             # A near-zero last layer of the actor begins with the same broad distribution in every state.

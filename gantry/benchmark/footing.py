@@ -10,7 +10,9 @@ import concurrent.futures
 import dataclasses
 import math
 import multiprocessing
+import os
 import statistics
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -151,12 +153,24 @@ def measure(report: Report, agents: Sequence[str], seeds: int = 5) -> None:
 def _trainings(contest: Contest, environment: str, seeds: int) -> tuple[list[tuple[float, float]], ...]:
     """Return our and their scores and steps a second, for each seed; two trainings go on at any time."""
     spawned = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(2, spawned, max_tasks_per_child=1) as pool:
+    with concurrent.futures.ProcessPoolExecutor(2, spawned, _end_with_parent, max_tasks_per_child=1) as pool:
         jobs = [
             [pool.submit(side, contest, environment, seed) for side in (_ours, _theirs)]
             for seed in range(FIRST_SEED, FIRST_SEED + seeds)
         ]
         return tuple([job.result() for job in side] for side in zip(*jobs, strict=True))
+
+
+def _end_with_parent() -> None:
+    """Let this process end as soon as the one that started it has, however that came about."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def difference_interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
