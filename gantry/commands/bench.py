@@ -18,7 +18,7 @@ class BenchArguments:
     `envs`: simulation speed (about two minutes). `train`: what every agent reaches with the settings shipped, and in
     how many seconds; PPO's and DDPG's time to a score of 800 beside stable-baselines3's (about an hour; the last parts
     need the `baselines` extra). `footing`: PPO, A2C and DDPG with stable-baselines3's own settings and budgets beside
-    stable-baselines3 itself (over an hour). `optimizers`: evaluations beside SciPy's methods, and how surely each finds
+    stable-baselines3 itself (two hours). `optimizers`: evaluations beside SciPy's methods, and how surely each finds
     the minimum (about two minutes). `planner`: what planning through learned and through true dynamics reaches, and how
     long a decision takes (about half an hour). Run nothing else meanwhile.
     """
