@@ -25,37 +25,37 @@ HALVED = {"ppo": {"value_coefficient"}}
 
 
 def theirs_of(contest):
-    """The other side's settings, where they are numbers: its defaults, and what the contest sets."""
+    """The other side's settings: its defaults, and what the contest sets; the learning rate as a function."""
     peers = pytest.importorskip("stable_baselines3")
     parameters = inspect.signature(getattr(peers, contest.agent.upper())).parameters
     settings = {name: parameter.default for name, parameter in parameters.items()} | contest.theirs
-    return {name: value for name, value in settings.items() if isinstance(value, int | float)}
+    rate = settings.pop("learning_rate")
+    return settings, rate if callable(rate) else lambda progress_remaining: rate
 
 
 @pytest.mark.parametrize("contest", CONTESTS, ids=lambda contest: f"{contest.agent} {contest.environments[-1]}")
 def test_both_sides_learn_with_the_same_settings(contest):
     config = our_config(contest)
+    settings, rate = theirs_of(contest)
     compared = set()
-    for name, value in theirs_of(contest).items():
+    for name, value in {**settings, "learning_rate": rate(1.0)}.items():
         ours = name if hasattr(config, name) else OURS.get(name, name)
-        if hasattr(config, ours):
+        if hasattr(config, ours) and isinstance(value, int | float):
             factor = 2 if ours in HALVED.get(contest.agent, ()) else 1
             assert getattr(config, ours) == pytest.approx(factor * value), name
             compared.add(ours)
-    assert {"gamma"} < compared
+    assert {"learning_rate", "gamma"} < compared
     assert len(compared) >= 5
 
 
 @pytest.mark.parametrize("contest", CONTESTS, ids=lambda contest: f"{contest.agent} {contest.environments[-1]}")
 def test_both_sides_have_the_same_learning_rates(contest):
     config, total = our_config(contest), contest.steps
-    peers = pytest.importorskip("stable_baselines3")
-    default = inspect.signature(getattr(peers, contest.agent.upper())).parameters["learning_rate"].default
-    theirs = contest.theirs.get("learning_rate", default)
+    _, rate = theirs_of(contest)
     falls = config.learning_rate_schedule == "linear"
     for steps in (0, total // 4, total - 1):
-        rate = theirs(1.0 - steps / total) if callable(theirs) else theirs
-        assert config.learning_rate * (1.0 - steps / total if falls else 1.0) == pytest.approx(rate)
+        left = 1.0 - steps / total
+        assert config.learning_rate * (left if falls else 1.0) == pytest.approx(rate(left))
 
 
 def test_every_agent_meets_its_peer_in_every_environment():

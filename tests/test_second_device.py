@@ -1,4 +1,4 @@
-"""Networks elsewhere than on the processor: every agent moves what has to be moved, and learns the same."""
+"""Networks elsewhere than on the processor: agents that take a device move what has to be moved, and learn the same."""
 
 import pytest
 import second_device

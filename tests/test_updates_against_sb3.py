@@ -1,6 +1,5 @@
 """With the same networks, data and settings, our gradient steps are stable-baselines3's."""
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -71,7 +70,7 @@ def their_environment():
 
 def test_updates_of_a2c_are_stable_baselines3s():
     model = peers.A2C("MlpPolicy", their_environment(), seed=7, device="cpu")
-    agent = A2C(gymnasium.make_vec(ENVIRONMENT, 4), A2CConfig(**PLAIN, optimizer="rmsprop-pytorch"))
+    agent = A2C(ENVIRONMENT, A2CConfig(**PLAIN, optimizer="rmsprop-pytorch"))
     check_on_policy(agent, model)
 
 
@@ -81,7 +80,7 @@ def test_updates_of_ppo_are_stable_baselines3s_where_neither_clips_gradients():
     config = PPOConfig(
         **PLAIN, minibatch_size=128, epochs=1, max_gradient_norm=UNCLIPPED, value_coefficient=1.0, learning_rate=3e-4
     )
-    check_on_policy(PPO(gymnasium.make_vec(ENVIRONMENT, 4), config), model)
+    check_on_policy(PPO(ENVIRONMENT, config), model)
 
 
 def test_critic_steps_and_targets_of_ddpg_are_stable_baselines3s(monkeypatch):
@@ -92,7 +91,7 @@ def test_critic_steps_and_targets_of_ddpg_are_stable_baselines3s(monkeypatch):
     model = peers.DDPG("MlpPolicy", their_environment(), seed=7, device="cpu", **settings)
     model._setup_learn(0)
     config = DDPGConfig(num_envs=4, hidden_sizes=(400, 300), saturation_penalty=0.0, buffer_size=1000)
-    agent = DDPG(gymnasium.make_vec(ENVIRONMENT, 4), config)
+    agent = DDPG(ENVIRONMENT, config)
     agent.networks["critic"].load_state(layers(model.critic))
     agent.targets["critic"].load_state(layers(model.critic))
     generator = torch.Generator().manual_seed(3)

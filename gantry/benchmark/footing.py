@@ -53,14 +53,14 @@ class Contest:
     """SB3's settings in our names, where ours are others."""
     theirs: dict[str, Any] = dataclasses.field(default_factory=dict)
     """SB3's settings, where they are not its defaults."""
-    normalized: bool = False
-    """Whether observations and rewards are scaled by running statistics: by `VecNormalize` there."""
     environments: tuple[str, ...] = tuple(RANGES)
 
 
 PLAIN = {"stagger_first_episodes": False}
 """Without what SB3 does not have."""
-ON_POLICY = {**PLAIN, "action_units": "own"}
+ON_POLICY = {**PLAIN, "action_units": "own", "normalize_observation": False, "normalize_return": False}
+A2C = {**ON_POLICY, "optimizer": "rmsprop-pytorch", "normalize_observation": True, "normalize_return": True}
+"""Scaled by running statistics, as `VecNormalize` does it there."""
 
 ACTION_NOISE = 0.1
 """Standard deviation of DDPG's exploration on both sides, in half-widths of the action bounds."""
@@ -90,8 +90,7 @@ CONTESTS = (
         "a2c",
         300_000,
         8,
-        {**ON_POLICY, "optimizer": "rmsprop-pytorch"},
-        normalized=True,
+        A2C,
         environments=("InvertedPendulum-v5", "Reacher-v5"),
     ),
     # The zoo's own, without its state-dependent exploration, which we do not have.
@@ -100,8 +99,7 @@ CONTESTS = (
         1_000_000,
         8,
         {
-            **ON_POLICY,
-            "optimizer": "rmsprop-pytorch",
+            **A2C,
             "rollout_steps": 8,
             "gamma": 0.9,
             "gae_lambda": 0.9,
@@ -109,7 +107,6 @@ CONTESTS = (
             "learning_rate_schedule": "linear",
         },
         {"n_steps": 8, "gamma": 0.9, "gae_lambda": 0.9, "vf_coef": 0.4, "learning_rate": falling_rate},
-        normalized=True,
         environments=("Pendulum-v1",),
     ),
     Contest(
@@ -190,11 +187,7 @@ def _listed(scores: list[float]) -> str:
 
 def our_config(contest: Contest) -> Any:
     """Return the settings of our side."""
-    scaling: dict[str, Any] = {"normalize_observation": contest.normalized}
-    kind = agent_class(contest.agent).config_class
-    if hasattr(kind, "normalize_return"):
-        scaling["normalize_return"] = contest.normalized
-    return kind(num_envs=contest.num_envs, **scaling, **contest.settings)
+    return agent_class(contest.agent).config_class(num_envs=contest.num_envs, **contest.settings)
 
 
 def _ours(contest: Contest, environment: str, seed: int) -> tuple[float, float]:
@@ -225,7 +218,8 @@ def _theirs(contest: Contest, environment: str, seed: int) -> tuple[float, float
     torch.set_num_threads(1)
     env = make_vec_env(environment, contest.num_envs, seed=environment_seed("training", seed, contest.num_envs))
     settings = dict(contest.theirs)
-    scaled = VecNormalize(env, gamma=settings.get("gamma", 0.99)) if contest.normalized else None
+    ours = our_config(contest)
+    scaled = VecNormalize(env, gamma=ours.gamma) if ours.normalize_observation else None
     if contest.agent == "ddpg":
         size = env.action_space.shape[0]
         settings["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, ACTION_NOISE))
