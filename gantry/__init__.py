@@ -4,7 +4,7 @@ Importing the package registers its environments with Gymnasium, and imports nei
 no plugins since its version 1.0; `gymnasium.make("gantry:gantry/CartPoleSwingUp-v0")` lets it do the import.
 """
 
-from gantry.catalogue import register_environments
+from gantry.envs.registry import register_environments
 from gantry.envs.rendering.gl_guard import drop_unusable_mujoco_gl
 from gantry.errors import GantryError
 

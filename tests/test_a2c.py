@@ -7,8 +7,8 @@ from agent_doubles import NEXT_STEP, SAME_STEP, Spot, Wage
 from small_mdp import SmallMDP, gradient, one_hot, returns_by_hand, trajectories
 
 from gantry.agents.a2c import A2C, A2CConfig, policy_loss, value_loss
-from gantry.agents.rmsprop import RMSprop
-from gantry.agents.threads import torch_threads
+from gantry.agents.parts.rmsprop import RMSprop
+from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
 
 

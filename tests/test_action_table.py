@@ -6,15 +6,15 @@ import pytest
 from PIL import Image
 
 import gantry  # noqa: F401
-from gantry.action_table import draw, meaning
 from gantry.cli import main
-from gantry.envs.plan_file import load_plan
-from gantry.envs.rendering.lettering import GLYPHS, number_markers
-from gantry.envs.room_values import room_value_markers
+from gantry.envs.rendering.digits import GLYPHS, number_markers
 from gantry.envs.simulator import make_vector
-from gantry.envs.vacuum_rooms import parking_cells, state_number, state_parts
+from gantry.envs.tasks.vacuum.plan_file import load_plan
+from gantry.envs.tasks.vacuum.room_values import room_value_markers
+from gantry.envs.tasks.vacuum.rooms import parking_cells, state_number, state_parts
 from gantry.errors import GantryError
-from gantry.record import action_values, record
+from gantry.film.record import action_values, record
+from gantry.plots.q_table import draw, meaning
 
 
 def test_states_of_the_vacuum_are_told_apart_by_room_and_dirt():

@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-from gantry.agents.advantages import discounted_sums, gae
+from gantry.agents.parts.advantages import discounted_sums, gae
 
 GAMMA, LAM = 0.9, 0.8
 

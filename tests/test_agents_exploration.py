@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from gantry.agents.exploration import GaussianNoise, OrnsteinUhlenbeckNoise, make_noise
+from gantry.agents.parts.exploration import GaussianNoise, OrnsteinUhlenbeckNoise, make_noise
 
 
 def generator(seed=0):

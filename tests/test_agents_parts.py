@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gantry.agents
-from gantry.agents.adam import Adam
-from gantry.agents.heads import (
+from gantry.agents.parts.adam import Adam
+from gantry.agents.parts.distributions import (
     CategoricalHead,
     GaussianHead,
     SquashedGaussianHead,
@@ -24,10 +24,10 @@ from gantry.agents.heads import (
     squashed_entropy,
     squashed_log_probability,
 )
-from gantry.agents.networks import MLP
-from gantry.agents.normalizer import ObservationNormalizer, ReturnNormalizer, RunningMoments
-from gantry.agents.spaces import ActionMap, ObservationMap, check_spaces, space_from_json, space_to_json
-from gantry.agents.threads import torch_threads
+from gantry.agents.parts.networks import MLP
+from gantry.agents.parts.normalization import ObservationNormalizer, ReturnNormalizer, RunningMoments
+from gantry.agents.parts.spaces import ActionMap, ObservationMap, check_spaces, space_from_json, space_to_json
+from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
 
 ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU, "elu": torch.nn.ELU}

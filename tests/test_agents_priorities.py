@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from gantry.agents.priorities import Priorities, SumTree
+from gantry.agents.parts.priorities import Priorities, SumTree
 
 
 def generator(seed=0):

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from gantry.agents.schedules import check_schedule, scheduled
+from gantry.agents.parts.schedules import check_schedule, scheduled
 from gantry.errors import GantryError
 
 

@@ -5,8 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gantry.envs.cart_pole import CART_HALF_SIZES, FEATURE_BOUNDS, POLE_RADIUS, CartPole, box_inertia, capsule_inertia
 from gantry.envs.simulator import Simulator, make_vector
+from gantry.envs.tasks.cart_pole import (
+    CART_HALF_SIZES,
+    FEATURE_BOUNDS,
+    POLE_RADIUS,
+    CartPole,
+    box_inertia,
+    capsule_inertia,
+)
 from gantry.errors import GantryError
 
 ID = "gantry/CartPoleSwingUp-v0"

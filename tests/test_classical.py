@@ -4,15 +4,15 @@ import mujoco
 import numpy as np
 import pytest
 
-from gantry.agents.control.differences import jacobians
-from gantry.classical import Playback, solve, yardstick
 from gantry.cli import main
 from gantry.envs.simulator import make_vector
 from gantry.errors import GantryError
-from gantry.evaluate import evaluate
-from gantry.seeds import environment_seed
-from gantry.simulated_dynamics import RewardCost, SimulatedDynamics
-from gantry.trajectory_planner import Planner, PlannerConfig
+from gantry.optimal_control.finite_differences import jacobians
+from gantry.optimal_control.simulator_dynamics import RewardCost, SimulatedDynamics
+from gantry.optimal_control.solve import Playback, solve, yardstick
+from gantry.optimal_control.trajectory import Planner, PlannerConfig
+from gantry.runs.evaluate import evaluate
+from gantry.runs.seeds import environment_seed
 
 ARMS = ("gantry/ReachPlanar-v0", "gantry/Reach-v0")
 SOLVED = ("gantry/CartPoleSwingUp-v0", *ARMS)

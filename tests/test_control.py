@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from scipy.linalg import solve_discrete_are
 from scipy.optimize import lsq_linear
 
-from gantry.agents.control import ilqr
-from gantry.agents.control.box_qp import box_qp
-from gantry.agents.control.differences import curvatures, jacobians
-from gantry.agents.control.lqr import finite_horizon, infinite_horizon
-from gantry.agents.control.quadratic_cost import QuadraticCost
 from gantry.errors import GantryError
+from gantry.optimal_control import ilqr
+from gantry.optimal_control.box_qp import box_qp
+from gantry.optimal_control.finite_differences import curvatures, jacobians
+from gantry.optimal_control.lqr import finite_horizon, infinite_horizon
+from gantry.optimal_control.quadratic_cost import QuadraticCost
 
 UNLIMITED = np.full(2, np.inf)
 

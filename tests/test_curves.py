@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from gantry.cli import main
-from gantry.curves import Curve, curves, draw
 from gantry.errors import GantryError
-from gantry.runs import Run, RunConfig
+from gantry.plots.learning_curves import Curve, curves, draw
+from gantry.runs.folder import Run, RunConfig
 
 
 def run(folder, agent, seed, rows, environment="CartPole-v1"):

@@ -7,7 +7,7 @@ import torch
 from agent_doubles import Spot
 
 from gantry.agents.ddpg import DDPG, DDPGConfig, action_slope, critic_gradient, policy_gradient, smoothed, within
-from gantry.agents.networks import MLP
+from gantry.agents.parts.networks import MLP
 from gantry.errors import GantryError
 
 SMALL = DDPGConfig(

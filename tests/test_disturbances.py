@@ -11,10 +11,8 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from test_simulator import assert_same, assert_same_state, forceful_actions, run
 
-from gantry.catalogue import ENVIRONMENTS
 from gantry.cli import main
-from gantry.commands.options import environment_options
-from gantry.envs.cart_pole import POLE_RADIUS, CartPole
+from gantry.cli.options import environment_options
 from gantry.envs.disturbances import (
     BALLS,
     FLIGHT_SECONDS,
@@ -24,12 +22,14 @@ from gantry.envs.disturbances import (
     Target,
     add_balls,
 )
-from gantry.envs.reach import Reach
-from gantry.envs.reach_planar import ReachPlanar
+from gantry.envs.registry import ENVIRONMENTS
 from gantry.envs.simulator import Simulator, make_vector
-from gantry.envs.vacuum_cells import VacuumCells
-from gantry.envs.vacuum_drive import VacuumDrive
-from gantry.envs.vacuum_rooms import VacuumRooms
+from gantry.envs.tasks.cart_pole import POLE_RADIUS, CartPole
+from gantry.envs.tasks.reach import Reach
+from gantry.envs.tasks.reach_planar import ReachPlanar
+from gantry.envs.tasks.vacuum.cells import VacuumCells
+from gantry.envs.tasks.vacuum.drive import VacuumDrive
+from gantry.envs.tasks.vacuum.rooms import VacuumRooms
 from gantry.errors import GantryError
 
 ID = "gantry/CartPoleSwingUp-v0"

@@ -9,9 +9,9 @@ from test_vacuum_cells import towards_dirt
 
 from gantry.envs.disturbances import FLIGHT_SECONDS, PUSH_SECONDS
 from gantry.envs.simulator import Simulator, make_vector
-from gantry.envs.vacuum import ROBOT_HEIGHT, ROBOT_RADIUS, Vacuum
-from gantry.envs.vacuum_cells import BUMPED
-from gantry.envs.vacuum_drive import FARTHEST, RANGE
+from gantry.envs.tasks.vacuum.cells import BUMPED
+from gantry.envs.tasks.vacuum.drive import FARTHEST, RANGE
+from gantry.envs.tasks.vacuum.robot import ROBOT_HEIGHT, ROBOT_RADIUS, Vacuum
 
 TARGET = Vacuum.disturbance_target
 MASS = 3.5

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from gantry.agents.planning.accuracy import LEVELS, coverage, measure, mixture_position
-from gantry.agents.planning.dynamics import LearnedDynamics, circle_columns, whole_columns
-from gantry.agents.planning.ensemble import (
+from gantry.agents.models.calibration import LEVELS, coverage, measure, mixture_position
+from gantry.agents.models.dataset import Memory, Transitions
+from gantry.agents.models.dynamics import LearnedDynamics, circle_columns, whole_columns
+from gantry.agents.models.ensemble import (
     BOUNDS_WEIGHT,
     Ensemble,
     EnsembleConfig,
@@ -14,8 +15,7 @@ from gantry.agents.planning.ensemble import (
     gaussian_loss,
     gaussians,
 )
-from gantry.agents.planning.memory import Memory, Transitions
-from gantry.agents.threads import torch_threads
+from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
 
 A = torch.tensor([[0.9, 0.2], [-0.1, 0.8]])

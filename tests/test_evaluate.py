@@ -6,8 +6,8 @@ import pytest
 
 import gantry  # noqa: F401  (registers the ids)
 from gantry.errors import GantryError
-from gantry.evaluate import confidence_interval, evaluate
-from gantry.seeds import environment_seed
+from gantry.runs.evaluate import confidence_interval, evaluate
+from gantry.runs.seeds import environment_seed
 
 BALANCE = "gantry/CartPoleBalance-v0"
 

@@ -11,7 +11,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import vector
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
-from gantry.catalogue import ENVIRONMENTS
+from gantry.envs.registry import ENVIRONMENTS
 from gantry.envs.simulator import Simulator, make_task, make_vector
 from gantry.envs.single import SingleEnvironment, make_single
 

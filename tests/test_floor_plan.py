@@ -6,10 +6,10 @@ import time
 import numpy as np
 import pytest
 
-from gantry.envs.apartment import WALL_HEIGHT, specify_apartment, wall_boxes
-from gantry.envs.floor_plan import EAST, NORTH, SOUTH, WEST
-from gantry.envs.plan_file import load_plan, parse_plan
-from gantry.envs.tours import shortest_tour, walking_distances
+from gantry.envs.tasks.vacuum.apartment import WALL_HEIGHT, specify_apartment, wall_boxes
+from gantry.envs.tasks.vacuum.floor_plan import EAST, NORTH, SOUTH, WEST
+from gantry.envs.tasks.vacuum.plan_file import load_plan, parse_plan
+from gantry.envs.tasks.vacuum.shortest_paths import shortest_tour, walking_distances
 from gantry.errors import GantryError
 
 HEADER = """\

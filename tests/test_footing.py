@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gantry.benchmark.footing import CONTESTS, RANGES, difference_interval, our_config
+from gantry.benchmark.sb3_parity import CONTESTS, RANGES, difference_interval, our_config
 
 OURS = {
     "n_steps": "rollout_steps",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gantry.errors import GantryError
-from gantry.landscapes import LANDSCAPES, NOISE, landscape, parse_expression, rastrigin, rosenbrock
+from gantry.minimization.test_functions import LANDSCAPES, NOISE, landscape, parse_expression, rastrigin, rosenbrock
 
 MINIMA = {
     "quadratic": [(1, -0.5)],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gantry.cli import main
-from gantry.optimization_film import ellipse, moments
+from gantry.minimization.film import ellipse, moments
 
 
 def run(capsys, *words):

@@ -14,11 +14,11 @@ from gantry.agents.optimizers.gradient_descent import GradientDescent, spectral_
 from gantry.agents.optimizers.icem import ImprovedCrossEntropy, coloured_noise
 from gantry.agents.optimizers.minimize import Budget, minimize
 from gantry.agents.optimizers.mppi import PathIntegral, path_integral_weights
+from gantry.agents.optimizers.nes import SearchGradient, rank_utilities, search_gradients
 from gantry.agents.optimizers.newton import Newton, positive_definite, trust_region_step
 from gantry.agents.optimizers.problem import Bounds, Problem, one_by_one
 from gantry.agents.optimizers.random_shooting import RandomShooting
 from gantry.agents.optimizers.sampling import SamplingMethod
-from gantry.agents.optimizers.search_gradient import SearchGradient, rank_utilities, search_gradients
 from gantry.agents.optimizers.three_point import ThreePoint, parabola_vertex, search_line
 from gantry.errors import GantryError
 

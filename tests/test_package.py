@@ -26,7 +26,7 @@ def test_a_wheel_works_outside_the_repository_assets_included(tmp_path):
     program = (
         "import gantry, gymnasium, pathlib\n"
         f"assert pathlib.Path(gantry.__file__).is_relative_to({str(site)!r}), gantry.__file__\n"
-        "from gantry.catalogue import ENVIRONMENTS\n"
+        "from gantry.envs.registry import ENVIRONMENTS\n"
         "for environment in ENVIRONMENTS:\n"
         "    env = gymnasium.make(environment)\n"
         "    env.reset(seed=0)\n"
@@ -67,7 +67,7 @@ def test_the_links_at_the_top_point_into_the_package():
 def test_a_graphics_setting_of_mujocos_that_cannot_work_breaks_no_command(setting):
     """MuJoCo itself fails at import where the library that MUJOCO_GL names is missing."""
     done = subprocess.run(
-        [sys.executable, "-c", "import gantry.record"],
+        [sys.executable, "-c", "import gantry.film.record"],
         env={**os.environ, "MUJOCO_GL": setting},
         capture_output=True,
         text=True,

@@ -15,15 +15,15 @@ from test_simulator import assert_same, assert_same_state, forceful_actions, run
 
 from gantry.agents.ppo import PPOConfig
 from gantry.cli import main
-from gantry.commands.options import environment_options
-from gantry.envs.cart_pole import CartPole
+from gantry.cli.options import environment_options
 from gantry.envs.disturbances import add_balls
-from gantry.envs.physics import COMMON, Range
-from gantry.envs.reach import HOME, Reach
+from gantry.envs.domain_randomization import COMMON, Range
 from gantry.envs.simulator import Simulator, make_vector
+from gantry.envs.tasks.cart_pole import CartPole
+from gantry.envs.tasks.reach import HOME, Reach
 from gantry.errors import GantryError
-from gantry.runs import WALL_CLOCK_COLUMNS, Run
-from gantry.train import build_agent, resume, train
+from gantry.runs.folder import WALL_CLOCK_COLUMNS, Run
+from gantry.runs.train import build_agent, resume, train
 
 ID = "gantry/CartPoleSwingUp-v0"
 QUANTITIES = {**COMMON, **CartPole.physics}

@@ -8,24 +8,24 @@ import torch
 from agent_doubles import Spot
 from PIL import Image
 
+from gantry.agents.models.dataset import Transitions
+from gantry.agents.models.ensemble import EnsembleConfig
+from gantry.agents.models.model_rollouts import Futures, Scoring, scored
+from gantry.agents.models.plan_search import Search, finite
+from gantry.agents.models.reward_model import LearnedOutcomes, TaskOutcomes
+from gantry.agents.models.terminal_value import StateValue
+from gantry.agents.parts.threads import torch_threads
+from gantry.agents.parts.vector_stepper import open_environment
 from gantry.agents.planner import Imagination, Planner, PlannerConfig
-from gantry.agents.planning.ensemble import EnsembleConfig
-from gantry.agents.planning.memory import Transitions
-from gantry.agents.planning.outcomes import LearnedOutcomes, TaskOutcomes
-from gantry.agents.planning.search import Search, finite
-from gantry.agents.planning.value import StateValue
-from gantry.agents.planning.worlds import Futures, Scoring, scored
-from gantry.agents.stepping import open_environment
-from gantry.agents.threads import torch_threads
 from gantry.envs.simulator import make_vector
 from gantry.errors import GantryError
-from gantry.evaluate import evaluate
-from gantry.imagination import foresight, imagination, lines
-from gantry.overlay import OverlayState
-from gantry.record import _compare, _Moment, record
-from gantry.runs import Run
-from gantry.settings import tuned
-from gantry.train import train
+from gantry.film.overlay import OverlayState
+from gantry.film.plan_overlay import foresight, imagination, lines
+from gantry.film.record import _compare, _Moment, record
+from gantry.runs.evaluate import evaluate
+from gantry.runs.folder import Run
+from gantry.runs.recipes import tuned
+from gantry.runs.train import train
 
 SWING_UP = "gantry/CartPoleSwingUp-v0"
 QUICK = {

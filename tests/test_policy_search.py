@@ -7,7 +7,7 @@ import torch
 from agent_doubles import NEXT_STEP, SAME_STEP, Spot
 
 from gantry.agents import load_agent
-from gantry.agents.networks import MLP
+from gantry.agents.parts.networks import MLP
 from gantry.agents.policy_search import CEM, CEMConfig, PolicySearchGradient, SearchGradientConfig, population_outputs
 from gantry.errors import GantryError
 

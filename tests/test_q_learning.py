@@ -20,8 +20,8 @@ from gantry.agents.q_learning import (
     next_values,
     visit_order,
 )
-from gantry.agents.value_iteration import Process, from_outcomes, reachable, value_iteration
 from gantry.errors import GantryError
+from gantry.optimal_control.value_iteration import Process, from_outcomes, reachable, value_iteration
 
 
 class Finite(VectorEnv):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from gantry.envs.randomness import GOLDEN, RandomStreams, mix
+from gantry.envs.random_streams import GOLDEN, RandomStreams, mix
 
 PUBLISHED = [
     6457827717110365317,

@@ -7,8 +7,8 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from gantry.envs.reach import HIGHEST, HOME, INCREMENTS, LOWEST, Reach, ReachGoal, fingertip
 from gantry.envs.simulator import make_vector
+from gantry.envs.tasks.reach import HIGHEST, HOME, INCREMENTS, LOWEST, Reach, ReachGoal, fingertip
 from gantry.errors import GantryError
 
 REACH, GOAL = "gantry/Reach-v0", "gantry/ReachGoal-v0"

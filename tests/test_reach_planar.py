@@ -7,8 +7,8 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from gantry.envs.reach_planar import ReachPlanar
 from gantry.envs.simulator import make_task, make_vector
+from gantry.envs.tasks.reach_planar import ReachPlanar
 
 ID = "gantry/ReachPlanar-v0"
 OPTIONS = [{"target": target, "sparse": sparse} for target in ("easy", "hard") for sparse in (False, True)]

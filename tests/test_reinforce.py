@@ -14,7 +14,8 @@ from small_mdp import (
     values,
 )
 
-from gantry.agents.advantages import returns_to_go
+from gantry.agents.parts.advantages import returns_to_go
+from gantry.agents.parts.threads import torch_threads
 from gantry.agents.reinforce import (
     BASELINES,
     Episodes,
@@ -24,7 +25,6 @@ from gantry.agents.reinforce import (
     estimator_variance,
     mean_baseline,
 )
-from gantry.agents.threads import torch_threads
 from gantry.errors import GantryError
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from gantry.errors import GantryError
-from gantry.scores import score
-from gantry.seeds import ROWS, SEEDS, environment_seed
+from gantry.runs.scores import score
+from gantry.runs.seeds import ROWS, SEEDS, environment_seed
 
 
 def test_no_two_purposes_or_seeds_share_an_environment_seed():

@@ -10,9 +10,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 
 from gantry.benchmark.environments import peak_memory
-from gantry.envs.cart_pole import CartPole
 from gantry.envs.simulator import Simulator, all_finite, make_task, make_vector
 from gantry.envs.single import SingleEnvironment
+from gantry.envs.tasks.cart_pole import CartPole
 from gantry.errors import GantryError
 
 ID = "gantry/CartPoleSwingUp-v0"

@@ -6,9 +6,9 @@ import gymnasium
 import numpy as np
 import pytest
 
-from gantry.envs.cart_pole import CartPole
 from gantry.envs.simulator import Simulator, make_vector
 from gantry.envs.single import SingleEnvironment, make_single
+from gantry.envs.tasks.cart_pole import CartPole
 from gantry.errors import GantryError
 
 ID = "gantry/CartPoleSwingUp-v0"

@@ -8,8 +8,8 @@ from gantry.agents.a2c import A2C, A2CConfig
 from gantry.agents.ddpg import DDPG, DDPGConfig
 from gantry.agents.off_policy import polyak
 from gantry.agents.on_policy import Batch
+from gantry.agents.parts.replay import Columns, Minibatch
 from gantry.agents.ppo import PPO, PPOConfig
-from gantry.agents.replay import Columns, Minibatch
 
 peers = pytest.importorskip("stable_baselines3")
 

@@ -12,7 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 from gantry.envs.simulator import Simulator, make_vector
-from gantry.envs.vacuum import ROBOT_RADIUS, wheel_speeds
+from gantry.envs.tasks.vacuum.robot import ROBOT_RADIUS, wheel_speeds
 from gantry.errors import GantryError
 
 CELLS, ROOMS, DRIVE = "gantry/Vacuum-v0", "gantry/VacuumRooms-v0", "gantry/VacuumDrive-v0"

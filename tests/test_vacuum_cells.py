@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gantry.envs.simulator import Simulator, make_vector
-from gantry.envs.vacuum_cells import (
+from gantry.envs.tasks.vacuum.cells import (
     APPROACH,
     BATTERY,
     BUMP,

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from gantry.envs.simulator import Simulator, make_vector
-from gantry.envs.vacuum import MAX_WHEEL_SPEED, ROBOT_RADIUS, WHEEL_DISTANCE, wheel_speeds
-from gantry.envs.vacuum_drive import (
+from gantry.envs.tasks.vacuum.drive import (
     BUMP,
     COSINE,
     FARTHEST,
@@ -24,6 +23,7 @@ from gantry.envs.vacuum_drive import (
     TOUCH,
     TURNING,
 )
+from gantry.envs.tasks.vacuum.robot import MAX_WHEEL_SPEED, ROBOT_RADIUS, WHEEL_DISTANCE, wheel_speeds
 
 ID = "gantry/VacuumDrive-v0"
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from gantry.envs.plan_file import load_plan
 from gantry.envs.simulator import Simulator, make_vector
-from gantry.envs.vacuum_rooms import IDLE, REVISIT, RoomProcess, room_level_process, state_number
+from gantry.envs.tasks.vacuum.plan_file import load_plan
+from gantry.envs.tasks.vacuum.rooms import IDLE, REVISIT, RoomProcess, room_level_process, state_number
 
 ID = "gantry/VacuumRooms-v0"
 LIVING, KITCHEN, BEDROOM_1, BEDROOM_2 = range(4)

@@ -2,8 +2,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from gantry.agents.value_iteration import Process, deterministic, from_outcomes, reachable, value_iteration
 from gantry.errors import GantryError
+from gantry.optimal_control.value_iteration import Process, deterministic, from_outcomes, reachable, value_iteration
 
 
 def chain():

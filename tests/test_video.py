@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gantry import video
 from gantry.errors import GantryError
-from gantry.overlay import OverlayState, draw_overlay, panel_box
-from gantry.video import VideoWriter
+from gantry.film import video
+from gantry.film.overlay import OverlayState, draw_overlay, panel_box
+from gantry.film.video import VideoWriter
 
 
 def frames(count, width, height):

@@ -16,10 +16,10 @@ from gantry.agents import load_agent
 from gantry.agents.ppo import PPOConfig
 from gantry.cli import main
 from gantry.errors import GantryError
-from gantry.evaluate import evaluate
-from gantry.record import record
-from gantry.runs import WALL_CLOCK_COLUMNS, Run
-from gantry.train import resume, train
+from gantry.film.record import record
+from gantry.runs.evaluate import evaluate
+from gantry.runs.folder import WALL_CLOCK_COLUMNS, Run
+from gantry.runs.train import resume, train
 
 SWING_UP = "gantry/CartPoleSwingUp-v0"
 SMALL = PPOConfig(num_envs=8, rollout_steps=32, epochs=2, minibatch_size=128, hidden_sizes=(16,))

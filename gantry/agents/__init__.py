@@ -10,7 +10,7 @@ from typing import Any
 
 from gantry.errors import GantryError
 from gantry.files import read_json
-from gantry.names import nearest
+from gantry.errors import nearest
 
 AGENTS: dict[str, str] = {
     "a2c": "gantry.agents.a2c:A2C",

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import torch
 
-from gantry.agents.adam import Adam
+from gantry.agents.parts.adam import Adam
 from gantry.agents.agent import require
-from gantry.agents.descent import Descent
-from gantry.agents.networks import Columns
+from gantry.agents.parts.descent import Descent
+from gantry.agents.parts.networks import Columns
 from gantry.agents.on_policy import Batch, OnPolicyAgent, RolloutConfig, standardized
-from gantry.agents.rmsprop import RMSprop
+from gantry.agents.parts.rmsprop import RMSprop
 
 
 @dataclasses.dataclass(frozen=True)

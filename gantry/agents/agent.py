@@ -16,7 +16,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.policy_file import (
+from gantry.agents.parts.policy_file import (
     Policy,
     check_tensors,
     config_from_json,
@@ -24,9 +24,9 @@ from gantry.agents.policy_file import (
     load_policy,
     save_policy,
 )
-from gantry.agents.spaces import ActionMap, ObservationMap, check_spaces
-from gantry.agents.stepping import EpisodeStatistics, Transition, VectorStepper, open_environment
-from gantry.agents.threads import torch_threads
+from gantry.agents.parts.spaces import ActionMap, ObservationMap, check_spaces
+from gantry.agents.parts.vector_stepper import EpisodeStatistics, Transition, VectorStepper, open_environment
+from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
 
 Callback = Callable[[Any, dict[str, float]], bool | None]

@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 
 from gantry.agents.agent import State, prefixed, require, under
-from gantry.agents.exploration import Exploration, make_noise
-from gantry.agents.hindsight import Hindsight, check_goals, find_compute_reward
-from gantry.agents.networks import MLP
+from gantry.agents.parts.exploration import Exploration, make_noise
+from gantry.agents.parts.hindsight import Hindsight, check_goals, find_compute_reward
+from gantry.agents.parts.networks import MLP
 from gantry.agents.off_policy import OffPolicyAgent, OffPolicyConfig, clipping, polyak, td_target
-from gantry.agents.replay import Minibatch
-from gantry.agents.schedules import Schedule, check_schedule, scheduled
-from gantry.agents.threads import torch_threads
+from gantry.agents.parts.replay import Minibatch
+from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
+from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
 
 

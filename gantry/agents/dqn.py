@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from gantry.agents.agent import State, prefixed, require, under
-from gantry.agents.networks import MLP
+from gantry.agents.parts.networks import MLP
 from gantry.agents.off_policy import OffPolicyAgent, OffPolicyConfig, clipping, polyak, td_target
-from gantry.agents.priorities import Priorities
-from gantry.agents.replay import Minibatch
-from gantry.agents.schedules import Schedule, check_schedule, scheduled
+from gantry.agents.parts.priorities import Priorities
+from gantry.agents.parts.replay import Minibatch
+from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
 from gantry.errors import GantryError
 
 

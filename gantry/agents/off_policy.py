@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gantry.agents.adam import Adam
+from gantry.agents.parts.adam import Adam
 from gantry.agents.agent import Agent, Shapes, State, prefixed, require, require_network, under
-from gantry.agents.networks import MLP, Activation, layer_shapes
-from gantry.agents.normalizer import ObservationNormalizer, moment_shapes
-from gantry.agents.replay import Minibatch, ReplayBuffer
-from gantry.agents.schedules import scheduled
-from gantry.agents.spaces import ActionMap, ObservationMap
-from gantry.agents.threads import torch_threads
+from gantry.agents.parts.networks import MLP, Activation, layer_shapes
+from gantry.agents.parts.normalization import ObservationNormalizer, moment_shapes
+from gantry.agents.parts.replay import Minibatch, ReplayBuffer
+from gantry.agents.parts.schedules import scheduled
+from gantry.agents.parts.spaces import ActionMap, ObservationMap
+from gantry.agents.parts.threads import torch_threads
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gantry.agents.advantages import gae
+from gantry.agents.parts.advantages import gae
 from gantry.agents.agent import Agent, Shapes, State, prefixed, require, require_network, under
-from gantry.agents.descent import Descent
-from gantry.agents.heads import CategoricalHead, GaussianHead, Head, SquashedGaussianHead
-from gantry.agents.networks import MLP, Activation, layer_shapes
-from gantry.agents.normalizer import ObservationNormalizer, ReturnNormalizer, moment_shapes
-from gantry.agents.rollout import RolloutBuffer
-from gantry.agents.spaces import ActionMap, ObservationMap
-from gantry.agents.stepping import Transition
-from gantry.agents.threads import torch_threads
+from gantry.agents.parts.descent import Descent
+from gantry.agents.parts.distributions import CategoricalHead, GaussianHead, Head, SquashedGaussianHead
+from gantry.agents.parts.networks import MLP, Activation, layer_shapes
+from gantry.agents.parts.normalization import ObservationNormalizer, ReturnNormalizer, moment_shapes
+from gantry.agents.parts.rollouts import RolloutBuffer
+from gantry.agents.parts.spaces import ActionMap, ObservationMap
+from gantry.agents.parts.vector_stepper import Transition
+from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
 
 CHUNK = 4096

@@ -21,18 +21,18 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gantry.agents.adam import Adam
+from gantry.agents.parts.adam import Adam
 from gantry.agents.agent import Agent, Shapes, State, prefixed, require, under
-from gantry.agents.planning.accuracy import Accuracy, measure
-from gantry.agents.planning.dynamics import LearnedDynamics, Sampling
-from gantry.agents.planning.ensemble import EnsembleConfig, Fit
-from gantry.agents.planning.memory import Memory, Transitions
-from gantry.agents.planning.outcomes import LearnedOutcomes, Outcomes, TaskOutcomes
-from gantry.agents.planning.search import Decision, MethodName, PlanName, Plans, Search, SearchConfig
-from gantry.agents.planning.value import StateValue
-from gantry.agents.planning.worlds import LearnedWorld, Scoring, SimulatedWorld, World
-from gantry.agents.spaces import ActionMap, ObservationMap
-from gantry.agents.threads import torch_threads
+from gantry.agents.models.calibration import Accuracy, measure
+from gantry.agents.models.dynamics import LearnedDynamics, Sampling
+from gantry.agents.models.ensemble import EnsembleConfig, Fit
+from gantry.agents.models.dataset import Memory, Transitions
+from gantry.agents.models.reward_model import LearnedOutcomes, Outcomes, TaskOutcomes
+from gantry.agents.models.plan_search import Decision, MethodName, PlanName, Plans, Search, SearchConfig
+from gantry.agents.models.terminal_value import StateValue
+from gantry.agents.models.model_rollouts import LearnedWorld, Scoring, SimulatedWorld, World
+from gantry.agents.parts.spaces import ActionMap, ObservationMap
+from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
 
 EXPLORING = 0.8

@@ -22,13 +22,13 @@ import torch
 from numpy.typing import NDArray
 
 from gantry.agents.agent import Agent, Shapes, State, prefixed, require, require_network, under
-from gantry.agents.networks import MLP, Activation, layer_shapes
-from gantry.agents.normalizer import ObservationNormalizer, moment_shapes
+from gantry.agents.parts.networks import MLP, Activation, layer_shapes
+from gantry.agents.parts.normalization import ObservationNormalizer, moment_shapes
 from gantry.agents.optimizers.cross_entropy import CrossEntropy, CrossEntropyState
 from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState
-from gantry.agents.optimizers.search_gradient import SearchGradient, SearchGradientState
-from gantry.agents.spaces import ActionMap, ObservationMap
-from gantry.agents.threads import torch_threads
+from gantry.agents.optimizers.nes import SearchGradient, SearchGradientState
+from gantry.agents.parts.spaces import ActionMap, ObservationMap
+from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "elu": torch.nn.functional.elu}

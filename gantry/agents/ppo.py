@@ -12,11 +12,11 @@ import math
 
 import torch
 
-from gantry.agents.adam import Adam
+from gantry.agents.parts.adam import Adam
 from gantry.agents.agent import require
-from gantry.agents.descent import Descent
+from gantry.agents.parts.descent import Descent
 from gantry.agents.on_policy import Batch, OnPolicyAgent, RolloutConfig, minibatches, standardized
-from gantry.agents.threads import torch_threads
+from gantry.agents.parts.threads import torch_threads
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,8 +25,8 @@ import torch
 from numpy.typing import NDArray
 
 from gantry.agents.agent import Agent, Shapes, State, require
-from gantry.agents.schedules import Schedule, check_schedule, scheduled
-from gantry.agents.spaces import MOST_CATEGORIES
+from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
+from gantry.agents.parts.spaces import MOST_CATEGORIES
 from gantry.errors import GantryError
 
 Integers = NDArray[np.int64]

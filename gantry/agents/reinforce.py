@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gantry.agents.adam import Adam
-from gantry.agents.advantages import returns_to_go
+from gantry.agents.parts.adam import Adam
+from gantry.agents.parts.advantages import returns_to_go
 from gantry.agents.agent import require
-from gantry.agents.descent import Descent
+from gantry.agents.parts.descent import Descent
 from gantry.agents.on_policy import OnPolicyAgent, OnPolicyConfig, minibatches
-from gantry.agents.rollout import RolloutBuffer
-from gantry.agents.threads import torch_threads
+from gantry.agents.parts.rollouts import RolloutBuffer
+from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
 
 Baseline = Literal["none", "mean", "value"]

@@ -11,12 +11,12 @@ from typing import Any
 
 from gantry.agents import agent_class
 from gantry.agents.agent import Callback
-from gantry.agents.policy_file import config_to_json
+from gantry.agents.parts.policy_file import config_to_json
 from gantry.benchmark.rows import Report, Row
-from gantry.evaluate import Evaluation, evaluate
-from gantry.runs import RunConfig
-from gantry.settings import tuned
-from gantry.train import build_agent
+from gantry.runs.evaluate import Evaluation, evaluate
+from gantry.runs.folder import RunConfig
+from gantry.runs.recipes import tuned
+from gantry.runs.train import build_agent
 
 FIRST_SEED = 100
 """Settings were tuned on seeds below 100."""

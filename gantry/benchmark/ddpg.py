@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gantry.agents.ddpg import DDPG, DDPGConfig
-from gantry.agents.threads import torch_threads
+from gantry.agents.parts.threads import torch_threads
 from gantry.benchmark.rows import Report, Row, median_ratio, rounds
 from gantry.benchmark.time_to_score import SWING_UP, OurTimes, reason_without_peers, their_learning
 from gantry.envs.simulator import make_vector

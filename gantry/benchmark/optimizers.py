@@ -10,12 +10,12 @@ from torch import Tensor
 from gantry.agents.optimizers import method_class
 from gantry.agents.optimizers.cross_entropy import CrossEntropy
 from gantry.agents.optimizers.minimize import Budget, minimize
+from gantry.agents.optimizers.nes import search_gradients
 from gantry.agents.optimizers.newton import Newton
 from gantry.agents.optimizers.problem import Bounds, Problem
-from gantry.agents.optimizers.search_gradient import search_gradients
-from gantry.benchmark.optimizer_peers import PEERS, count_ours, count_scipy
 from gantry.benchmark.rows import Report, Row
-from gantry.landscapes import quadratic, rastrigin, rosenbrock
+from gantry.minimization.scipy_peers import PEERS, count_ours, count_scipy
+from gantry.minimization.test_functions import quadratic, rastrigin, rosenbrock
 
 TOLERANCE = 1e-8
 BUDGET = 50_000

@@ -7,16 +7,16 @@ import mujoco
 import numpy as np
 from mujoco.batch import Batch
 
+from gantry.agents.parts.vector_stepper import open_environment
 from gantry.agents.planner import Planner, PlannerConfig
-from gantry.agents.stepping import open_environment
 from gantry.benchmark.cases import FIRST_SEED, train_case
 from gantry.benchmark.rows import Report, Row, median_rate, median_ratio, rounds
 from gantry.benchmark.time_to_score import GOAL, SWING_UP
 from gantry.envs.simulator import make_vector
-from gantry.envs.vacuum_rooms import RoomProcess, VacuumRooms, room_level_process, state_number
-from gantry.evaluate import evaluate
-from gantry.seeds import environment_seed
-from gantry.settings import tuned
+from gantry.envs.tasks.vacuum.rooms import RoomProcess, VacuumRooms, room_level_process, state_number
+from gantry.runs.evaluate import evaluate
+from gantry.runs.recipes import tuned
+from gantry.runs.seeds import environment_seed
 
 REACH, ROOMS, PENDULUM = "gantry/Reach-v0", "gantry/VacuumRooms-v0", "Pendulum-v1"
 EPISODES, REACH_EPISODES, ROOMS_EPISODES = 10, 40, 50

@@ -10,13 +10,13 @@ import statistics
 import numpy as np
 
 from gantry.agents.q_learning import QLearning
-from gantry.agents.value_iteration import deterministic, reachable, value_iteration
 from gantry.benchmark.cases import FIRST_SEED, train_case
 from gantry.benchmark.rows import Report, Row
-from gantry.envs.plan_file import load_plan
-from gantry.envs.vacuum_rooms import LEVELS, room_level_process, state_number
-from gantry.evaluate import evaluate
-from gantry.settings import tuned
+from gantry.envs.tasks.vacuum.plan_file import load_plan
+from gantry.envs.tasks.vacuum.rooms import LEVELS, room_level_process, state_number
+from gantry.optimal_control.value_iteration import deterministic, reachable, value_iteration
+from gantry.runs.evaluate import evaluate
+from gantry.runs.recipes import tuned
 
 ROOMS, LAKE = "gantry/VacuumRooms-v0", "FrozenLake-v1"
 NOT_SLIPPERY = {"is_slippery": False}

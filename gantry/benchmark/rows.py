@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from gantry.runs import current_versions
+from gantry.runs.folder import current_versions
 
 
 @dataclasses.dataclass(frozen=True)

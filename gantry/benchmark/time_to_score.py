@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from gantry.agents import agent_class
-from gantry.agents.threads import torch_threads
+from gantry.agents.parts.threads import torch_threads
 from gantry.benchmark.cases import FIRST_SEED, begin_case
 from gantry.benchmark.rows import Report, Row
-from gantry.evaluate import evaluate
+from gantry.runs.evaluate import evaluate
 
 SWING_UP = "gantry/CartPoleSwingUp-v0"
 GOAL = 800.0

@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 from mujoco.batch import Batch
 
-from gantry.envs.randomness import RandomStreams
+from gantry.envs.random_streams import RandomStreams
 from gantry.errors import GantryError
 
 Kind = Literal["pushes", "balls"]

@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env import VecEnv
 
-from gantry.catalogue import full_id
+from gantry.envs.registry import full_id
 from gantry.envs.simulator import Simulator, make_vector
 from gantry.errors import GantryError
 

@@ -6,7 +6,6 @@ depends on (its seed, its episode) alone, never on the other rows, so it equals 
 
 import importlib
 import inspect
-import os
 from collections.abc import Mapping
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
@@ -18,15 +17,17 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from mujoco.batch import Batch
 
-from gantry.catalogue import find_environment
+from gantry.envs.registry import find_environment
+from gantry.envs.batch import NO_STAGE, threads_for
 from gantry.envs.disturbances import Disturbance, Kind, add_balls, check_kind
-from gantry.envs.physics import Physics, Quantity
-from gantry.envs.randomness import RandomStreams
-from gantry.envs.task import State, Task
+from gantry.envs.domain_randomization import Physics, Quantity
+from gantry.envs.random_streams import RandomStreams
+from gantry.envs.state import State
+from gantry.envs.task import Task
 from gantry.errors import GantryError
 
 if TYPE_CHECKING:
-    from gantry.envs.planning import PlanningModel
+    from gantry.envs.lookahead import PlanningModel
 
 DIVERGENCE_WARNINGS = [
     int(mujoco.mjtWarning.mjWARN_BADQPOS),  # as integers: an enumeration's members index no array
@@ -37,11 +38,6 @@ DIVERGENCE_WARNINGS = [
 
 NEVER = 2**62
 """A deadline, in vector steps, that is not reached."""
-
-NO_STAGE = int(mujoco.mjtStage.mjSTAGE_NONE)
-
-ROWS_PER_THREAD = 8
-"""Below this many rows a thread costs more than it brings."""
 
 
 def _keep_log_out_of_files() -> None:
@@ -70,7 +66,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         autoreset_mode: SAME_STEP, NEXT_STEP or DISABLED, with Gymnasium's meanings.
         num_threads: simulation threads, 0 for one a CPU; the results do not depend on it.
         physics: physical quantities that differ from the model's, by the names in the task's `physics` and in
-            `gantry.envs.physics.COMMON`: each a number, one number a row, or a range that every row draws from anew
+            `gantry.envs.domain_randomization.COMMON`: each a number, one number a row, or a range that every row draws from anew
             for each episode, such as `Range(0.5, 2.0)` or `"0.5..2.0"`.
         disturb: `pushes` or `balls`, thrown at the robot (see `gantry.envs.disturbances`); None for neither.
         render_mode: None or `rgb_array`.
@@ -118,8 +114,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._action_shape = self.action_space.shape
         self._continuous_actions = isinstance(task.action_space, gymnasium.spaces.Box)
 
-        threads = num_threads or os.cpu_count() or 1
-        self.batch = Batch(self.model, num_envs, max(1, min(threads, num_envs // ROWS_PER_THREAD)))
+        self.batch = Batch(self.model, num_envs, threads_for(num_envs, num_threads))
         own = task.load_model() if disturb == "balls" else self.model
         self.state = State(self.batch, task.outputs, own.nq, own.nv)
         self._stage = int(task.stage)
@@ -287,7 +282,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def planning_model(self) -> "PlanningModel":
         """Return what a planner may ask: the reward and the ends as functions, and futures tried out in copies."""
-        from gantry.envs.planning import PlanningModel
+        from gantry.envs.lookahead import PlanningModel
 
         return PlanningModel(self)
 

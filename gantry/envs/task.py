@@ -6,7 +6,7 @@ It holds no simulation of its own: the simulator (`gantry.envs.simulator`) owns 
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,64 +16,12 @@ import numpy as np
 from mujoco.batch import Batch
 
 from gantry.envs.disturbances import Target
-from gantry.envs.physics import PhysicalParameter
-from gantry.envs.randomness import RandomStreams
-from gantry.errors import GantryError
+from gantry.envs.domain_randomization import PhysicalParameter
+from gantry.envs.random_streams import RandomStreams
+from gantry.envs.state import State
 
 if TYPE_CHECKING:
     from gantry.envs.rendering.scene import Marker
-
-
-class State:
-    """Live arrays over all rows of a batch: `state.qpos` is (n, nq), `state.ctrl` (n, nu), and so on.
-
-    Any field that `mujoco.batch.Batch.bind` knows is an attribute: what belongs to the simulations' state always, and
-    of what MuJoCo computes from it, the task's `outputs`.
-
-    Args:
-        batch: the simulations; tasks step them by `step`, so that disturbances act.
-        outputs: computed fields to keep, such as `sensordata`.
-        positions: columns of `qpos` to show, those of the task's own model; what disturbances add comes after.
-        velocities: columns of `qvel` to show, likewise.
-    """
-
-    def __init__(
-        self,
-        batch: Batch,
-        outputs: Sequence[str] = (),
-        positions: int | None = None,
-        velocities: int | None = None,
-    ) -> None:
-        self.batch = batch
-        for name in outputs:
-            setattr(self, name, batch.bind(name))
-        self.qpos: np.ndarray = batch.bind("qpos")[:, :positions]
-        self.qvel: np.ndarray = batch.bind("qvel")[:, :velocities]
-        self.watcher: Callable[[], None] | None = None
-        """Called by tasks with long control steps after each part of one, so that films show what lies between."""
-        self.disturber: Callable[[np.ndarray | None], None] | None = None
-        """Called before each part of a control step with the rows that it simulates, as in `step`."""
-
-    def step(self, rows: np.ndarray | None, substeps: int, stage: int = 0) -> None:
-        """Simulate one part of a control step, under disturbances where there are any.
-
-        Args:
-            rows: mask (n,) bool of the rows to simulate; None for all.
-            substeps: simulation steps, the task's `block`.
-            stage: how far derived fields are brought up to date afterwards.
-        """
-        if self.disturber is not None:
-            self.disturber(rows)
-        self.batch.step(rows, substeps, stage)
-
-    def __getattr__(self, name: str) -> np.ndarray:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        array = self.batch.bind(name)
-        if not array.flags.writeable:  # MuJoCo fills it from the next call on: until then it reads zero
-            raise GantryError(f"{name} is computed by MuJoCo: a task that reads it names it in its `outputs`")
-        setattr(self, name, array)
-        return array
 
 
 class Task(ABC):

@@ -10,14 +10,14 @@ import importlib
 from typing import Any
 
 from gantry.errors import GantryError
-from gantry.names import nearest
+from gantry.errors import nearest
 
 METHODS: dict[str, str] = {
     "gradient-descent": "gantry.agents.optimizers.gradient_descent:GradientDescent",
     "newton": "gantry.agents.optimizers.newton:Newton",
     "three-point": "gantry.agents.optimizers.three_point:ThreePoint",
     "cross-entropy": "gantry.agents.optimizers.cross_entropy:CrossEntropy",
-    "search-gradient": "gantry.agents.optimizers.search_gradient:SearchGradient",
+    "search-gradient": "gantry.agents.optimizers.nes:SearchGradient",
     "icem": "gantry.agents.optimizers.icem:ImprovedCrossEntropy",
     "mppi": "gantry.agents.optimizers.mppi:PathIntegral",
     "random-shooting": "gantry.agents.optimizers.random_shooting:RandomShooting",

@@ -19,7 +19,7 @@ import mujoco
 import numpy as np
 
 from gantry.envs.rendering import Renderer
-from gantry.envs.rendering.change import ChangeFinder
+from gantry.envs.rendering.dirty_pixels import ChangeFinder
 from gantry.envs.rendering.markers import draw_markers
 from gantry.envs.rendering.scene import Marker, Stage, View
 from gantry.envs.rendering.shading import Light, read_lights

@@ -1,0 +1,1 @@
+"""What agents hold: one part a file, each useful on its own."""

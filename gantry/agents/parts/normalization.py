@@ -1,0 +1,155 @@
+"""Running statistics that bring observations and rewards to unit scale.
+
+Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979,
+equation 2.1 (which, for a batch of one, is Welford's update).
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gantry.agents.parts.advantages import discounted_sums
+
+
+def moment_shapes(size: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Names, shapes and types of what `RunningMoments.state` returns for vectors of `size` numbers."""
+    return {"mean": ((size,), torch.float64), "variance": ((size,), torch.float64), "count": ((), torch.int64)}
+
+
+class RunningMoments:
+    """Mean and variance of all vectors seen so far, merged batch by batch in double precision.
+
+    Attributes:
+        mean: (d,) float64.
+        variance: (d,) float64, of the population (divided by the count); 1 until something was seen.
+        count: how many vectors were seen.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.mean = np.zeros(size)
+        self.variance = np.ones(size)
+        self.count = 0
+
+    def update(self, batch: NDArray[np.floating]) -> None:
+        """Merge `batch` (k, d) into the statistics."""
+        added = len(batch)
+        if added == 0:
+            return
+        batch_mean = batch.mean(axis=0, dtype=np.float64)
+        centred = batch - batch_mean
+        batch_variance = np.einsum("kd,kd->d", centred, centred) / added
+        if self.count == 0:
+            self.mean, self.variance, self.count = batch_mean, batch_variance, added
+            return
+        total = self.count + added
+        difference = batch_mean - self.mean
+        share = added / total
+        # The sums of squares about each part's own mean, plus what the distance between the two means adds.
+        between = difference**2 * share * (self.count / total)
+        self.variance = self.variance * (self.count / total) + batch_variance * share + between
+        self.mean = self.mean + difference * share
+        self.count = total
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The statistics as tensors: mean (d,), variance (d,), count ()."""
+        return {
+            "mean": torch.from_numpy(self.mean.copy()),
+            "variance": torch.from_numpy(self.variance.copy()),
+            "count": torch.tensor(self.count, dtype=torch.int64),
+        }
+
+    def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Take over what `state` returned."""
+        self.mean = tensors["mean"].numpy().copy()
+        self.variance = tensors["variance"].numpy().copy()
+        self.count = int(tensors["count"])
+
+
+class ObservationNormalizer:
+    """Observations shifted and scaled to zero mean and unit variance, clipped to ±`limit`; or left as they are.
+
+    The statistics change only when `update` is called, so that a rollout and the learning from it see the same scale.
+    """
+
+    def __init__(self, size: int, enabled: bool, limit: float = 10.0, epsilon: float = 1e-8) -> None:
+        self.enabled = enabled
+        self.limit = limit
+        self.epsilon = epsilon
+        self.moments = RunningMoments(size)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        self._shift = self.moments.mean.astype(np.float32)
+        self._scale = (1.0 / np.sqrt(self.moments.variance + self.epsilon)).astype(np.float32)
+
+    def apply(self, observations: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """Write the normalized `observations` (..., d) to `out`, of the same shape."""
+        if not self.enabled:
+            out[...] = observations
+            return
+        np.subtract(observations, self._shift, out=out)
+        np.multiply(out, self._scale, out=out)
+        np.clip(out, -self.limit, self.limit, out=out)
+
+    def update(self, observations: NDArray[np.float32]) -> None:
+        """Merge `observations` (k, d), not normalized, into the statistics."""
+        if self.enabled:
+            self.moments.update(observations)
+            self._refresh()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The statistics as tensors."""
+        return self.moments.state()
+
+    def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Take over what `state` returned."""
+        self.moments.load_state(tensors)
+        self._refresh()
+
+
+class ReturnNormalizer:
+    """Rewards divided by the running standard deviation of the discounted return; or left as they are.
+
+    Dividing alone, without a shift, keeps the sign of rewards and so the meaning of ending an episode early.
+    The discounted return is summed forwards in time (`discounted_sums`), as is customary since OpenAI's baselines:
+    cheap, and of the same scale as the true one.
+    """
+
+    def __init__(self, num_envs: int, gamma: float, enabled: bool, limit: float = 10.0, epsilon: float = 1e-8) -> None:
+        self.enabled = enabled
+        self.gamma = gamma
+        self.limit = limit
+        self.epsilon = epsilon
+        self.moments = RunningMoments(1)
+        self.sums: NDArray[np.floating] = np.zeros(num_envs)
+
+    @property
+    def scale(self) -> np.float32:
+        """What rewards are divided by."""
+        return np.float32(np.sqrt(self.moments.variance[0] + self.epsilon)) if self.enabled else np.float32(1.0)
+
+    def apply(
+        self, rewards: NDArray[np.float32], done: NDArray[np.bool_], valid: NDArray[np.bool_] | None
+    ) -> NDArray[np.float32]:
+        """Merge a rollout into the statistics and return its rewards (T, n), scaled and clipped.
+
+        Args:
+            rewards: (T, n).
+            done: (T, n) the episode ended with this step.
+            valid: (T, n) false where a row is no transition (a reset), or None where all are.
+        """
+        if not self.enabled:
+            return rewards
+        sums, self.sums = discounted_sums(rewards.astype(np.float64), done, self.sums, self.gamma)
+        self.moments.update((sums if valid is None else sums[valid]).reshape(-1, 1))
+        scaled = rewards / self.scale
+        return np.clip(scaled, -self.limit, self.limit, out=scaled)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The statistics and the running sums as tensors."""
+        return {**self.moments.state(), "sums": torch.from_numpy(self.sums.copy())}
+
+    def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Take over what `state` returned; without "sums" (a saved policy has none) they start at 0."""
+        self.moments.load_state(tensors)
+        self.sums = tensors["sums"].numpy().copy() if "sums" in tensors else np.zeros_like(self.sums)

@@ -1,0 +1,70 @@
+"""`gantry evaluate`: score a trained run on episodes it never saw."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.table import Table
+
+from gantry.agents import load_agent
+from gantry.cli.options import environment_options
+from gantry.cli.output import console, parse, print_json
+from gantry.runs.evaluate import evaluate
+from gantry.runs.folder import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateArguments:
+    """Score a trained run on episodes it never saw.
+
+    The policy acts deterministically; the episodes' seeds are from a range that training never uses.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run's folder, as `gantry train` named it."""
+    episodes: int = 100
+    """How many episodes, each from its own seed."""
+    seed: int = 0
+    """Which block of evaluation seeds."""
+    randomize: str | None = None
+    """Physics to vary in place of those of the training: "cart_mass=0.5..2.0,motor_delay=0..2"."""
+    disturb: Literal["pushes", "balls"] | None = None
+    """Push the robot at random times, or throw balls at it."""
+    json: bool = False
+    """End with one line of JSON on standard output; everything else goes to standard error."""
+
+
+def main(words: Sequence[str]) -> None:
+    """Run `gantry evaluate`."""
+    arguments = parse(EvaluateArguments, "evaluate", words)
+    config = Run(arguments.run).read_config()
+    agent = load_agent(arguments.run)
+    options = {**config.environment_options, **environment_options((), arguments.randomize, arguments.disturb)}
+    result = evaluate(
+        agent.act,
+        config.environment,
+        arguments.episodes,
+        arguments.seed,
+        options,
+        begin=getattr(agent, "begin", None),
+    )
+    low, high = result.score_ci95
+    table = Table(title=f"{config.agent} in {config.environment}, {result.episodes} episodes", title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    table.add_row("score, mean", f"[bold]{result.score:.1f}")
+    table.add_row("95 % interval of the mean", f"{low:.1f} to {high:.1f}")
+    table.add_row("score, interquartile mean", f"{result.score_iqm:.1f}")
+    if result.success is not None:
+        table.add_row("success", f"{result.success:.1%}")
+    table.add_row("return, mean", f"{result.return_mean:.2f}")
+    table.add_row("episode length, mean", f"{result.length_mean:.1f} steps")
+    for name, value in result.terms.items():
+        table.add_row(f"reward term {name}", f"{value:.3f}")
+    for name, value in result.measures.items():
+        table.add_row(f"{name.replace('_', ' ')} at the end", f"{value:.3f}")
+    console(arguments.json).print(table)
+    if arguments.json:
+        print_json({"run": str(arguments.run), **result.to_json()})

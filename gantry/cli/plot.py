@@ -1,0 +1,48 @@
+"""`gantry plot`: draw the learning curves of runs beside one another."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from gantry.cli.output import console, parse, print_json
+from gantry.plots.learning_curves import curves, draw
+from gantry.runs.folder import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class PlotArguments:
+    """Draw the learning curves of runs beside one another.
+
+    The runs of one agent that differ in their seed make one curve: the median as a line, their range as a
+    band. Example:
+
+      gantry plot runs/CartPoleSwingUp-v0-* --out curves.png
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The runs' folders."""
+    out: Path = Path("curves.png")
+    """The picture: .png, .svg or .pdf."""
+    figure: str = "score"
+    """What to draw: any column of metrics.csv, such as success_mean or steps_per_second."""
+    against: Literal["steps", "wall_seconds"] = "steps"
+    """Against environment steps, or against the seconds that training took."""
+    log: bool = False
+    """Spread that axis logarithmically, where agents differ a hundredfold in what they need."""
+    json: bool = False
+    """End with one line of JSON on standard output; everything else goes to standard error."""
+
+
+def main(words: Sequence[str]) -> None:
+    """Run `gantry plot`."""
+    arguments = parse(PlotArguments, "plot", words)
+    lines = curves(arguments.runs, arguments.figure, arguments.against, arguments.log)
+    environments = {Run(folder).read_config().environment for folder in arguments.runs}
+    title = ", ".join(sorted(environments))
+    draw(arguments.out, lines, arguments.figure, arguments.against, title, arguments.log)
+    console(arguments.json).print(f"{len(arguments.runs)} runs → {arguments.out}", soft_wrap=True)
+    if arguments.json:
+        print_json({"picture": str(arguments.out), "curves": [line.label for line in lines]})

@@ -1,0 +1,109 @@
+"""`gantry record`: film a trained run."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from gantry.agents import load_agent
+from gantry.cli.options import environment_options
+from gantry.cli.output import console, parse, print_json
+from gantry.errors import GantryError
+from gantry.film.plan_overlay import foresight, imagination
+from gantry.film.record import action_values, record
+from gantry.runs.folder import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordArguments:
+    """Film a trained run, without a screen.
+
+    Draws with EGL, else OSMesa, else a ray caster that needs no graphics library, and says which. The film shows the
+    episodes that `gantry evaluate` scores with the same seed.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run's folder, as `gantry train` named it."""
+    out: Path | None = None
+    """The film, .mp4 or .gif; by default videos/RUN in the current folder."""
+    episodes: int = 1
+    """How many episodes, one after another."""
+    seed: int = 0
+    """Which block of evaluation seeds."""
+    camera: str | None = None
+    """The model's camera, by name or number; by default its first."""
+    size: tuple[int, int] = (480, 360)
+    """Width and height (pixels)."""
+    speed: float = 1.0
+    """How much faster than real time the film runs."""
+    overlay: bool = True
+    """Draw time, score, reward terms and action over the picture."""
+    format: Literal["mp4", "gif"] | None = None
+    """By default what --out ends with, else mp4."""
+    renderer: Literal["auto", "egl", "osmesa", "raycast"] = "auto"
+    """What draws."""
+    randomize: str | None = None
+    """Physics to vary in place of those of the training: "cart_mass=0.5..2.0,motor_delay=0..2"."""
+    disturb: Literal["pushes", "balls"] | None = None
+    """Push the robot at random times, or throw balls at it."""
+    json: bool = False
+    """End with one line of JSON on standard output; everything else goes to standard error."""
+
+
+def main(words: Sequence[str]) -> None:
+    """Run `gantry record`."""
+    arguments = parse(RecordArguments, "record", words)
+    screen = console(arguments.json)
+    config = Run(arguments.run).read_config()
+    agent = load_agent(arguments.run)
+    options = {**config.environment_options, **environment_options((), arguments.randomize, arguments.disturb)}
+    path = film_path(arguments.out, arguments.format, Path("videos") / arguments.run.resolve().name)
+    camera = int(arguments.camera) if arguments.camera and arguments.camera.isdecimal() else arguments.camera
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(*columns, console=screen, disable=not screen.is_terminal) as bar:
+        task = bar.add_task("filming", total=None)
+        film = record(
+            agent.act,
+            config.environment,
+            path,
+            title=config.environment.rpartition("/")[2].rpartition("-v")[0],
+            episodes=arguments.episodes,
+            seed=arguments.seed,
+            environment_options=options,
+            camera=camera,
+            size=arguments.size,
+            overlay=arguments.overlay,
+            backend=arguments.renderer,
+            speed=arguments.speed,
+            annotate=action_values(agent) or imagination(agent),
+            begin=getattr(agent, "begin", None),
+            foresee=foresight(agent),
+            progress=lambda done, count: bar.update(task, completed=done, total=count),
+        )
+    scores = ", ".join(f"{score:.1f}" for score in film.scores)
+    summary = f"{film.path}: {film.seconds:.1f} s, {film.frames} frames, score {scores}; drawn by {film.backend}"
+    screen.print(summary, soft_wrap=True)
+    if arguments.json:
+        print_json(
+            {
+                "path": str(film.path),
+                "frames": film.frames,
+                "seconds": film.seconds,
+                "scores": film.scores,
+                "renderer": film.backend,
+            }
+        )
+
+
+def film_path(out: Path | None, kind: str | None, default: Path) -> Path:
+    """Return the film's path from the flags; a suffix and a format that disagree are an error."""
+    if out is None:
+        return default.with_name(f"{default.name}.{kind or 'mp4'}")
+    if not out.suffix:
+        return out.with_name(f"{out.name}.{kind or 'mp4'}")
+    if kind is not None and out.suffix.lower() != f".{kind}":
+        raise GantryError(f"--out {out} and --format {kind} disagree; give one of the two")
+    return out

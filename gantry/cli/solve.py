@@ -1,0 +1,118 @@
+"""`gantry solve`: plan an environment's episodes by optimal control, as a yardstick for agents."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.table import Table
+
+from gantry.cli.options import parse_options
+from gantry.cli.output import console, parse, print_json
+from gantry.envs.registry import full_id
+from gantry.errors import GantryError
+from gantry.film.record import record
+from gantry.optimal_control.solve import METHODS, Playback, Played, solve
+
+FILMS, PICTURES = (".mp4", ".gif"), (".png", ".svg", ".pdf")
+
+
+@dataclasses.dataclass(frozen=True)
+class SolveArguments:
+    """Plan an environment's episodes by optimal control, which knows its physics and its reward.
+
+    `lqr`: the linear-quadratic regulator around the pose that earns most. `ilqr`: iterative LQR, Newton's method on
+    whole trajectories, on the reward itself. The plans are played in the environment, on the episodes that
+    `gantry evaluate` scores agents on with the same seed: a yardstick for what there is to be had. For example:
+
+      gantry solve gantry/CartPoleSwingUp-v0
+
+      gantry solve gantry/ReachPlanar-v0 --method ilqr --film reach.mp4 --plot reach.png
+    """
+
+    environment: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
+    """An environment with a smooth reward, whose robot is all joints: the cart-poles and the arms."""
+    method: Literal["lqr", "ilqr", "all"] = "all"
+    """Which of them."""
+    episodes: int = 3
+    """How many, each planned by itself: seconds for a cart-pole, ten seconds or so for seven joints."""
+    seed: int = 0
+    """Which block of evaluation seeds."""
+    env: tuple[str, ...] = ()
+    """Options of the environment, name=value, such as control=torque."""
+    film: Path | None = None
+    """Film the first episode of the last method, .mp4 or .gif."""
+    size: tuple[int, int] = (480, 360)
+    """Of the film: width and height (pixels)."""
+    speed: float = 1.0
+    """How much faster than real time the film runs."""
+    plot: Path | None = None
+    """Draw how ilqr converged, .png, .svg or .pdf."""
+    json: bool = False
+    """End with one line of JSON on standard output; everything else goes to standard error."""
+
+
+def main(words: Sequence[str]) -> None:
+    """Run `gantry solve`."""
+    arguments = parse(SolveArguments, "solve", words)
+    for path, suffixes in ((arguments.film, FILMS), (arguments.plot, PICTURES)):
+        if path is not None and path.suffix.lower() not in suffixes:
+            raise GantryError(f"cannot write {path}: its name must end in {' or '.join(suffixes)}")
+    if arguments.plot is not None and arguments.method == "lqr":
+        raise GantryError("--plot shows iterations, and lqr has none; choose --method ilqr")
+    screen = console(arguments.json)
+    environment = full_id(arguments.environment)
+    options = parse_options(arguments.env)
+    results = []
+    with screen.status("planning") as status:
+
+        def progress(episode: int, iteration: int, score: float) -> None:
+            status.update(f"ilqr, episode {episode + 1} of {arguments.episodes}, iteration {iteration}: {score:.1f}")
+
+        for method in METHODS if arguments.method == "all" else (arguments.method,):
+            status.update(method)
+            results.append(solve(environment, method, arguments.episodes, arguments.seed, options, progress=progress))
+    screen.print(_table(results))
+    if arguments.plot is not None:
+        from gantry.plots.ilqr_convergence import draw_convergence
+
+        draw_convergence(arguments.plot, results[-1])
+        screen.print(f"drawn: {arguments.plot}", soft_wrap=True)
+    if arguments.film is not None:
+        last = results[-1]
+        film = record(
+            Playback(last.actions[:1]),
+            environment,
+            arguments.film,
+            title=f"{environment.rpartition('/')[2].rpartition('-v')[0]}, {last.method}",
+            seed=arguments.seed,
+            environment_options=options,
+            size=arguments.size,
+            speed=arguments.speed,
+        )
+        screen.print(
+            f"{film.path}: {film.seconds:.1f} s, score {film.scores[0]:.1f}; drawn by {film.backend}", soft_wrap=True
+        )
+    if arguments.json:
+        print_json({"methods": [result.to_json() for result in results]})
+
+
+def _table(results: Sequence[Played]) -> Table:
+    episodes = results[0].evaluation.episodes
+    table = Table(title=f"optimal control in {results[0].environment}, {episodes} episodes", title_justify="left")
+    table.add_column("method")
+    for heading in ("score", "95 % interval", "success", "iterations", "seconds an episode"):
+        table.add_column(heading, justify="right")
+    for result in results:
+        low, high = result.evaluation.score_ci95
+        success = result.evaluation.success
+        table.add_row(
+            result.method,
+            f"[bold]{result.evaluation.score:.1f}",
+            f"{low:.1f} to {high:.1f}",
+            "–" if success is None else f"{success:.0%}",
+            ", ".join(str(len(curve) - 1) for curve in result.curves) or "–",
+            f"{result.seconds / episodes:.1f}",
+        )
+    return table

@@ -1,0 +1,252 @@
+"""Physical quantities that differ from row to row: given, or drawn anew for each episode (domain randomization).
+
+Each quantity is a number, one number a row, or a range (`Range(0.5, 2.0)`, in text `0.5..2.0`) from which every row
+draws at the beginning of every episode, from a stream of its own (Tobin et al. 2017, "Domain randomization for
+transferring deep neural networks from simulation to the real world"; Peng et al. 2018, "Sim-to-real transfer of robotic
+control with dynamics randomization").
+"""
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mujoco
+import numpy as np
+from mujoco.batch import Batch
+
+from gantry.envs.random_streams import RandomStreams
+from gantry.errors import GantryError
+from gantry.errors import nearest
+
+
+@dataclass(frozen=True)
+class PhysicalParameter:
+    """A physical quantity that may differ from row to row."""
+
+    default: float
+    low: float
+    """The smallest value that is accepted."""
+    high: float
+    """The largest value that is accepted."""
+    unit: str
+    meaning: str
+    integer: bool = False
+
+
+@dataclass(frozen=True)
+class Range:
+    """Drawn uniformly from [low, high] for each episode."""
+
+    low: float
+    high: float
+
+
+Quantity = float | np.ndarray | Range | str
+
+COMMON: dict[str, PhysicalParameter] = {
+    "mass": PhysicalParameter(1.0, 0.2, 5.0, "times", "all masses and inertias, over the model's"),
+    "damping": PhysicalParameter(1.0, 0.0, 100.0, "times", "damping of all joints, over the model's"),
+    "friction": PhysicalParameter(1.0, 0.0, 10.0, "times", "sliding friction of all surfaces, over the model's"),
+    "gear": PhysicalParameter(1.0, 0.1, 10.0, "times", "strength of all motors, over the model's"),
+    "gravity_tilt": PhysicalParameter(0.0, 0.0, 30.0, "degrees", "tilt of gravity, towards a random direction"),
+    "motor_delay": PhysicalParameter(0, 0, 20, "control steps", "how late controls arrive", integer=True),
+    "sensor_noise": PhysicalParameter(0.0, 0.0, 10.0, "standard deviation", "noise on each observation, in its unit"),
+}
+"""What every task can vary, beside its own quantities."""
+
+SCALED_FIELDS = {
+    "mass": ("body_mass", "body_inertia"),
+    "damping": ("dof_damping", "dof_dampingpoly"),
+    "friction": ("geom_friction",),
+    "gear": ("actuator_gainprm", "actuator_biasprm", "actuator_forcerange", "jnt_actfrcrange"),
+}
+"""The model fields that a factor multiplies. Forces stand for the motors' gear ratios, which would also scale the
+position or speed that a servo goes to."""
+
+WITHOUT_EFFECT: dict[str, Callable[[mujoco.MjModel], bool]] = {
+    "damping": lambda model: not (model.dof_damping.any() or model.dof_dampingpoly.any()),
+    "friction": lambda model: bool(model.geom_condim.max() == 1),
+    "gravity_tilt": lambda model: bool(model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_GRAVITY),
+}
+"""Which quantities a model does not have: varying them would look like randomized physics and be none."""
+
+PHYSICS_STREAM, NOISE_STREAM = 1_000_001, 1_000_002
+"""Counters that keep these draws apart from those of the initial states."""
+
+
+def parse_quantity(text: str) -> Quantity:
+    """Return `0.5..2.0` as a range and `0.7` as a number.
+
+    Raises:
+        GantryError: it is neither.
+    """
+    low, dots, high = text.partition("..")
+    try:
+        return Range(float(low), float(high)) if dots else float(text)
+    except ValueError:
+        raise GantryError(f"{text!r} is neither a number, such as 0.7, nor a range, such as 0.5..2.0") from None
+
+
+def _stream(name: str, seeds: np.ndarray, episodes: np.ndarray) -> RandomStreams:
+    """Return the streams of one quantity: what is drawn depends neither on what else varies nor on its order."""
+    own = zlib.crc32(name.encode())
+    return RandomStreams(seeds, episodes, np.full(len(seeds), PHYSICS_STREAM), np.full(len(seeds), own))
+
+
+class Physics:
+    """The physical quantities of the rows of one batch, and what they do to controls and observations.
+
+    Args:
+        declared: the task's own quantities.
+        set_own: writes the task's quantities, `Task.set_physics`.
+        batch: whose model fields are written.
+        given: quantities by name; those not given are as in the model.
+        neutral: the control (columns,) that asks for nothing, which delayed motors get until the first one arrives.
+
+    Raises:
+        GantryError: an unknown name, a wrong number of values, a value out of range, or what the model does not have.
+    """
+
+    def __init__(
+        self,
+        declared: Mapping[str, PhysicalParameter],
+        set_own: Any,
+        batch: Batch,
+        given: Mapping[str, Quantity],
+        neutral: np.ndarray,
+    ) -> None:
+        self._declared = {**COMMON, **declared}
+        self._own = tuple(declared)
+        self._set_own, self._batch = set_own, batch
+        rows = batch.nsim
+        if not isinstance(given, Mapping):
+            raise GantryError(f"physics must be quantities by name, such as {{'mass': '0.5..2.0'}}, not {given!r}")
+        self.ranges: dict[str, Range] = {}
+        self.values: dict[str, np.ndarray] = {}
+        """One value a row, (n,) float64, of every quantity in use."""
+        for name, quantity in given.items():
+            parameter = self._parameter(name)
+            self.values[name] = self._checked(name, parameter, quantity, rows)
+        if any(name in self._own for name in self.values):  # the task writes all of its quantities together
+            for name in self._own:
+                self.values.setdefault(name, np.full(rows, self._declared[name].default))
+        if "gravity_tilt" in self.values:
+            self.values["gravity_direction"] = np.zeros(rows)
+        for name in self.values:
+            if name in WITHOUT_EFFECT and WITHOUT_EFFECT[name](batch.model):
+                raise GantryError(f"{name} changes nothing here: this robot's model has none; leave it out")
+        self._scaled = [name for name in SCALED_FIELDS if name in self.values]
+        self._delay = self.values.get("motor_delay")
+        longest = 0.0 if self._delay is None else self._delay.max()
+        if "motor_delay" in self.ranges:
+            longest = self.ranges["motor_delay"].high
+        self._neutral = neutral.astype(np.float32)
+        self._sent = np.tile(self._neutral, (rows, int(longest) + 1, 1))
+        """The latest controls of each row, the newest first."""
+        self.noisy = "sensor_noise" in self.values
+
+    def _parameter(self, name: str) -> PhysicalParameter:
+        if name not in self._declared:
+            raise GantryError(f"unknown physical parameter {name!r}{nearest(name, self._declared)}")
+        return self._declared[name]
+
+    def _checked(self, name: str, parameter: PhysicalParameter, quantity: Any, rows: int) -> np.ndarray:
+        """Return the first values (n,), and note a range."""
+        if isinstance(quantity, str):
+            quantity = parse_quantity(quantity)
+        if isinstance(quantity, Range):
+            if not parameter.low <= quantity.low <= quantity.high <= parameter.high:
+                bounds = f"{parameter.low:g}..{parameter.high:g} {parameter.unit}"
+                raise GantryError(f"{name} {quantity.low:g}..{quantity.high:g} must be a range within {bounds}")
+            if parameter.integer and not (float(quantity.low).is_integer() and float(quantity.high).is_integer()):
+                raise GantryError(f"{name} must range over whole numbers of {parameter.unit}")
+            self.ranges[name] = quantity
+            return np.full(rows, quantity.low)
+        try:
+            array = np.asarray(quantity, np.float64)
+        except (TypeError, ValueError):
+            raise GantryError(f"{name} must be a number or a range, not {quantity!r}") from None
+        if array.shape not in ((), (rows,)):
+            raise GantryError(f"{name} must be one number, or one for each of the {rows} rows")
+        if not ((array >= parameter.low) & (array <= parameter.high)).all():
+            raise GantryError(f"{name} must lie in {parameter.low:g}..{parameter.high:g} {parameter.unit}")
+        if parameter.integer and (array != np.round(array)).any():
+            raise GantryError(f"{name} must be a whole number of {parameter.unit}")
+        return np.broadcast_to(array, (rows,)).copy()
+
+    def begin_episodes(self, ids: np.ndarray, seeds: np.ndarray, episodes: np.ndarray) -> None:
+        """Draw and write the random quantities of the rows `ids` (k,), whose seeds and episodes (k,) are given."""
+        if self.ranges or "gravity_direction" in self.values:
+            for name, spread in self.ranges.items():
+                streams = _stream(name, seeds, episodes)
+                if self._declared[name].integer:
+                    drawn = spread.low + streams.integers(int(spread.high - spread.low) + 1, 1)[:, 0]
+                else:
+                    drawn = streams.uniform(spread.low, spread.high, 1)[:, 0]
+                self.values[name][ids] = drawn
+            if "gravity_direction" in self.values:
+                streams = _stream("gravity_direction", seeds, episodes)
+                self.values["gravity_direction"][ids] = streams.uniform(0.0, 360.0, 1)[:, 0]
+            self.write(ids)
+        self._sent[ids] = self._neutral
+
+    def write(self, ids: np.ndarray) -> None:
+        """Write the quantities of the rows `ids` (k,) into the batch's model fields."""
+        batch = self._batch
+        for name in self._scaled:
+            for field in SCALED_FIELDS[name]:
+                batch.expand(field)[ids] = getattr(batch.model, field)
+        if any(name in self._own for name in self.values):
+            self._set_own(batch, ids, {name: self.values[name][ids] for name in self._own})
+        for name in self._scaled:
+            factor = self.values[name][ids]
+            for field in SCALED_FIELDS[name]:
+                array = batch.expand(field)
+                if field == "geom_friction":
+                    array[ids, :, 0] *= factor[:, None]
+                else:
+                    array[ids] *= factor.reshape(-1, *[1] * (array.ndim - 1))
+        if "gravity_tilt" in self.values:
+            tilt, direction = (np.radians(self.values[name][ids]) for name in ("gravity_tilt", "gravity_direction"))
+            strength = np.linalg.norm(batch.model.opt.gravity)
+            down = [np.sin(tilt) * np.cos(direction), np.sin(tilt) * np.sin(direction), -np.cos(tilt)]
+            batch.expand("opt.gravity")[ids] = strength * np.stack(down, axis=1)
+        if self.values.keys() - {"motor_delay", "sensor_noise"}:
+            batch.set_const(ids)
+
+    def delayed(self, control: np.ndarray) -> np.ndarray:
+        """Return the controls (n, columns) that arrive now, given those sent now."""
+        if self._delay is None:
+            return control
+        self._sent[:, 1:] = self._sent[:, :-1].copy()
+        self._sent[:, 0] = control
+        return self._sent[np.arange(len(control)), self._delay.astype(np.int64)]
+
+    def noise(self, seeds: np.ndarray, episodes: np.ndarray, elapsed: np.ndarray, size: int) -> np.ndarray:
+        """Return the noise (n, size) float32 on what is observed `elapsed` (n,) steps into each row's episode."""
+        streams = RandomStreams(seeds, episodes, np.full(len(seeds), NOISE_STREAM), elapsed)
+        return (self.values["sensor_noise"][:, None] * streams.normal(size)).astype(np.float32)
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Return the values and the controls under way, by name."""
+        state = {f"physics/{name}": value.copy() for name, value in self.values.items()}
+        if self._delay is not None:
+            state["controls_sent"] = self._sent.copy()
+        return state
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take over what `get_state` returned, and write it.
+
+        Raises:
+            GantryError: a value is out of range; nothing has changed.
+        """
+        for name in self.values.keys() - {"gravity_direction"}:
+            self._checked(name, self._declared[name], state[f"physics/{name}"], self._batch.nsim)
+        if self._delay is not None and np.max(state["physics/motor_delay"]) >= self._sent.shape[1]:
+            raise GantryError(f"motor_delay must be at most {self._sent.shape[1] - 1} here")
+        for name in self.values:
+            self.values[name][:] = state[f"physics/{name}"]
+        if self._delay is not None:
+            self._sent[:] = state["controls_sent"]
+        self.write(np.arange(self._batch.nsim))

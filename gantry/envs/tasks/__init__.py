@@ -1,0 +1,1 @@
+"""The tasks: what a robot has to do, one file a task."""

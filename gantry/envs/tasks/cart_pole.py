@@ -1,0 +1,182 @@
+"""The cart-pole: a cart on a rail swings up and balances an unactuated pole.
+
+Geometry, inertias, actuator, initial states and reward terms are those of dm_control's cart-pole (Tassa et al. 2018,
+"DeepMind Control Suite"; after Barto, Sutton & Anderson 1983), so that published 0-1000 figures stand beside ours.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import gymnasium
+import numpy as np
+from mujoco.batch import Batch
+
+from gantry.envs.disturbances import Target
+from gantry.envs.domain_randomization import PhysicalParameter
+from gantry.envs.random_streams import RandomStreams
+from gantry.envs.rewards import tolerance
+from gantry.envs.state import State
+from gantry.envs.task import Task
+from gantry.errors import GantryError
+
+POLE_RADIUS = 0.045
+"""Radius of the pole, a capsule (m)."""
+CART_HALF_SIZES = (0.2, 0.15, 0.1)
+"""Half the cart's sizes along x, y, z (m)."""
+
+POLE_LENGTH = 1.0
+"""Between the ends of the pole's axis, as in the model (m)."""
+RAIL_HEIGHT = 1.0
+"""Of the pole's hinge above the floor (m)."""
+
+LOWEST, HIGHEST = np.float32(-1.0), np.float32(1.0)
+"""The motor's range, as a share of its force."""
+
+POSITION, COSINE, SINE, VELOCITY, ANGULAR_VELOCITY = range(5)
+"""Columns of the features."""
+
+FEATURE_BOUNDS = np.array([10.0, 1.0, 1.0, 300.0, 3000.0], np.float32)
+"""What no feature's magnitude exceeds, even with the lightest cart and pole that the physics accept."""
+
+
+def box_inertia(mass: np.ndarray, half_sizes: tuple[float, float, float]) -> np.ndarray:
+    """Return the principal moments (k, 3) in kg m² of solid boxes of `mass` (k,) with the half-sizes given (m)."""
+    x, y, z = half_sizes
+    return mass[:, None] / 3.0 * np.array([y * y + z * z, x * x + z * z, x * x + y * y])
+
+
+def capsule_inertia(mass: np.ndarray, radius: float, length: np.ndarray) -> np.ndarray:
+    """Return the principal moments (k, 3) in kg m² of solid capsules about their centres, the axis along z.
+
+    A cylinder of `length` (k,) and two half-spheres share `mass` (k,) by volume; the half-spheres' own moments are
+    shifted from their centres of mass, 3/8 radius beyond the cylinder's ends.
+    """
+    cylinder = length / (length + radius * 4.0 / 3.0) * mass
+    sphere = mass - cylinder
+    axial = cylinder * radius**2 / 2 + sphere * radius**2 * 2 / 5
+    transverse = cylinder * (radius**2 / 4 + length**2 / 12)
+    transverse = transverse + sphere * (radius**2 * 2 / 5 + length**2 / 4 + length * radius * 3 / 8)
+    return np.stack([transverse, transverse, axial], axis=1)
+
+
+class CartPole(Task):
+    """Balance or swing up a pole on a cart.
+
+    Observations (float32):
+
+    | index | name | unit | range |
+    |---|---|---|---|
+    | 0 | cart position x | m | ±1.8 and what the soft stops give (space: ±10) |
+    | 1 | cos of the pole's angle (1 = upright) | – | ±1 |
+    | 2 | sin of the pole's angle | – | ±1 |
+    | 3 | cart velocity | m/s | about ±8 (space: ±300) |
+    | 4 | pole angular velocity | rad/s | about ±15 (space: ±3000) |
+
+    Actions: `continuous`: one number in [-1, 1], times 10 N along the rail; `discrete`: 0 = full force to the left,
+    1 = none, 2 = full force to the right.
+
+    Args:
+        swing_up: start hanging (True) or near upright (False).
+        sparse: reward 1 only while |x| ≤ 0.25 m and cos θ ≥ 0.995, else 0.
+        actions: `continuous` or `discrete`.
+        observe_velocity: False hides columns 3 and 4: a partially observed task.
+    """
+
+    model_file: ClassVar[str] = "cart_pole.xml"
+    substeps: ClassVar[int] = 2
+    physics: ClassVar[Mapping[str, PhysicalParameter]] = {
+        "pole_length": PhysicalParameter(1.0, 0.1, 4.0, "m", "length of the pole between the ends of its axis"),
+        "pole_mass": PhysicalParameter(0.1, 1e-3, 10.0, "kg", "mass of the pole"),
+        "cart_mass": PhysicalParameter(1.0, 0.1, 100.0, "kg", "mass of the cart"),
+    }
+    disturbance_target: ClassVar[Target | None] = Target(
+        "pole", force=1.0, ball_mass=0.015, ball_radius=0.06, axes=(0,), aim=(0.0, 0.0, 0.7)
+    )
+
+    def __init__(
+        self,
+        swing_up: bool = True,
+        sparse: bool = False,
+        actions: Literal["continuous", "discrete"] = "continuous",
+        observe_velocity: bool = True,
+    ) -> None:
+        if actions not in ("continuous", "discrete"):
+            raise GantryError(f"actions must be 'continuous' or 'discrete', not {actions!r}")
+        self.swing_up = swing_up
+        self.sparse = sparse
+        self.visible = slice(None) if observe_velocity else slice(VELOCITY)
+        bound = FEATURE_BOUNDS[self.visible]
+        self.observation_space = gymnasium.spaces.Box(-bound, bound)
+        self.action_space = (
+            gymnasium.spaces.Box(-1.0, 1.0, (1,)) if actions == "continuous" else gymnasium.spaces.Discrete(3)
+        )
+        self._discrete = actions == "discrete"
+
+    def set_physics(self, batch: Batch, ids: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
+        """Set lengths and masses, (k,) each, and the inertias and shapes that follow from them."""
+        cart, pole = batch.model.body("cart").id, batch.model.body("pole").id
+        geom = batch.model.geom("pole").id
+        cart_mass, pole_mass, length = values["cart_mass"], values["pole_mass"], values["pole_length"]
+        mass, inertia = batch.expand("body_mass"), batch.expand("body_inertia")
+        mass[ids, cart] = cart_mass
+        inertia[ids, cart] = box_inertia(cart_mass, CART_HALF_SIZES)
+        mass[ids, pole] = pole_mass
+        inertia[ids, pole] = capsule_inertia(pole_mass, POLE_RADIUS, length)
+        batch.expand("body_ipos")[ids, pole, 2] = length / 2
+        batch.expand("geom_pos")[ids, geom, 2] = length / 2
+        batch.expand("geom_size")[ids, geom, 1] = length / 2
+        batch.expand("geom_rbound")[ids, geom] = length / 2 + POLE_RADIUS
+        batch.expand("geom_aabb")[ids, geom, 5] = length / 2 + POLE_RADIUS
+
+    def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
+        """Start near the bottom or near the top, almost at rest, as dm_control's cart-pole does."""
+        if self.swing_up:
+            position = 0.01 * random.normal(2)
+            position[:, 1] += np.pi
+        else:
+            position = np.concatenate([random.uniform(-0.1, 0.1, 1), random.uniform(-0.034, 0.034, 1)], axis=1)
+        state.qpos[ids] = position
+        state.qvel[ids] = 0.01 * random.normal(2)
+
+    def control(self, actions: np.ndarray) -> np.ndarray:
+        """Return the share of the motor's force, (n, 1) in [-1, 1]."""
+        if self._discrete:
+            return (actions[:, None] - 1).astype(np.float32)
+        return np.minimum(np.maximum(actions, LOWEST), HIGHEST)
+
+    def observe(self, state: State) -> np.ndarray:
+        """Return x, cos θ, sin θ, ẋ, θ̇: (n, 5)."""
+        qpos = state.qpos
+        features = np.empty((len(qpos), 5), np.float32)
+        # Contiguous, whatever the number of rows, so that every row takes the same path through cos and sin.
+        angle = qpos[:, 1].astype(np.float32)
+        features[:, POSITION] = qpos[:, 0]
+        features[:, COSINE] = np.cos(angle)
+        features[:, SINE] = np.sin(angle)
+        features[:, VELOCITY:] = state.qvel
+        return features
+
+    def drawn_point(self, features: Any) -> Any:
+        """Return the tip of a pole of the usual length, (..., 3) in m."""
+        x = features[..., POSITION] + POLE_LENGTH * features[..., SINE]
+        return np.stack([x, np.zeros_like(x), RAIL_HEIGHT + POLE_LENGTH * features[..., COSINE]], axis=-1)
+
+    def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
+        """Return the product of the terms below, in [0, 1].
+
+        Dense: `upright` (1 + cos θ)/2, `centred` in [½, 1] (Gaussian in x, margin 2 m), `small_control` in [⅘, 1],
+        `small_velocity` in [½, 1] (Gaussian in θ̇, margin 5 rad/s). Sparse: `centred` and `upright` are 0 or 1.
+        """
+        position = next_features[..., POSITION]
+        cosine = next_features[..., COSINE]
+        if self.sparse:
+            terms = {"upright": tolerance(cosine, 0.995, 1.0), "centred": tolerance(position, -0.25, 0.25)}
+            return terms["upright"] * terms["centred"], terms
+        effort = tolerance(control[..., 0], margin=1.0, value_at_margin=0.0, sigmoid="quadratic")
+        terms = {
+            "upright": (cosine + 1.0) * 0.5,
+            "centred": tolerance(position, margin=2.0) * 0.5 + 0.5,
+            "small_control": effort * 0.2 + 0.8,
+            "small_velocity": tolerance(next_features[..., ANGULAR_VELOCITY], margin=5.0) * 0.5 + 0.5,
+        }
+        return terms["upright"] * terms["centred"] * terms["small_control"] * terms["small_velocity"], terms

@@ -1,0 +1,310 @@
+"""The reaching arm: seven torque-limited joints bring a fingertip to a target in space and hold it there.
+
+The arm is modelled on the Franka Emika Panda. Facts taken from its maker's published interface specification ("Robot
+and interface specifications", Franka Control Interface documentation): the Denavit-Hartenberg parameters, the joints'
+ranges, speed limits (2.175 rad/s for joints 1-4, 2.61 rad/s for 5-7) and torque limits (87 N m and 12 N m), and a hand
+whose tip is 0.1034 m beyond the flange. Link masses: Gaz, Cognetti, Oliva, Robuffo Giordano & De Luca 2019, "Dynamic
+Identification of the Franka Emika Panda Robot". The links' shapes, hence their inertias, the rotors' inertias and the
+drives' gains are ours.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import gymnasium
+import mujoco
+import numpy as np
+
+from gantry.envs.disturbances import Target
+from gantry.envs.random_streams import RandomStreams
+from gantry.envs.rewards import namespace, tolerance
+from gantry.envs.state import State
+from gantry.envs.task import Task
+from gantry.errors import GantryError
+
+JOINTS = 7
+LOWEST = np.array([-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973])
+HIGHEST = np.array([2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973])
+"""The joints' ranges (rad)."""
+RANGES = HIGHEST - LOWEST
+"""How far the joints turn in all (rad)."""
+SPEED_LIMITS = np.array([2.175, 2.175, 2.175, 2.175, 2.61, 2.61, 2.61])
+"""At these speeds a joint's drag equals its drive's greatest torque (rad/s)."""
+TORQUE_LIMITS = np.array([87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0])
+"""The drives' greatest torques, gravity compensation included (N m)."""
+
+SHOULDER_HEIGHT, UPPER_ARM, FOREARM, FLANGE, FINGER = 0.333, 0.316, 0.384, 0.107, 0.1034
+"""Offsets along the joints' axes (m)."""
+ELBOW_OFFSET, WRIST_OFFSET = 0.0825, 0.088
+"""Offsets across the joints' axes (m)."""
+
+HOME = np.array([0.0, -np.pi / 4, 0.0, -3 * np.pi / 4, 0.0, np.pi / 2, np.pi / 4])
+"""The pose around which episodes start (rad)."""
+START_SPREAD = 0.1
+"""How far a joint starts from `HOME` at most (rad)."""
+
+INCREMENTS = 0.8 * SPEED_LIMITS * 0.02
+"""How far an action of 1 moves the servos' aims in a control step of 20 ms (rad)."""
+STIFFNESS = np.array([2000.0] * 4 + [300.0] * 3)
+"""The servos' torque for each rad between their aim and the joint (N m/rad), as in the model."""
+DAMPING_TIME = np.float32(0.05)
+"""The servos' braking torque for each rad/s of the joint, over their stiffness (s), as in the model."""
+SHARE_A_RADIAN = (STIFFNESS / TORQUE_LIMITS).astype(np.float32)
+"""The same stiffness in shares of the torque limits (1/rad)."""
+GREATEST_LEAD = 0.25
+"""How far a servo's aim may be ahead of its joint (rad), so that a blocked arm does not wind up."""
+
+SUCCESS_DISTANCE = 0.02
+"""Within this distance of the target the fingertip has reached it (m)."""
+TARGET_TRIES = 24
+"""Poses drawn for a target before the home pose is taken: nine in ten are free of collisions, so never in practice."""
+
+POSITIONS = int(mujoco.mjtStage.mjSTAGE_POS)
+
+FAR, NEAR, CLOSE = 1.0, 0.25, 0.05
+"""The distances (m) at which the reward's three terms have fallen to a tenth."""
+BRISK = 1.0
+"""The joints' speed (rad/s, root mean square) at which the term `steady` has lost nine tenths of what it can."""
+
+POSITION_BOUND, VELOCITY_BOUND, TORQUE_BOUND, REACH_BOUND = 4.0, 100.0, 200.0, 3.0
+"""What no feature's magnitude exceeds (rad, rad/s, share of the limit, m)."""
+
+
+def fingertip(positions: np.ndarray) -> np.ndarray:
+    """Return where the fingertip is (n, 3) in m, for joint positions (n, 7) in rad, in closed form and their precision.
+
+    From the tip to the base, each joint turns the point about its z axis, as a complex number x + iy, and hands it to
+    the frame below; the last joint's axis runs through the tip, which it therefore does not move.
+    """
+    angles = positions.T[:6].copy()  # contiguous, so that every row takes the same path whatever their number
+    turn = np.empty(angles.shape, np.result_type(angles, np.complex64))
+    np.cos(angles, out=turn.real)
+    np.sin(angles, out=turn.imag)
+    wrist = turn[5] * (WRIST_OFFSET - 1j * (FLANGE + FINGER))  # x and z in frame 5, along the forearm
+    twisted = turn[4] * wrist.real  # x and -z in frame 4, at the elbow; its y is along the forearm
+    elbow = turn[3] * (
+        twisted.real - ELBOW_OFFSET + 1j * (wrist.imag + FOREARM)
+    )  # x and z in frame 3, x short of an offset
+    upper = turn[2] * (elbow.real + ELBOW_OFFSET + 1j * twisted.imag)  # x and z in frame 2, whose y is downwards
+    shoulder = turn[1] * (upper.real - 1j * (elbow.imag + UPPER_ARM))  # x and -z in frame 1, which stands upright
+    base = turn[0] * (shoulder.real + 1j * upper.imag)
+    tip = np.empty((len(positions), 3), positions.dtype)
+    tip[:, 0] = base.real
+    tip[:, 1] = base.imag
+    tip[:, 2] = SHOULDER_HEIGHT - shoulder.imag
+    return tip
+
+
+class Reach(Task):
+    """Bring the fingertip of a 7-joint arm within 2 cm of a target and hold it there until the episode ends.
+
+    Observations (float32):
+
+    | index | name | unit | range |
+    |---|---|---|---|
+    | 0-6 | joint positions | rad | the joints' ranges (space: ±4) |
+    | 7-13 | joint velocities | rad/s | about ±3 (space: ±100) |
+    | 14-16 | from the fingertip to the target | m | about ±2 (space: ±3) |
+    | 17-19 | the target, from the base | m | about ±1 (space: ±3) |
+    | 20-26 | with servos: the torques they ask for, before their limits | share of the limit | about ±3 (space: ±200) |
+
+    Actions, seven numbers in [-1, 1], at 50 Hz:
+
+    - `position`: increments of the servos' aims, at most 0.8 × the joint's speed limit × 20 ms, that is 0.0348 rad
+      (joints 1-4) and 0.0418 rad (5-7); 0 holds the pose;
+    - `torque`: shares of the torque limits, 87 N m (joints 1-4) and 12 N m (5-7), on top of gravity compensation, the
+      sum being limited to them.
+
+    Every target is where the fingertip is in a pose drawn uniformly from the joints' ranges and found free of
+    collisions, so it can be reached; `userdata` holds that pose. `success`: the fingertip is within 2 cm of the target;
+    it counts at the episode's last step.
+
+    Args:
+        control: `position` (increments through servos) or `torque`.
+    """
+
+    model_file: ClassVar[str] = "reach_arm.xml"
+    substeps: ClassVar[int] = 2
+    outputs: ClassVar[Sequence[str]] = ("ncon",)
+    disturbance_target: ClassVar[Target | None] = Target("link5", 60.0, ball_mass=0.5, ball_radius=0.06, reach=0.85)
+
+    def __init__(self, control: Literal["position", "torque"] = "position") -> None:
+        if control not in ("position", "torque"):
+            raise GantryError(f"control must be 'position' or 'torque', not {control!r}")
+        self.servos = control == "position"
+        bounds = [POSITION_BOUND] * 7 + [VELOCITY_BOUND] * 7 + [REACH_BOUND] * 6 + [TORQUE_BOUND] * 7 * self.servos
+        self.bounds = np.array(bounds, np.float32)
+        """What no feature's magnitude exceeds."""
+        self.observation_space: gymnasium.spaces.Space[Any] = gymnasium.spaces.Box(-self.bounds, self.bounds)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (JOINTS,))
+        self._limit = np.ones(JOINTS, np.float32)
+
+    def load_specification(self) -> mujoco.MjSpec:
+        """Return the model; with torque control its servos become plain motors."""
+        specification = super().load_specification()
+        if self.servos:
+            return specification
+        for actuator, limit in zip(specification.actuators, TORQUE_LIMITS, strict=True):
+            actuator.set_to_motor()
+            actuator.gear[0] = limit
+            actuator.ctrlrange[:] = -1.0, 1.0
+        return specification
+
+    def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
+        """Start at rest near the home pose, with the target anywhere that the arm can reach."""
+        start = HOME + random.uniform(-START_SPREAD, START_SPREAD, JOINTS)
+        pose = self._draw_free_pose(state, ids, random)
+        state.userdata[ids] = pose
+        state.mocap_pos[ids, 0] = fingertip(pose)
+        state.qpos[ids] = start
+        if self.servos:
+            state.ctrl[ids] = start
+
+    def _draw_free_pose(self, state: State, ids: np.ndarray, random: RandomStreams) -> np.ndarray:
+        """Return joint positions (k, 7), uniform among those free of collisions, tried out in the rows `ids`."""
+        contacts = state.ncon
+        state.qpos[ids] = pose = np.tile(HOME, (len(ids), 1))
+        resting = np.zeros_like(contacts[ids])
+        if state.batch.model.nv > JOINTS:  # balls lie about, waiting to be thrown
+            state.batch.forward(ids, POSITIONS)
+            resting = contacts[ids]
+        waiting = np.arange(len(ids))
+        for _ in range(TARGET_TRIES):
+            # Every row draws at every try, so that what a row draws does not depend on the others.
+            drawn = random.uniform(0.0, 1.0, JOINTS)[waiting] * RANGES + LOWEST
+            rows = ids[waiting]
+            state.qpos[rows] = drawn
+            state.batch.forward(rows, POSITIONS)
+            free = (contacts[rows] <= resting[waiting]).reshape(-1)
+            pose[waiting[free]] = drawn[free]
+            waiting = waiting[~free]
+            if not len(waiting):
+                break
+        return pose
+
+    def control(self, actions: np.ndarray) -> np.ndarray:
+        """Return the shares of the greatest increments or torques, (n, 7) in [-1, 1]."""
+        return np.minimum(np.maximum(actions, -self._limit), self._limit)
+
+    def advance(self, state: State, control: np.ndarray, rows: np.ndarray | None) -> None:
+        """Move the servos' aims by their increments, within the joints' ranges, or apply the torques."""
+        if self.servos:
+            position, aims = state.qpos, state.ctrl
+            lowest = np.maximum(position - GREATEST_LEAD, LOWEST)
+            highest = np.minimum(position + GREATEST_LEAD, HIGHEST)
+            moved = np.minimum(np.maximum(aims + control * INCREMENTS, lowest), highest)
+            control = moved if rows is None else np.where(rows[:, None], moved, aims)
+        super().advance(state, control, rows)
+
+    def observe(self, state: State) -> np.ndarray:
+        """Return the features (n, 27 with servos, else 20) of the table above."""
+        position, target = state.qpos, state.mocap_pos[:, 0]
+        features = np.empty((len(position), len(self.bounds)), np.float32)
+        features[:, :7] = position
+        features[:, 7:14] = state.qvel
+        features[:, 14:17] = target - fingertip(features[:, :7])
+        features[:, 17:20] = target
+        if self.servos:
+            lead = (state.ctrl - position).astype(np.float32)
+            features[:, 20:] = lead * SHARE_A_RADIAN - features[:, 7:14] * (SHARE_A_RADIAN * DAMPING_TIME)
+        return features
+
+    def to_target(self, features: Any) -> Any:
+        """Return the way from the fingertip to the target, (..., 3) in m."""
+        return features[..., 14:17]
+
+    def target(self, features: Any) -> Any:
+        """Return the target, (..., 3) in m from the base."""
+        return features[..., 17:20]
+
+    def drawn_point(self, features: Any) -> Any:
+        """Return where the fingertip is, (..., 3) in m."""
+        return self.target(features) - self.to_target(features)
+
+    def distance(self, features: Any) -> Any:
+        """Return how far the fingertip is from the target, (...) in m."""
+        return length(self.to_target(features))
+
+    def joint_speed(self, features: Any) -> Any:
+        """Return the joints' root mean square speed, (...) in rad/s."""
+        return length(features[..., 7:14]) * JOINTS**-0.5
+
+    def measures(self, features: np.ndarray) -> dict[str, np.ndarray]:
+        """Return `success` (bool): the fingertip is within 2 cm of the target."""
+        return {"success": self.distance(features) <= SUCCESS_DISTANCE}
+
+    def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
+        """Return (far + near + close)/3 × steady × gentle, in [0, 1], which is 1 only at rest on the target.
+
+        `far`, `near` and `close` are Gaussians in the distance, with margins 1 m, 25 cm and 5 cm, so that one of them
+        shows the way at every distance; `steady` in [½, 1] asks for slow joints, the more so the closer the target;
+        `gentle` in [0.9, 1] is 1 - the mean square of the control / 10.
+        """
+        distance = self.distance(next_features)
+        close = tolerance(distance, margin=CLOSE)
+        terms = {
+            "far": tolerance(distance, margin=FAR),
+            "near": tolerance(distance, margin=NEAR),
+            "close": close,
+            "steady": 1.0 - 0.5 * close * (1.0 - tolerance(self.joint_speed(next_features), margin=BRISK)),
+            "gentle": 1.0 - squared_length(control) * (0.1 / JOINTS),
+        }
+        reached = (terms["far"] + terms["near"] + close) * (1.0 / 3.0)
+        return reached * terms["steady"] * terms["gentle"], terms
+
+
+class ReachGoal(Reach):
+    """`Reach` with goals in the open, as hindsight replay needs them (Andrychowicz et al. 2017).
+
+    Observations (a dictionary, float32):
+
+    | key | what | unit |
+    |---|---|---|
+    | `observation` | columns 0-13 of `Reach`, and 20-26 with servos | rad, rad/s |
+    | `achieved_goal` | the fingertip (3) | m |
+    | `desired_goal` | the target (3) | m |
+
+    The reward is 0 within 2 cm of the target, else -1. Actions and options are those of `Reach`.
+    """
+
+    def __init__(self, control: Literal["position", "torque"] = "position") -> None:
+        super().__init__(control)
+        self._columns = np.r_[0:14, 20 : len(self.bounds)]
+        bounds = self.bounds[self._columns]
+        goal = gymnasium.spaces.Box(-REACH_BOUND, REACH_BOUND, (3,))
+        self.observation_space = gymnasium.spaces.Dict(
+            {"observation": gymnasium.spaces.Box(-bounds, bounds), "achieved_goal": goal, "desired_goal": goal}
+        )
+
+    def observation(self, features: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the three entries of the table above, (..., number) each."""
+        return {
+            "observation": features[..., self._columns],
+            "achieved_goal": self.target(features) - self.to_target(features),
+            "desired_goal": self.target(features).copy(),
+        }
+
+    def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
+        """Return 0 within 2 cm of the target, else -1; the term `at_target` is 1 or 0."""
+        target = self.target(next_features)
+        reward = self.compute_reward(target - self.to_target(next_features), target)
+        return reward, {"at_target": reward + 1.0}
+
+    def measures(self, features: np.ndarray) -> dict[str, np.ndarray]:
+        """Return `success` (bool), which is what the reward pays for."""
+        return {"success": self.reward(features, None, features)[0] == 0.0}
+
+    def compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any = None) -> Any:
+        """Return the reward (...) for reaching `achieved_goal` (..., 3) when asked for `desired_goal` (..., 3)."""
+        return tolerance(length(desired_goal - achieved_goal), 0.0, SUCCESS_DISTANCE) - 1.0
+
+
+def length(vectors: Any) -> Any:
+    """Return the lengths (...) of vectors (..., number)."""
+    # Not a power of ½, which NumPy's scalars, one row, round otherwise than its arrays.
+    return namespace(vectors).sqrt(squared_length(vectors))
+
+
+def squared_length(vectors: Any) -> Any:
+    """Return the squared lengths (...) of vectors (..., number)."""
+    return namespace(vectors).einsum("...i,...i->...", vectors, vectors)  # several times as fast as a sum

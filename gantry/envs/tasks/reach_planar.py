@@ -1,0 +1,147 @@
+"""The planar arm: two links on a table bring their fingertip to a target and hold it there.
+
+Geometry, inertias, motors, initial states and the sparse reward are those of dm_control's reacher (Tassa et al. 2018,
+"DeepMind Control Suite"), at two of its 20 ms steps a control step, as published results use it: 500 control steps
+are its 20 s, and 1000 × the mean reward is its score. The dense reward is ours.
+"""
+
+from typing import Any, ClassVar, Literal
+
+import gymnasium
+import mujoco
+import numpy as np
+
+from gantry.envs.disturbances import Target
+from gantry.envs.random_streams import RandomStreams
+from gantry.envs.rewards import namespace, tolerance
+from gantry.envs.state import State
+from gantry.envs.task import Task
+from gantry.errors import GantryError
+
+UPPER_LENGTH = 0.12
+"""From the shoulder to the wrist (m)."""
+LOWER_LENGTH = 0.12
+"""From the wrist to the middle of the fingertip (m)."""
+FINGERTIP_RADIUS = 0.01
+"""Radius of the fingertip, a ball (m)."""
+TARGET_RADII = {"easy": 0.05, "hard": 0.015}
+"""Radius of the target, a ball (m)."""
+TARGET_RING = (0.05, 0.20)
+"""Least and greatest distance of a target from the shoulder (m)."""
+WRIST_RANGE = np.radians(160.0)
+"""How far the wrist turns to either side (rad)."""
+
+ABOVE_TABLE = 0.02
+"""Height at which pictures draw where the fingertip goes (m)."""
+
+FAR, CLOSE = 0.4, 0.05
+"""The distances (m) at which the reward's two terms have fallen to a tenth."""
+
+COSINE, SINE, WRIST, TO_TARGET_X, TO_TARGET_Y, SHOULDER_VELOCITY, WRIST_VELOCITY = range(7)
+"""Columns of the features."""
+
+FEATURE_BOUNDS = np.array([1.0, 1.0, 4.0, 0.5, 0.5, 100.0, 100.0], np.float32)
+"""What no feature's magnitude exceeds."""
+
+
+class ReachPlanar(Task):
+    """Bring the fingertip of a two-link arm into the target, drawn anew in every episode.
+
+    Observations (float32):
+
+    | index | name | unit | range |
+    |---|---|---|---|
+    | 0 | cos of the shoulder's angle (0 = along x) | – | ±1 |
+    | 1 | sin of the shoulder's angle | – | ±1 |
+    | 2 | wrist angle (0 = stretched) | rad | ±2.79 and what the soft stops give (space: ±4) |
+    | 3 | from the fingertip to the target's middle, x | m | ±0.44 (space: ±0.5) |
+    | 4 | from the fingertip to the target's middle, y | m | ±0.44 (space: ±0.5) |
+    | 5 | shoulder angular velocity | rad/s | about ±10 (space: ±100) |
+    | 6 | wrist angular velocity | rad/s | about ±20 (space: ±100) |
+
+    Actions: two numbers in [-1, 1], the motors' torques at shoulder and wrist, times 0.05 N m.
+
+    `success`: the fingertip touches the target, which is what the sparse reward pays for.
+
+    Args:
+        target: `easy` (a ball of 5 cm radius) or `hard` (1.5 cm).
+        sparse: dm_control's reward: 1 while the fingertip touches the target, else 0.
+    """
+
+    model_file: ClassVar[str] = "reach_planar.xml"
+    substeps: ClassVar[int] = 2
+    disturbance_target: ClassVar[Target | None] = Target("lower", 0.3, ball_mass=0.01, ball_radius=0.012, reach=0.24)
+
+    def __init__(self, target: Literal["easy", "hard"] = "easy", sparse: bool = False) -> None:
+        if target not in TARGET_RADII:
+            raise GantryError(f"target must be 'easy' or 'hard', not {target!r}")
+        self.target_radius = TARGET_RADII[target]
+        self.sparse = sparse
+        self.touching = self.target_radius + FINGERTIP_RADIUS
+        """Distance between the middles of fingertip and target below which they touch (m)."""
+        self.observation_space = gymnasium.spaces.Box(-FEATURE_BOUNDS, FEATURE_BOUNDS)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+
+    def load_specification(self) -> mujoco.MjSpec:
+        """Return the model with a target of the size asked for."""
+        specification = super().load_specification()
+        specification.geom("target").size[0] = self.target_radius
+        return specification
+
+    def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
+        """Start at rest in any pose, with the target anywhere in its ring."""
+        state.qpos[ids, 0] = random.uniform(-np.pi, np.pi, 1)[:, 0]
+        state.qpos[ids, 1] = random.uniform(-WRIST_RANGE, WRIST_RANGE, 1)[:, 0]
+        bearing = random.uniform(0.0, 2 * np.pi, 1)[:, 0]
+        radius = random.uniform(*TARGET_RING, 1)[:, 0]
+        state.mocap_pos[ids, 0, 0] = radius * np.cos(bearing)
+        state.mocap_pos[ids, 0, 1] = radius * np.sin(bearing)
+
+    def control(self, actions: np.ndarray) -> np.ndarray:
+        """Return the shares of the motors' torques, (n, 2) in [-1, 1]."""
+        return np.minimum(np.maximum(actions, -FEATURE_BOUNDS[:2]), FEATURE_BOUNDS[:2])
+
+    def observe(self, state: State) -> np.ndarray:
+        """Return the features (n, 7) of the table above."""
+        qpos, target = state.qpos, state.mocap_pos
+        features = np.empty((len(qpos), 7), np.float32)
+        # Contiguous, whatever the number of rows, so that every row takes the same path through cos and sin.
+        shoulder, wrist = qpos[:, 0].copy(), qpos[:, 1].copy()
+        forearm = shoulder + wrist
+        cosine, sine = np.cos(shoulder), np.sin(shoulder)
+        features[:, COSINE] = cosine
+        features[:, SINE] = sine
+        features[:, WRIST] = wrist
+        features[:, TO_TARGET_X] = target[:, 0, 0] - (UPPER_LENGTH * cosine + LOWER_LENGTH * np.cos(forearm))
+        features[:, TO_TARGET_Y] = target[:, 0, 1] - (UPPER_LENGTH * sine + LOWER_LENGTH * np.sin(forearm))
+        features[:, SHOULDER_VELOCITY:] = state.qvel
+        return features
+
+    def drawn_point(self, features: Any) -> Any:
+        """Return where the fingertip is, (..., 3) in m, above the table."""
+        cosine, sine, wrist = features[..., COSINE], features[..., SINE], features[..., WRIST]
+        x = (UPPER_LENGTH + LOWER_LENGTH * np.cos(wrist)) * cosine - LOWER_LENGTH * np.sin(wrist) * sine
+        y = (UPPER_LENGTH + LOWER_LENGTH * np.cos(wrist)) * sine + LOWER_LENGTH * np.sin(wrist) * cosine
+        return np.stack([x, y, np.full_like(x, ABOVE_TABLE)], axis=-1)
+
+    def distance(self, features: Any) -> Any:
+        """Return how far the middle of the fingertip is from that of the target, (...) in m."""
+        x, y = features[..., TO_TARGET_X], features[..., TO_TARGET_Y]
+        # Not a power of ½, which NumPy's scalars, one row, round otherwise than its arrays.
+        return namespace(x).sqrt(x * x + y * y)
+
+    def measures(self, features: np.ndarray) -> dict[str, np.ndarray]:
+        """Return `success` (bool): the fingertip touches the target."""
+        return {"success": self.distance(features) <= self.touching}
+
+    def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
+        """Return the mean of the terms below, in [0, 1], which is 1 only in the middle of the target.
+
+        Dense: `far` and `close`, Gaussians in the distance with margins 0.4 m and 0.05 m. Sparse: `touching`, 0 or 1.
+        """
+        distance = self.distance(next_features)
+        if self.sparse:
+            touching = tolerance(distance, 0.0, self.touching)
+            return touching, {"touching": touching}
+        terms = {"far": tolerance(distance, margin=FAR), "close": tolerance(distance, margin=CLOSE)}
+        return (terms["far"] + terms["close"]) * 0.5, terms

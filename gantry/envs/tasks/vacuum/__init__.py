@@ -1,0 +1,1 @@
+"""The vacuum robot in its apartment, at three levels of control."""

@@ -1,0 +1,217 @@
+"""The vacuum as a robot: wheel speeds, bumpers, a ring of range readings, and a camera that sees dirt nearby."""
+
+from typing import Any, ClassVar, Literal
+
+import gymnasium
+import mujoco
+import numpy as np
+
+from gantry.envs.tasks.vacuum.apartment import SOLID
+from gantry.envs.random_streams import RandomStreams
+from gantry.envs.state import State
+from gantry.envs.tasks.vacuum.robot import BUMPERS, MAX_WHEEL_SPEED, ROBOT_RADIUS, Vacuum, dirt_levels, driven
+from gantry.errors import GantryError
+
+RANGES = 16
+"""Range readings around the robot."""
+FARTHEST = 3.0
+"""The longest range reading (m)."""
+SECTORS = 12
+"""Directions in which the camera sees dirt."""
+SIGHT = 1.5
+"""How far the camera sees dirt (m)."""
+SENSOR_HEIGHT = 0.05
+"""Height of the range readings above the floor (m)."""
+
+CLEANED = 1.0
+"""Reward a dirt level removed."""
+BUMP = -0.1
+"""Reward of a control step in which a bumper touches something."""
+TIME = -0.01
+"""Reward of every control step."""
+ENOUGH = 0.95
+"""Share of the dirty cells that must be clean for a success."""
+
+X, Y, COSINE, SINE, SPEED, TURNING = range(6)
+TOUCH = slice(6, 6 + BUMPERS)
+RANGE = slice(TOUCH.stop, TOUCH.stop + RANGES)
+SEEN = slice(RANGE.stop, RANGE.stop + SECTORS)
+LEVELS_LEFT, DIRTY, DIRTY_AT_START, BUMPS, PATH = range(SEEN.stop, SEEN.stop + 5)
+"""Columns of the features; those from `LEVELS_LEFT` on are not observed."""
+
+
+class VacuumDrive(Vacuum):
+    """Clean the floor by driving over its dirt.
+
+    Actions: speeds of the left and the right wheel's rim, in [-1, 1] times 1.2 m/s, 10 times a second.
+
+    Observations (float32), angles from the robot's front, anticlockwise:
+
+    | index | name | unit | range |
+    |---|---|---|---|
+    | 0, 1 | position x, y | m | 0..the apartment's width, depth |
+    | 2, 3 | cos and sin of the heading (0 = east) | – | ±1 |
+    | 4 | forward speed | m/s | ±1.2 (space: ±3) |
+    | 5 | turning rate | rad/s | ±10.4 (space: ±30) |
+    | 6–8 | bumper pressed: front left, front right, back | – | 0 or 1 |
+    | 9–24 | range to walls and furniture from the rim, at 0°, 22.5°, … | m | 0..3 |
+    | 25–36 | nearest dirt in sight in the sector around 0°, 30°, …: 1 - distance / 1.5 m, 0 for none | – | 0..1 |
+
+    The camera sees the dirt of cells whose middle is within 1.5 m and, from the middle of the robot's own cell, hidden
+    by nothing. A cell is clean once the robot has been over its middle.
+
+    Measures: `coverage` (share of the cells dirty at the start that are clean), `success` (coverage ≥ 95 %), `bumps`
+    (control steps that touched something), `path_length` (m). Episodes terminate once all is clean.
+
+    Args:
+        plan: a shipped floor plan's name, or the path of a plan file.
+        start: `dock`, the plan's robot start, or `anywhere` on the floor.
+        dirt: share of the cells that are dirty at the start, a third of them very dirty.
+    """
+
+    substeps: ClassVar[int] = 5
+    block: ClassVar[int] = 1
+
+    def __init__(self, plan: str = "apartment", start: Literal["dock", "anywhere"] = "dock", dirt: float = 0.6) -> None:
+        super().__init__(plan, "cells", ("dirty_at_start", "bumps", "path", "front_left", "front_right", "back"))
+        if start not in ("dock", "anywhere"):
+            raise GantryError(f"start must be 'dock' or 'anywhere', not {start!r}")
+        if not 0.0 < dirt <= 1.0:
+            raise GantryError(f"dirt must be above 0, up to 1, not {dirt!r}")
+        self.start, self.dirt_share = start, dirt
+        self.visible = slice(0, SEEN.stop)
+        self._in_sight = self._visible_cells()
+        self._angles = 2 * np.pi * np.arange(RANGES) / RANGES
+        self._groups = (np.arange(mujoco.mjNGROUP) == SOLID).astype(np.uint8)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+        low = np.zeros(SEEN.stop, np.float32)
+        high = np.ones(SEEN.stop, np.float32)
+        high[[X, Y]] = self.plan.width, self.plan.depth
+        low[[COSINE, SINE]] = -1.0
+        high[[SPEED, TURNING]] = 3.0, 30.0
+        low[[SPEED, TURNING]] = -3.0, -30.0
+        high[RANGE] = FARTHEST
+        self.observation_space = gymnasium.spaces.Box(low, high)
+
+    def _visible_cells(self) -> np.ndarray:
+        """Return the floor cells (m, v) in sight from each floor cell's middle, its own included; m fills up."""
+        model = self.load_model()
+        data = mujoco.MjData(model)
+        mujoco.mj_forward(model, data)
+        groups = (np.arange(mujoco.mjNGROUP) == SOLID).astype(np.uint8)
+        count = len(self.centres)
+        geoms, ranges = np.zeros(count, np.int32), np.zeros(count)
+        sights = []
+        for centre in self.centres:
+            line = np.column_stack([self.centres - centre, np.zeros(count)])
+            away = np.linalg.norm(line, axis=1)
+            directions = np.where(away[:, None] > 0, line / np.maximum(away, 1e-9)[:, None], (1.0, 0.0, 0.0))
+            origin = np.array([*centre, SENSOR_HEIGHT])
+            mujoco.mj_multiRay(
+                model, data, origin, directions.ravel(), groups, 1, -1, geoms, ranges, None, count, SIGHT
+            )
+            blocked = (ranges >= 0) & (ranges < away)
+            # The robot may stand half a cell away from its cell's middle.
+            sights.append(np.flatnonzero((away < SIGHT + self.plan.cell) & ~blocked))
+        table = np.full((count, max(map(len, sights))), count)
+        for cell, seen in enumerate(sights):
+            table[cell, : len(seen)] = seen
+        return table
+
+    def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
+        """Put the robot at its start, with any heading, and dirt on other cells."""
+        _, chance = self.begin(state, ids, random, self.start == "anywhere")
+        levels = dirt_levels(chance, self.dirt_share)
+        state.userdata[ids, self.dirt] = levels
+        state.userdata[ids, self.counter["dirty_at_start"]] = (levels > 0).sum(axis=1)
+
+    def control(self, actions: np.ndarray) -> np.ndarray:
+        """Return the speeds (n, 3) in m/s of the two wheels and, always 0, sideways."""
+        control = np.zeros((len(actions), 3), np.float32)
+        control[:, :2] = np.minimum(np.maximum(actions, np.float32(-1.0)), np.float32(1.0)) * MAX_WHEEL_SPEED
+        return control
+
+    def advance(self, state: State, control: np.ndarray, rows: np.ndarray | None) -> None:
+        """Turn the wheels, clean what the robot passes over, and remember what the bumpers felt."""
+        everything = np.arange(len(control)) if rows is None else np.flatnonzero(rows)
+        userdata, pose = state.userdata, self.pose(state)
+        state.ctrl[:] = control
+        touched = np.zeros((len(everything), BUMPERS), bool)
+        for _ in range(self.substeps):
+            self.simulate(state, rows)
+            before, pose = pose, self.pose(state)
+            userdata[everything, self.counter["path"]] += driven(before, pose)[everything]
+            touched |= self.touches(state)[everything]
+            cell = self.cell_at(pose[everything, 0], pose[everything, 1])
+            away = pose[everything, :2] - self.centres[cell]
+            over = away[:, 0] ** 2 + away[:, 1] ** 2 <= ROBOT_RADIUS**2
+            userdata[everything[over], cell[over]] = 0.0
+        first = self.counter["front_left"]
+        userdata[everything, first : first + BUMPERS] = touched
+        userdata[everything, self.counter["bumps"]] += touched.any(axis=1)
+
+    def observe(self, state: State) -> np.ndarray:
+        """Return the features (n, 42)."""
+        pose, userdata, counter = state.qpos, state.userdata, self.counter
+        heading = pose[:, 2].copy()
+        features = np.empty((len(pose), PATH + 1), np.float32)
+        cosine, sine = np.cos(heading), np.sin(heading)
+        features[:, X], features[:, Y] = pose[:, 0], pose[:, 1]
+        features[:, COSINE], features[:, SINE] = cosine, sine
+        features[:, SPEED] = cosine * state.qvel[:, 0] + sine * state.qvel[:, 1]
+        features[:, TURNING] = state.qvel[:, 2]
+        first = counter["front_left"]
+        features[:, TOUCH] = userdata[:, first : first + BUMPERS]
+        features[:, RANGE] = self.ranges(state)
+        levels = userdata[:, self.dirt]
+        features[:, SEEN] = self._seen_dirt(pose, heading, levels)
+        features[:, LEVELS_LEFT] = levels.sum(axis=1)
+        features[:, DIRTY] = np.count_nonzero(levels, axis=1)
+        features[:, DIRTY_AT_START] = userdata[:, counter["dirty_at_start"]]
+        features[:, BUMPS], features[:, PATH] = userdata[:, counter["bumps"]], userdata[:, counter["path"]]
+        return features
+
+    def ranges(self, state: State) -> np.ndarray:
+        """Return the distances (n, 16) in m from the robot's rim to walls and furniture, at most 3."""
+        angle = state.qpos[:, 2:3] + self._angles
+        origin = np.empty((len(angle), 1, 3))
+        origin[:, 0, :2], origin[:, 0, 2] = state.qpos[:, :2], SENSOR_HEIGHT
+        direction = np.stack([np.cos(angle), np.sin(angle), np.zeros_like(angle)], axis=2)
+        distance, _ = state.batch.ray(origin, direction, geomgroup=self._groups)
+        return np.where(distance < 0, FARTHEST, np.clip(distance - ROBOT_RADIUS, 0.0, FARTHEST))
+
+    def _seen_dirt(self, pose: np.ndarray, heading: np.ndarray, levels: np.ndarray) -> np.ndarray:
+        """Return, for each sector, how near the nearest dirt in sight is, (n, 12) in [0, 1]."""
+        seen = self._in_sight[self.cell_at(pose[:, 0], pose[:, 1])]
+        padded = np.concatenate([levels, np.zeros((len(levels), 1))], axis=1)
+        places = np.concatenate([self.centres, np.zeros((1, 2))])[seen]
+        x, y = places[..., 0] - pose[:, :1], places[..., 1] - pose[:, 1:2]
+        nearness = np.maximum(0.0, 1.0 - np.sqrt(x * x + y * y) / SIGHT)
+        nearness *= np.take_along_axis(padded, seen, axis=1) > 0
+        bearing = np.arctan2(y, x) - heading[:, None]
+        sector = np.rint(bearing * (SECTORS / (2 * np.pi))).astype(np.int64) % SECTORS
+        return np.where(sector[..., None] == np.arange(SECTORS), nearness[..., None], 0.0).max(axis=1)
+
+    def measures(self, features: np.ndarray) -> dict[str, np.ndarray]:
+        """Return `coverage`, `success`, `bumps` and `path_length` (m)."""
+        coverage = 1.0 - features[..., DIRTY] / features[..., DIRTY_AT_START]
+        return {
+            "coverage": coverage,
+            "success": coverage >= ENOUGH,
+            "bumps": features[..., BUMPS],
+            "path_length": features[..., PATH],
+        }
+
+    def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
+        """Return the sum of `cleaned`, 1 a dirt level; `bump`, -0.1 while touching something; and `time`, -0.01."""
+        touches = 1.0 * (next_features[..., TOUCH].sum(-1) > 0)
+        terms = {
+            "cleaned": CLEANED * (features[..., LEVELS_LEFT] - next_features[..., LEVELS_LEFT]),
+            "bump": BUMP * touches + 0.0,  # 0 rather than -0
+            "time": TIME + 0.0 * touches,
+        }
+        return terms["cleaned"] + terms["bump"] + terms["time"], terms
+
+    def terminated(self, next_features: Any) -> Any:
+        """Return whether all is clean."""
+        return next_features[..., DIRTY] <= 0

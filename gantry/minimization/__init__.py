@@ -1,0 +1,1 @@
+"""Minimization of plain functions of x and y, as `gantry optimize` shows it."""

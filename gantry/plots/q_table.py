@@ -1,0 +1,257 @@
+"""A table of action values for people: what its states and actions are called, as text and as a picture."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium.spaces import Discrete
+
+from gantry.agents.parts.vector_stepper import open_environment
+from gantry.envs.simulator import Simulator
+from gantry.envs.tasks.vacuum.rooms import LEVELS, VacuumRooms, state_parts
+from gantry.errors import GantryError
+from gantry.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = "RdYlGn"
+DOTS_PER_INCH = 120
+MOST_NUMBERED = 64
+"""Cells of a grid into which numbers are written; in larger ones they could not be read."""
+MOST_PICTURED_ROOMS = 6
+MOST_PICTURED_STATES = 200
+MOST_TICKS = 9
+ARROWS = {(0, -1): "←", (0, 1): "→", (-1, 0): "↑", (1, 0): "↓"}
+"""Row and column that a move adds → how it is written."""
+MOVES = {
+    "FrozenLake": ((0, -1), (1, 0), (0, 1), (-1, 0)),
+    "CliffWalking": ((-1, 0), (0, 1), (1, 0), (0, -1)),
+}
+"""What each action means on Gymnasium's grids."""
+ENDS = {b"H": "hole", b"G": "goal"}
+"""Cells of the frozen lake from which nothing is learned."""
+TAXI_ACTIONS = ("south", "north", "east", "west", "pick up", "drop off")
+TAXI_PLACES = ("red", "green", "yellow", "blue", "in the taxi")
+
+
+@dataclasses.dataclass(frozen=True)
+class Meaning:
+    """What the rows and columns of a table stand for."""
+
+    state: Callable[[int], str]
+    actions: tuple[str, ...]
+    grid: tuple[int, int] | None = None
+    """Rows and columns, where states are the cells of a grid, row by row."""
+    moves: tuple[tuple[int, int], ...] = ()
+    """On a grid: row and column that each action adds."""
+    ends: tuple[str, ...] = ()
+    """On a grid: what each cell is where an episode ends, else nothing."""
+    rooms: tuple[str, ...] = ()
+    """Of the vacuum room by room: the rooms' names."""
+
+
+def meaning(environment: str, options: dict[str, Any]) -> Meaning:
+    """Say what the Discrete observations and actions of an environment stand for; by default their numbers.
+
+    Raises:
+        GantryError: it cannot be made, or its observations or actions are not Discrete.
+    """
+    env = open_environment(environment, 1, options)
+    try:
+        observations, actions = env.single_observation_space, env.single_action_space
+        if not isinstance(observations, Discrete) or not isinstance(actions, Discrete):
+            raise GantryError(f"{environment} with these options has no table: its observations are {observations}")
+        if isinstance(env, Simulator):
+            return _of_task(env.task, int(actions.n))
+        return _of_foreign(env.envs[0].unwrapped, environment, int(observations.n), int(actions.n))  # type: ignore[attr-defined]
+    finally:
+        env.close()
+
+
+def _numbered(actions: int) -> tuple[str, ...]:
+    return tuple(f"action {action}" for action in range(actions))
+
+
+def _of_task(task: Any, actions: int) -> Meaning:
+    if not isinstance(task, VacuumRooms):
+        return Meaning(lambda state: f"state {state}", _numbered(actions))
+    names = tuple(room.name for room in task.plan.rooms)
+
+    def described(state: int) -> str:
+        room, levels = state_parts(np.array(state), len(names))
+        dirt = [f"{name} {'•' * int(level)}" for name, level in zip(names, levels, strict=True) if level]
+        return f"{names[int(room)]}; {', '.join(dirt) or 'all clean'}"
+
+    return Meaning(described, names, rooms=names)
+
+
+def _of_foreign(env: Any, environment: str, states: int, actions: int) -> Meaning:
+    kind = environment.rpartition("/")[2].partition("-")[0].removesuffix("8x8")
+    shape = (env.nrow, env.ncol) if hasattr(env, "nrow") else getattr(env, "shape", None)
+    if kind in MOVES and shape is not None and shape[0] * shape[1] == states:
+        columns = int(shape[1])
+        return Meaning(
+            lambda state: f"row {state // columns}, column {state % columns}",
+            tuple(ARROWS[move] for move in MOVES[kind]),
+            (int(shape[0]), columns),
+            MOVES[kind],
+            tuple(ENDS.get(letter, "") for letter in env.desc.ravel()) if hasattr(env, "desc") else ("",) * states,
+        )
+    if kind == "Taxi":
+
+        def described(state: int) -> str:
+            row, column, passenger, destination = env.decode(state)
+            return f"taxi {row}, {column}; passenger {TAXI_PLACES[passenger]} to {TAXI_PLACES[destination]}"
+
+        return Meaning(described, TAXI_ACTIONS)
+    return Meaning(lambda state: f"state {state}", _numbered(actions))
+
+
+def draw(path: Path, table: np.ndarray, visits: np.ndarray, what: Meaning, title: str = "") -> None:
+    """Draw a table to a picture.
+
+    A grid shows the four moves' values in each cell; the vacuum's rooms show the best room and its value for every
+    distribution of the dirt; anything else a heat map of states and actions. What was never visited stays grey.
+
+    Args:
+        path: .png, .svg or .pdf.
+        table: (S, A) action values.
+        visits: (S, A) how often each was learned from.
+        what: names.
+        title: above the picture.
+
+    Raises:
+        GantryError: an unknown suffix, too many states for a picture, or the file cannot be written.
+    """
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise GantryError(f"a picture's name must end in .png, .svg or .pdf, not {path.suffix or path.name!r}")
+    if len(what.rooms) > MOST_PICTURED_ROOMS:
+        raise GantryError(f"a picture shows up to {MOST_PICTURED_ROOMS} rooms; these are {len(what.rooms)}")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    known = np.where(visits > 0, table, np.nan)
+    if not np.isfinite(known).any():
+        raise GantryError("the table has never been learned from; train it first")
+    picture = Figure(layout="constrained")
+    FigureCanvasAgg(picture)
+    picture.suptitle(title)
+    if what.grid is not None:
+        _draw_grid(picture, known, what)
+    elif what.rooms:
+        _draw_rooms(picture, known, what.rooms)
+    else:
+        _draw_heat_map(picture, known, what)
+    with replacing(path) as temporary:
+        picture.savefig(temporary, dpi=DOTS_PER_INCH, format=path.suffix[1:].lower())
+
+
+def _bounds(values: np.ndarray) -> tuple[float, float]:
+    """Return the range of colours, as wide as the values are."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _bare(axes: "Axes", title: str = "") -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set(xticks=[], yticks=[])
+    axes.set_facecolor("0.88")
+
+
+def _draw_grid(picture: "Figure", known: np.ndarray, what: Meaning) -> None:
+    """Each cell in four triangles, one for each move, and an arrow for the best one."""
+    from matplotlib.collections import PolyCollection
+
+    assert what.grid is not None
+    rows, columns = what.grid
+    picture.set_size_inches(1.0 + min(1.05 * columns, 13.0), 0.6 + min(1.05 * rows, 13.0))
+    axes = picture.subplots()
+    _bare(axes)
+    triangles, values = [], []
+    low, high = _bounds(known)
+    numbered = rows * columns <= MOST_NUMBERED
+    for state, row_of_values in enumerate(known):
+        row, column = divmod(state, columns)
+        middle = np.array([column + 0.5, row + 0.5])
+        best = None if np.isnan(row_of_values).all() else int(np.nanargmax(row_of_values))
+        for action, ((down, right), value) in enumerate(zip(what.moves, row_of_values, strict=True)):
+            if np.isnan(value):
+                continue
+            side = np.array([right, down])
+            across = np.array([-down, right])
+            triangles.append([middle, middle + (side + across) / 2, middle + (side - across) / 2])
+            values.append(value)
+            if numbered:
+                weight = "bold" if action == best else "normal"
+                x, y = (middle + 0.36 * side).tolist()
+                axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, weight=weight)
+        text, size = (what.ends[state], 9) if best is None else (what.actions[best], 13)
+        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=size, weight="bold")
+    shapes = PolyCollection(triangles, array=np.array(values), cmap=COLOURS, edgecolors="white", linewidths=0.6)
+    shapes.set_clim(low, high)
+    axes.add_collection(shapes)
+    axes.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal")
+    picture.colorbar(shapes, ax=axes, label="action value", shrink=0.8)
+
+
+def _draw_rooms(picture: "Figure", known: np.ndarray, names: tuple[str, ...]) -> None:
+    """A panel for each room that the robot may be in: the best value, and the room to drive to, for all dirt levels.
+
+    The levels of the first half of the rooms run along x, the others' along y, a digit a room.
+    """
+    rooms = len(names)
+    across = rooms // 2
+    width, height = LEVELS**across, LEVELS ** (rooms - across)
+    best = known.reshape(rooms, height, width, rooms)
+    visited = np.isfinite(best).any(axis=3)
+    filled = np.where(np.isfinite(best), best, -np.inf)
+    values, choice = np.where(visited, filled.max(axis=3), np.nan), filled.argmax(axis=3)
+    low, high = _bounds(values)
+    columns = min(rooms, 4)
+    lines = -(-rooms // columns)
+    picture.set_size_inches(3.6 * columns + 0.8, 3.7 * lines * max(1.0, height / width) + 0.4)
+    panels = np.atleast_1d(picture.subplots(lines, columns)).ravel()
+    image = None
+    for room, axes in enumerate(panels):
+        if room >= rooms:
+            axes.set_axis_off()
+            continue
+        _bare(axes, f"robot in the {names[room]}")
+        image = axes.imshow(values[room], cmap=COLOURS, vmin=low, vmax=high, origin="lower")
+        for axis, count, some in ((axes.xaxis, across, names[:across]), (axes.yaxis, rooms - across, names[across:])):
+            axis.set_label_text(f"dirt: {', '.join(reversed(some))}")
+            if LEVELS**count <= MOST_TICKS:
+                axis.set_ticks(
+                    range(LEVELS**count), [np.base_repr(n, LEVELS).zfill(count) for n in range(LEVELS**count)]
+                )
+        if max(width, height) > MOST_TICKS:
+            continue
+        for y, x in np.argwhere(visited[room]):
+            axes.text(x, y, _initials(names)[choice[room, y, x]], ha="center", va="center", fontsize=7)
+    assert image is not None
+    picture.colorbar(image, ax=list(panels), label="value of the best action (its initial in the cell)", shrink=0.8)
+
+
+def _initials(names: tuple[str, ...]) -> list[str]:
+    """Return short names: the first letters of each word, digits in full."""
+    return ["".join(word if word.isdigit() else word[0].upper() for word in name.split()) for name in names]
+
+
+def _draw_heat_map(picture: "Figure", known: np.ndarray, what: Meaning) -> None:
+    """States from left to right, actions from top to bottom; of many states the visited ones are put into bins."""
+    picture.set_size_inches(11.0, 1.6 + 0.32 * len(what.actions))
+    axes = picture.subplots()
+    states = np.flatnonzero(np.isfinite(known).any(axis=1))
+    shown = known[states]
+    if len(states) > MOST_PICTURED_STATES:
+        shown = np.stack([np.nanmean(part, axis=0) for part in np.array_split(shown, MOST_PICTURED_STATES)])
+    _bare(axes)
+    low, high = _bounds(shown)
+    image = axes.imshow(shown.T, cmap=COLOURS, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+    axes.set_yticks(range(len(what.actions)), what.actions)
+    axes.set_xlabel(f"the {len(states)} visited states in the order of their numbers")
+    picture.colorbar(image, ax=axes, label="action value")

@@ -1,0 +1,41 @@
+"""Draw how much of the variance of REINFORCE's gradient a baseline takes away, over the course of a training.
+
+    python scripts/baseline_variance.py docs/images/reinforce_variance.png
+
+After each update, one batch of episodes is played with the policy of the moment, and the variance of the gradient
+estimate is taken from it with each baseline in turn; nothing is learned from that batch.
+"""
+
+import sys
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from gantry.agents.parts.threads import torch_threads
+from gantry.benchmark.reinforce_variance import ENVIRONMENT, EPISODES, variances
+
+SEED = 0
+LABELS = {"none": "none", "mean": "mean of the other episodes", "value": "learned value"}
+
+
+def main(path: str) -> None:
+    with torch_threads(1):
+        rows = variances(SEED)
+    steps = [row["steps"] for row in rows]
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), dpi=110, layout="constrained")
+    for baseline, label in LABELS.items():
+        axes.semilogy(steps, [row[baseline] for row in rows], marker="o", markersize=3, label=label)
+        print(baseline, " ".join(f"{row[baseline]:.4g}" for row in rows))
+    print("return", " ".join(f"{row['return_mean']:.0f}" for row in rows))
+    axes.set_xlabel("environment steps learned from")
+    axes.set_ylabel(f"variance of the gradient ({EPISODES} episodes)")
+    axes.set_title(f"REINFORCE on {ENVIRONMENT}: what a baseline takes away", fontsize=10)
+    axes.grid(alpha=0.3)
+    figure.legend(title="baseline", fontsize=8, loc="outside lower center", ncols=len(LABELS))
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
