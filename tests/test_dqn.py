@@ -123,6 +123,18 @@ def test_it_learns_the_sign_of_the_spot(mode, options):
     assert (actions == (spots > 0)).mean() >= 0.9
 
 
+def test_action_values_are_those_that_actions_are_chosen_by():
+    agent = DQN(Spot(discrete=True), DQNConfig(**SMALL))
+    agent.learn(4_000)
+    observations = np.stack([np.array([-0.8, -0.5, 0.5, 0.8], np.float32), np.full(4, 0.4, np.float32)], 1)
+    values = agent.action_values(observations)
+    assert values.shape == (4, 2)
+    assert np.array_equal(values.argmax(1), agent.act(observations))
+    np.testing.assert_array_equal(agent.action_values(observations[1]), agent.action_values(observations[1:2])[0])
+    # A reward of 1 for the right action and 0 for the other, then 1 a step, discounted by 0.5.
+    np.testing.assert_allclose(values, [[2.0, 1.0], [2.0, 1.0], [1.0, 2.0], [1.0, 2.0]], atol=0.3)
+
+
 def test_exploration_falls_from_random_to_greedy_on_schedule():
     config = DQNConfig(**{**SMALL, "warm_up_steps": 0}, epsilon_fraction=0.5, epsilon_end=0.0, report_every=1)
     agent = DQN(Spot(discrete=True), config)

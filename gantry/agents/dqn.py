@@ -20,6 +20,7 @@ from gantry.agents.parts.networks import MLP
 from gantry.agents.off_policy import OffPolicyAgent, OffPolicyConfig, clipping, polyak, td_target
 from gantry.agents.parts.priorities import Priorities
 from gantry.agents.parts.replay import Minibatch
+from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
 from gantry.errors import GantryError
 
@@ -125,7 +126,18 @@ class DQN(OffPolicyAgent):
 
     # Acting
 
-    def action_values(self, network: MLP, inputs: torch.Tensor) -> torch.Tensor:
+    def action_values(self, observation: Any) -> NDArray[np.float32]:
+        """Q(s, ·) of the learned network, (A,) for one observation or (k, A) for a batch of them.
+
+        Raises:
+            GantryError: another shape, no numbers, NaN or infinity.
+        """
+        rows, single = self._observation_map.given(observation)
+        with torch.no_grad(), torch_threads(1):
+            values = self._q_values(self.networks["values"], self._normalized(rows)).cpu()
+        return values[0].numpy() if single else values.numpy()
+
+    def _q_values(self, network: MLP, inputs: torch.Tensor) -> torch.Tensor:
         """Q(s, ·), (B, K), of observations (B, d) as the networks see them."""
         outputs = network(inputs)
         return duel(outputs) if self.config.duelling else outputs
@@ -142,7 +154,7 @@ class DQN(OffPolicyAgent):
 
     def _greedy_or_random(self, inputs: torch.Tensor, share: float, generator: torch.Generator) -> NDArray[Any]:
         """The best actions (k,), but for a `share` of them, on average, which are random."""
-        actions = self.action_values(self.networks["values"], inputs).argmax(1).cpu()
+        actions = self._q_values(self.networks["values"], inputs).argmax(1).cpu()
         if share > 0.0:
             random = torch.randint(self._action_map.size, actions.shape, generator=generator)
             actions = torch.where(torch.rand(actions.shape, generator=generator) < share, random, actions)
@@ -171,8 +183,8 @@ class DQN(OffPolicyAgent):
     def _fit(self, batch: Minibatch, progress: float) -> torch.Tensor:
         """A step of the action values towards their targets, by the Huber loss."""
         config, network, target_network = self.config, self.networks["values"], self.targets["values"]
-        following = self.action_values(target_network, batch.next_observation)
-        chooser = self.action_values(network, batch.next_observation) if config.double else following
+        following = self._q_values(target_network, batch.next_observation)
+        chooser = self._q_values(network, batch.next_observation) if config.double else following
         target = td_target(batch.reward, batch.discount, best_value(following, chooser))
 
         workspace = network.take_workspace(len(target))
