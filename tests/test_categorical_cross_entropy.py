@@ -7,7 +7,7 @@ import torch
 from gantry.agents.optimizers.categorical import CategoricalCrossEntropy
 from gantry.errors import GantryError
 
-METHOD = CategoricalCrossEntropy(population=6, elites=2, kept_share=0.5, smoothing=0.5, fresh=0.4)
+METHOD = CategoricalCrossEntropy(population=6, elites=2, keep_elite_fraction=0.5, smoothing=0.5, uniform_fraction=0.4)
 
 
 def even(horizon, choices):
@@ -22,7 +22,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_samples_are_one_hot_and_as_frequent_as_their_probabilities():
+def test_categorical_samples_are_one_hot_with_given_probabilities():
     start = torch.tensor([[0.7, 0.2, 0.1], [0.0, 0.5, 0.5]])
     method = CategoricalCrossEntropy(population=40_000)
     population = method.sample(method.begin(start), generator())
@@ -31,7 +31,7 @@ def test_samples_are_one_hot_and_as_frequent_as_their_probabilities():
     torch.testing.assert_close(population.mean(0), start, atol=0.01, rtol=0)
 
 
-def test_an_update_moves_the_probabilities_by_hand_computed_shares():
+def test_categorical_update_matches_hand_computed_shares():
     state = METHOD.begin(even(1, 3))
     population = one_hot([0], [1], [2], [0], [1], [2])
     values = torch.tensor([1.0, 0.0, 3.0, 2.0, 0.5, 4.0])  # the two best are both choice 1
@@ -39,19 +39,19 @@ def test_an_update_moves_the_probabilities_by_hand_computed_shares():
     torch.testing.assert_close(state.mean, torch.tensor([[1 / 6, 2 / 3, 1 / 6]]))
     assert state.value == 0.0
     torch.testing.assert_close(state.point, one_hot([1])[0])
-    torch.testing.assert_close(state.kept, one_hot([1]))
+    torch.testing.assert_close(state.kept_elites, one_hot([1]))
 
 
-def test_advancing_moves_the_plan_up_and_opens_the_search_again():
+def test_categorical_advance_shifts_plan_and_mixes_uniform():
     state = METHOD.update(METHOD.begin(even(2, 3)), one_hot([0, 1], [0, 1]).repeat(3, 1, 1), torch.arange(6.0))
     later = METHOD.advance(state)
     moved = torch.tensor([1 / 6, 2 / 3, 1 / 6])
     torch.testing.assert_close(later.mean, torch.stack([0.6 * moved + 0.4 / 3, torch.full((3,), 1 / 3)]))
-    torch.testing.assert_close(later.kept[0], one_hot([1, 1])[0])
+    torch.testing.assert_close(later.kept_elites[0], one_hot([1, 1])[0])
     assert later.value == float("inf")
 
 
-def test_it_finds_the_plan_that_enumeration_finds():
+def test_categorical_finds_enumerated_best_plan():
     horizon, choices = 4, 3
     random = generator(3)
     alone, together = (
@@ -78,7 +78,7 @@ def test_it_finds_the_plan_that_enumeration_finds():
     assert found >= 18
 
 
-def test_the_same_seed_gives_the_same_population():
+def test_categorical_same_seed_same_population():
     state = METHOD.begin(even(5, 4))
     first, second = METHOD.sample(state, generator(1)), METHOD.sample(state, generator(1))
     assert torch.equal(first, second)
@@ -92,12 +92,12 @@ def test_the_same_seed_gives_the_same_population():
         (torch.tensor([[1.5, -0.5]]), "probabilities"),
     ],
 )
-def test_a_start_that_is_no_plan_is_refused(start, complaint):
+def test_categorical_refuses_bad_start(start, complaint):
     with pytest.raises(GantryError, match=complaint):
         METHOD.begin(start)
 
 
-def test_settings_that_cannot_work_are_refused():
-    for change in ({"elites": 7}, {"smoothing": 0.0}, {"fresh": 1.5}):
+def test_categorical_refuses_bad_settings():
+    for change in ({"elites": 7}, {"smoothing": 0.0}, {"uniform_fraction": 1.5}):
         with pytest.raises(GantryError):
             dataclasses.replace(METHOD, **change)

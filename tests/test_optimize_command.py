@@ -29,7 +29,7 @@ def test_json_tells_what_each_method_took(capsys):
 def test_the_table_names_every_method_and_what_was_found(capsys):
     status, out, _ = run(capsys, "(x - 1)**2 + (y + 2)**2 + 3", "--method", "all", "--budget", "600", "--no-scipy")
     assert status == 0
-    for name in ("gradient-descent", "newton", "three-point", "cross-entropy", "search-gradient", "icem", "mppi"):
+    for name in ("gradient-descent", "newton", "three-point", "cross-entropy", "nes", "icem", "mppi"):
         assert name in out
     assert "newton: the gradient is zero" in out
     assert "3 at (1, -2)" in out

@@ -11,10 +11,10 @@ import torch
 from gantry.agents.optimizers import METHODS, method_class
 from gantry.agents.optimizers.cross_entropy import CrossEntropy
 from gantry.agents.optimizers.gradient_descent import GradientDescent, spectral_step_sizes
-from gantry.agents.optimizers.icem import ImprovedCrossEntropy, coloured_noise
+from gantry.agents.optimizers.icem import ImprovedCrossEntropy, colored_noise
 from gantry.agents.optimizers.minimize import Budget, minimize
 from gantry.agents.optimizers.mppi import PathIntegral, path_integral_weights
-from gantry.agents.optimizers.nes import SearchGradient, rank_utilities, search_gradients
+from gantry.agents.optimizers.nes import NaturalEvolutionStrategy, natural_gradients, rank_utilities
 from gantry.agents.optimizers.newton import Newton, positive_definite, trust_region_step
 from gantry.agents.optimizers.problem import Bounds, Problem, one_by_one
 from gantry.agents.optimizers.random_shooting import RandomShooting
@@ -31,9 +31,9 @@ VARIANTS = {
     "trust region": Newton("trust-region"),
     "random three points": ThreePoint("random"),
     "diagonal cross-entropy": CrossEntropy(covariance="diagonal", around="new"),
-    "separable search gradient": SearchGradient(covariance="diagonal"),
-    "plain search gradient": SearchGradient(covariance="fixed", shaping="standardized", antithetic=False),
-    "MPPI with a control cost": PathIntegral(control_weight=0.001, decay=0.9),
+    "separable NES": NaturalEvolutionStrategy(covariance="diagonal"),
+    "plain NES": NaturalEvolutionStrategy(covariance="fixed", shaping="standardized", antithetic=False),
+    "MPPI with a control cost": PathIntegral(control_weight=0.001, std_decay=0.9),
 }
 SAMPLERS = {name: method for name, method in VARIANTS.items() if isinstance(method, SamplingMethod)}
 
@@ -71,7 +71,7 @@ def run(function, method, start, seed=0, bounds=None, **budget):
 # --- the problem
 
 
-def test_derivatives_equal_the_analytic_ones():
+def test_derivatives_match_analytic():
     problem = Problem(rosenbrock)
     for x, y in np.random.default_rng(0).uniform(-2, 2, (10, 2)):
         gradient = [-400 * x * (y - x**2) - 2 * (1 - x), 200 * (y - x**2)]
@@ -80,7 +80,7 @@ def test_derivatives_equal_the_analytic_ones():
         np.testing.assert_allclose(problem.hessian(point(x, y)), hessian, rtol=1e-12, atol=1e-10)
 
 
-def test_derivatives_of_a_plan_keep_its_shape_and_equal_finite_differences():
+def test_derivatives_of_plan_match_finite_differences():
     problem = Problem(lambda plans: (plans.sin() * plans.cumsum(1)).sum((1, 2)))
     plan = torch.randn(4, 2, generator=generator(), dtype=torch.float64)
     gradient, hessian = problem.gradient(plan), problem.hessian(plan)
@@ -96,7 +96,7 @@ def test_derivatives_of_a_plan_keep_its_shape_and_equal_finite_differences():
         torch.testing.assert_close(hessian[index], bend, rtol=1e-6, atol=1e-7)
 
 
-def test_a_population_gets_the_values_of_its_points_one_by_one_and_every_point_is_counted():
+def test_population_values_match_single_points_and_are_counted():
     population = torch.randn(17, 2, generator=generator(), dtype=torch.float64)
     problem = Problem(rosenbrock)
     values = problem.values(population)
@@ -118,7 +118,7 @@ def test_given_derivatives_are_used():
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_seed_decides_everything(name):
+def test_same_seed_same_trace(name):
     first, second = (run(rosenbrock, VARIANTS[name], point(-1.2, 1.0), seed=3, iterations=12) for _ in range(2))
     assert torch.equal(first.point, second.point)
     for one, other in zip(first.trace, second.trace, strict=True):
@@ -131,7 +131,7 @@ def test_a_seed_decides_everything(name):
 
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("start", [(0.3, 0.2), (0.4, -0.3)], ids=["inside", "in a corner"])
-def test_bounds_are_never_left_and_the_answer_is_the_best_point_within(name, start):
+def test_bounds_hold_and_constrained_minimum_is_found(name, start):
     bounds = Bounds(point(-0.6, -0.3), point(0.4, 1.0))
     asked = []
 
@@ -152,7 +152,7 @@ def test_bounds_are_never_left_and_the_answer_is_the_best_point_within(name, sta
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_plans_and_flat_vectors_are_the_same_problem(name):
+def test_plan_and_flat_vector_agree(name):
     target = torch.linspace(-0.5, 0.5, 6, dtype=torch.float64).reshape(3, 2)
     method = VARIANTS[name]
     flat_method = dataclasses.replace(method, horizon=3) if name == "icem" else method
@@ -162,19 +162,19 @@ def test_plans_and_flat_vectors_are_the_same_problem(name):
     )
     assert plan.point.shape == (3, 2)
     torch.testing.assert_close(plan.point.flatten(), flat.point, rtol=1e-7, atol=1e-9)
-    if name not in ("random-shooting", "plain search gradient"):  # too few samples to beat a start so close
+    if name not in ("random-shooting", "plain NES"):  # too few samples to beat a start so close
         assert plan.value < float((target**2).sum())
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_single_precision_stays_single(name):
+def test_single_precision_is_kept(name):
     result = run(lambda points: (points**2).sum(-1), VARIANTS[name], torch.ones(3), iterations=4)
     assert result.point.dtype == torch.float32
     assert result.trace[-1].center.dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_trace_counts_and_the_target_stops(name):
+def test_target_stops_and_trace_counts_evaluations(name):
     result = run(bowl, VARIANTS[name], point(0.5, 0.5), target=0.2, iterations=5000)
     assert result.stop.reason == "target"
     assert result.value <= 0.2
@@ -197,13 +197,11 @@ def test_budgets_stop(name):
     assert result.trace[-2].evaluations.total < 20
 
 
-CONVERGING = [
-    name for name in VARIANTS if name not in ("random-shooting", "mppi", "fixed step", "plain search gradient")
-]
+CONVERGING = [name for name in VARIANTS if name not in ("random-shooting", "mppi", "fixed step", "plain NES")]
 
 
 @pytest.mark.parametrize("name", CONVERGING)
-def test_convergence_stops_and_is_said(name):
+def test_convergence_stops(name):
     result = run(bowl, VARIANTS[name], point(0.7, 0.0), evaluations=50_000)
     assert result.stop.reason == "converged", result.stop
     assert result.value < 1e-4
@@ -212,13 +210,13 @@ def test_convergence_stops_and_is_said(name):
 # --- gradient descent
 
 
-def test_a_fixed_step_is_the_equation():
+def test_gradient_descent_fixed_step_matches_closed_form():
     result = run(bowl, GradientDescent("fixed", step_size=0.1), point(0.0, 0.0), iterations=7)
     expected = CENTER + torch.linalg.matrix_power(torch.eye(2).double() - 0.1 * MATRIX, 7) @ (point(0.0, 0.0) - CENTER)
     torch.testing.assert_close(result.point, expected)
 
 
-def test_backtracking_meets_armijos_condition_with_the_first_halving_that_does():
+def test_backtracking_takes_first_armijo_step():
     method = GradientDescent("backtracking", step_size=1.0)
     problem = Problem(rosenbrock)
     state = method.begin(point(-1.2, 1.0), problem.value(point(-1.2, 1.0)))
@@ -235,7 +233,7 @@ def test_backtracking_meets_armijos_condition_with_the_first_halving_that_does()
         state = after
 
 
-def test_spectral_steps_are_inverse_curvatures():
+def test_spectral_step_sizes_are_inverse_curvatures():
     move = point(0.3, -0.8)
     long, short = spectral_step_sizes(move, MATRIX @ move)
     assert long == pytest.approx(float(move @ move / (move @ MATRIX @ move)))
@@ -244,14 +242,14 @@ def test_spectral_steps_are_inverse_curvatures():
 
 
 @pytest.mark.parametrize("rule", ["fixed", "backtracking", "spectral"])
-def test_gradient_descent_stops_at_a_zero_gradient_even_of_a_saddle(rule):
+def test_gradient_descent_converges_at_zero_gradient(rule):
     result = run(saddle, GradientDescent(rule), point(0.0, 0.0))
     assert (result.stop.reason, result.iterations) == ("converged", 1)
     assert result.point.tolist() == [0, 0]
     assert dataclasses.astuple(result.evaluations) == (1, 1, 0)
 
 
-def test_no_descent_is_said_to_be_stalled():
+def test_gradient_descent_stalls_without_descent():
     problem = Problem(lambda points: points[:, 0] ** 2, gradient=lambda at: -2 * at)
     result = minimize(problem, GradientDescent("backtracking"), point(1.0), generator=generator())
     assert result.stop.reason == "stalled"
@@ -262,14 +260,14 @@ def test_no_descent_is_said_to_be_stalled():
 
 
 @pytest.mark.parametrize("strategy", ["damped", "trust-region"])
-def test_newton_is_exact_in_one_step_on_a_quadratic(strategy):
+def test_newton_solves_quadratic_in_one_step(strategy):
     result = run(bowl, Newton(strategy, radius=100.0), point(-3.0, 4.0))
     assert result.stop.reason == "converged"
     assert len(result.trace) == 3  # the start, the step, the step that found it converged
     torch.testing.assert_close(result.trace[1].center, CENTER, rtol=0, atol=1e-12)
 
 
-def test_newton_squares_the_error_near_a_minimum():
+def test_newton_converges_quadratically():
     result = run(rosenbrock, Newton(), point(1.1, 1.3))
     errors = [float((iterate.center - 1).norm()) for iterate in result.trace]
     small = [(error, after) for error, after in itertools.pairwise(errors) if 1e-7 < error < 0.1]
@@ -277,14 +275,14 @@ def test_newton_squares_the_error_near_a_minimum():
     assert all(after <= 10 * error**2 for error, after in small)
 
 
-def test_a_newton_step_is_minus_the_inverse_hessian_times_the_gradient():
+def test_newton_step_matches_linear_solve():
     start = point(1.1, 1.2)
     problem = Problem(rosenbrock)
     expected = start - torch.linalg.solve(problem.hessian(start), problem.gradient(start))
     torch.testing.assert_close(run(rosenbrock, Newton(), start, iterations=1).point, expected)
 
 
-def test_the_modified_hessian_keeps_the_eigenvectors_and_has_positive_eigenvalues():
+def test_modified_hessian_has_absolute_eigenvalues():
     indefinite = torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=torch.float64)  # eigenvalues 3 and −1
     torch.testing.assert_close(positive_definite(indefinite, 1e-8), torch.tensor([[2.0, 1.0], [1.0, 2.0]]).double())
     torch.testing.assert_close(positive_definite(MATRIX, 1e-8), MATRIX)
@@ -293,14 +291,14 @@ def test_the_modified_hessian_keeps_the_eigenvectors_and_has_positive_eigenvalue
 
 
 @pytest.mark.parametrize("strategy", ["damped", "trust-region"])
-def test_newton_leaves_a_saddle_on_which_the_gradient_is_zero(strategy):
+def test_newton_leaves_saddle_point(strategy):
     result = run(saddle, Newton(strategy), point(0.0, 0.0))
     assert result.stop.reason == "converged"
     assert result.value == pytest.approx(-0.25)
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_trust_region_steps_are_the_constrained_minimum(seed):
+def test_trust_region_step_is_constrained_minimum(seed):
     rng = np.random.default_rng(seed)
     matrix, gradient = rng.normal(size=(3, 3)), rng.normal(size=3)
     hessian, radius = matrix + matrix.T, float(rng.uniform(0.1, 3.0))
@@ -316,7 +314,7 @@ def test_trust_region_steps_are_the_constrained_minimum(seed):
     assert np.linalg.eigvalsh(hessian)[0] + shift >= -1e-8
 
 
-def test_the_trust_regions_hard_case_fills_the_radius():
+def test_trust_region_hard_case_fills_radius():
     step = trust_region_step(point(0.0, 1.0), torch.diag(point(-2.0, 3.0)), 1.0)
     assert float(step.norm()) == pytest.approx(1.0)
     assert float(step[1]) == pytest.approx(-1 / 5)
@@ -325,13 +323,13 @@ def test_the_trust_regions_hard_case_fills_the_radius():
 # --- three-point search
 
 
-def test_a_parabola_has_its_vertex_where_the_formula_says():
+def test_parabola_vertex_matches_formula():
     points = [(place, 3 * (place - 1.7) ** 2 - 4) for place in (0.0, 1.0, -1.0)]
     assert parabola_vertex(points) == pytest.approx(1.7)
     assert parabola_vertex([(place, -(place**2)) for place in (0.0, 1.0, 2.0)]) is None
 
 
-def test_a_line_of_a_quadratic_is_searched_exactly():
+def test_three_point_line_search_is_exact_on_quadratic():
     start, direction = point(-0.4, 0.3), point(0.6, 0.8)
     found, value, _ = search_line(Problem(bowl), start, float(bowl(start)), direction, 1.0)
     best = -float((start - CENTER) @ MATRIX @ direction / (direction @ MATRIX @ direction))
@@ -339,12 +337,12 @@ def test_a_line_of_a_quadratic_is_searched_exactly():
     assert value == pytest.approx(float(bowl(found)))
 
 
-def test_conjugate_directions_find_a_quadratics_minimum_in_as_many_sweeps_as_dimensions():
+def test_conjugate_directions_solve_quadratic_in_d_sweeps():
     result = run(bowl, ThreePoint(), point(-1.0, 1.0), iterations=2)
     torch.testing.assert_close(result.point, CENTER, rtol=0, atol=1e-9)
 
 
-def test_random_three_points_take_the_best_of_three():
+def test_random_three_point_takes_best_of_three():
     problem, method = Problem(rosenbrock), ThreePoint("random")
     state = method.begin(point(-1.2, 1.0), problem.value(point(-1.2, 1.0)))
     for seed in range(30):
@@ -356,7 +354,7 @@ def test_random_three_points_take_the_best_of_three():
         state = after
 
 
-def test_three_points_ask_for_no_derivative():
+def test_three_point_uses_no_derivatives():
     problem = Problem(one_by_one(lambda at: torch.tensor(float(bowl(at)))))
     result = minimize(problem, ThreePoint(), point(0.0, 0.0), generator=generator())
     assert result.value < 1e-12
@@ -368,7 +366,7 @@ def test_three_points_ask_for_no_derivative():
 
 @pytest.mark.parametrize("around", ["new", "old"])
 @pytest.mark.parametrize("covariance", ["full", "diagonal"])
-def test_cross_entropy_refits_to_the_elites(around, covariance):
+def test_cross_entropy_refits_to_elites(around, covariance):
     method = CrossEntropy(
         population=10, elites=4, smoothing=0.7, covariance_smoothing=0.4, around=around, covariance=covariance
     )
@@ -383,10 +381,10 @@ def test_cross_entropy_refits_to_the_elites(around, covariance):
     expected = 0.6 * np.eye(2) + 0.4 * (fitted if covariance == "full" else np.diag(np.diag(fitted)))
     np.testing.assert_allclose(after.mean, mean, rtol=1e-12)
     np.testing.assert_allclose(after.spread, expected, rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(after.deviation, np.sqrt(np.diag(expected)), rtol=1e-12)
+    np.testing.assert_allclose(after.std, np.sqrt(np.diag(expected)), rtol=1e-12)
 
 
-def test_samples_have_the_mean_and_the_covariance():
+def test_cross_entropy_samples_have_mean_and_covariance():
     method = CrossEntropy(population=200_000)
     state = dataclasses.replace(method.begin(point(1.0, -2.0)), covariance=MATRIX)
     population = method.sample(state, generator())
@@ -395,20 +393,20 @@ def test_samples_have_the_mean_and_the_covariance():
 
 
 @pytest.mark.parametrize("covariance", ["full", "diagonal"])
-def test_the_floor_keeps_cross_entropy_awake(covariance):
-    method = CrossEntropy(smallest_deviation=0.05, covariance=covariance)
+def test_cross_entropy_min_std_prevents_convergence(covariance):
+    method = CrossEntropy(min_std=0.05, covariance=covariance)
     result = run(bowl, method, point(0.0, 0.0), iterations=60)
     assert result.stop.reason == "iterations"
-    assert float(result.state.deviation.min()) >= 0.05 * (1 - 1e-9)
+    assert float(result.state.std.min()) >= 0.05 * (1 - 1e-9)
 
 
-def test_fewer_elites_than_coordinates_give_a_singular_covariance_and_no_failure():
+def test_cross_entropy_accepts_singular_covariance():
     method = CrossEntropy(population=10, elites=2, covariance_smoothing=1.0)
     result = run(lambda points: (points**2).sum(-1), method, torch.ones(8).double(), iterations=20)
     assert result.value < 8
 
 
-def test_cross_entropy_finds_rastrigins_global_minimum():
+def test_cross_entropy_finds_rastrigin_minimum():
     found = 0
     for seed in range(3):
         start = torch.rand(5, generator=generator(seed), dtype=torch.float64) * 10.24 - 5.12
@@ -417,7 +415,7 @@ def test_cross_entropy_finds_rastrigins_global_minimum():
     assert found == 3
 
 
-# --- search gradient
+# --- natural evolution strategies
 
 
 def quadratic_expectations(matrix, linear, mean, factor):
@@ -426,7 +424,7 @@ def quadratic_expectations(matrix, linear, mean, factor):
 
 
 @pytest.mark.parametrize("antithetic", [False, True])
-def test_search_gradients_are_unbiased(antithetic):
+def test_natural_gradients_are_unbiased(antithetic):
     linear, mean = point(0.5, -1.0), point(1.0, 0.3)
     factor = torch.tensor([[0.7, 0.0], [0.2, 0.4]], dtype=torch.float64)
     expected = quadratic_expectations(MATRIX, linear, mean, factor)
@@ -437,7 +435,7 @@ def test_search_gradients_are_unbiased(antithetic):
         noise = torch.cat([noise, -noise]) if antithetic else noise
         points = mean + noise @ factor.T
         values = 0.5 * (points @ MATRIX * points).sum(1) + points @ linear
-        of_mean, of_covariance = search_gradients(noise, values / len(noise), full=True)
+        of_mean, of_covariance = natural_gradients(noise, values / len(noise), full=True)
         estimates.append(torch.cat([of_mean, of_covariance.flatten()]))
     stacked = torch.stack(estimates)
     error = stacked.std(0) / math.sqrt(len(stacked))
@@ -446,21 +444,21 @@ def test_search_gradients_are_unbiased(antithetic):
     assert float((error / truth.abs().max()).max()) < 0.03  # precise enough to notice a bias
 
 
-def test_the_diagonal_gradient_is_the_diagonal_of_the_full_one():
+def test_natural_gradients_diagonal_matches_full():
     noise, weights = torch.randn(9, 3, generator=generator()).double(), torch.rand(9, generator=generator()).double()
-    full, diagonal = search_gradients(noise, weights, True), search_gradients(noise, weights, False)
+    full, diagonal = natural_gradients(noise, weights, True), natural_gradients(noise, weights, False)
     torch.testing.assert_close(full[0], diagonal[0])
     torch.testing.assert_close(full[1].diagonal(), diagonal[1])
 
 
-def test_antithetic_samples_cancel_a_constant():
-    method = SearchGradient(covariance="fixed", shaping="standardized")
+def test_nes_antithetic_samples_have_exact_mean():
+    method = NaturalEvolutionStrategy(covariance="fixed", shaping="standardized")
     state = method.begin(point(2.0, 3.0))
     population = method.sample(state, generator())
     torch.testing.assert_close(population.mean(0), state.mean)
 
 
-def test_rank_utilities_are_the_papers():
+def test_rank_utilities_match_paper():
     weights = rank_utilities(point(5.0, 1.0, 9.0, 3.0))
     shares = [math.log(3) - math.log(1), math.log(3) - math.log(2), 0, 0]
     utilities = [share / sum(shares) - 0.25 for share in shares]
@@ -469,8 +467,10 @@ def test_rank_utilities_are_the_papers():
 
 
 @pytest.mark.parametrize("covariance", ["full", "diagonal"])
-def test_a_search_gradient_step_is_the_papers_update(covariance):
-    method = SearchGradient(covariance=covariance, mean_rate=0.8, covariance_rate=0.3, initial_deviation=0.5)
+def test_nes_update_matches_paper(covariance):
+    method = NaturalEvolutionStrategy(
+        covariance=covariance, mean_learning_rate=0.8, covariance_learning_rate=0.3, initial_std=0.5
+    )
     state = method.begin(point(0.5, 0.5))
     population = method.sample(state, generator())
     after = method.update(state, population, bowl(population))
@@ -488,44 +488,44 @@ def test_a_search_gradient_step_is_the_papers_update(covariance):
 # --- the planners' variants
 
 
-@pytest.mark.parametrize("colour", [0.0, 1.0, 2.0, 3.5])
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0, 3.5])
 @pytest.mark.parametrize("horizon", [1, 2, 7, 16])
-def test_coloured_noise_has_unit_variance_at_every_time(colour, horizon):
-    noise = coloured_noise(40_000, horizon, 2, colour, generator())
+def test_colored_noise_has_unit_variance(exponent, horizon):
+    noise = colored_noise(40_000, horizon, 2, exponent, generator())
     assert noise.shape == (40_000, horizon, 2)
     np.testing.assert_allclose(noise.std(0), 1.0, atol=0.03)
     np.testing.assert_allclose(noise.mean(0), 0.0, atol=0.03)
 
 
-def test_coloured_noise_has_its_power_spectrum():
-    horizon, colour = 32, 2.0
-    power = torch.fft.rfft(coloured_noise(20_000, horizon, 1, colour, generator()), dim=1).abs().square().mean((0, 2))
+def test_colored_noise_has_power_law_spectrum():
+    horizon, exponent = 32, 2.0
+    power = torch.fft.rfft(colored_noise(20_000, horizon, 1, exponent, generator()), dim=1).abs().square().mean((0, 2))
     frequencies = np.fft.rfftfreq(horizon)[1:]
     slope = np.polyfit(np.log(frequencies), np.log(power[1:].numpy()), 1)[0]
-    assert slope == pytest.approx(-colour, abs=0.05)
+    assert slope == pytest.approx(-exponent, abs=0.05)
 
 
-def test_icem_shrinks_its_populations_keeps_elites_and_includes_the_mean():
-    method = ImprovedCrossEntropy(population=40, elites=10, kept_share=0.3, shrink=1.25)
+def test_icem_shrinks_populations_keeps_elites_includes_mean():
+    method = ImprovedCrossEntropy(population=40, elites=10, keep_elite_fraction=0.3, population_decay_factor=1.25)
     draw, state = generator(), method.begin(torch.zeros(6, 2).double())
     sizes = []
     for _ in range(5):
         population = method.sample(state, draw)
-        if state.kept is not None:
-            assert torch.equal(population[-4:-1], state.kept)
+        if state.kept_elites is not None:
+            assert torch.equal(population[-4:-1], state.kept_elites)
             assert torch.equal(population[-1], state.mean)
         sizes.append(len(population))
         values = (population - 0.3).square().sum((1, 2))
         after = method.update(state, population, values)
         elites = population[values.argsort()[:10]]
         torch.testing.assert_close(after.mean, 0.9 * elites.mean(0) + 0.1 * state.mean)
-        torch.testing.assert_close(after.deviation, 0.9 * elites.std(0, correction=0) + 0.1 * state.deviation)
-        torch.testing.assert_close(after.kept, elites[:3])
+        torch.testing.assert_close(after.std, 0.9 * elites.std(0, correction=0) + 0.1 * state.std)
+        torch.testing.assert_close(after.kept_elites, elites[:3])
         state = after
     assert sizes == [40, 32 + 4, 25 + 4, 20 + 4, 20 + 4]
 
 
-def test_path_integral_weights_are_the_closed_form():
+def test_path_integral_weights_match_closed_form():
     costs = point(1.0, 2.0, 4.0)
     weights = path_integral_weights(costs, 0.5)
     expected = np.exp(-np.array([1.0, 2.0, 4.0]) / 0.5)
@@ -534,8 +534,8 @@ def test_path_integral_weights_are_the_closed_form():
     assert path_integral_weights(costs, 1e-9).tolist() == [1, 0, 0]
 
 
-def test_mppi_moves_its_mean_to_the_weighted_samples_with_the_control_cost():
-    method = PathIntegral(population=8, temperature=0.7, standardize=False, control_weight=0.4, initial_deviation=0.5)
+def test_mppi_update_with_control_cost_matches_formula():
+    method = PathIntegral(population=8, temperature=0.7, standardize=False, control_weight=0.4, initial_std=0.5)
     state = method.begin(point(0.5, -0.2))
     population = method.sample(state, generator())
     values = bowl(population)
@@ -545,7 +545,7 @@ def test_mppi_moves_its_mean_to_the_weighted_samples_with_the_control_cost():
     np.testing.assert_allclose(method.update(state, population, values).mean, weights @ population.numpy())
 
 
-def test_random_shooting_is_uniform_in_its_bounds():
+def test_random_shooting_is_uniform_in_bounds():
     method, bounds = RandomShooting(population=50_000), Bounds(point(-1.0, 2.0), point(3.0, 2.5))
     population = method.sample(method.begin(point(0.0, 2.1), bounds=bounds), generator()).numpy()
     for column, (low, high) in enumerate([(-1, 3), (2, 2.5)]):
@@ -555,7 +555,7 @@ def test_random_shooting_is_uniform_in_its_bounds():
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_advancing_a_plan_moves_it_up_and_starts_the_spread_anew(name):
+def test_advance_shifts_plan_and_resets_std(name):
     method, draw = SAMPLERS[name], generator()
     state = method.begin(torch.zeros(5, 1).double(), bounds=Bounds.box(-1.0, 1.0))
     for _ in range(3):
@@ -574,7 +574,7 @@ def test_advancing_a_plan_moves_it_up_and_starts_the_spread_anew(name):
 
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_an_objective_that_is_not_finite_is_one_line(name, value):
+def test_nonfinite_objective_error_is_one_line(name, value):
     def broken(points):
         return torch.where(points[..., 0] < 0.9, bowl(points) * 0 + value, bowl(points) + points[..., 0])
 
@@ -591,32 +591,32 @@ BAD = {
     "smoothing": lambda: CrossEntropy(smoothing=0.0),
     "a horizon of 0": lambda: ImprovedCrossEntropy(horizon=0),
     "horizon of 0 leaves": lambda: ImprovedCrossEntropy().begin(torch.zeros(0, 2)),
-    "no plan of 4 equal": lambda: ImprovedCrossEntropy(horizon=4).begin(torch.zeros(6)),
-    "even where antithetic": lambda: SearchGradient(population=7),
+    "split into 4 equal": lambda: ImprovedCrossEntropy(horizon=4).begin(torch.zeros(6)),
+    "even where antithetic": lambda: NaturalEvolutionStrategy(population=7),
     "temperature": lambda: PathIntegral(temperature=0.0),
-    "decay": lambda: PathIntegral(decay=1.5),
+    "std_decay": lambda: PathIntegral(std_decay=1.5),
     "a step size must be positive": lambda: GradientDescent(step_size=-1.0),
     "three-point search's directions": lambda: ThreePoint("sideways"),
     "rule is fixed": lambda: GradientDescent("quick"),
-    "initial deviation": lambda: CrossEntropy(initial_deviation=0.0),
+    "initial standard deviation": lambda: CrossEntropy(initial_std=0.0),
     "budget": lambda: Budget(evaluations=0),
     "lower bound": lambda: Bounds.box(1.0, -1.0),
     "lies outside its bounds": lambda: run(bowl, Newton(), point(3.0, 0.0), bounds=Bounds.box(-1.0, 1.0)),
     "is not finite": lambda: run(bowl, Newton(), point(math.nan, 0.0)),
     "nothing to optimize": lambda: run(bowl, Newton(), torch.zeros(0, 2)),
-    "one value a point": lambda: run(lambda points: points, Newton(), point(1.0, 0.0)),
+    "one value per point": lambda: run(lambda points: points, Newton(), point(1.0, 0.0)),
     "did you mean newton": lambda: method_class("newtown"),
 }
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_bad_input_is_one_clear_line(message):
+def test_bad_input_error_is_one_line(message):
     with pytest.raises(GantryError, match=message) as error:
         BAD[message]()
     assert "\n" not in str(error.value)
 
 
-def test_planners_are_told_of_broken_values_too():
+def test_update_refuses_nan_values():
     method = CrossEntropy()
     state = method.begin(point(0.0, 0.0))
     population = method.sample(state, generator())
@@ -624,6 +624,6 @@ def test_planners_are_told_of_broken_values_too():
         method.update(state, population, torch.full((30,), math.nan).double())
 
 
-def test_listing_the_methods_does_not_import_torch():
+def test_listing_methods_does_not_import_torch():
     program = "import sys, gantry.agents, gantry.agents.optimizers; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

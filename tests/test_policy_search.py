@@ -8,10 +8,10 @@ from agent_doubles import NEXT_STEP, SAME_STEP, Spot
 
 from gantry.agents import load_agent
 from gantry.agents.parts.networks import MLP
-from gantry.agents.policy_search import CEM, CEMConfig, PolicySearchGradient, SearchGradientConfig, population_outputs
+from gantry.agents.policy_search import CEM, NES, CEMConfig, NESConfig, population_outputs
 from gantry.errors import GantryError
 
-KINDS = [(CEM, CEMConfig), (PolicySearchGradient, SearchGradientConfig)]
+KINDS = [(CEM, CEMConfig), (NES, NESConfig)]
 
 
 def numbers(agent):
@@ -115,9 +115,9 @@ def test_a_return_that_is_no_number_stops_learning_in_one_line_and_keeps_the_goo
 
 @pytest.mark.parametrize(
     ("config", "wrong"),
-    [(CEMConfig, {"num_envs": 1}), (CEMConfig, {"episodes": 0}), (CEMConfig, {"elite_share": 0.0}),
-     (CEMConfig, {"initial_deviation": math.inf}), (SearchGradientConfig, {"num_envs": 7}),
-     (SearchGradientConfig, {"mean_rate": 0.0})],
+    [(CEMConfig, {"num_envs": 1}), (CEMConfig, {"episodes": 0}), (CEMConfig, {"elite_fraction": 0.0}),
+     (CEMConfig, {"initial_std": math.inf}), (NESConfig, {"num_envs": 7}),
+     (NESConfig, {"mean_learning_rate": 0.0})],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(config, wrong):
     with pytest.raises(GantryError, match=next(iter(wrong))):

@@ -4,24 +4,23 @@ The registry names each agent's class as text, so that importing this package co
 an agent is first asked for.
 """
 
-import importlib
 from pathlib import Path
 from typing import Any
 
+from gantry.agents.parts.registry import registered_class
 from gantry.errors import GantryError
 from gantry.files import read_json
-from gantry.errors import nearest
 
 AGENTS: dict[str, str] = {
     "a2c": "gantry.agents.a2c:A2C",
     "cem": "gantry.agents.policy_search:CEM",
     "ddpg": "gantry.agents.ddpg:DDPG",
     "dqn": "gantry.agents.dqn:DQN",
+    "nes": "gantry.agents.policy_search:NES",
     "planner": "gantry.agents.planner:Planner",
     "ppo": "gantry.agents.ppo:PPO",
     "q-learning": "gantry.agents.q_learning:QLearning",
     "reinforce": "gantry.agents.reinforce:Reinforce",
-    "search-gradient": "gantry.agents.policy_search:PolicySearchGradient",
 }
 """Agent name → "module:Class"."""
 
@@ -30,26 +29,22 @@ DESCRIPTIONS: dict[str, str] = {
     "cem": "Cross-entropy search of a linear or small policy, judged by whole episodes; Box and Discrete actions",
     "ddpg": "Deep deterministic policy gradient: replay, a policy that climbs a value, Box actions; TD3, hindsight",
     "dqn": "Deep Q-learning: replay, a network of action values, Discrete actions; double, duelling, prioritized",
+    "nes": "Natural evolution strategy on a linear or small policy; Box and Discrete actions",
     "planner": "Model-predictive control through learned dynamics, or the simulator itself; Box and Discrete actions",
     "ppo": "Proximal policy optimization: on-policy, many environments at once, Box and Discrete actions",
     "q-learning": "A table of action values, for Discrete observations and actions; also double Q-learning and SARSA",
     "reinforce": "The plain policy gradient of whole episodes, with three baselines; Box and Discrete actions",
-    "search-gradient": "Natural evolution strategy on a linear or small policy; Box and Discrete actions",
 }
 """Agent name → one line for listings."""
 
 
 def agent_class(name: str) -> Any:
-    """The class of the agent called `name` (upper or lower case).
+    """Return the class of the agent called `name` (upper or lower case).
 
     Raises:
         GantryError: no agent has that name; the message names the nearest ones.
     """
-    location = AGENTS.get(name.lower())
-    if location is None:
-        raise GantryError(f"no agent is called {name!r}{nearest(name, AGENTS)}")
-    module, _, attribute = location.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return registered_class("agent", name, AGENTS)
 
 
 def load_agent(folder: str | Path, env: Any = None) -> Any:

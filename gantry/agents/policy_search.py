@@ -26,7 +26,7 @@ from gantry.agents.parts.networks import MLP, Activation, layer_shapes
 from gantry.agents.parts.normalization import ObservationNormalizer, moment_shapes
 from gantry.agents.optimizers.cross_entropy import CrossEntropy, CrossEntropyState
 from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState
-from gantry.agents.optimizers.nes import SearchGradient, SearchGradientState
+from gantry.agents.optimizers.nes import NaturalEvolutionStrategy, NaturalEvolutionState
 from gantry.agents.parts.spaces import ActionMap, ObservationMap
 from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
@@ -50,7 +50,7 @@ class PolicySearchConfig:
     """How outputs are brought into the bounds of Box actions; of Discrete actions the one with the largest is taken."""
     normalize_observation: bool = False
     """Scale observations by their running mean and standard deviation, which change between generations."""
-    initial_deviation: float = 1.0
+    initial_std: float = 1.0
     """Standard deviation of each parameter in the first generation."""
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class PolicySearchConfig:
         """
         require(self.num_envs >= 2, "num_envs", "at least 2, the smallest population", self.num_envs)
         require(self.episodes >= 1, "episodes", "at least 1", self.episodes)
-        require(0.0 < self.initial_deviation < math.inf, "initial_deviation", "above 0", self.initial_deviation)
+        require(0.0 < self.initial_std < math.inf, "initial_std", "above 0", self.initial_std)
         require_network(self.hidden_sizes, "cpu")
 
 
@@ -69,7 +69,7 @@ class PolicySearchConfig:
 class CEMConfig(PolicySearchConfig):
     """Settings of the cross-entropy method on policies."""
 
-    elite_share: float = 0.2
+    elite_fraction: float = 0.2
     """Share of the population that the Gaussian is refitted to."""
     covariance: Literal["full", "diagonal"] = "diagonal"
     """diagonal: a deviation for each parameter. full: (P, P), for up to some hundred parameters."""
@@ -77,7 +77,7 @@ class CEMConfig(PolicySearchConfig):
     """Share of the elites' mean in the new one."""
     covariance_smoothing: float = 0.6
     """The same for the covariance; the less, the longer it stays wide."""
-    smallest_deviation: float = 0.0
+    min_std: float = 0.0
     """Floor under every parameter's deviation, which keeps the search going where episodes differ by chance."""
 
     def __post_init__(self) -> None:
@@ -87,22 +87,22 @@ class CEMConfig(PolicySearchConfig):
             GantryError: names the setting and its range.
         """
         super().__post_init__()
-        for name in ("elite_share", "smoothing", "covariance_smoothing"):
+        for name in ("elite_fraction", "smoothing", "covariance_smoothing"):
             require(0.0 < getattr(self, name) <= 1.0, name, "above 0 and at most 1", getattr(self, name))
-        require(self.smallest_deviation >= 0.0, "smallest_deviation", "at least 0", self.smallest_deviation)
+        require(self.min_std >= 0.0, "min_std", "at least 0", self.min_std)
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchGradientConfig(PolicySearchConfig):
+class NESConfig(PolicySearchConfig):
     """Settings of the search gradient on policies."""
 
     covariance: Literal["full", "diagonal", "fixed"] = "diagonal"
     """diagonal: a deviation for each parameter. full: (P, P). fixed: only the mean moves."""
     shaping: Literal["rank", "standardized"] = "rank"
     """What a return counts: by its rank in the generation, or by its distance from the mean in deviations."""
-    mean_rate: float = 1.0
+    mean_learning_rate: float = 1.0
     """Step size of the mean."""
-    covariance_rate: float | None = None
+    covariance_learning_rate: float | None = None
     """Step size of the covariance; by default that of the method's papers."""
 
     def __post_init__(self) -> None:
@@ -113,9 +113,9 @@ class SearchGradientConfig(PolicySearchConfig):
         """
         super().__post_init__()
         require(self.num_envs % 2 == 0, "num_envs", "even, since samples come in pairs", self.num_envs)
-        require(self.mean_rate > 0.0, "mean_rate", "above 0", self.mean_rate)
-        rate = self.covariance_rate
-        require(rate is None or rate > 0.0, "covariance_rate", "above 0, or none", rate)
+        require(self.mean_learning_rate > 0.0, "mean_learning_rate", "above 0", self.mean_learning_rate)
+        rate = self.covariance_learning_rate
+        require(rate is None or rate > 0.0, "covariance_learning_rate", "above 0, or none", rate)
 
 
 def population_outputs(
@@ -191,7 +191,7 @@ class PolicySearch(Agent):
             "generations": float(self._state.iteration),
             "population_mean": math.nan if returns is None else float(returns.mean()),
             "population_best": math.nan if returns is None else float(returns.max()),
-            "deviation": float(self._state.deviation.mean()),
+            "std": float(self._state.std.mean()),
         }
 
     def _judge(
@@ -246,7 +246,7 @@ class PolicySearch(Agent):
 
     def _learner_state(self) -> State:
         state = self._state
-        tensors = {name: getattr(state, name).clone() for name in ("point", "mean", "deviation")}
+        tensors = {name: getattr(state, name).clone() for name in ("point", "mean", "std")}
         tensors["value"] = torch.tensor(state.value, dtype=torch.float64)  # infinite at first, which JSON does not know
         tensors.update(self._shape_of(state))
         return tensors, {"iteration": state.iteration}
@@ -259,7 +259,7 @@ class PolicySearch(Agent):
 
     @abstractmethod
     def _shape_of(self, state: SamplingState) -> dict[str, torch.Tensor]:
-        """Copies of what the state keeps of its Gaussian's shape beside the deviations, by the fields' names."""
+        """Copies of what the state keeps of its Gaussian's shape beside the standard deviations, by the fields' names."""
 
 
 class CEM(PolicySearch):
@@ -272,12 +272,12 @@ class CEM(PolicySearch):
         config = self.config
         return CrossEntropy(
             population=config.num_envs,
-            initial_deviation=config.initial_deviation,
-            elites=max(1, round(config.elite_share * config.num_envs)),
+            initial_std=config.initial_std,
+            elites=max(1, round(config.elite_fraction * config.num_envs)),
             covariance=config.covariance,
             smoothing=config.smoothing,
             covariance_smoothing=config.covariance_smoothing,
-            smallest_deviation=config.smallest_deviation,
+            min_std=config.min_std,
         )
 
     def _shape_of(self, state: SamplingState) -> dict[str, torch.Tensor]:
@@ -285,23 +285,23 @@ class CEM(PolicySearch):
         return {} if state.covariance is None else {"covariance": state.covariance.clone()}
 
 
-class PolicySearchGradient(PolicySearch):
+class NES(PolicySearch):
     """Searches a policy by the search gradient."""
 
-    name = "search-gradient"
-    config_class = SearchGradientConfig
+    name = "nes"
+    config_class = NESConfig
 
-    def _make_method(self) -> SearchGradient:
+    def _make_method(self) -> NaturalEvolutionStrategy:
         config = self.config
-        return SearchGradient(
+        return NaturalEvolutionStrategy(
             population=config.num_envs,
-            initial_deviation=config.initial_deviation,
+            initial_std=config.initial_std,
             covariance=config.covariance,
             shaping=config.shaping,
-            mean_rate=config.mean_rate,
-            covariance_rate=config.covariance_rate,
+            mean_learning_rate=config.mean_learning_rate,
+            covariance_learning_rate=config.covariance_learning_rate,
         )
 
     def _shape_of(self, state: SamplingState) -> dict[str, torch.Tensor]:
-        assert isinstance(state, SearchGradientState)
+        assert isinstance(state, NaturalEvolutionState)
         return {"factor": state.factor.clone()}

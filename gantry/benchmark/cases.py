@@ -57,7 +57,7 @@ CASES = (
     Case("ddpg", "gantry/ReachPlanar-v0", 0.95, 60.0, "success", episodes=400),
     Case("ddpg", "gantry/ReachGoal-v0", 0.9, 180.0, "success", episodes=400),
     Case("cem", "gantry/CartPoleBalance-v0", 950.0, 10.0),
-    Case("search-gradient", "gantry/CartPoleBalance-v0", 950.0, 10.0),
+    Case("nes", "gantry/CartPoleBalance-v0", 950.0, 10.0),
 )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from gantry.agents.optimizers import method_class
 from gantry.agents.optimizers.cross_entropy import CrossEntropy
 from gantry.agents.optimizers.minimize import Budget, minimize
-from gantry.agents.optimizers.nes import search_gradients
+from gantry.agents.optimizers.nes import natural_gradients
 from gantry.agents.optimizers.newton import Newton
 from gantry.agents.optimizers.problem import Bounds, Problem
 from gantry.benchmark.rows import Report, Row
@@ -19,7 +19,7 @@ from gantry.minimization.test_functions import quadratic, rastrigin, rosenbrock
 
 TOLERANCE = 1e-8
 BUDGET = 50_000
-COMPARED = ("gradient-descent", "newton", "three-point", "cross-entropy", "search-gradient")
+COMPARED = ("gradient-descent", "newton", "three-point", "cross-entropy", "nes")
 STARTS = 20
 """Starts of each comparison: (−1.2, 1), and random ones in [−2, 2]²."""
 
@@ -105,7 +105,7 @@ def _unbiased(report: Report, batches: int = 20_000, pairs: int = 8) -> None:
             noise = torch.cat([noise, -noise]) if antithetic else noise
             points = mean + noise @ factor.T
             values = 0.5 * (points @ matrix * points).sum(1) + points @ linear
-            parts = search_gradients(noise, values / len(noise), full=True)
+            parts = natural_gradients(noise, values / len(noise), full=True)
             estimates.append(torch.cat([parts[0], parts[1].flatten()]))
         stacked = torch.stack(estimates)
         difference = (stacked.mean(0) - truth).abs()

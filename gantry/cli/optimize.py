@@ -32,7 +32,7 @@ class OptimizeArguments:
     and y such as "sin(x) + (y - 1)**2 + abs(x*y)": + - * / **, sin cos exp log sqrt abs, pi and e.
 
     Methods: gradient-descent, newton (derivatives by torch.func); three-point (a direct search); cross-entropy,
-    search-gradient (a Gaussian that learns); icem, mppi, random-shooting (planners' methods). `all` runs every one.
+    nes (natural evolution strategy); icem, mppi, random-shooting (planners' methods). `all` runs every one.
 
     An evaluation is one value, one gradient or one Hessian at one point. For example:
 

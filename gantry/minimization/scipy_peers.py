@@ -16,7 +16,7 @@ PEERS: dict[str, tuple[str, ...]] = {
     "newton": ("trust-exact", "Newton-CG"),
     "three-point": ("Nelder-Mead", "Powell"),
     "cross-entropy": ("differential evolution",),
-    "search-gradient": ("differential evolution",),
+    "nes": ("differential evolution",),
     "icem": ("differential evolution",),
     "mppi": ("differential evolution",),
     "random-shooting": ("differential evolution",),

@@ -115,7 +115,7 @@ class Search:
         if config.method == "random-shooting" and not self.chooses:
             return RandomShooting(config.population)
         if self.chooses:
-            return CategoricalCrossEntropy(config.population, elites=config.elites, kept_share=config.kept_share)
+            return CategoricalCrossEntropy(config.population, elites=config.elites, keep_elite_fraction=config.kept_share)
         if config.method == "cem":
             return CrossEntropy(
                 config.population,
@@ -132,9 +132,9 @@ class Search:
             config.population,
             config.initial_deviation,
             elites=config.elites,
-            kept_share=config.kept_share,
-            colour=config.colour,
-            shrink=config.shrink,
+            keep_elite_fraction=config.kept_share,
+            colored_noise_exponent=config.colour,
+            population_decay_factor=config.shrink,
             momentum=config.momentum,
         )
 

@@ -1,4 +1,4 @@
-"""Methods that minimize: on plain functions, on policy parameters and on action sequences; they know no simulator.
+"""Optimizers for plain functions, policy parameters and action sequences; none of them knows a simulator.
 
 The registry names each method's class as text, so that importing this package does not import PyTorch.
 
@@ -6,18 +6,16 @@ The registry names each method's class as text, so that importing this package d
     result = minimize(problem, Newton(), torch.ones(2), generator=generator)  # gantry.agents.optimizers.minimize
 """
 
-import importlib
 from typing import Any
 
-from gantry.errors import GantryError
-from gantry.errors import nearest
+from gantry.agents.parts.registry import registered_class
 
 METHODS: dict[str, str] = {
     "gradient-descent": "gantry.agents.optimizers.gradient_descent:GradientDescent",
     "newton": "gantry.agents.optimizers.newton:Newton",
     "three-point": "gantry.agents.optimizers.three_point:ThreePoint",
     "cross-entropy": "gantry.agents.optimizers.cross_entropy:CrossEntropy",
-    "search-gradient": "gantry.agents.optimizers.nes:SearchGradient",
+    "nes": "gantry.agents.optimizers.nes:NaturalEvolutionStrategy",
     "icem": "gantry.agents.optimizers.icem:ImprovedCrossEntropy",
     "mppi": "gantry.agents.optimizers.mppi:PathIntegral",
     "random-shooting": "gantry.agents.optimizers.random_shooting:RandomShooting",
@@ -25,12 +23,12 @@ METHODS: dict[str, str] = {
 """Method name → "module:Class"; the class is a dataclass of the method's settings."""
 
 DESCRIPTIONS: dict[str, str] = {
-    "gradient-descent": "down the gradient; fixed, backtracking or spectral steps",
+    "gradient-descent": "step down the gradient; fixed, backtracking or spectral step sizes",
     "newton": "gradient and Hessian; damped, with a trust region where that fails",
-    "three-point": "no derivatives: the best of three points on a line, then the next line",
+    "three-point": "derivative-free line searches: the best of three points on a line, then the next line",
     "cross-entropy": "sample a Gaussian, refit it to the elites",
-    "search-gradient": "natural evolution strategy: a Gaussian follows its expected value's natural gradient",
-    "icem": "cross-entropy for action sequences: coloured noise, kept elites, shrinking populations",
+    "nes": "natural evolution strategy (search gradient): a Gaussian follows the natural gradient of its expected value",
+    "icem": "improved cross-entropy for action sequences: colored noise, kept elites, shrinking populations",
     "mppi": "model-predictive path integral: an exponentially weighted mean of samples",
     "random-shooting": "independent samples, the best one wins",
 }
@@ -38,12 +36,9 @@ DESCRIPTIONS: dict[str, str] = {
 
 
 def method_class(name: str) -> Any:
-    """Return the class of the method called `name`.
+    """Return the class of the optimizer called `name`.
 
     Raises:
-        GantryError: no method has that name; the message names the nearest ones.
+        GantryError: no optimizer has that name; the message suggests the nearest names.
     """
-    if name not in METHODS:
-        raise GantryError(f"no optimizer is called {name!r}{nearest(name, METHODS)}")
-    module, _, attribute = METHODS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return registered_class("optimizer", name, METHODS)

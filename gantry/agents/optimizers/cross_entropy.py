@@ -1,4 +1,4 @@
-"""The cross-entropy method: sample a Gaussian, refit it to the best samples, again until it has contracted.
+"""Cross-entropy method (CEM): sample a Gaussian, refit it to the best samples, until it has contracted.
 
 Sources: Rubinstein, "The cross-entropy method for combinatorial and continuous optimization", Methodology and Computing
 in Applied Probability 1, 1999; de Boer, Kroese, Mannor and Rubinstein, "A tutorial on the cross-entropy method", Annals
@@ -8,7 +8,7 @@ With the elites e₁ … e_k, the k best of m samples: mean' = Σ e_i / k, covar
 parameter moves by θ ← s θ' + (1 − s) θ. The center c is mean', the maximum-likelihood fit of the papers; or the mean
 that was sampled from, which widens the distribution along the way it moves and so keeps it from contracting on a slope
 (as in the rank-μ update of Hansen, "The CMA evolution strategy: a tutorial", 2016, equation 14). Samples outside the
-bounds are moved onto them.
+bounds are projected onto them.
 """
 
 import dataclasses
@@ -25,17 +25,17 @@ from gantry.agents.optimizers.sampling import (
     best_so_far,
     check_elites,
     elite_indices,
-    gaussian,
+    sample_gaussian,
 )
 from gantry.errors import GantryError
 
 
 @dataclasses.dataclass(frozen=True)
 class CrossEntropyState(SamplingState):
-    """A Gaussian; its covariance in full where the method keeps one."""
+    """A Gaussian, with its full covariance matrix where the method keeps one."""
 
     covariance: Tensor | None = None
-    """(d, d) over the flattened point; None where coordinates are independent."""
+    """(d, d) Covariance over the flattened point; None where coordinates are independent."""
 
     @property
     def spread(self) -> Tensor | None:
@@ -48,17 +48,17 @@ class CrossEntropy(SamplingMethod):
     """Settings of the cross-entropy method."""
 
     population: int = 30
-    """m, points an iteration."""
+    """m, points per iteration."""
     elites: int = 8
     """k, how many of the population the Gaussian is refitted to."""
     covariance: Literal["full", "diagonal"] = "full"
-    """full: (d, d), for up to some hundred coordinates. diagonal: a deviation for each coordinate."""
+    """full: (d, d), for up to some hundred coordinates. diagonal: a standard deviation per coordinate."""
     smoothing: float = 1.0
-    """s, the share of the new mean; 1 forgets the old one."""
+    """s, the weight of the new mean; 1 forgets the old one."""
     covariance_smoothing: float = 0.6
-    """The same for the covariance; the less, the longer it stays wide."""
-    smallest_deviation: float = 0.0
-    """Floor of each coordinate's deviation, in the units of the point."""
+    """Weight of the new covariance; the smaller, the longer the Gaussian stays wide."""
+    min_std: float = 0.0
+    """Lower bound on each coordinate's standard deviation, in the units of the point."""
     around: Literal["new", "old"] = "old"
     """The center c: the elites' own mean, or the mean that was sampled from."""
 
@@ -67,22 +67,22 @@ class CrossEntropy(SamplingMethod):
         check_elites(self.elites, self.population)
         if self.covariance not in ("full", "diagonal") or self.around not in ("new", "old"):
             raise GantryError("cross-entropy's covariance is full or diagonal, taken around the new or the old mean")
-        for share in (self.smoothing, self.covariance_smoothing):
-            if not 0 < share <= 1:
-                raise GantryError(f"smoothing must be above 0 and at most 1, not {share:g}")
-        if self.smallest_deviation < 0:
-            raise GantryError(f"the smallest deviation cannot be negative, as {self.smallest_deviation:g} is")
+        for weight in (self.smoothing, self.covariance_smoothing):
+            if not 0 < weight <= 1:
+                raise GantryError(f"smoothing must be above 0 and at most 1, not {weight:g}")
+        if self.min_std < 0:
+            raise GantryError(f"the lowest standard deviation cannot be negative: {self.min_std:g}")
 
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> CrossEntropyState:
         """Return the state around a start (*shape)."""
-        deviation = self.first_deviation(start, bounds)
-        covariance = torch.diag(deviation.flatten() ** 2) if self.covariance == "full" else None
-        return CrossEntropyState(start, value, mean=start, deviation=deviation, bounds=bounds, covariance=covariance)
+        std = self.first_std(start, bounds)
+        covariance = torch.diag(std.flatten() ** 2) if self.covariance == "full" else None
+        return CrossEntropyState(start, value, mean=start, std=std, bounds=bounds, covariance=covariance)
 
     def sample(self, state: CrossEntropyState, generator: torch.Generator) -> Tensor:
         """Return a population (m, *shape) within the bounds."""
         if state.covariance is None:
-            return gaussian(state, self.population, generator)
+            return sample_gaussian(state, self.population, generator)
         mean = state.mean
         noise = torch.randn(self.population, mean.numel(), generator=generator, dtype=mean.dtype, device=mean.device)
         moves = noise @ square_root(state.covariance).T
@@ -95,10 +95,10 @@ class CrossEntropy(SamplingMethod):
         fitted = elites.mean(0)
         residuals = elites - (fitted if self.around == "new" else state.mean)
         mean = state.mean + self.smoothing * (fitted - state.mean)
-        floor = self.smallest_deviation**2
+        floor = self.min_std**2
         covariance = None
         if state.covariance is None:
-            variance = state.deviation**2
+            variance = state.std**2
             variance = (variance + self.covariance_smoothing * ((residuals**2).mean(0) - variance)).clamp(min=floor)
         else:
             flat = residuals.reshape(len(elites), -1)
@@ -106,13 +106,13 @@ class CrossEntropy(SamplingMethod):
             lacking = (floor - covariance.diagonal()).clamp(min=0.0)
             covariance = covariance + torch.diag(lacking)
             variance = covariance.diagonal().reshape(mean.shape)
-        deviation = variance.sqrt()
+        std = variance.sqrt()
         return CrossEntropyState(
             point,
             value,
-            self.settled(deviation),
+            self.converged(std),
             mean,
-            deviation,
+            std,
             state.bounds,
             population,
             state.iteration + 1,
@@ -124,11 +124,11 @@ class CrossEntropy(SamplingMethod):
         later: CrossEntropyState = super().advance(state)
         if later.covariance is None:
             return later
-        return dataclasses.replace(later, covariance=torch.diag(later.deviation.flatten() ** 2))
+        return dataclasses.replace(later, covariance=torch.diag(later.std.flatten() ** 2))
 
 
 def square_root(covariance: Tensor) -> Tensor:
-    """Return an L (d, d) with L Lᵀ = covariance, which may be singular (as with fewer elites than coordinates)."""
+    """Return an L (d, d) with L Lᵀ = covariance, which may be singular (fewer elites than coordinates)."""
     factor, failed = torch.linalg.cholesky_ex(covariance)
     if int(failed) == 0:
         return factor

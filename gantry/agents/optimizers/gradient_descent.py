@@ -1,10 +1,10 @@
-"""Gradient descent: x ← x − α ∇f(x), projected into the bounds where there are any.
+"""Gradient descent: x ← x − α ∇f(x), projected into the bounds.
 
 Sources: the fixed step and backtracking until Armijo's condition holds, Nocedal and Wright, *Numerical Optimization*,
 2nd edition 2006, algorithm 3.1. The spectral step is Barzilai and Borwein, "Two-point step size gradient methods",
 IMA Journal of Numerical Analysis 8, 1988, in the adaptive choice of Frassoldati, Zanni and Zanghirati, "New adaptive
-stepsize selections in gradient methods", Journal of Industrial and Management Optimization 4, 2008; made safe by a
-backtracking that compares with the largest of the last few values, Birgin, Martínez and Raydan, "Nonmonotone spectral
+stepsize selections in gradient methods", Journal of Industrial and Management Optimization 4, 2008; safeguarded by
+nonmonotone backtracking, which compares with the largest of the last few values, Birgin, Martínez and Raydan, "Nonmonotone spectral
 projected gradient methods on convex sets", SIAM Journal on Optimization 10, 2000 (there along a straight line; here
 along the projected arc).
 """
@@ -20,19 +20,19 @@ from gantry.agents.optimizers.minimize import State, Stop
 from gantry.agents.optimizers.problem import Bounds, Problem, project
 from gantry.errors import GantryError
 
-LONGEST_STEP, SHORTEST_STEP = 1e10, 1e-10
+MIN_STEP_SIZE, MAX_STEP_SIZE = 1e-10, 1e10
 """Limits of the spectral step size."""
 RATIO = 0.5
-"""The short step is taken where it is below this share of the long one: where the curvatures met differ much."""
+"""Take the short step where it is below this share of the long one: where the curvatures differ much."""
 SHORT_STEPS = 3
-"""Short steps looked back on."""
+"""Number of recent short step sizes of which the least is taken."""
 BACKTRACKS = 60
-"""Halvings after which no step is left that floating point could tell from none."""
+"""Halvings after which a step is too small for floating point."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DescentState(State):
-    """An iterate and what the next step size is chosen from."""
+    """An iterate and the history from which the next step size is chosen."""
 
     step_size: float | None = None
     """α of the last accepted step."""
@@ -49,34 +49,34 @@ class GradientDescent:
     """Settings of gradient descent."""
 
     rule: Literal["fixed", "backtracking", "spectral"] = "spectral"
-    """fixed: α is always `step_size`. backtracking: twice the last α, halved until the value falls enough. spectral:
+    """fixed: α is always `step_size`. backtracking: twice the last α, contracted until the value falls enough. spectral:
     from the last move s and the change y of the gradient, either s·s / s·y or the least of the last few s·y / y·y,
-    halved where needed."""
+    contracted where needed."""
     step_size: float | None = None
-    """α of every step (fixed; 0.01 where none is given) or of the first trial (else; a step of length 1)."""
-    shrink: float = 0.5
-    """Factor of a backtrack, between 0 and 1."""
+    """α of every step (fixed; by default 0.01), or of the first trial (other rules; by default a step of length 1)."""
+    contraction: float = 0.5
+    """Factor on α in backtracking, between 0 and 1."""
     sufficient_decrease: float = 1e-4
-    """Armijo's c, between 0 and 1: the share of the decrease promised by the gradient that must be had."""
+    """Armijo's c, between 0 and 1: the share of the decrease predicted by the gradient that a step must reach."""
     memory: int = 10
-    """How many values the spectral rule looks back on; 1 lets no step rise."""
+    """Values that the nonmonotone line search of the spectral rule compares with; 1 makes it monotone."""
     gradient_tolerance: float = 1e-8
-    """Stop where no entry of the (projected) gradient is larger."""
+    """Stop when no entry of the projected gradient is larger."""
 
     def __post_init__(self) -> None:
         if self.rule not in ("fixed", "backtracking", "spectral"):
             raise GantryError(f"gradient descent's rule is fixed, backtracking or spectral, not {self.rule!r}")
         if self.step_size is not None and not 0 < self.step_size < math.inf:
             raise GantryError(f"a step size must be positive, not {self.step_size:g}")
-        if not (0 < self.shrink < 1 and 0 < self.sufficient_decrease < 1 and self.memory >= 1):
-            raise GantryError("gradient descent needs 0 < shrink < 1, 0 < sufficient_decrease < 1 and memory ≥ 1")
+        if not (0 < self.contraction < 1 and 0 < self.sufficient_decrease < 1 and self.memory >= 1):
+            raise GantryError("gradient descent needs 0 < contraction < 1, 0 < sufficient_decrease < 1 and memory ≥ 1")
 
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> DescentState:
         """Return the state at a start (*shape)."""
         return DescentState(start, value, recent=(value,))
 
     def step(self, problem: Problem, state: DescentState, generator: torch.Generator) -> DescentState:
-        """Go one step down the gradient."""
+        """Take one step down the gradient."""
         gradient = problem.gradient(state.point)
         largest = float((state.point - project(problem.bounds, state.point - gradient)).abs().max())
         if largest <= self.gradient_tolerance:
@@ -88,12 +88,12 @@ class GradientDescent:
         for _ in range(BACKTRACKS):
             point = project(problem.bounds, state.point - step_size * gradient)
             value = problem.value(point)
-            promised = float((gradient * (state.point - point)).sum())
-            enough = value < reference and value <= reference - self.sufficient_decrease * promised
+            predicted = float((gradient * (state.point - point)).sum())
+            enough = value < reference and value <= reference - self.sufficient_decrease * predicted
             if self.rule == "fixed" or enough:
                 recent = (*state.recent, value)[-self.memory :]
                 return DescentState(point, value, None, step_size, (state.point, gradient), recent, short)
-            step_size *= self.shrink
+            step_size *= self.contraction
         return dataclasses.replace(state, stop=Stop("stalled", "no step along the gradient lowers the value"))
 
     def _trial(self, state: DescentState, gradient: Tensor) -> tuple[float, tuple[float, ...]]:
@@ -111,19 +111,19 @@ class GradientDescent:
 
 
 def spectral_step_sizes(move: Tensor, change: Tensor) -> tuple[float, float]:
-    """Barzilai and Borwein's two step sizes: inverses of the curvature met on the last move.
+    """Return Barzilai and Borwein's two step sizes: inverse curvatures along the last move.
 
     Args:
         move: (*shape) s, the last move of the point.
         change: (*shape) y, the change of the gradient over it.
 
     Returns:
-        s·s / s·y and the shorter s·y / y·y, within their limits; both ‖s‖ / ‖y‖ where the curvature was not positive.
+        s·s / s·y and the shorter s·y / y·y, clipped to their limits; both ‖s‖ / ‖y‖ where the curvature is not positive.
     """
     curvature, squared, changed = (float((a * b).sum()) for a, b in ((move, change), (move, move), (change, change)))
     if curvature > 0:
         sizes = squared / curvature, curvature / changed
     else:
-        sizes = (math.sqrt(squared / changed) if changed > 0 else LONGEST_STEP,) * 2
-    long, short = (min(max(size, SHORTEST_STEP), LONGEST_STEP) for size in sizes)
+        sizes = (math.sqrt(squared / changed) if changed > 0 else MAX_STEP_SIZE,) * 2
+    long, short = (min(max(size, MIN_STEP_SIZE), MAX_STEP_SIZE) for size in sizes)
     return long, short

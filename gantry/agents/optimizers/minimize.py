@@ -1,4 +1,4 @@
-"""The loop that every method shares: step until it converges, reaches the target or has spent its budget."""
+"""Minimize: step a method until it converges, reaches the target or has spent its budget."""
 
 import dataclasses
 import math
@@ -11,66 +11,66 @@ from gantry.agents.optimizers.problem import Bounds, Evaluations, Problem, descr
 from gantry.errors import GantryError
 
 Reason = Literal["converged", "stalled", "target", "evaluations", "iterations"]
-"""Why a minimization ended: the method's own criterion; no step lowers the value any more; the target value reached;
-one of the two budgets spent."""
+"""Why a minimization ended: the method's own criterion was met; no step lowers the value; the target value was reached;
+a budget was spent."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stop:
-    """Why it ended."""
+    """Why a minimization ended, for programs and for people."""
 
     reason: Reason
     message: str
-    """One line for people."""
+    """One readable line."""
 
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """All that a method carries from one step to the next."""
+    """What a method carries from one step to the next."""
 
     point: Tensor
     """(*shape) The answer so far: the current iterate, or the best sample."""
     value: float = math.inf
-    """The objective there; infinite before anything was evaluated."""
+    """The objective at the point; infinite before anything was evaluated."""
     stop: Stop | None = None
-    """Set by a method that has converged or cannot go on."""
+    """Set once the method has converged or stalled."""
 
     @property
     def center(self) -> Tensor:
-        """(*shape) Where the search is: the iterate, or a sampling distribution's mean."""
+        """(*shape) Center of the search: the iterate, or a sampling distribution's mean."""
         return self.point
 
     @property
     def samples(self) -> Tensor | None:
-        """(m, *shape) The points that the last step evaluated, of methods that draw populations."""
+        """(m, *shape) The population that the last step evaluated; None for methods without populations."""
         return None
 
     @property
     def spread(self) -> Tensor | None:
-        """(d, d) Covariance of the sampling distribution over the flattened point, where there is one."""
+        """(d, d) Covariance of the sampling distribution over the flattened point; None for methods without one."""
         return None
 
 
 class Method(Protocol):
-    """A method: frozen settings and two pure functions."""
+    """An optimization method: frozen settings and two pure functions."""
 
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> Any:
         """Return the state before the first step, at a start (*shape) with its value."""
 
     def step(self, problem: Problem, state: Any, generator: torch.Generator) -> Any:
-        """Return the state after one step; randomness comes from the generator alone."""
+        """Return the state after one step; all randomness comes from the generator."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """When to stop, whatever the method thinks of its progress."""
+    """Limits on a minimization, whatever the method's own criterion says."""
 
     evaluations: int = 100_000
-    """Values, gradients and Hessians together; the step under way is finished."""
+    """Evaluations of values, gradients and Hessians together; a step once begun is finished."""
     iterations: int = 10_000
-    """Steps of the method."""
+    """Steps of the method, at most."""
     target: float | None = None
-    """A value that is good enough."""
+    """Stop at this value or a lower one."""
 
     def __post_init__(self) -> None:
         if self.evaluations < 1 or self.iterations < 1:
@@ -79,23 +79,23 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True)
 class Iterate:
-    """One line of the trace; entry 0 is the start."""
+    """One entry of the trace; entry 0 is the start."""
 
     center: Tensor
     """(*shape) The iterate, or the sampling distribution's mean."""
     value: float
-    """The value of the answer so far."""
+    """Best value so far."""
     evaluations: Evaluations
-    """Spent so far."""
+    """Evaluations so far."""
     population: Tensor | None
-    """(m, *shape) What this step sampled."""
+    """(m, *shape) Population sampled by this step."""
     covariance: Tensor | None
-    """(d, d) Of the sampling distribution after this step."""
+    """(d, d) Covariance of the sampling distribution after this step."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a minimization found."""
+    """Result of a minimization."""
 
     point: Tensor
     """(*shape) The answer."""
@@ -104,9 +104,9 @@ class Result:
     iterations: int
     evaluations: Evaluations
     trace: list[Iterate]
-    """The start and every step, or empty where no trace was asked for."""
+    """The start and every step; empty without `trace`."""
     state: Any
-    """The method's last state, from which `step` can go on."""
+    """The method's last state, from which `step` can continue."""
 
 
 def minimize(
@@ -121,11 +121,11 @@ def minimize(
     """Minimize a problem from a start.
 
     Args:
-        problem: what to minimize.
-        method: how.
-        start: (*shape) first iterate, or mean of the first population. Whole numbers are taken as float64.
-        generator: where all randomness comes from.
-        budget: when to stop at the latest.
+        problem: the objective, with its bounds.
+        method: the optimizer.
+        start: (*shape) first iterate, or mean of the first population. Integers become float64.
+        generator: source of all randomness.
+        budget: limits on evaluations and iterations, and a target.
         trace: keep every iterate and population, for plots.
 
     Raises:
@@ -154,7 +154,7 @@ def minimize(
 
 
 def _stop(state: State, spent: Evaluations, iterations: int, budget: Budget) -> Stop | None:
-    """Return why to stop now, if at all."""
+    """Return why to stop now, or None to continue."""
     if budget.target is not None and state.value <= budget.target:
         return Stop("target", f"reached the target: {state.value:.3g} ≤ {budget.target:.3g}")
     if state.stop is not None:

@@ -1,12 +1,12 @@
-"""Model-predictive path integral control (MPPI): the mean of the samples, weighted by e to their negative costs.
+"""Model-predictive path integral control (MPPI): an exponentially weighted mean of samples.
 
 Source: Williams, Wagener, Goldfain, Drews, Rehg, Boots and Theodorou, "Information theoretic MPC for model-based
 reinforcement learning", ICRA 2017, algorithm 2. With samples u + ε_i, ε_i ~ N(0, Σ), of cost S_i,
 
     w_i ∝ exp(−(S_i + γ u·Σ⁻¹ ε_i) / λ),    u ← Σ w_i (u + ε_i).
 
-Two additions make it usable beyond control: costs may be measured in their own deviations, so that λ need not know
-their unit; and Σ may shrink by a constant factor, without which the mean never settles.
+Two additions make it usable beyond control: costs may be divided by their standard deviation, so that λ does not depend
+on their unit; and Σ may shrink by a constant factor, without which the mean never settles.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gantry.agents.optimizers.problem import Bounds, project
-from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState, best_so_far, gaussian
+from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState, best_so_far, sample_gaussian
 from gantry.errors import GantryError
 
 
@@ -26,30 +26,30 @@ class PathIntegral(SamplingMethod):
 
     temperature: float = 0.1
     """λ: towards 0 only the best sample counts, towards infinity all count alike. In the unit of the costs, or in
-    their deviations where they are standardized."""
+    their standard deviation where they are standardized."""
     standardize: bool = True
-    """Divide the costs of a population by their deviation."""
+    """Divide the costs of a population by their standard deviation."""
     control_weight: float = 0.0
     """γ, the weight of the control cost u·Σ⁻¹ ε; it draws plans towards zero."""
-    decay: float = 1.0
-    """Factor of the deviations after each update, above 0 and at most 1."""
+    std_decay: float = 1.0
+    """Multiply the standard deviations by this factor after each update; above 0 and at most 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.temperature < math.inf:
             raise GantryError(f"the temperature must be positive, not {self.temperature:g}")
-        if not 0 < self.decay <= 1:
-            raise GantryError(f"the decay must be above 0 and at most 1, not {self.decay:g}")
+        if not 0 < self.std_decay <= 1:
+            raise GantryError(f"std_decay must be above 0 and at most 1, not {self.std_decay:g}")
         if self.control_weight < 0:
-            raise GantryError(f"the control weight cannot be negative, as {self.control_weight:g} is")
+            raise GantryError(f"the control weight cannot be negative: {self.control_weight:g}")
 
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> SamplingState:
         """Return the state around a start (*shape)."""
-        return SamplingState(start, value, mean=start, deviation=self.first_deviation(start, bounds), bounds=bounds)
+        return SamplingState(start, value, mean=start, std=self.first_std(start, bounds), bounds=bounds)
 
     def sample(self, state: SamplingState, generator: torch.Generator) -> Tensor:
         """Return a population (m, *shape) within the bounds."""
-        return gaussian(state, self.population, generator)
+        return sample_gaussian(state, self.population, generator)
 
     def update(self, state: SamplingState, population: Tensor, values: Tensor) -> SamplingState:
         """Move the mean to the weighted mean of the samples."""
@@ -59,16 +59,16 @@ class PathIntegral(SamplingMethod):
             spread = values.std(correction=0)
             costs = values / spread if float(spread) > 0 else torch.zeros_like(values)
         if self.control_weight > 0:
-            pull = (state.mean / state.deviation**2 * (population - state.mean)).flatten(1).sum(1)
+            pull = (state.mean / state.std**2 * (population - state.mean)).flatten(1).sum(1)
             costs = costs + self.control_weight * pull
         weights = path_integral_weights(costs, self.temperature)
-        deviation = state.deviation * self.decay
+        std = state.std * self.std_decay
         return SamplingState(
             point,
             value,
-            self.settled(deviation),
+            self.converged(std),
             project(state.bounds, torch.tensordot(weights, population, dims=1)),
-            deviation,
+            std,
             state.bounds,
             population,
             state.iteration + 1,

@@ -6,9 +6,8 @@ trust region step", 1983). Coordinates held at a bound: Bertsekas, "Projected Ne
 with simple constraints", SIAM Journal on Control and Optimization 20, 1982.
 
 One step: with gradient g and Hessian H over the coordinates that are free to move, p = −|H|⁻¹ g, where |H| has the
-eigenvalues' absolute values; x + αp for α = 1 and then smaller ones until the value falls enough. Where none does, and
-at a saddle, where g = 0 says nothing, the step is the minimum of g·p + ½ p·Hp within a radius that shrinks until the
-value falls.
+eigenvalues' absolute values; a line search tries x + αp with α = 1 and then smaller ones. Where the line search fails,
+and at a saddle, where g = 0, the step is the minimum of g·p + ½ p·Hp within a radius that shrinks until the value falls.
 """
 
 import dataclasses
@@ -23,7 +22,7 @@ from gantry.agents.optimizers.problem import Bounds, Problem, project
 from gantry.errors import GantryError
 
 BACKTRACKS = 30
-"""Shortenings of a step before the trust region takes over, and of the radius before the method gives up."""
+"""Contractions of a step before the trust region takes over, and of the radius before the method stops."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +30,7 @@ class NewtonState(State):
     """An iterate and the trust region's radius."""
 
     radius: float | None = None
-    """In the units of the point; None before the first trust-region step."""
+    """Trust-region radius in the units of the point; None before the first trust-region step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,20 +40,20 @@ class Newton:
     strategy: Literal["damped", "trust-region"] = "damped"
     """damped: a line search along the Newton direction first. trust-region: always the trust region."""
     sufficient_decrease: float = 1e-4
-    """Share of the promised decrease that must be had, between 0 and ½."""
-    smallest_eigenvalue: float = 1e-8
-    """Floor of the modified Hessian's eigenvalues, as a share of the largest."""
+    """Share of the predicted decrease that a step must reach, between 0 and ½."""
+    min_eigenvalue_ratio: float = 1e-8
+    """Lower bound on the modified Hessian's eigenvalues, as a share of the largest."""
     gradient_tolerance: float = 1e-8
-    """Stop where no entry of the free gradient is larger, and the Hessian has no negative eigenvalue."""
+    """Stop when no entry of the free gradient is larger and the Hessian has no negative eigenvalue."""
     radius: float = 1.0
-    """First trust-region radius, in the units of the point."""
+    """Initial trust-region radius, in the units of the point."""
 
     def __post_init__(self) -> None:
         if self.strategy not in ("damped", "trust-region"):
             raise GantryError(f"Newton's strategy is damped or trust-region, not {self.strategy!r}")
-        if not (0 < self.sufficient_decrease < 0.5 and 0 < self.smallest_eigenvalue < 1 and self.radius > 0):
+        if not (0 < self.sufficient_decrease < 0.5 and 0 < self.min_eigenvalue_ratio < 1 and self.radius > 0):
             raise GantryError(
-                "Newton needs 0 < sufficient_decrease < 0.5, 0 < smallest_eigenvalue < 1 and a positive radius"
+                "Newton needs 0 < sufficient_decrease < 0.5, 0 < min_eigenvalue_ratio < 1 and a positive radius"
             )
 
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> NewtonState:
@@ -62,7 +61,7 @@ class Newton:
         return NewtonState(start, value)
 
     def step(self, problem: Problem, state: NewtonState, generator: torch.Generator) -> NewtonState:
-        """Go one Newton step."""
+        """Take one Newton step."""
         gradient = problem.gradient(state.point)
         free = free_coordinates(problem.bounds, state.point, gradient).flatten()
         reduced = gradient.flatten()[free]
@@ -77,7 +76,7 @@ class Newton:
                 state, stop=Stop("converged", f"the gradient is zero (largest entry {largest:.1e})")
             )
         if self.strategy == "damped" and not flat:
-            direction = -torch.linalg.solve(positive_definite(hessian, self.smallest_eigenvalue), reduced)
+            direction = -torch.linalg.solve(positive_definite(hessian, self.min_eigenvalue_ratio), reduced)
             found = self._line_search(problem, state, gradient, _widen(direction, free, state.point))
             if found is not None:
                 return found
@@ -86,14 +85,14 @@ class Newton:
     def _line_search(
         self, problem: Problem, state: NewtonState, gradient: Tensor, direction: Tensor
     ) -> NewtonState | None:
-        """Shorten the step until the value falls enough; None where it never does."""
+        """Backtrack along a direction (*shape) until the value falls enough; return None if it never does."""
         length = 1.0
         slope = float((gradient * direction).sum())
         for _ in range(BACKTRACKS):
             point = project(problem.bounds, state.point + length * direction)
             value = problem.value(point)
-            promised = float((gradient * (state.point - point)).sum())
-            if value < state.value and value <= state.value - self.sufficient_decrease * promised:
+            predicted = float((gradient * (state.point - point)).sum())
+            if value < state.value and value <= state.value - self.sufficient_decrease * predicted:
                 return NewtonState(point, value, radius=state.radius)
             # The parabola through the value here, its slope here and the value there has its minimum at this length.
             vertex = -slope * length**2 / (2.0 * (value - state.value - slope * length) or math.inf)
@@ -103,15 +102,15 @@ class Newton:
     def _trust_region(
         self, problem: Problem, state: NewtonState, gradient: Tensor, hessian: Tensor, free: Tensor
     ) -> NewtonState:
-        """Minimize the quadratic model within a radius, shrunk until the value falls."""
+        """Minimize the quadratic model within a radius, which shrinks until the value falls."""
         radius = state.radius or self.radius
         for _ in range(BACKTRACKS):
             move = trust_region_step(gradient, hessian, radius)
             point = project(problem.bounds, state.point + _widen(move, free, state.point))
             value = problem.value(point)
             actual = (point - state.point).flatten()[free]
-            promised = -float(gradient @ actual + 0.5 * actual @ hessian @ actual)
-            quality = (state.value - value) / promised if promised > 0 else -math.inf
+            predicted = -float(gradient @ actual + 0.5 * actual @ hessian @ actual)
+            quality = (state.value - value) / predicted if predicted > 0 else -math.inf
             if quality > 0.75 and float(move.norm()) > 0.99 * radius:
                 radius *= 2.0
             elif quality < 0.25:
@@ -122,11 +121,11 @@ class Newton:
 
 
 def positive_definite(hessian: Tensor, floor: float) -> Tensor:
-    """Return |H|: the same eigenvectors, the eigenvalues' absolute values, none below a share of the largest.
+    """Return |H| (d, d): the same eigenvectors, absolute eigenvalues, none below a share of the largest.
 
     Args:
         hessian: (d, d) symmetric.
-        floor: smallest eigenvalue of the result, as a share of its largest.
+        floor: lower bound on the eigenvalues of the result, as a share of the largest.
     """
     eigenvalues, vectors = torch.linalg.eigh(hessian)
     sizes = eigenvalues.abs()
@@ -139,8 +138,8 @@ def trust_region_step(gradient: Tensor, hessian: Tensor, radius: float) -> Tenso
     """Return the p (d,) that minimizes g·p + ½ p·Hp subject to ‖p‖ ≤ radius, exactly.
 
     p solves (H + λI) p = −g for the smallest λ ≥ 0 that makes H + λI positive semidefinite and ‖p‖ ≤ radius. In the
-    basis of H's eigenvectors that is one equation for λ. In the hard case, g without a part along the lowest
-    eigenvector, that vector fills p up to the radius.
+    basis of H's eigenvectors that is one equation for λ. In the hard case, where g is orthogonal
+    to the lowest eigenvector, that vector extends p to the radius.
 
     Args:
         gradient: (d,) g.
@@ -178,7 +177,7 @@ def trust_region_step(gradient: Tensor, hessian: Tensor, radius: float) -> Tenso
 
 
 def free_coordinates(bounds: Bounds | None, point: Tensor, gradient: Tensor) -> Tensor:
-    """Return which coordinates (*shape) are not held at a bound that the descent direction points out of."""
+    """Return a mask (*shape) of the coordinates not held at a bound that the descent direction points out of."""
     if bounds is None:
         return torch.ones_like(point, dtype=torch.bool)
     held_low = (point <= bounds.low.to(point)) & (gradient > 0)
@@ -187,7 +186,7 @@ def free_coordinates(bounds: Bounds | None, point: Tensor, gradient: Tensor) -> 
 
 
 def _widen(move: Tensor, free: Tensor, point: Tensor) -> Tensor:
-    """Return a move of the free coordinates as one of all, zero elsewhere."""
+    """Return a move of the free coordinates as a move (*shape) of all, zero elsewhere."""
     whole = torch.zeros_like(point).flatten()
     whole[free] = move
     return whole.reshape(point.shape)

@@ -1,4 +1,4 @@
-"""What is minimized: values of whole populations, gradients and Hessians, bounds, and a count of every evaluation."""
+"""Objectives to minimize: values of whole populations, gradients and Hessians, bounds, and a count of evaluations."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Objective = Callable[[Tensor], Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """A box; `low` and `high` broadcast to a point's shape, in the point's units, and may be infinite."""
+    """A box of lower and upper bounds; `low` and `high` broadcast to a point's shape, in the point's units, and may be infinite."""
 
     low: Tensor
     high: Tensor
@@ -30,26 +30,26 @@ class Bounds:
         return cls(torch.tensor(float(low)), torch.tensor(float(high)))
 
     def clip(self, points: Tensor) -> Tensor:
-        """Return the nearest points of the box, (…, *shape)."""
+        """Return the points (…, *shape) projected into the box."""
         return torch.minimum(torch.maximum(points, self.low.to(points)), self.high.to(points))
 
     def contains(self, point: Tensor) -> bool:
-        """Whether a point lies in the box, its faces included."""
+        """Return whether a point (*shape) lies in the box, its faces included."""
         return bool(((point >= self.low.to(point)) & (point <= self.high.to(point))).all())
 
     def width(self, point: Tensor) -> Tensor:
-        """Return high − low with a point's shape and type."""
+        """Return high − low in the shape (*shape) and type of a point."""
         return (self.high - self.low).to(point).expand(point.shape)
 
 
 def project(bounds: Bounds | None, points: Tensor) -> Tensor:
-    """Return the points, moved into the bounds where there are any."""
+    """Return the points (…, *shape) projected into the bounds, or unchanged without bounds."""
     return points if bounds is None else bounds.clip(points)
 
 
 @dataclasses.dataclass
 class Evaluations:
-    """How often an objective was asked; one point is one evaluation, alone or in a population."""
+    """Count of evaluations of an objective; each point of a population is one."""
 
     values: int = 0
     gradients: int = 0
@@ -57,7 +57,7 @@ class Evaluations:
 
     @property
     def total(self) -> int:
-        """Values, gradients and Hessians together."""
+        """Sum of the evaluations of values, gradients and Hessians."""
         return self.values + self.gradients + self.hessians
 
     def since(self, earlier: "Evaluations") -> "Evaluations":
@@ -67,7 +67,7 @@ class Evaluations:
         )
 
     def copy(self) -> "Evaluations":
-        """Return the count as it is now."""
+        """Return a copy of the count."""
         return dataclasses.replace(self)
 
 
@@ -76,7 +76,7 @@ class Problem:
 
     Attributes:
         bounds: the box that points stay in, or None.
-        evaluations: what was asked so far.
+        evaluations: the evaluations so far.
     """
 
     def __init__(
@@ -87,12 +87,12 @@ class Problem:
         hessian: Callable[[Tensor], Tensor] | None = None,
         bounds: Bounds | None = None,
     ) -> None:
-        """Take the objective; derivatives that are not given come from torch.func.
+        """Wrap an objective; derivatives that are not given come from torch.func.
 
         Args:
-            function: (m, *shape) → (m,). For derivatives it must be made of differentiable torch operations.
+            function: (m, *shape) → (m,). Derivatives need differentiable torch operations.
             gradient: point (*shape) → gradient (*shape).
-            hessian: point (*shape) of d coordinates in all → Hessian (d, d), of the flattened point.
+            hessian: point (*shape) of d coordinates → Hessian (d, d) over the flattened point.
             bounds: the box, or None.
         """
 
@@ -109,14 +109,14 @@ class Problem:
         """Return the values (m,) of a population (m, *shape).
 
         Raises:
-            GantryError: a value is not finite, or there is not one value a point.
+            GantryError: a value is not finite, or there is not one value per point.
         """
         with torch.no_grad():
             values = self._function(population)
         self.evaluations.values += len(population)
         if values.shape != (len(population),):
             raise GantryError(
-                f"the objective must give one value a point, shape ({len(population)},), not {tuple(values.shape)}"
+                f"the objective must return one value per point, shape ({len(population)},), not {tuple(values.shape)}"
             )
         check_finite(values, population)
         return values
@@ -125,7 +125,7 @@ class Problem:
         """Return the value of one point (*shape).
 
         Raises:
-            GantryError: it is not finite.
+            GantryError: the result is not finite.
         """
         return float(self.values(point[None])[0])
 
@@ -133,7 +133,7 @@ class Problem:
         """Return the gradient (*shape) at a point.
 
         Raises:
-            GantryError: it is not finite.
+            GantryError: the result is not finite.
         """
         self.evaluations.gradients += 1
         gradient = self._gradient(point).detach()
@@ -142,10 +142,10 @@ class Problem:
         return gradient
 
     def hessian(self, point: Tensor) -> Tensor:
-        """Return the symmetric Hessian (d, d) at a point of d coordinates, flattened.
+        """Return the symmetric Hessian (d, d) at a point (*shape) of d coordinates.
 
         Raises:
-            GantryError: it is not finite.
+            GantryError: the result is not finite.
         """
         self.evaluations.hessians += 1
         size = point.numel()
@@ -156,7 +156,7 @@ class Problem:
 
 
 def one_by_one(function: Callable[[Tensor], Tensor]) -> Objective:
-    """Return the batched form of a function of one point (*shape) → (), by a loop."""
+    """Return an objective over populations that calls a function of one point (*shape) → () in a loop."""
 
     def batched(population: Tensor) -> Tensor:
         return torch.stack([function(point) for point in population])
@@ -165,7 +165,7 @@ def one_by_one(function: Callable[[Tensor], Tensor]) -> Objective:
 
 
 def check_finite(values: Tensor, population: Tensor) -> None:
-    """Refuse values (m,) that are not finite, naming the first of the points (m, *shape).
+    """Refuse values (m,) that are not finite, naming the first such point of (m, *shape).
 
     Raises:
         GantryError: a value is infinite or NaN.
@@ -180,6 +180,6 @@ def check_finite(values: Tensor, population: Tensor) -> None:
 
 
 def describe(point: Tensor) -> str:
-    """Return a point's first coordinates as short text."""
+    """Return the first coordinates of a point as short text."""
     numbers = [f"{number:.6g}" for number in point.flatten()[:4].tolist()]
     return f"({', '.join(numbers)}{', …' if point.numel() > 4 else ''})"

@@ -1,4 +1,4 @@
-"""Three-point search: no derivatives; compare the value here with two more on a line, and move to the best.
+"""Three-point search, without derivatives: move to the best of the current point and two more on a line.
 
 Sources: random directions, Bergou, Gorbunov and Richtárik, "Stochastic three points method for unconstrained smooth
 minimization", SIAM Journal on Optimization 30, 2020: x ← argmin f over {x, x + αs, x − αs} (here α grows after a
@@ -19,22 +19,22 @@ from gantry.agents.optimizers.problem import Bounds, Problem, project
 from gantry.errors import GantryError
 
 FARTHEST = 4.0
-"""How far a parabola's vertex is believed, in step lengths."""
-LEAST, MOST = 0.3, 2.0
-"""Limits of a step length's change from one sweep to the next."""
+"""Largest distance to a parabola's vertex that is trusted, in step lengths."""
+MIN_CHANGE, MAX_CHANGE = 0.3, 2.0
+"""Limits of the factor by which a step length changes from one sweep to the next."""
 GROW = 2.0
 SHRINK = 0.84
-"""Factors of the random search's step: steady where one direction in five leads down (2 · 0.84⁴ ≈ 1)."""
+"""Factors on the random search's step after success and failure: steady at one success in five (2 · 0.84⁴ ≈ 1)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ThreePointState(State):
-    """An iterate, and where to look from it."""
+    """An iterate, with search directions and step lengths."""
 
     directions: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0, 0))
-    """(d, d) unit vectors, a row each."""
+    """(d, d) Unit vectors, one per row."""
     lengths: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0))
-    """(d,) signed step length along each, or (1,) for random directions; in the units of the point."""
+    """(d,) Signed step length along each, or (1,) for random directions; in the units of the point."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +42,11 @@ class ThreePoint:
     """Settings of three-point search."""
 
     directions: Literal["conjugate", "random"] = "conjugate"
-    """conjugate: a step is a sweep over d lines that grow conjugate. random: a step is one random line."""
+    """conjugate: a step is a sweep over d lines that become conjugate. random: a step is one random line."""
     step_size: float = 1.0
-    """First step length, in the units of the point."""
+    """Initial step length, in the units of the point."""
     step_tolerance: float = 1e-9
-    """Stop when no step length is larger."""
+    """Stop when no step length is larger; in the units of the point."""
 
     def __post_init__(self) -> None:
         if self.directions not in ("conjugate", "random"):
@@ -81,7 +81,7 @@ class ThreePoint:
         return dataclasses.replace(state, lengths=length * SHRINK)
 
     def _sweep(self, problem: Problem, state: ThreePointState) -> ThreePointState:
-        """Search along each direction; then along the whole sweep's move, which may replace a direction."""
+        """Search along each direction, then along the sweep's total move, which may replace a direction."""
         start, directions, lengths = state, state.directions.clone(), state.lengths.clone()
         drops: list[float] = []
         for index, direction in enumerate(directions):
@@ -98,7 +98,7 @@ class ThreePoint:
         largest = max(range(len(drops)), key=drops.__getitem__)
         bend = start.value - 2.0 * state.value + beyond
         kept = start.value - state.value - drops[largest]
-        # Powell's test: the new line replaces the one that gave most, unless that would bring directions closer.
+        # Powell's test: the new line replaces that of the largest drop, unless directions would become nearly dependent.
         if beyond < start.value and 2.0 * bend * kept**2 < drops[largest] * (start.value - beyond) ** 2:
             vertex = 0.5 * (start.value - beyond) / bend if bend > 0 else FARTHEST
             vertex = min(max(vertex, -FARTHEST), FARTHEST)
@@ -121,19 +121,19 @@ class ThreePoint:
 def search_line(
     problem: Problem, point: Tensor, value: float, direction: Tensor, length: float
 ) -> tuple[Tensor, float, float]:
-    """Look at two more points on a line and at the vertex of the parabola through the three; return the best.
+    """Evaluate two more points on a line and the vertex of the parabola through the three; return the best.
 
-    The second point is a step away, the third another step on where that was better, else on the other side.
+    The second point is one step away, the third another step on if that was better, else on the other side.
 
     Args:
-        problem: what to minimize; points stay within its bounds.
-        point: (*shape), with its value.
+        problem: the objective; points stay within its bounds.
+        point: (*shape) where the line starts.
         value: the value there.
         direction: (d,) unit vector.
         length: step, signed, in the units of the point.
 
     Returns:
-        The best point (*shape), its value, and the step for the next time, signed towards where it went down.
+        The best point (*shape), its value, and the next step length, signed towards the lower side.
     """
     line = direction.reshape(point.shape)
     low, high = _reach(problem.bounds, point, line)
@@ -155,13 +155,13 @@ def search_line(
     if all(abs(vertex - place) > 1e-3 * abs(length) for place in seen):
         look(vertex)
     best = min(seen, key=seen.__getitem__)
-    size = min(max(abs(vertex), LEAST * abs(length)), MOST * abs(length))
+    size = min(max(abs(vertex), MIN_CHANGE * abs(length)), MAX_CHANGE * abs(length))
     moved = project(problem.bounds, point + best * line) if best else point
     return moved, seen[best], math.copysign(size, best if best else -length)
 
 
 def parabola_vertex(points: list[tuple[float, float]]) -> float | None:
-    """Return where the parabola through three (place, value) has its minimum; None where it has none."""
+    """Return where the parabola through three (place, value) pairs has its minimum, or None if it has none."""
     (a, value_a), (b, value_b), (c, value_c) = points
     slope = (value_b - value_a) / (b - a)
     bend = ((value_c - value_b) / (c - b) - slope) / (c - a)

@@ -224,7 +224,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     },
     # A Gaussian that narrows slowly: with 0.6 of each new covariance some searches end at 700.
     ("gantry/CartPoleBalance-v0", "cem"): {"total_steps": 640_000, "num_envs": 64, "covariance_smoothing": 0.2},
-    ("gantry/CartPoleBalance-v0", "search-gradient"): {"total_steps": 640_000, "num_envs": 64},
+    ("gantry/CartPoleBalance-v0", "nes"): {"total_steps": 640_000, "num_envs": 64},
     # Averages over many visits, as the ice may be slippery; without slipping it takes a sixth of the steps.
     ("FrozenLake-v1", "q-learning"): {
         "total_steps": 15_000,
