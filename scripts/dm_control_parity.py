@@ -103,14 +103,14 @@ def main() -> int:
     arguments = parser.parse_args()
 
     from gantry.agents.ppo import PPO
-    from gantry.envs.simulator import make_vector
+    from gantry.envs.simulator import make_simulator
 
     agent = PPO.load(arguments.policy)
     environment_id = arguments.env or agent.environment
     if environment_id not in TASKS:
         parser.error(f"--env must be one of {', '.join(TASKS)}; the policy learned in {environment_id}")
-    ours = our_scores(agent, make_vector(environment_id, arguments.episodes))
-    states, controls, our_paths = open_loop(make_vector(environment_id, 40, max_episode_steps=None))
+    ours = our_scores(agent, make_simulator(environment_id, arguments.episodes))
+    states, controls, our_paths = open_loop(make_simulator(environment_id, 40, max_episode_steps=None))
 
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "policy.npz"

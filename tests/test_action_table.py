@@ -8,7 +8,7 @@ from PIL import Image
 import gantry  # noqa: F401
 from gantry.cli import main
 from gantry.envs.rendering.digits import GLYPHS, number_markers
-from gantry.envs.simulator import make_vector
+from gantry.envs.simulator import make_simulator
 from gantry.envs.tasks.vacuum.plan_file import load_plan
 from gantry.envs.tasks.vacuum.room_values import room_value_markers
 from gantry.envs.tasks.vacuum.rooms import parking_cells, state_number, state_parts
@@ -137,4 +137,4 @@ def test_films_show_values_on_the_floor_where_an_agent_has_some(tmp_path):
         frames.append(np.asarray(Image.open(path).convert("RGB")).astype(int))
     changed = (np.abs(frames[0] - frames[1]) > 20).any(axis=2)
     assert 0.03 < changed.mean() < 0.6
-    assert make_vector("gantry/Vacuum-v0", 1).task.value_markers(np.zeros(4)) == ()
+    assert make_simulator("gantry/Vacuum-v0", 1).task.value_markers(np.zeros(4)) == ()

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gantry.envs.simulator import Simulator, make_vector
+from gantry.envs.simulator import Simulator, make_simulator
 from gantry.envs.tasks.cart_pole import (
     CART_HALF_SIZES,
     FEATURE_BOUNDS,
@@ -98,7 +98,7 @@ def test_set_physics_gives_the_accelerations_of_a_model_compiled_with_those_numb
     }
     for index, (name, parameter) in enumerate(CartPole.physics.items()):  # and the ends of every range
         physics[name][2 * index : 2 * index + 2] = parameter.low, parameter.high
-    simulator = make_vector(ID, n, physics=physics)
+    simulator = make_simulator(ID, n, physics=physics)
     for row in range(n):
         ours = simulator.batch.get_model(row)
         values = [physics[name][row] for name in ("pole_length", "pole_mass", "cart_mass")]
@@ -125,7 +125,7 @@ def test_set_physics_gives_the_accelerations_of_a_model_compiled_with_those_numb
 
 def test_physics_at_their_defaults_move_as_the_model_does():
     physics = {name: parameter.default for name, parameter in CartPole.physics.items()}
-    plain, given_anew = make_vector(ID, 2), make_vector(ID, 2, physics=physics)
+    plain, given_anew = make_simulator(ID, 2), make_simulator(ID, 2, physics=physics)
     one, other = plain.reset(seed=0)[0], given_anew.reset(seed=0)[0]
     assert np.array_equal(one, other)
     for _ in range(50):
@@ -138,7 +138,7 @@ def test_features_stay_in_the_observation_space_for_all_physics_that_are_accepte
     ends = [(p.low, p.default, p.high) for p in CartPole.physics.values()]
     grid = np.stack([axis.ravel() for axis in np.meshgrid(*ends, indexing="ij")], axis=1).repeat(8, axis=0)
     n = len(grid)
-    simulator = make_vector(
+    simulator = make_simulator(
         ID, n, max_episode_steps=None, physics=dict(zip(CartPole.physics, grid.T, strict=True)), num_threads=2
     )
     simulator.reset(seed=0)
@@ -174,7 +174,7 @@ def total_energy(simulator: Simulator) -> np.ndarray:
 
 def test_without_control_the_energy_of_the_pole_is_kept():
     """The scale is m g L = 0.98 J between hanging and upright; damping and integrator may take or give 5 % of it."""
-    simulator = make_vector(ID, 64, max_episode_steps=None)
+    simulator = make_simulator(ID, 64, max_episode_steps=None)
     simulator.reset(seed=0)
     rng = np.random.default_rng(0)
     angle, spin = rng.uniform(-np.pi, np.pi, 64), rng.uniform(-5.0, 5.0, 64)
@@ -191,7 +191,7 @@ def test_without_control_the_energy_of_the_pole_is_kept():
 
 
 def test_a_push_accelerates_cart_and_pole_as_newton_has_it():
-    simulator = make_vector(ID, 1)
+    simulator = make_simulator(ID, 1)
     simulator.reset(seed=0)
     simulator.state.qpos[:] = [0.0, np.pi]
     simulator.state.qvel[:] = 0.0
@@ -204,7 +204,7 @@ def test_a_push_accelerates_cart_and_pole_as_newton_has_it():
 
 
 def test_actions_beyond_the_range_equal_clipped_ones():
-    wild, tame = make_vector(ID, 6), make_vector(ID, 6)
+    wild, tame = make_simulator(ID, 6), make_simulator(ID, 6)
     wild.reset(seed=0)
     tame.reset(seed=0)
     rng = np.random.default_rng(0)
@@ -215,7 +215,7 @@ def test_actions_beyond_the_range_equal_clipped_ones():
 
 
 def test_discrete_actions_are_full_force_left_none_and_right():
-    discrete, continuous = make_vector(ID, 4, actions="discrete"), make_vector(ID, 4)
+    discrete, continuous = make_simulator(ID, 4, actions="discrete"), make_simulator(ID, 4)
     assert np.array_equal(discrete.reset(seed=0)[0], continuous.reset(seed=0)[0])
     rng = np.random.default_rng(0)
     for _ in range(80):
@@ -226,7 +226,7 @@ def test_discrete_actions_are_full_force_left_none_and_right():
 
 
 def test_hidden_velocities_are_the_last_two_columns_and_change_no_reward():
-    whole, partial = make_vector(ID, 4), make_vector(ID, 4, observe_velocity=False)
+    whole, partial = make_simulator(ID, 4), make_simulator(ID, 4, observe_velocity=False)
     assert partial.single_observation_space.shape == (3,)
     assert np.array_equal(whole.reset(seed=0)[0][:, :3], partial.reset(seed=0)[0])
     rng = np.random.default_rng(0)
@@ -331,7 +331,7 @@ def test_rewards_lie_in_0_to_1_and_numpy_and_torch_agree_for_any_leading_shape(s
 
 
 def test_the_reward_in_a_simulation_is_that_of_the_state_reached_and_the_action_taken():
-    simulator = make_vector(ID, 8)
+    simulator = make_simulator(ID, 8)
     simulator.reset(seed=0)
     rng = np.random.default_rng(0)
     for _ in range(100):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gantry.cli import main
-from gantry.envs.simulator import make_vector
+from gantry.envs.simulator import make_simulator
 from gantry.errors import GantryError
 from gantry.optimal_control.finite_differences import jacobians
 from gantry.optimal_control.simulator_dynamics import RewardCost, SimulatedDynamics
@@ -22,7 +22,7 @@ QUICK = PlannerConfig(arrivals=(1.2,), sifted=1)
 def moving(environment: str, steps: int = 6, **options):
     """Dynamics, and some transitions of an episode under random controls: (steps + 1, n) and (steps, p)."""
     dynamics = SimulatedDynamics(environment, options)
-    simulator = make_vector(environment, 1, **options)
+    simulator = make_simulator(environment, 1, **options)
     simulator.reset(seed=5)
     states = [dynamics.begin(simulator.batch.state[0])]
     controls = np.random.default_rng(0).uniform(-0.9, 0.9, (steps, len(dynamics.low)))
@@ -37,7 +37,7 @@ def moving(environment: str, steps: int = 6, **options):
 @pytest.mark.parametrize("environment", SOLVED)
 def test_a_step_is_the_environments_own(environment):
     dynamics, states, controls = moving(environment)
-    simulator = make_vector(environment, 1)
+    simulator = make_simulator(environment, 1)
     simulator.reset(seed=5)
     joints = dynamics.joints
     for row, after in zip(controls.astype(np.float32), states[1:], strict=True):
@@ -62,7 +62,7 @@ def test_derivatives_equal_mujocos_own_finite_differences(environment):
         mujoco.mj_setState(model, data, dynamics.origin, mujoco.mjtState.mjSTATE_INTEGRATION)
         data.qpos[:], data.qvel[:], data.ctrl[:] = states[step, : model.nq], states[step, model.nq :], control
         whole_a, whole_b = np.eye(size), np.zeros((size, model.nu))
-        for _ in range(dynamics.task.substeps):
+        for _ in range(dynamics.task.decimation):
             part_a, part_b = np.zeros((size, size)), np.zeros((size, model.nu))
             mujoco.mjd_transitionFD(model, data, 1e-6, True, part_a, part_b, None, None)
             whole_a, whole_b = part_a @ whole_a, part_a @ whole_b + part_b
@@ -108,7 +108,7 @@ def test_a_simulation_that_blows_up_is_not_finite_and_harms_no_other():
 def test_costs_are_the_environments_negative_rewards(environment):
     dynamics, states, controls = moving(environment)
     costs = RewardCost(dynamics).values(states[:-1], controls, states[1:])
-    simulator = make_vector(environment, 1)
+    simulator = make_simulator(environment, 1)
     simulator.reset(seed=5)
     rewards = [simulator.step(row[None].astype(np.float32))[1][0] for row in controls]
     np.testing.assert_allclose(costs, -np.array(rewards), atol=1e-5)

@@ -19,11 +19,11 @@ from gantry.envs.disturbances import (
     PUSH_SECONDS,
     THROW_DISTANCE,
     WINDOW_SECONDS,
-    Target,
+    DisturbanceTarget,
     add_balls,
 )
 from gantry.envs.registry import ENVIRONMENTS
-from gantry.envs.simulator import Simulator, make_vector
+from gantry.envs.simulator import Simulator, make_simulator
 from gantry.envs.tasks.cart_pole import POLE_RADIUS, CartPole
 from gantry.envs.tasks.reach import Reach
 from gantry.envs.tasks.reach_planar import ReachPlanar
@@ -43,7 +43,7 @@ PLACE, MOTION = 7 * np.arange(BALLS), 6 * np.arange(BALLS)
 
 
 def test_the_numbers_above_are_the_cart_poles():
-    assert make_vector(ID, 1).control_timestep * WINDOW == pytest.approx(WINDOW_SECONDS)
+    assert make_simulator(ID, 1).control_timestep * WINDOW == pytest.approx(WINDOW_SECONDS)
 
 
 class Log:
@@ -101,7 +101,7 @@ def advance(simulator: Simulator, steps: int, rng: np.random.Generator | None = 
 
 def block_seconds(simulator: Simulator) -> float:
     task = simulator.task
-    return simulator.model.opt.timestep * (task.block or task.substeps)
+    return simulator.model.opt.timestep * (task.motor_decimation or task.decimation)
 
 
 # Pushes
@@ -130,8 +130,10 @@ def test_each_window_holds_one_push_of_a_tenth_of_a_second_on_the_target_along_i
     assert not np.delete(forces, list(target.axes), axis=3).any(), "along the axes only"
     strength = np.linalg.norm(forces, axis=3)
     assert strength.max() <= target.force * (1 + 1e-12)
-    long = round(PUSH_SECONDS / (model.opt.timestep * (task.block or task.substeps)))
-    assert long * model.opt.timestep * (task.block or task.substeps) == pytest.approx(PUSH_SECONDS, abs=0.021)
+    long = round(PUSH_SECONDS / (model.opt.timestep * (task.motor_decimation or task.decimation)))
+    assert long * model.opt.timestep * (task.motor_decimation or task.decimation) == pytest.approx(
+        PUSH_SECONDS, abs=0.021
+    )
     starts = []
     for window, row in itertools.product(range(windows), range(n)):
         pushed = np.flatnonzero(strength[window, :, row])
@@ -183,7 +185,7 @@ def test_a_serial_loop_under_the_same_forces_equals_the_pushed_simulation_bit_fo
                 mujoco.mj_resetData(model, data)
                 data.qpos[:], data.qvel[:] = np.split(batch.starts[t + 1, row], 2)
             waiting = ended and mode is AutoresetMode.NEXT_STEP
-    undisturbed = run(make_vector(ID, n, max_episode_steps=60, autoreset_mode=mode), actions, SEED)
+    undisturbed = run(make_simulator(ID, n, max_episode_steps=60, autoreset_mode=mode), actions, SEED)
     assert not np.array_equal(batch.final, undisturbed.final)
     assert np.array_equal(batch.truncations, undisturbed.truncations)
 
@@ -346,7 +348,7 @@ def gaps(positions: np.ndarray) -> np.ndarray:
 def test_until_a_ball_touches_it_the_robot_moves_bit_for_bit_as_if_there_were_none():
     n, steps = 64, 300
     simulator, log = logged("balls", n, max_episode_steps=None)
-    undisturbed = make_vector(ID, n, max_episode_steps=None)
+    undisturbed = make_simulator(ID, n, max_episode_steps=None)
     actions = forceful_actions(n, steps) * np.where(np.arange(n) < n // 2, 1.0, 0.2)[:, None]
     one, other = run(simulator, actions, SEED), run(undisturbed, actions, SEED)
     near = np.array([gaps(positions) for positions in log.positions]) < 0.3  # what both may move in a control step
@@ -427,7 +429,7 @@ def contacts(model: mujoco.MjModel, data: mujoco.MjData) -> set[frozenset[str]]:
 
 
 def test_balls_touch_the_robot_and_the_floor_but_neither_rails_nor_each_other():
-    model = make_vector(ID, 1, disturb="balls").model
+    model = make_simulator(ID, 1, disturb="balls").model
     data = mujoco.MjData(model)
     assert contacts(model, data) == set(), "balls wait clear of everything"
     places = {
@@ -447,7 +449,7 @@ def test_balls_touch_the_robot_and_the_floor_but_neither_rails_nor_each_other():
 
 
 def test_balls_fall_past_rails_and_through_each_other_and_come_to_rest_on_the_floor():
-    model = make_vector(ID, 1, disturb="balls").model
+    model = make_simulator(ID, 1, disturb="balls").model
     data = mujoco.MjData(model)
     data.qpos[1] = np.pi
     for ball, height in enumerate((1.2, 1.5, 0.4)):
@@ -470,7 +472,7 @@ def test_in_a_model_of_contacts_balls_add_theirs_and_take_none_away():
         </worldbody></mujoco>""")
     before = contacts(plain := specification.compile(), mujoco.MjData(plain))
     assert before == {frozenset({"box", "floor"}), frozenset({"box", "wall"})}
-    add_balls(specification, Target("box", force=1.0, ball_mass=0.1, ball_radius=0.05))
+    add_balls(specification, DisturbanceTarget("box", force=1.0, ball_mass=0.1, ball_radius=0.05))
     model = specification.compile()
     data = mujoco.MjData(model)
     assert contacts(model, data) - {frozenset({f"ball{ball}", "floor"}) for ball in range(BALLS)} == before
@@ -493,7 +495,7 @@ def leaves(observations) -> list[np.ndarray]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_spaces_observations_and_rewards_are_of_the_same_shapes_as_without(kind, environment):
-    plain, disturbed = make_vector(environment, 5), make_vector(environment, 5, disturb=kind)
+    plain, disturbed = make_simulator(environment, 5), make_simulator(environment, 5, disturb=kind)
     assert disturbed.observation_space == plain.observation_space
     assert disturbed.action_space == plain.action_space
     expected, observations = plain.reset(seed=SEED)[0], disturbed.reset(seed=SEED)[0]
@@ -513,10 +515,10 @@ def test_spaces_observations_and_rewards_are_of_the_same_shapes_as_without(kind,
 @pytest.mark.parametrize("n", [1, 7])
 def test_what_disturbs_a_row_depends_on_its_seed_and_episode_alone_whatever_their_number(kind, n):
     actions, limit = forceful_actions(64, 330), 140
-    expected = run(make_vector(ID, 64, max_episode_steps=limit, num_threads=2, disturb=kind), actions, SEED)
+    expected = run(make_simulator(ID, 64, max_episode_steps=limit, num_threads=2, disturb=kind), actions, SEED)
     for first in (0, 33):
         rows = slice(first, first + n)
-        batch = run(make_vector(ID, n, max_episode_steps=limit, disturb=kind), actions[:, rows], SEED + first)
+        batch = run(make_simulator(ID, n, max_episode_steps=limit, disturb=kind), actions[:, rows], SEED + first)
         for name in ("observations", "final", "rewards", "truncations", "starts"):
             assert np.array_equal(getattr(batch, name), getattr(expected, name)[:, rows]), name
 
@@ -537,7 +539,7 @@ def test_a_disturbed_simulation_saved_anywhere_continues_bit_for_bit_here_and_in
     physics = {"mass": "0.5..2", "gravity_tilt": "0..10", "motor_delay": "0..2", "sensor_noise": 0.01}
 
     def build() -> Simulator:
-        return make_vector(ID, n, max_episode_steps=limit, autoreset_mode=mode, disturb=kind, physics=physics)
+        return make_simulator(ID, n, max_episode_steps=limit, autoreset_mode=mode, disturb=kind, physics=physics)
 
     simulator, actions = build(), forceful_actions(n, 80)
     simulator.reset(seed=SEED)
@@ -573,7 +575,7 @@ def test_a_task_without_a_target_is_refused_in_one_line(kind):
 @pytest.mark.parametrize("kind", ["ball", "", 5, True, ["balls"], {}])
 def test_an_unknown_kind_is_refused_in_one_line(kind):
     with pytest.raises(GantryError, match="disturb must be one of pushes, balls, not") as caught:
-        make_vector(ID, 2, disturb=kind)
+        make_simulator(ID, 2, disturb=kind)
     assert "\n" not in str(caught.value)
 
 

@@ -8,7 +8,7 @@ from test_vacuum import CELLS, DRIVE, ROOMS, actions_for
 from test_vacuum_cells import towards_dirt
 
 from gantry.envs.disturbances import FLIGHT_SECONDS, PUSH_SECONDS
-from gantry.envs.simulator import Simulator, make_vector
+from gantry.envs.simulator import Simulator, make_simulator
 from gantry.envs.tasks.vacuum.cells import BUMPED
 from gantry.envs.tasks.vacuum.drive import FARTHEST, RANGE
 from gantry.envs.tasks.vacuum.robot import ROBOT_HEIGHT, ROBOT_RADIUS, Vacuum
@@ -24,7 +24,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def disturbed(environment: str, kind: str, n: int, seed: int = 0, **settings) -> tuple[Simulator, Log]:
-    simulator = make_vector(environment, n, disturb=kind, **{"max_episode_steps": None, **settings})
+    simulator = make_simulator(environment, n, disturb=kind, **{"max_episode_steps": None, **settings})
     log = Log(simulator)
     simulator.reset(seed=seed)
     return simulator, log
@@ -56,7 +56,7 @@ def test_a_serial_loop_under_the_same_pushes_and_throws_equals_the_simulation_bi
             assert np.array_equal(data.qpos, positions[t])
             data.ctrl[:], data.xfrc_applied[:] = controls[t], forces[t]
             pushed += forces[t].any()
-            for _ in range(task.block):
+            for _ in range(task.motor_decimation):
                 mujoco.mj_step(simulator.model, data)
                 contacts += data.ncon
             assert np.array_equal(data.qvel, ends[t])
@@ -175,7 +175,7 @@ def test_every_disturbed_drive_to_a_neighbouring_room_arrives_there(kind, plan):
     for _ in range(3):
         room = np.array([rng.choice(np.flatnonzero(task.plan.room_neighbours[here])) for here in room])
         simulator.state.userdata[:, task.dirt] = 1.0  # so that no episode ends
-        simulator.features = task.observe(simulator.state)
+        simulator.features = task.features(simulator.state)
         simulator.transition(room)
         place = simulator.state.qpos[:, :2]
         assert np.array_equal(task.plan.room[task.cell_at(*place.T)], room)
@@ -268,14 +268,14 @@ def test_the_range_readings_see_a_ball_that_lies_before_the_robot():
     assert seen[0] == pytest.approx(1.0 - across - ROBOT_RADIUS)
     assert seen[0] < wall[0] < FARTHEST
     assert np.array_equal(seen[1:], wall[1:])
-    assert task.observe(state)[0, RANGE][0] == pytest.approx(seen[0])
+    assert task.features(state)[0, RANGE][0] == pytest.approx(seen[0])
 
 
 @every_vacuum
 def test_until_a_ball_is_near_the_robot_moves_bit_for_bit_as_if_there_were_none(environment):
     n = 24
     simulator, log = disturbed(environment, "balls", n)
-    plain = make_vector(environment, n, max_episode_steps=None)
+    plain = make_simulator(environment, n, max_episode_steps=None)
     other = Log(plain)
     plain.reset(seed=0)
     for action in actions_for(plain, {CELLS: 10, ROOMS: 4, DRIVE: 60}[environment]):
@@ -301,7 +301,7 @@ def test_until_a_ball_is_near_the_robot_moves_bit_for_bit_as_if_there_were_none(
 
 @every_vacuum
 def test_the_picture_shows_the_balls_where_the_simulation_has_them(environment):
-    simulator = make_vector(environment, 1, disturb="balls", render_mode="rgb_array", width=160, height=120)
+    simulator = make_simulator(environment, 1, disturb="balls", render_mode="rgb_array", width=160, height=120)
     simulator.reset(seed=0)
     drawn = simulator.task.picture(simulator.model)
     assert (drawn.nq, drawn.nv) == (simulator.model.nq, simulator.model.nv)

@@ -12,7 +12,7 @@ from gymnasium.wrappers import vector
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
 from gantry.envs.registry import ENVIRONMENTS
-from gantry.envs.simulator import Simulator, make_task, make_vector
+from gantry.envs.simulator import Simulator, make_simulator, make_task
 from gantry.envs.single import SingleEnvironment, make_single
 
 ROWS = 8
@@ -86,7 +86,7 @@ def test_stable_baselines3s_checker_has_no_complaint(environment_id, options):
 
 @every_variant
 def test_observations_are_finite_inside_their_space_and_say_something(environment_id, options):
-    simulator = make_vector(environment_id, ROWS, **options)
+    simulator = make_simulator(environment_id, ROWS, **options)
     simulator.action_space.seed(1)
     observations, _ = simulator.reset(seed=1)
     assert simulator.observation_space.contains(observations)
@@ -104,10 +104,10 @@ def test_observations_are_finite_inside_their_space_and_say_something(environmen
 # A vacuum that wanders at random leaves far rooms as dirty as they were, so some of what it sees stays the same.
 @pytest.mark.parametrize("environment_id", [name for name in ENVIRONMENTS if "Vacuum" not in name])
 def test_no_column_of_the_observation_is_constant_or_repeats_another(environment_id):
-    numbers = wander(make_vector(environment_id, ROWS), steps_for(environment_id))["observations"]
+    numbers = wander(make_simulator(environment_id, ROWS), steps_for(environment_id))["observations"]
     columns = numbers.reshape(-1, numbers.shape[-1])
     assert (np.ptp(columns, axis=0) > 0).all(), np.flatnonzero(np.ptp(columns, axis=0) == 0)
-    space = make_vector(environment_id, 1).single_observation_space
+    space = make_simulator(environment_id, 1).single_observation_space
     if isinstance(space, gymnasium.spaces.Dict):
         return  # goal-conditioned observations repeat the achieved goal by their definition
     same = [
@@ -121,11 +121,11 @@ def test_no_column_of_the_observation_is_constant_or_repeats_another(environment
 
 @every_id
 def test_equal_seeds_give_equal_numbers_and_other_seeds_other_starts(environment_id):
-    one, same = (wander(make_vector(environment_id, ROWS), steps_for(environment_id), seed=3) for _ in range(2))
+    one, same = (wander(make_simulator(environment_id, ROWS), steps_for(environment_id), seed=3) for _ in range(2))
     for name, values in one.items():
         assert np.array_equal(values, same[name]), name
     starts = one["observations"][0]
-    other = wander(make_vector(environment_id, ROWS), 1, seed=1000)["observations"][0]
+    other = wander(make_simulator(environment_id, ROWS), 1, seed=1000)["observations"][0]
     assert not np.array_equal(starts, other)
     different = len(np.unique(np.concatenate([starts, other]), axis=0))
     assert different >= 5 if "Vacuum" in environment_id else different == 2 * ROWS  # rooms have few states
@@ -133,7 +133,7 @@ def test_equal_seeds_give_equal_numbers_and_other_seeds_other_starts(environment
 
 @every_variant
 def test_rewards_are_finite_with_named_terms_and_not_all_the_same(environment_id, options):
-    simulator = make_vector(environment_id, ROWS, **options)
+    simulator = make_simulator(environment_id, ROWS, **options)
     seen = wander(simulator, steps_for(environment_id))
     terms = {name: values for name, values in seen.items() if name.startswith("term ")}
     assert terms
@@ -151,7 +151,7 @@ def test_rewards_are_finite_with_named_terms_and_not_all_the_same(environment_id
 @every_variant
 def test_rows_equal_single_environments_bit_for_bit(environment_id, options):
     steps, n = steps_for(environment_id) - 5, 3
-    batch = make_vector(environment_id, n, max_episode_steps=15, **options)
+    batch = make_simulator(environment_id, n, max_episode_steps=15, **options)
     batch.action_space.seed(0)
     actions = [batch.action_space.sample() for _ in range(steps)]
     observations, _ = batch.reset(seed=7)
@@ -182,7 +182,7 @@ def _one(space: gymnasium.Space, observation) -> np.ndarray:
 def test_every_way_to_make_it_gives_the_same_environment(environment_id):
     limit = ENVIRONMENTS[environment_id].max_episode_steps
     by_gymnasium = gymnasium.make_vec(environment_id, num_envs=3)
-    by_function = make_vector(environment_id, 3)
+    by_function = make_simulator(environment_id, 3)
     by_constructor = Simulator(make_task(environment_id), 3, max_episode_steps=limit)
     assert isinstance(by_gymnasium.unwrapped, Simulator)
     assert by_gymnasium.spec.id == environment_id
@@ -208,8 +208,8 @@ def test_every_way_to_make_it_gives_the_same_environment(environment_id):
 @pytest.mark.parametrize("kind", ["pushes", "balls"])
 def test_disturbed_rows_equal_single_environments_bit_for_bit_and_differ_from_undisturbed_ones(environment_id, kind):
     n, limit = 4, {ROOMS: 3, "gantry/VacuumDrive-v0": 25, "gantry/Vacuum-v0": 6}.get(environment_id, 90)
-    batch = make_vector(environment_id, n, max_episode_steps=limit, num_threads=2, disturb=kind)
-    plain = make_vector(environment_id, n, max_episode_steps=limit)
+    batch = make_simulator(environment_id, n, max_episode_steps=limit, num_threads=2, disturb=kind)
+    plain = make_simulator(environment_id, n, max_episode_steps=limit)
     batch.action_space.seed(0)
     actions = [batch.action_space.sample() for _ in range(2 * limit + 2)]
     batch.reset(seed=40)
@@ -223,7 +223,7 @@ def test_disturbed_rows_equal_single_environments_bit_for_bit_and_differ_from_un
         seen.append((batch.features.copy(), batch.batch.state.copy(), *returned))
     assert different.any()
     for row in (0, 3):
-        single = make_vector(environment_id, 1, max_episode_steps=limit, disturb=kind)
+        single = make_simulator(environment_id, 1, max_episode_steps=limit, disturb=kind)
         single.reset(seed=40 + row)
         for action, (features, state, rewards, terminations, truncations) in zip(actions, seen, strict=True):
             _, reward, terminated, truncated, _ = single.step(action[row : row + 1])
@@ -237,7 +237,7 @@ def test_disturbed_rows_equal_single_environments_bit_for_bit_and_differ_from_un
 @pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
 def test_a_saved_simulation_continues_bit_for_bit_in_a_fresh_one(environment_id, mode, kind):
     def build():
-        return make_vector(environment_id, 4, max_episode_steps=12, autoreset_mode=mode, disturb=kind)
+        return make_simulator(environment_id, 4, max_episode_steps=12, autoreset_mode=mode, disturb=kind)
 
     one, other = build(), build()
     wander(one, 12 if mode == "NextStep" else 7)  # with rows that wait for their reset, or in the middle
@@ -255,11 +255,11 @@ def test_a_saved_simulation_continues_bit_for_bit_in_a_fresh_one(environment_id,
 
 @every_id
 def test_from_wherever_it_is_saved_a_simulation_goes_on_as_it_did_even_while_it_touches_something(environment_id):
-    one = make_vector(environment_id, 8, max_episode_steps=12, disturb="balls")
+    one = make_simulator(environment_id, 8, max_episode_steps=12, disturb="balls")
     one.reset(seed=3)
     one.action_space.seed(3)
     for _ in range(6 if environment_id == ROOMS else 20):
-        other = make_vector(environment_id, 8, max_episode_steps=12, disturb="balls")
+        other = make_simulator(environment_id, 8, max_episode_steps=12, disturb="balls")
         other.set_state(one.get_state())
         for _ in range(2 if environment_id == ROOMS else 1):
             action = one.action_space.sample()
@@ -271,8 +271,8 @@ def test_from_wherever_it_is_saved_a_simulation_goes_on_as_it_did_even_while_it_
 @every_id
 def test_under_motor_delay_nothing_is_asked_for_until_the_first_action_arrives(environment_id):
     n, delays = 5, np.array([0, 1, 2, 3, 2])
-    late = make_vector(environment_id, n, max_episode_steps=None, physics={"motor_delay": delays})
-    plain = make_vector(environment_id, n, max_episode_steps=None)
+    late = make_simulator(environment_id, n, max_episode_steps=None, physics={"motor_delay": delays})
+    plain = make_simulator(environment_id, n, max_episode_steps=None)
     late.action_space.seed(3)
     actions = [late.action_space.sample() for _ in range(8)]
     sent = [plain.task.control(action) for action in actions]
@@ -306,7 +306,7 @@ def test_actions_far_beyond_their_bounds_are_clipped_without_a_warning(environme
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for n in (1, 3):
-            one, other = make_vector(environment_id, n), make_vector(environment_id, n)
+            one, other = make_simulator(environment_id, n), make_simulator(environment_id, n)
             one.reset(seed=0)
             other.reset(seed=0)
             bound = space.high if size > 0 else space.low

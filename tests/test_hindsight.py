@@ -164,7 +164,7 @@ def test_scales_of_relative_goals_are_those_of_the_way_itself():
 def test_rewards_in_hindsight_are_the_simulators_own():
     import gantry.envs.simulator as simulators
 
-    env = simulators.make_vector("gantry/ReachGoal-v0", 2)
+    env = simulators.make_simulator("gantry/ReachGoal-v0", 2)
     achieved = np.array([[0.0, 0.0, 0.5], [0.0, 0.0, 0.5]], np.float32)
     desired = achieved + np.array([[0.0, 0.0, 0.019], [0.0, 0.0, 0.021]], np.float32)
     np.testing.assert_array_equal(find_compute_reward(env)(achieved, desired, {}), [0.0, -1.0])

@@ -18,7 +18,7 @@ from gantry.cli import main
 from gantry.cli.options import environment_options
 from gantry.envs.disturbances import add_balls
 from gantry.envs.domain_randomization import COMMON, Range
-from gantry.envs.simulator import Simulator, make_vector
+from gantry.envs.simulator import Simulator, make_simulator
 from gantry.envs.tasks.cart_pole import CartPole
 from gantry.envs.tasks.reach import HOME, Reach
 from gantry.errors import GantryError
@@ -85,7 +85,7 @@ def serial_features(model: mujoco.MjModel, start: np.ndarray, controls: np.ndarr
 @pytest.mark.parametrize("names", [*([name] for name in GIVEN), list(GIVEN)], ids=lambda names: "+".join(names)[:20])
 def test_a_row_of_given_physics_equals_a_serial_loop_on_its_own_model_bit_for_bit(names):
     given = {name: GIVEN[name] for name in names}
-    simulator = make_vector(ID, ROWS, max_episode_steps=None, physics=given)
+    simulator = make_simulator(ID, ROWS, max_episode_steps=None, physics=given)
     actions = forceful_actions(ROWS, 150)
     _, infos = simulator.reset(seed=SEED)
     start = np.concatenate([simulator.state.qpos, simulator.state.qvel], axis=1)
@@ -181,7 +181,7 @@ def assert_same_mechanics(model: mujoco.MjModel, expected: mujoco.MjModel) -> No
 @pytest.mark.parametrize("name", list(EDITS))
 def test_a_row_moves_as_the_model_compiled_with_that_change_does(name):
     balls = name == "friction"  # the cart-pole alone touches nothing
-    simulator = make_vector(ID, ROWS, physics={name: GIVEN[name]}, disturb="balls" if balls else None)
+    simulator = make_simulator(ID, ROWS, physics={name: GIVEN[name]}, disturb="balls" if balls else None)
     simulator.reset(seed=SEED)
     unchanged = cart_pole_specification(balls).compile()
     state = random_states(unchanged, 1, np.random.default_rng(1))[0]
@@ -208,7 +208,7 @@ def arm_specification(damping: float = 1.0, strength: float = 1.0) -> mujoco.MjS
 
 @pytest.mark.parametrize("name", ["damping", "gear"])
 def test_an_arm_of_servos_moves_as_the_model_compiled_with_that_change_does(name):
-    simulator = make_vector("gantry/Reach-v0", ROWS, physics={name: GIVEN[name]})
+    simulator = make_simulator("gantry/Reach-v0", ROWS, physics={name: GIVEN[name]})
     simulator.reset(seed=SEED)
     rng = np.random.default_rng(3)
     data = mujoco.MjData(arm_specification().compile())
@@ -224,7 +224,7 @@ def test_an_arm_of_servos_moves_as_the_model_compiled_with_that_change_does(name
 
 
 def test_the_strength_of_servos_leaves_where_they_go():
-    simulator = make_vector("gantry/Reach-v0", 3, physics={"gear": [0.6, 1.0, 3.0]})
+    simulator = make_simulator("gantry/Reach-v0", 3, physics={"gear": [0.6, 1.0, 3.0]})
     simulator.reset(seed=SEED)
     start = simulator.state.qpos.copy()
     for _ in range(50):
@@ -235,7 +235,7 @@ def test_the_strength_of_servos_leaves_where_they_go():
 def test_tilted_gravity_is_the_models_turned_by_that_angle_towards_a_random_direction():
     n = 32
     tilt = np.linspace(0.0, 30.0, n)
-    simulator = make_vector(ID, n, physics={"gravity_tilt": tilt})
+    simulator = make_simulator(ID, n, physics={"gravity_tilt": tilt})
     _, infos = simulator.reset(seed=SEED)
     towards = infos["physics"]["gravity_direction"]
     assert len(set(towards)) == n
@@ -261,7 +261,7 @@ def test_all_quantities_at_once_multiply_what_the_model_and_its_own_quantities_g
     own = {"pole_length": 0.7, "pole_mass": 0.3, "cart_mass": 2.5}
     factors = {"mass": 1.7, "damping": 30.0, "friction": 0.5, "gear": 0.4}
     for order in (own | factors, factors | own):
-        simulator = make_vector(ID, 2, physics=order, disturb="balls")
+        simulator = make_simulator(ID, 2, physics=order, disturb="balls")
         simulator.reset(seed=SEED)
         specification = cart_pole_specification(balls=True)
         for name in own | factors:
@@ -277,11 +277,11 @@ def test_all_quantities_at_once_multiply_what_the_model_and_its_own_quantities_g
 def test_the_defaults_are_the_model_itself():
     plain = cart_pole_specification().compile()
     for given in ({name: quantity.default for name, quantity in QUANTITIES.items()}, {"pole_length": 1.0}):
-        simulator = make_vector(ID, 1, physics=given)
+        simulator = make_simulator(ID, 1, physics=given)
         simulator.reset(seed=0)
         assert_same_mechanics(simulator.batch.get_model(0), plain)
-    one = run(make_vector(ID, 3, physics={"mass": 1.0, "motor_delay": 0, "sensor_noise": 0.0}), PUSHES, SEED)
-    assert_same(one, run(make_vector(ID, 3), PUSHES, SEED))
+    one = run(make_simulator(ID, 3, physics={"mass": 1.0, "motor_delay": 0, "sensor_noise": 0.0}), PUSHES, SEED)
+    assert_same(one, run(make_simulator(ID, 3), PUSHES, SEED))
 
 
 PUSHES = forceful_actions(3, 60)
@@ -292,7 +292,7 @@ PUSHES = forceful_actions(3, 60)
 
 def draws(physics, n: int, episodes: int, seed: int = SEED) -> dict[str, np.ndarray]:
     """What the rows draw in their first episodes, (episodes, n) each."""
-    simulator = make_vector(ID, n, physics=physics)
+    simulator = make_simulator(ID, n, physics=physics)
     seen = [simulator.reset(seed=seed if episode == 0 else None)[1]["physics"] for episode in range(episodes)]
     return {name: np.array([each[name] for each in seen]) for name in seen[0]}
 
@@ -354,11 +354,11 @@ def test_a_range_of_one_value_is_that_value():
 @pytest.mark.parametrize("n", [1, 7])
 def test_a_row_of_drawn_physics_depends_on_its_seed_and_episode_alone_whatever_their_number(n):
     actions, limit = forceful_actions(64, 45), 15
-    all_rows = make_vector(ID, 64, max_episode_steps=limit, num_threads=2, physics=RANGES)
+    all_rows = make_simulator(ID, 64, max_episode_steps=limit, num_threads=2, physics=RANGES)
     expected = run(all_rows, actions, SEED)
     for first in (0, 40):
         rows = slice(first, first + n)
-        some = make_vector(ID, n, max_episode_steps=limit, physics=RANGES)
+        some = make_simulator(ID, n, max_episode_steps=limit, physics=RANGES)
         batch = run(some, actions[:, rows], SEED + first)
         for name in ("observations", "final", "rewards", "truncations", "starts"):
             assert np.array_equal(getattr(batch, name), getattr(expected, name)[:, rows]), name
@@ -368,7 +368,7 @@ def test_a_row_of_drawn_physics_depends_on_its_seed_and_episode_alone_whatever_t
 
 def test_the_single_environment_is_row_i_with_seed_plus_i_physics_delay_noise_and_all():
     actions, limit, row = forceful_actions(9, 45), 15, 5
-    batch = make_vector(ID, 9, max_episode_steps=limit, physics=RANGES)
+    batch = make_simulator(ID, 9, max_episode_steps=limit, physics=RANGES)
     single = gymnasium.make(ID, max_episode_steps=limit, physics=RANGES)
     observations, infos = batch.reset(seed=SEED)
     observation, info = single.reset(seed=SEED + row)
@@ -389,7 +389,7 @@ def test_the_single_environment_is_row_i_with_seed_plus_i_physics_delay_noise_an
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
 def test_infos_hold_what_is_simulated_and_no_draw_builds_on_the_last_one(mode):
     names = ("mass", "damping", "friction", "gear", "cart_mass")
-    simulator = make_vector(
+    simulator = make_simulator(
         ID, 5, max_episode_steps=2, autoreset_mode=mode, physics={name: RANGES[name] for name in names}
     )
     model = cart_pole_specification().compile()
@@ -417,7 +417,7 @@ def test_infos_hold_what_is_simulated_and_no_draw_builds_on_the_last_one(mode):
 
 
 def test_given_values_and_the_other_rows_stay_when_some_rows_begin_anew():
-    simulator = make_vector(ID, 6, physics={"mass": "0.5..2", "gear": np.linspace(0.5, 1.5, 6)})
+    simulator = make_simulator(ID, 6, physics={"mass": "0.5..2", "gear": np.linspace(0.5, 1.5, 6)})
     _, before = simulator.reset(seed=SEED)
     mask = np.array([True, False, True, False, False, False])
     _, after = simulator.reset(options={"reset_mask": mask})
@@ -444,8 +444,8 @@ def test_a_motor_delay_of_d_makes_controls_arrive_d_steps_later_after_d_steps_of
     shifted = np.full_like(actions, none)
     for row, delay in enumerate(delays):
         shifted[delay:, row] = actions[: steps - delay, row]
-    late = make_vector(ID, 5, physics={"motor_delay": delays}, **options)
-    undelayed = make_vector(ID, 5, **options)
+    late = make_simulator(ID, 5, physics={"motor_delay": delays}, **options)
+    undelayed = make_simulator(ID, 5, **options)
     one, other = run(late, actions, SEED), run(undelayed, shifted, SEED)
     assert np.array_equal(one.observations, other.observations)
     assert not np.array_equal(one.observations[:, 1:], run(undelayed, actions, SEED).observations[:, 1:])
@@ -453,7 +453,7 @@ def test_a_motor_delay_of_d_makes_controls_arrive_d_steps_later_after_d_steps_of
 
 @pytest.mark.parametrize("delay", [3, np.array([1, 2, 3, 4]), "0..3", Range(3, 3)])
 def test_a_reset_forgets_the_controls_under_way_in_the_rows_that_it_resets(delay):
-    simulator = make_vector(ID, 4, max_episode_steps=None, physics={"motor_delay": delay})
+    simulator = make_simulator(ID, 4, max_episode_steps=None, physics={"motor_delay": delay})
     full, idle = np.ones((10, 4, 1), np.float32), np.zeros((10, 4, 1), np.float32)
     fresh = run(simulator, idle, SEED)
     run(simulator, full, 7)
@@ -479,8 +479,8 @@ def test_sensor_noise_has_its_standard_deviation_and_leaves_states_and_rewards_u
     deviations = np.repeat([0.0, 0.001, 0.05, 0.3], 16)
     n, steps = len(deviations), 100
     actions = forceful_actions(n, steps)
-    noisy = make_vector(ID, n, physics={"sensor_noise": deviations}, max_episode_steps=30)
-    clean = make_vector(ID, n, max_episode_steps=30)
+    noisy = make_simulator(ID, n, physics={"sensor_noise": deviations}, max_episode_steps=30)
+    clean = make_simulator(ID, n, max_episode_steps=30)
     one, other = run(noisy, actions, SEED), run(clean, actions, SEED)
     assert np.array_equal(one.rewards, other.rewards)
     assert np.array_equal(one.starts, other.starts)
@@ -503,7 +503,7 @@ def test_sensor_noise_has_its_standard_deviation_and_leaves_states_and_rewards_u
 
 
 def test_noise_stays_within_the_observation_space_at_resets_steps_and_ends():
-    simulator = make_vector(ID, 16, max_episode_steps=5, physics={"sensor_noise": 10.0})
+    simulator = make_simulator(ID, 16, max_episode_steps=5, physics={"sensor_noise": 10.0})
     batch = run(simulator, forceful_actions(16, 30), SEED)
     space = simulator.single_observation_space
     for observations in (batch.observations, batch.final):
@@ -514,7 +514,7 @@ def test_noise_stays_within_the_observation_space_at_resets_steps_and_ends():
 
 
 def test_looking_twice_shows_the_same_noise():
-    simulator = make_vector(ID, 3, physics={"sensor_noise": 0.2})
+    simulator = make_simulator(ID, 3, physics={"sensor_noise": 0.2})
     observations, _ = simulator.reset(seed=1)
     assert np.array_equal(simulator.observe(), observations)
     assert np.array_equal(simulator.observe(2), observations[2])
@@ -524,7 +524,7 @@ def test_looking_twice_shows_the_same_noise():
 
 
 def test_hidden_columns_stay_hidden_under_noise():
-    simulator = make_vector(ID, 3, physics={"sensor_noise": 0.2}, observe_velocity=False)
+    simulator = make_simulator(ID, 3, physics={"sensor_noise": 0.2}, observe_velocity=False)
     assert simulator.reset(seed=1)[0].shape == (3, 3)
 
 
@@ -535,7 +535,7 @@ def test_hidden_columns_stay_hidden_under_noise():
 @pytest.mark.parametrize("saved_after", [0, 1, 18, 25, 26])
 def test_a_simulation_of_drawn_physics_saved_mid_episode_continues_bit_for_bit(mode, saved_after):
     def build() -> Simulator:
-        return make_vector(ID, 8, max_episode_steps=25, autoreset_mode=mode, physics=RANGES)
+        return make_simulator(ID, 8, max_episode_steps=25, autoreset_mode=mode, physics=RANGES)
 
     simulator, actions = build(), forceful_actions(8, 90)
     simulator.reset(seed=SEED)
@@ -573,7 +573,7 @@ def test_a_simulation_of_drawn_physics_saved_mid_episode_continues_bit_for_bit(m
     ],
 )
 def test_a_state_of_impossible_physics_is_refused_and_changes_nothing(spoil):
-    simulator = make_vector(ID, 4, physics={"motor_delay": "0..3", "mass": "0.5..2"})
+    simulator = make_simulator(ID, 4, physics={"motor_delay": "0..3", "mass": "0.5..2"})
     simulator.reset(seed=0)
     before = simulator.get_state()
     with pytest.raises(GantryError) as caught:
@@ -618,16 +618,16 @@ def test_a_state_of_impossible_physics_is_refused_and_changes_nothing(spoil):
 )
 def test_physics_that_cannot_be_are_refused_in_one_line(physics, message):
     with pytest.raises(GantryError, match=message) as caught:
-        make_vector(ID, 3, physics=physics)
+        make_simulator(ID, 3, physics=physics)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["damping", "friction", "gravity_tilt"])
 def test_physics_that_a_robot_does_not_have_is_refused(name):
     with pytest.raises(GantryError, match=f"{name} changes nothing here") as caught:
-        make_vector("gantry/Vacuum-v0", 1, physics={name: "0..1"})
+        make_simulator("gantry/Vacuum-v0", 1, physics={name: "0..1"})
     assert "\n" not in str(caught.value)
-    make_vector("gantry/Reach-v0", 1, physics={name: "0..1"})  # which has all three
+    make_simulator("gantry/Reach-v0", 1, physics={name: "0..1"})  # which has all three
 
 
 class Remote(CartPole):

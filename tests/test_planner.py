@@ -17,7 +17,7 @@ from gantry.agents.models.terminal_value import StateValue
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.vector_stepper import open_environment
 from gantry.agents.planner import Imagination, Planner, PlannerConfig
-from gantry.envs.simulator import make_vector
+from gantry.envs.simulator import make_simulator
 from gantry.errors import GantryError
 from gantry.film.overlay import OverlayState
 from gantry.film.plan_overlay import foresight, imagination, lines
@@ -111,7 +111,7 @@ def test_what_is_not_to_be_believed_is_worth_nothing_that_counts():
 
 @pytest.mark.parametrize("environment", [SWING_UP, "gantry/Reach-v0", "gantry/VacuumRooms-v0", "gantry/Vacuum-v0"])
 def test_simulated_futures_equal_what_then_happens(environment):
-    env = make_vector(environment, 3)
+    env = make_simulator(environment, 3)
     env.reset(seed=4)
     env.action_space.seed(1)
     for _ in range(2):
@@ -138,7 +138,7 @@ def test_simulated_futures_equal_what_then_happens(environment):
 
 @pytest.mark.parametrize("environment", [SWING_UP, "gantry/Reach-v0", "gantry/ReachPlanar-v0", "gantry/VacuumRooms-v0"])
 def test_rewards_of_observed_transitions_are_those_that_were_given(environment):
-    env = make_vector(environment, 4)
+    env = make_simulator(environment, 4)
     observations, _ = env.reset(seed=0)
     env.action_space.seed(2)
     actions = env.action_space.sample()
@@ -159,13 +159,13 @@ def test_rewards_of_observed_transitions_are_those_that_were_given(environment):
 
 
 def test_an_environment_that_hides_its_state_offers_no_features():
-    model = make_vector(SWING_UP, 1, observe_velocity=False).planning_model()
+    model = make_simulator(SWING_UP, 1, observe_velocity=False).planning_model()
     assert model.features(np.zeros((1, 3), np.float32)) is None
 
 
 @pytest.mark.parametrize("environment", ["gantry/Reach-v0", "gantry/ReachPlanar-v0", SWING_UP])
 def test_the_point_drawn_is_where_the_model_has_it(environment):
-    env = make_vector(environment, 2)
+    env = make_simulator(environment, 2)
     env.reset(seed=3)
     env.action_space.seed(3)
     for _ in range(5):

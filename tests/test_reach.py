@@ -7,7 +7,7 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from gantry.envs.simulator import make_vector
+from gantry.envs.simulator import make_simulator
 from gantry.envs.tasks.reach import HIGHEST, HOME, INCREMENTS, LOWEST, Reach, ReachGoal, fingertip
 from gantry.errors import GantryError
 
@@ -74,7 +74,7 @@ def test_ranges_torques_and_speeds_are_the_published_ones() -> None:
     np.testing.assert_array_equal(model.jnt_actfrcrange[:, 1], TORQUES)
     drag = model.dof_damping * SPEEDS + model.dof_dampingpoly[:, 1] * SPEEDS**3
     np.testing.assert_allclose(drag, TORQUES, rtol=1e-4)
-    assert model.opt.timestep * Reach.substeps == 0.02
+    assert model.opt.timestep * Reach.decimation == 0.02
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
@@ -89,12 +89,12 @@ def test_the_checkers_pass_with_warnings_as_errors(name, options) -> None:
 
 def test_an_unknown_control_is_refused_with_the_choices() -> None:
     with pytest.raises(GantryError, match="'position' or 'torque'"):
-        make_vector(REACH, 1, control="voltage")
+        make_simulator(REACH, 1, control="voltage")
 
 
 @pytest.mark.parametrize("control", ["position", "torque"])
 def test_physics_equal_a_serial_loop_bit_for_bit_through_contacts_with_floor_and_itself(control) -> None:
-    env = make_vector(REACH, 16, num_threads=2, max_episode_steps=None, control=control)
+    env = make_simulator(REACH, 16, num_threads=2, max_episode_steps=None, control=control)
     env.reset(seed=3)
     env.state.qpos[8:] = env.state.userdata[8:]
     if control == "position":
@@ -140,11 +140,11 @@ def test_only_neighbouring_links_are_spared_each_others_contacts() -> None:
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_a_state_taken_mid_episode_continues_bit_for_bit(name, options) -> None:
     actions = bold_actions(60, 8, seed=1)
-    first = make_vector(name, 8, max_episode_steps=40, **options)
+    first = make_simulator(name, 8, max_episode_steps=40, **options)
     first.reset(seed=9)
     for action in actions[:25]:
         first.step(action)
-    second = make_vector(name, 8, max_episode_steps=40, num_threads=1, **options)
+    second = make_simulator(name, 8, max_episode_steps=40, num_threads=1, **options)
     second.set_state(first.get_state())
     for action in actions[25:]:
         one, two = first.step(action), second.step(action)
@@ -156,7 +156,7 @@ def test_a_state_taken_mid_episode_continues_bit_for_bit(name, options) -> None:
 @pytest.mark.parametrize("name", [REACH, GOAL])
 def test_a_row_equals_the_single_environment_of_its_seed_over_several_episodes(name) -> None:
     rows, limit = 12, 8
-    batch = make_vector(name, rows, max_episode_steps=limit)
+    batch = make_simulator(name, rows, max_episode_steps=limit)
     actions = bold_actions(3 * limit, rows, seed=2)
     observations, _ = batch.reset(seed=40)
     expected = [flatten(observations)]
@@ -174,7 +174,7 @@ def test_a_row_equals_the_single_environment_of_its_seed_over_several_episodes(n
 
 
 def test_every_generated_target_is_the_fingertip_of_a_stored_collision_free_pose() -> None:
-    env = make_vector(REACH, 600)
+    env = make_simulator(REACH, 600)
     env.reset(seed=11)
     model = env.task.load_model()
     data = mujoco.MjData(model)
@@ -193,7 +193,7 @@ def test_every_generated_target_is_the_fingertip_of_a_stored_collision_free_pose
 
 
 def test_episodes_start_at_rest_near_home_free_of_collisions() -> None:
-    env = make_vector(REACH, 300)
+    env = make_simulator(REACH, 300)
     contacts = env.batch.bind("ncon")
     env.reset(seed=4)
     env.batch.forward()
@@ -206,7 +206,7 @@ def test_episodes_start_at_rest_near_home_free_of_collisions() -> None:
 
 @pytest.mark.parametrize("control", ["position", "torque"])
 def test_torques_and_speeds_respect_the_drives_limits(control) -> None:
-    env = make_vector(REACH, 32, max_episode_steps=None, control=control)
+    env = make_simulator(REACH, 32, max_episode_steps=None, control=control)
     torque, gravity = env.batch.bind("qfrc_actuator"), env.batch.bind("qfrc_gravcomp")
     env.reset(seed=0)
     fastest, heaviest = np.zeros(7), 0.0
@@ -239,7 +239,7 @@ def test_full_torque_settles_at_the_speed_limit(joint) -> None:
 
 
 def test_gravity_sags_a_held_pose_by_less_than_a_centimetre_in_five_seconds() -> None:
-    env = make_vector(REACH, 24, max_episode_steps=None)
+    env = make_simulator(REACH, 24, max_episode_steps=None)
     env.reset(seed=6)
     env.state.qpos[:] = env.state.userdata
     env.state.qpos[0] = [0, np.pi / 2, 0, -0.07, 0, np.pi / 2 + 1.8, 0]  # stretched out
@@ -298,7 +298,7 @@ def posed(features: dict[str, list[float]], servos: bool = True) -> np.ndarray:
 
 
 def test_the_reward_of_a_posed_arm_equals_a_hand_computation() -> None:
-    env = make_vector(REACH, 1)
+    env = make_simulator(REACH, 1)
     env.reset(seed=0)
     env.state.mocap_pos[0, 0] = fingertip(env.state.qpos)[0] + [0.03, 0.0, 0.04]
     _, reward, _, _, info = env.step(np.zeros((1, 7)))
@@ -316,7 +316,7 @@ def test_the_reward_of_a_posed_arm_equals_a_hand_computation() -> None:
 
 
 def test_the_reward_is_computed_from_the_state_after_the_step() -> None:
-    env = make_vector(REACH, 4)
+    env = make_simulator(REACH, 4)
     env.reset(seed=1)
     action = bold_actions(1, 4)[0]
     for _ in range(5):
@@ -345,7 +345,7 @@ def test_reward_terms_are_bounded_peak_at_rest_on_the_target_and_agree_in_torch(
 
 
 def test_success_counts_at_two_centimetres_and_where_the_episode_ends() -> None:
-    env = make_vector(REACH, 2, max_episode_steps=3)
+    env = make_simulator(REACH, 2, max_episode_steps=3)
     env.reset(seed=0)
     for offset, expected in (([0.0, 0.019, 0.0], True), ([0.021, 0.0, 0.0], False), ([0.0, 0.0, 0.019], True)):
         env.state.mocap_pos[:, 0] = fingertip(env.state.qpos) + offset
@@ -367,20 +367,20 @@ def test_compute_reward_over_many_goals_equals_one_at_a_time(shape) -> None:
         for a, d in zip(achieved.reshape(-1, 3), desired.reshape(-1, 3), strict=True)
     ]
     assert rewards.reshape(-1).tolist() == one_by_one
-    vector = make_vector(GOAL, 2)
+    vector = make_simulator(GOAL, 2)
     assert np.array_equal(vector.compute_reward(achieved, desired, {}), rewards)
     in_torch = env.compute_reward(torch.tensor(achieved), torch.tensor(desired), {})
     assert np.array_equal(in_torch.numpy(), rewards)
 
 
 def test_only_the_goal_form_looks_goal_conditioned() -> None:
-    assert hasattr(make_vector(GOAL, 1), "compute_reward")
-    assert not hasattr(make_vector(REACH, 1), "compute_reward")
+    assert hasattr(make_simulator(GOAL, 1), "compute_reward")
+    assert not hasattr(make_simulator(REACH, 1), "compute_reward")
     assert not hasattr(gymnasium.make(REACH).unwrapped, "compute_reward")
 
 
 def test_the_goal_form_rewards_what_compute_reward_says_and_hands_out_final_dictionaries() -> None:
-    env = make_vector(GOAL, 6, max_episode_steps=12)
+    env = make_simulator(GOAL, 6, max_episode_steps=12)
     env.reset(seed=2)
     env.state.mocap_pos[:3, 0] = fingertip(env.state.qpos[:3])
     for action in np.zeros((12, 6, 7)):
@@ -401,7 +401,7 @@ def test_the_goal_form_rewards_what_compute_reward_says_and_hands_out_final_dict
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_observations_are_bounded_varying_and_no_column_repeats_another(name, options) -> None:
-    env = make_vector(name, 32, **options)
+    env = make_simulator(name, 32, **options)
     observations, _ = env.reset(seed=0)
     rows = [flatten(observations)]
     for action in bold_actions(150, 32):
@@ -415,7 +415,7 @@ def test_observations_are_bounded_varying_and_no_column_repeats_another(name, op
 
 def drive(poses: np.ndarray | None, seed: int, rows: int, **options) -> tuple[np.ndarray, np.ndarray]:
     """Returns (rows,) and final successes of moving the servos' aims to `poses` (rows, 7), or of standing still."""
-    env = make_vector(REACH, rows, **options)
+    env = make_simulator(REACH, rows, **options)
     env.reset(seed=seed)
     total = np.zeros(rows)
     for _ in range(150):
@@ -426,7 +426,7 @@ def drive(poses: np.ndarray | None, seed: int, rows: int, **options) -> tuple[np
 
 
 def test_hovering_near_the_target_or_standing_still_never_beats_reaching_it() -> None:
-    env = make_vector(REACH, 32)
+    env = make_simulator(REACH, 32)
     env.reset(seed=8)
     start, pose, target = env.state.qpos.copy(), env.state.userdata.copy(), env.state.mocap_pos[:, 0].copy()
     hover = pose.copy()

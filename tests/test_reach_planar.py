@@ -7,7 +7,7 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from gantry.envs.simulator import make_task, make_vector
+from gantry.envs.simulator import make_simulator, make_task
 from gantry.envs.tasks.reach_planar import ReachPlanar
 
 ID = "gantry/ReachPlanar-v0"
@@ -25,7 +25,7 @@ def solve(position: np.ndarray) -> np.ndarray:
 def drive(offset: float | None, steps: int = 250, **options) -> tuple[np.ndarray, np.ndarray]:
     """Return the reward of the last 50 steps (16,) and the final successes (16,) of a joint-space PD controller that
     aims at `offset` m from the target's middle, or of standing still for None."""
-    env = make_vector(ID, 16, num_threads=1, **options)
+    env = make_simulator(ID, 16, num_threads=1, **options)
     env.reset(seed=5)
     target = env.state.mocap_pos[:, 0, :2].copy()
     total = np.zeros(16)
@@ -65,7 +65,7 @@ def test_the_models_physical_constants_are_those_of_dm_control() -> None:
 
 
 def test_a_driven_trajectory_is_the_one_that_dm_control_gives() -> None:
-    env = make_vector(ID, 1)
+    env = make_simulator(ID, 1)
     env.reset(seed=0)
     env.state.qpos[0], env.state.qvel[0] = [0.3, -0.8], [1.0, -2.0]
     for k in range(50):
@@ -86,7 +86,7 @@ def test_the_checkers_pass_with_warnings_as_errors(options) -> None:
 
 
 def test_physics_equal_a_serial_loop_bit_for_bit() -> None:
-    env = make_vector(ID, 16, num_threads=2)
+    env = make_simulator(ID, 16, num_threads=2)
     env.reset(seed=3)
     model = env.task.load_model()
     states = env.batch.state.copy()
@@ -106,12 +106,12 @@ def test_physics_equal_a_serial_loop_bit_for_bit() -> None:
 
 def test_a_state_taken_mid_episode_continues_bit_for_bit_target_included() -> None:
     actions = np.random.default_rng(1).uniform(-1, 1, (30, 8, 2)).astype(np.float32)
-    first = make_vector(ID, 8, max_episode_steps=20)
+    first = make_simulator(ID, 8, max_episode_steps=20)
     first.reset(seed=9)
     for action in actions[:12]:
         first.step(action)
     state = first.get_state()
-    second = make_vector(ID, 8, max_episode_steps=20)
+    second = make_simulator(ID, 8, max_episode_steps=20)
     second.set_state(state)
     for action in actions[12:]:
         one, two = first.step(action), second.step(action)
@@ -121,7 +121,7 @@ def test_a_state_taken_mid_episode_continues_bit_for_bit_target_included() -> No
 
 
 def test_a_row_equals_the_single_environment_of_its_seed() -> None:
-    batch = make_vector(ID, 5, max_episode_steps=10)
+    batch = make_simulator(ID, 5, max_episode_steps=10)
     single = gymnasium.make(ID, max_episode_steps=10)
     observations, _ = batch.reset(seed=20)
     alone, _ = single.reset(seed=23)
@@ -136,7 +136,7 @@ def test_a_row_equals_the_single_environment_of_its_seed() -> None:
 
 
 def test_every_target_lies_in_its_ring_and_all_bearings_and_poses_occur() -> None:
-    env = make_vector(ID, 2000)
+    env = make_simulator(ID, 2000)
     env.reset(seed=1)
     target = env.state.mocap_pos[:, 0]
     radius = np.linalg.norm(target[:, :2], axis=1)
@@ -152,7 +152,7 @@ def test_every_target_lies_in_its_ring_and_all_bearings_and_poses_occur() -> Non
 
 
 def test_observed_geometry_equals_mujocos() -> None:
-    env = make_vector(ID, 64)
+    env = make_simulator(ID, 64)
     fingertip = env.batch.bind("site_xpos")
     env.reset(seed=2)
     rng = np.random.default_rng(0)
@@ -169,7 +169,7 @@ def test_observed_geometry_equals_mujocos() -> None:
 
 
 def test_observations_are_bounded_varying_and_no_column_repeats_another() -> None:
-    env = make_vector(ID, 32)
+    env = make_simulator(ID, 32)
     observations, _ = env.reset(seed=0)
     rng = np.random.default_rng(0)
     rows = [observations]
@@ -185,7 +185,7 @@ def test_observations_are_bounded_varying_and_no_column_repeats_another() -> Non
 
 def posed(options: dict, shoulder: float, wrist: float, target: tuple[float, float]) -> tuple[float, dict, bool]:
     """Reward, terms and success after one idle step from rest, hence of the pose itself."""
-    env = make_vector(ID, 1, **options)
+    env = make_simulator(ID, 1, **options)
     env.reset(seed=0)
     env.state.qpos[0], env.state.qvel[0] = [shoulder, wrist], 0.0
     env.state.mocap_pos[0, 0, :2] = target
@@ -228,7 +228,7 @@ def test_the_dense_reward_falls_strictly_with_the_distance_and_is_the_same_in_to
 def test_hovering_near_the_target_or_standing_still_never_beats_reaching_it(options) -> None:
     reaching, success = drive(0.0, **options)
     assert success.all()
-    touching = make_vector(ID, 1, **options).task.touching
+    touching = make_simulator(ID, 1, **options).task.touching
     hovering, _ = drive(touching + 0.02, **options)
     still, lucky = drive(None, **options)
     assert (reaching > hovering + 1).all()
@@ -257,13 +257,13 @@ def test_a_wrong_target_size_is_refused_with_the_choices() -> None:
     from gantry.errors import GantryError
 
     with pytest.raises(GantryError, match="'easy' or 'hard'"):
-        make_vector(ID, 1, target="huge")
+        make_simulator(ID, 1, target="huge")
 
 
 @pytest.mark.parametrize("environment", ["gantry/ReachPlanar-v0", "gantry/Reach-v0"])
 def test_the_reward_of_one_row_equals_that_of_the_row_in_a_batch_bit_for_bit(environment):
     task, rng = make_task(environment), np.random.default_rng(0)
-    features = make_vector(environment, 1).reset(seed=0)[0].repeat(3000, axis=0)
+    features = make_simulator(environment, 1).reset(seed=0)[0].repeat(3000, axis=0)
     features += 0.3 * rng.normal(size=features.shape).astype(np.float32)
     control = rng.uniform(-1, 1, (3000, *task.action_space.shape)).astype(np.float32)
     rewards, _ = task.reward(features, control, features)

@@ -7,7 +7,7 @@ from stable_baselines3 import A2C, DDPG, DQN, PPO, HerReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from gantry.envs.sb3 import make_sb3
-from gantry.envs.simulator import make_vector
+from gantry.envs.simulator import make_simulator
 from gantry.envs.single import SingleEnvironment
 from gantry.errors import GantryError
 
@@ -74,7 +74,7 @@ def test_another_autoreset_mode_is_refused():
     from gantry.envs.sb3 import SB3VecEnv
 
     with pytest.raises(GantryError, match="SameStep"):
-        SB3VecEnv(make_vector(BALANCE, 2, autoreset_mode="NextStep"))
+        SB3VecEnv(make_simulator(BALANCE, 2, autoreset_mode="NextStep"))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 
 from gantry.benchmark.environments import peak_memory
-from gantry.envs.simulator import Simulator, all_finite, make_task, make_vector
+from gantry.envs.simulator import Simulator, all_finite, make_simulator, make_task
 from gantry.envs.single import SingleEnvironment
 from gantry.envs.tasks.cart_pole import CartPole
 from gantry.errors import GantryError
@@ -124,7 +124,7 @@ def singles(n: int) -> tuple[np.ndarray, ...]:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("n", [1, 7, 256])
 def test_every_row_equals_a_serial_loop_and_its_single_environment_bit_for_bit(n, threads):
-    simulator = make_vector(ID, n, max_episode_steps=LIMIT, num_threads=threads)
+    simulator = make_simulator(ID, n, max_episode_steps=LIMIT, num_threads=threads)
     assert simulator.batch.nthread == (threads if n == 256 else 1)
     actions = forceful_actions(n, STEPS)
     batch = run(simulator, actions, SEED)
@@ -149,7 +149,7 @@ def test_rows_of_differing_physics_equal_serial_loops_on_their_own_models():
         "pole_mass": rng.uniform(0.05, 1.0, n),
         "cart_mass": rng.uniform(0.3, 3.0, n),
     }
-    simulator = make_vector(ID, n, max_episode_steps=LIMIT, num_threads=2, physics=physics)
+    simulator = make_simulator(ID, n, max_episode_steps=LIMIT, num_threads=2, physics=physics)
     assert simulator.batch.nthread == 2
     models = [simulator.batch.get_model(row) for row in range(n)]
     for row, model in enumerate(models):
@@ -172,13 +172,13 @@ def test_rows_of_differing_physics_equal_serial_loops_on_their_own_models():
 
 
 def test_infos_report_the_physics_that_differ_and_are_no_handle_on_them():
-    simulator = make_vector(ID, 2, physics={"pole_length": [0.5, 2.0]})
+    simulator = make_simulator(ID, 2, physics={"pole_length": [0.5, 2.0]})
     _, infos = simulator.reset(seed=0)
     assert infos["physics"].keys() == {"pole_length", "pole_mass", "cart_mass"}
     assert np.array_equal(infos["physics"]["pole_length"], [0.5, 2.0])
     infos["physics"]["pole_length"][:] = 9.0
     assert np.array_equal(simulator.get_state()["physics/pole_length"], [0.5, 2.0])
-    assert "physics" not in make_vector(ID, 2).reset(seed=0)[1]
+    assert "physics" not in make_simulator(ID, 2).reset(seed=0)[1]
 
 
 # Saving and continuing
@@ -189,7 +189,7 @@ def test_infos_report_the_physics_that_differ_and_are_no_handle_on_them():
 @pytest.mark.parametrize("saved_after", [1, 37, 50])
 def test_a_saved_simulation_continues_bit_for_bit_here_and_in_a_fresh_simulator(mode, physics, saved_after):
     def build(physics):
-        return make_vector(ID, 16, max_episode_steps=50, num_threads=2, physics=physics, autoreset_mode=mode)
+        return make_simulator(ID, 16, max_episode_steps=50, num_threads=2, physics=physics, autoreset_mode=mode)
 
     simulator, actions = build(physics), forceful_actions(16, 200)
     simulator.reset(seed=SEED)
@@ -218,7 +218,7 @@ def test_a_saved_simulation_continues_bit_for_bit_here_and_in_a_fresh_simulator(
 
 
 def test_a_saved_state_is_a_copy():
-    simulator = make_vector(ID, 4)
+    simulator = make_simulator(ID, 4)
     simulator.reset(seed=0)
     state = simulator.get_state()
     before = {name: array.copy() for name, array in state.items()}
@@ -249,7 +249,7 @@ def _without(state, name):
     ],
 )
 def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(spoil):
-    simulator = make_vector(ID, 4, physics={"pole_mass": 0.2})
+    simulator = make_simulator(ID, 4, physics={"pole_mass": 0.2})
     simulator.reset(seed=0)
     run(simulator, forceful_actions(4, 10))
     before = simulator.get_state()
@@ -260,7 +260,7 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(spoil):
 
 
 def test_the_state_of_another_number_of_rows_is_refused():
-    simulator, other = make_vector(ID, 4), make_vector(ID, 5)
+    simulator, other = make_simulator(ID, 4), make_simulator(ID, 5)
     simulator.reset(seed=0)
     other.reset(seed=0)
     with pytest.raises(GantryError, match="does not fit 4 × CartPole"):
@@ -268,7 +268,7 @@ def test_the_state_of_another_number_of_rows_is_refused():
 
 
 def test_the_state_of_another_task_of_the_same_shapes_is_refused_in_a_line_that_names_both():
-    simulator, other = make_vector(ID, 4), make_vector("gantry/CartPoleBalance-v0", 4)
+    simulator, other = make_simulator(ID, 4), make_simulator("gantry/CartPoleBalance-v0", 4)
     for each in (simulator, other):
         each.reset(seed=0)
     before = simulator.get_state()
@@ -283,7 +283,7 @@ def test_the_state_of_another_task_of_the_same_shapes_is_refused_in_a_line_that_
     [(ID, {}), ("gantry/CartPoleSwingUp-v0", {"swing_up": True}), ("gantry/CartPoleBalance-v0", {"swing_up": True})],
 )
 def test_a_state_fits_the_same_task_however_it_was_asked_for(environment, options):
-    simulator, other = make_vector(ID, 4), make_vector(environment, 4, **options)
+    simulator, other = make_simulator(ID, 4), make_simulator(environment, 4, **options)
     other.reset(seed=3)
     simulator.set_state(other.get_state())
     assert_same_state(simulator.get_state(), other.get_state())
@@ -291,12 +291,12 @@ def test_a_state_fits_the_same_task_however_it_was_asked_for(environment, option
 
 def test_a_state_that_does_not_say_of_which_task_it_is_fits_where_its_shapes_do():
     """States saved before they said so, and those of tasks that were built by hand."""
-    simulator, by_hand = make_vector(ID, 4), Simulator(CartPole(), 4)
+    simulator, by_hand = make_simulator(ID, 4), Simulator(CartPole(), 4)
     simulator.reset(seed=3)
     run(simulator, forceful_actions(4, 10))
     state = simulator.get_state()
     older = _without(state, "task")
-    for other in (by_hand, make_vector("gantry/CartPoleBalance-v0", 4)):
+    for other in (by_hand, make_simulator("gantry/CartPoleBalance-v0", 4)):
         other.set_state(older)
         assert_same_state(_without(other.get_state(), "task"), older)
     by_hand.set_state(state)
@@ -309,8 +309,8 @@ def test_a_state_that_does_not_say_of_which_task_it_is_fits_where_its_shapes_do(
 
 def test_a_reset_after_impacts_and_odd_controls_equals_a_fresh_start():
     actions = forceful_actions(8, 100)
-    fresh = run(make_vector(ID, 8), actions, SEED)
-    simulator = make_vector(ID, 8)
+    fresh = run(make_simulator(ID, 8), actions, SEED)
+    simulator = make_simulator(ID, 8)
     dirtied = run(simulator, forceful_actions(8, 170, seed=1), 5)
     assert np.abs(dirtied.final[..., 0]).max() > 1.8
     simulator.state.qvel[3] = 50.0
@@ -321,7 +321,7 @@ def test_a_reset_after_impacts_and_odd_controls_equals_a_fresh_start():
 def test_a_masked_reset_begins_new_episodes_in_those_rows_only():
     mask = np.array([True, False, False, True, False])
     actions = forceful_actions(5, 60)
-    through, masked = make_vector(ID, 5, max_episode_steps=40), make_vector(ID, 5, max_episode_steps=40)
+    through, masked = make_simulator(ID, 5, max_episode_steps=40), make_simulator(ID, 5, max_episode_steps=40)
     run(through, actions[:20], SEED)
     run(masked, actions[:20], SEED)
     before = masked.features.copy()
@@ -335,7 +335,7 @@ def test_a_masked_reset_begins_new_episodes_in_those_rows_only():
     assert ends == [[39], [19], [19], [39], [19]]
 
     # A new episode is the second one of that row's seed, and with a seed its first.
-    second = make_vector(ID, 5)
+    second = make_simulator(ID, 5)
     second.reset(seed=SEED)
     assert np.array_equal(observations[mask], second.reset()[0][mask])
     reseeded, _ = masked.reset(seed=77, options={"reset_mask": mask})
@@ -344,7 +344,7 @@ def test_a_masked_reset_begins_new_episodes_in_those_rows_only():
 
 def test_rows_that_the_first_masked_reset_leaves_out_have_seeds_of_their_own():
     for seed in (None, SEED):
-        simulator = make_vector(ID, 6)
+        simulator = make_simulator(ID, 6)
         mask = np.arange(6) < 2
         simulator.reset(seed=seed, options={"reset_mask": mask})
         observations, _ = simulator.reset(options={"reset_mask": ~mask})
@@ -353,15 +353,15 @@ def test_rows_that_the_first_masked_reset_leaves_out_have_seeds_of_their_own():
 
 def test_the_same_seed_gives_the_same_numbers_and_different_seeds_different_ones():
     actions = forceful_actions(3, 30)
-    one, same = run(make_vector(ID, 3), actions, 5), run(make_vector(ID, 3), actions, 5)
+    one, same = run(make_simulator(ID, 3), actions, 5), run(make_simulator(ID, 3), actions, 5)
     assert_same(one, same)
-    starts = [tuple(make_vector(ID, 1).reset(seed=seed)[0][0]) for seed in range(50)]
+    starts = [tuple(make_simulator(ID, 1).reset(seed=seed)[0][0]) for seed in range(50)]
     assert len(set(starts)) == 50
     assert np.array_equal(one.observations[0, 2], starts[7])  # row 2 of seed 5
 
 
 def test_a_reset_without_a_seed_goes_on_with_new_episodes():
-    simulator = make_vector(ID, 4)
+    simulator = make_simulator(ID, 4)
     first, _ = simulator.reset(seed=5)
     second, _ = simulator.reset()
     third, _ = simulator.reset()
@@ -371,24 +371,24 @@ def test_a_reset_without_a_seed_goes_on_with_new_episodes():
 
 
 def test_without_any_seed_two_simulators_differ():
-    assert not np.array_equal(make_vector(ID, 2).reset()[0], make_vector(ID, 2).reset()[0])
+    assert not np.array_equal(make_simulator(ID, 2).reset()[0], make_simulator(ID, 2).reset()[0])
 
 
 def test_a_list_of_seeds_seeds_each_row():
-    simulator = make_vector(ID, 3)
+    simulator = make_simulator(ID, 3)
     listed, _ = simulator.reset(seed=[9, 2, 9])
     assert np.array_equal(listed[0], listed[2])
-    assert np.array_equal(listed[1], make_vector(ID, 1).reset(seed=2)[0][0])
+    assert np.array_equal(listed[1], make_simulator(ID, 1).reset(seed=2)[0][0])
     assert np.array_equal(listed, simulator.reset(seed=np.array([9, 2, 9]))[0])
     huge = 2**64 - 1
-    assert np.array_equal(simulator.reset(seed=[huge] * 3)[0][0], make_vector(ID, 1).reset(seed=huge)[0][0])
+    assert np.array_equal(simulator.reset(seed=[huge] * 3)[0][0], make_simulator(ID, 1).reset(seed=huge)[0][0])
 
 
 @pytest.mark.parametrize(
     "seed", [-1, [0, -1, 2], [0, 1], 1.5, "seed", [0.5, 1.0, 2.0], [None, 1, 2], 2**64, 2**64 - 2, [[1], [2, 3], [4]]]
 )
 def test_seeds_that_are_none_are_refused_in_one_line_and_change_nothing(seed):
-    simulator = make_vector(ID, 3)
+    simulator = make_simulator(ID, 3)
     simulator.reset(seed=1)
     before = simulator.get_state()
     with pytest.raises(GantryError) as caught:
@@ -399,7 +399,7 @@ def test_seeds_that_are_none_are_refused_in_one_line_and_change_nothing(seed):
 
 @pytest.mark.parametrize("mask", [[True, False], [1, 0, 1], np.ones((3, 1), bool), "all"])
 def test_a_reset_mask_of_another_shape_or_type_is_refused(mask):
-    simulator = make_vector(ID, 3)
+    simulator = make_simulator(ID, 3)
     simulator.reset(seed=1)
     with pytest.raises(GantryError, match="reset_mask"):
         simulator.reset(options={"reset_mask": mask})
@@ -456,8 +456,8 @@ def test_autoreset_equals_gymnasiums_own_vector_of_our_single_environments(mode)
 
 
 def test_same_step_returns_the_last_observation_as_final_and_the_next_episodes_first():
-    ends = make_vector(ID, 3, max_episode_steps=7)
-    goes_on = make_vector(ID, 3, max_episode_steps=None)
+    ends = make_simulator(ID, 3, max_episode_steps=7)
+    goes_on = make_simulator(ID, 3, max_episode_steps=None)
     actions = forceful_actions(3, 7)
     one, other = run(ends, actions, SEED), run(goes_on, actions, SEED)
     assert np.array_equal(one.final[-1], other.observations[-1])
@@ -468,21 +468,21 @@ def test_same_step_returns_the_last_observation_as_final_and_the_next_episodes_f
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
 def test_the_time_limit_truncates_and_never_terminates(mode):
-    simulator = make_vector(ID, 3, max_episode_steps=9, autoreset_mode=mode)
+    simulator = make_simulator(ID, 3, max_episode_steps=9, autoreset_mode=mode)
     batch = run(simulator, forceful_actions(3, 40), SEED)
     assert not batch.terminations.any()
     period = 9 if mode is AutoresetMode.SAME_STEP else 10  # the reset takes a step of its own
     assert np.array_equal(np.flatnonzero(batch.truncations[:, 0]), np.arange(8, 40, period))
-    assert not run(make_vector(ID, 3, max_episode_steps=None), forceful_actions(3, 600), SEED).truncations.any()
+    assert not run(make_simulator(ID, 3, max_episode_steps=None), forceful_actions(3, 600), SEED).truncations.any()
 
 
 def test_the_catalogues_time_limit_is_the_default():
-    batch = run(make_vector(ID, 1), np.zeros((500, 1, 1), np.float32), SEED)
+    batch = run(make_simulator(ID, 1), np.zeros((500, 1, 1), np.float32), SEED)
     assert np.array_equal(np.flatnonzero(batch.truncations), [499])
 
 
 def test_without_autoreset_a_step_after_the_end_is_refused_until_the_ended_rows_are_reset():
-    simulator = make_vector(ID, 3, max_episode_steps=4, autoreset_mode="Disabled")
+    simulator = make_simulator(ID, 3, max_episode_steps=4, autoreset_mode="Disabled")
     actions = forceful_actions(3, 8)
     with pytest.raises(gymnasium.error.ResetNeeded):
         simulator.step(actions[0])
@@ -506,7 +506,7 @@ def test_without_autoreset_a_step_after_the_end_is_refused_until_the_ended_rows_
 @pytest.mark.parametrize("mode", ["SameStep", "NextStep", "Disabled"])
 def test_a_step_before_the_first_reset_is_refused(mode):
     with pytest.raises(gymnasium.error.ResetNeeded):
-        make_vector(ID, 3, autoreset_mode=mode).step(np.zeros((3, 1), np.float32))
+        make_simulator(ID, 3, autoreset_mode=mode).step(np.zeros((3, 1), np.float32))
 
 
 # Simulations that blow up
@@ -523,7 +523,7 @@ def test_a_diverging_row_is_truncated_flagged_and_counted_and_its_neighbours_do_
     actions = forceful_actions(n, 120)
 
     def build():
-        return make_vector(ID, n, max_episode_steps=50, num_threads=2, autoreset_mode=mode)
+        return make_simulator(ID, n, max_episode_steps=50, num_threads=2, autoreset_mode=mode)
 
     undisturbed = run(build(), actions, SEED)
     simulator = build()
@@ -555,7 +555,7 @@ def test_a_diverging_row_is_truncated_flagged_and_counted_and_its_neighbours_do_
         assert truncations[row] == (t in ends)
 
     # It goes on with the second episode of its seed.
-    second = make_vector(ID, n)
+    second = make_simulator(ID, n)
     second.reset(seed=SEED)
     second.reset()
     resumed = build()
@@ -569,8 +569,8 @@ def test_a_diverging_row_is_truncated_flagged_and_counted_and_its_neighbours_do_
 
 def test_a_divergence_that_only_the_observation_shows_is_caught_too():
     class Overflowing(CartPole):
-        def observe(self, state):
-            features = super().observe(state)
+        def features(self, state):
+            features = super().features(state)
             features[abs(features[:, 4]) > 20.0] = np.inf
             return features
 
@@ -586,12 +586,12 @@ def test_a_divergence_that_only_the_observation_shows_is_caught_too():
 
 def test_the_count_of_divergences_is_part_of_the_state(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    simulator = make_vector(ID, 4)
+    simulator = make_simulator(ID, 4)
     simulator.reset(seed=0)
     simulator.state.qvel[:2] = np.nan
     simulator.step(np.zeros((4, 1), np.float32))
     assert simulator.divergences == 2
-    other = make_vector(ID, 4)
+    other = make_simulator(ID, 4)
     other.set_state(simulator.get_state())
     assert other.divergences == 2
 
@@ -629,7 +629,7 @@ def test_all_finite_holds_of_the_largest_numbers_too_without_a_warning():
     ],
 )
 def test_continuous_actions_that_are_none_are_refused_in_one_line_before_anything_is_simulated(actions):
-    simulator = make_vector(ID, 3)
+    simulator = make_simulator(ID, 3)
     simulator.reset(seed=1)
     run(simulator, forceful_actions(3, 5))
     before = simulator.get_state()
@@ -658,7 +658,7 @@ def test_continuous_actions_that_are_none_are_refused_in_one_line_before_anythin
     ],
 )
 def test_discrete_actions_that_are_none_are_refused_in_one_line_before_anything_is_simulated(actions):
-    simulator = make_vector(ID, 3, actions="discrete")
+    simulator = make_simulator(ID, 3, actions="discrete")
     simulator.reset(seed=1)
     simulator.step(np.array([0, 1, 2]))
     before = simulator.get_state()
@@ -671,7 +671,7 @@ def test_discrete_actions_that_are_none_are_refused_in_one_line_before_anything_
 @pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64, list])
 def test_actions_of_any_numeric_type_are_taken(kind):
     def step(actions):
-        simulator = make_vector(ID, 3)
+        simulator = make_simulator(ID, 3)
         simulator.reset(seed=1)
         return simulator.step(actions)[0]
 
@@ -700,12 +700,12 @@ def test_actions_of_any_numeric_type_are_taken(kind):
 )
 def test_settings_that_cannot_be_are_refused_in_one_line(settings, message):
     with pytest.raises(GantryError, match=message) as caught:
-        make_vector(ID, **{"num_envs": 2, **settings})
+        make_simulator(ID, **{"num_envs": 2, **settings})
     assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_environment_is_refused_with_the_nearest_name():
-    for make in (make_vector, make_task):
+    for make in (make_simulator, make_task):
         with pytest.raises(GantryError, match=r"did you mean gantry/CartPoleSwingUp-v0"):
             make("gantry/CartPolSwingup-v0")
         with pytest.raises(GantryError, match=r"there are: .*gantry/CartPoleSwingUp-v0"):
@@ -716,7 +716,7 @@ def test_an_unknown_environment_is_refused_with_the_nearest_name():
 
 
 def test_nothing_returned_changes_afterwards_or_is_a_handle_on_the_simulation():
-    simulator, untouched = make_vector(ID, 4, max_episode_steps=5), make_vector(ID, 4, max_episode_steps=5)
+    simulator, untouched = make_simulator(ID, 4, max_episode_steps=5), make_simulator(ID, 4, max_episode_steps=5)
     actions = forceful_actions(4, 12)
     expected = run(untouched, actions, 1)
     returned = [simulator.reset(seed=1)[0]]
@@ -732,7 +732,7 @@ def test_nothing_returned_changes_afterwards_or_is_a_handle_on_the_simulation():
 
 
 def test_types_and_shapes_are_those_of_gymnasium():
-    simulator = make_vector(ID, 3)
+    simulator = make_simulator(ID, 3)
     assert simulator.observation_space.shape == (3, 5)
     assert simulator.action_space.shape == (3, 1)
     observations, infos = simulator.reset(seed=0)
@@ -752,7 +752,7 @@ def test_4096_environments_fit_in_one_gibibyte():
 
 
 def test_what_mujoco_computes_is_refused_where_the_task_has_not_named_it_as_it_would_first_read_zero():
-    simulator = make_vector(ID, 2)
+    simulator = make_simulator(ID, 2)
     with pytest.raises(GantryError, match="site_xpos is computed by MuJoCo: a task that reads it names it in its `out"):
         _ = simulator.state.site_xpos
 

@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from gantry.envs.simulator import Simulator, make_vector
+from gantry.envs.simulator import Simulator, make_simulator
 from gantry.envs.single import SingleEnvironment, make_single
 from gantry.envs.tasks.cart_pole import CartPole
 from gantry.errors import GantryError
@@ -88,7 +88,7 @@ def test_a_saved_environment_continues_bit_for_bit_here_in_another_and_in_a_batc
             found = again.step(-PUSH)
             assert np.array_equal(found[0], observation)
             assert found[1] == reward
-    batch = make_vector(ID, 1, physics=physics)
+    batch = make_simulator(ID, 1, physics=physics)
     batch.set_state(state)
     for observation, reward in through:
         observations, rewards, *_ = batch.step(-PUSH[None])

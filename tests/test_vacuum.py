@@ -11,7 +11,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
-from gantry.envs.simulator import Simulator, make_vector
+from gantry.envs.simulator import Simulator, make_simulator
 from gantry.envs.tasks.vacuum.robot import ROBOT_RADIUS, wheel_speeds
 from gantry.errors import GantryError
 
@@ -45,7 +45,7 @@ def actions_for(simulator: Simulator, steps: int, seed: int = 0) -> np.ndarray:
 @every_variant
 def test_rows_equal_single_environments_bit_for_bit(environment, options):
     n, steps, limit = 16, 14, 6
-    simulator = make_vector(environment, n, max_episode_steps=limit, num_threads=2, **options)
+    simulator = make_simulator(environment, n, max_episode_steps=limit, num_threads=2, **options)
     actions = actions_for(simulator, steps)
     rows = [0, 7, 15]
     observation, _ = simulator.reset(seed=5)
@@ -84,7 +84,7 @@ def recorded_controls(simulator: Simulator, action: np.ndarray, row: int) -> tup
 
 @pytest.mark.parametrize("environment", [CELLS, ROOMS, DRIVE])
 def test_physics_with_contacts_equal_a_serial_loop_of_mj_step_bit_for_bit(environment):
-    simulator = make_vector(environment, 16, max_episode_steps=None, num_threads=2)
+    simulator = make_simulator(environment, 16, max_episode_steps=None, num_threads=2)
     simulator.reset(seed=2)
     model, row = simulator.model, 3
     data = mujoco.MjData(model)
@@ -105,13 +105,13 @@ def test_physics_with_contacts_equal_a_serial_loop_of_mj_step_bit_for_bit(enviro
 
 @every_variant
 def test_a_state_saved_within_an_episode_continues_exactly(environment, options):
-    simulator = make_vector(environment, 4, **options)
+    simulator = make_simulator(environment, 4, **options)
     actions = actions_for(simulator, 12)
     simulator.reset(seed=1)
     for action in actions[:6]:
         simulator.step(action)
     saved = simulator.get_state()
-    other = make_vector(environment, 4, **options)
+    other = make_simulator(environment, 4, **options)
     other.set_state(saved)
     assert np.array_equal(other.state.userdata, simulator.state.userdata), "dirt and counters are part of the state"
     for action in actions[6:]:
@@ -137,7 +137,7 @@ def make_single(environment: str, **options: Any) -> gymnasium.Env:
 def long_run(environment: str, variant: int) -> tuple[Simulator, np.ndarray]:
     """A simulator of many rows, and what it observed over a few episodes (steps, n, ...)."""
     rooms = environment == ROOMS
-    simulator = make_vector(environment, 24 if rooms else 96, max_episode_steps=24, **VARIANTS[variant][1])
+    simulator = make_simulator(environment, 24 if rooms else 96, max_episode_steps=24, **VARIANTS[variant][1])
     first = simulator.reset(seed=0)[0]
     return simulator, np.array([first, *(simulator.step(action)[0] for action in actions_for(simulator, 48))])
 
@@ -168,7 +168,7 @@ def test_observations_lie_in_their_space_and_none_is_constant_or_a_copy(variant)
 
 
 def test_no_wall_lets_the_robot_through_at_any_commanded_speed_and_direction():
-    simulator = make_vector(DRIVE, 96, max_episode_steps=None, plan="apartment")
+    simulator = make_simulator(DRIVE, 96, max_episode_steps=None, plan="apartment")
     simulator.reset(seed=0)
     state, plan = simulator.state, simulator.task.plan
     speeds = np.tile(np.repeat([0.1, 0.5, 1.0, -1.0], 2), 12)
@@ -190,7 +190,7 @@ def test_no_wall_lets_the_robot_through_at_any_commanded_speed_and_direction():
 
 
 def test_the_robot_stays_outside_walls_even_when_flung_at_them():
-    simulator = make_vector(CELLS, 64, max_episode_steps=None)
+    simulator = make_simulator(CELLS, 64, max_episode_steps=None)
     simulator.reset(seed=0)
     state, plan = simulator.state, simulator.task.plan
     angle = np.linspace(0, 2 * np.pi, 64, endpoint=False)
@@ -254,5 +254,5 @@ def test_dirt_is_drawn_and_vanishes_when_it_is_cleaned(environment):
 )
 def test_a_wrong_option_is_refused_in_one_line(environment, options, message):
     with pytest.raises(GantryError, match=message) as caught:
-        make_vector(environment, **options)
+        make_simulator(environment, **options)
     assert "\n" not in str(caught.value)

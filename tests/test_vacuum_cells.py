@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gantry.envs.simulator import Simulator, make_vector
+from gantry.envs.simulator import Simulator, make_simulator
 from gantry.envs.tasks.vacuum.cells import (
     APPROACH,
     BATTERY,
@@ -29,7 +29,7 @@ NORTH, EAST, SOUTH, WEST = range(4)
 
 
 def vacuum(n: int = 1, **options) -> Simulator:
-    simulator = make_vector(ID, n, **{"max_episode_steps": None, **options})
+    simulator = make_simulator(ID, n, **{"max_episode_steps": None, **options})
     simulator.reset(seed=0)
     return simulator
 
@@ -91,7 +91,7 @@ def test_reward_terms_equal_a_computation_by_hand():
     north, far = numbers[2, 0], numbers[0, 4]
     dirt[north], dirt[far] = 2, 1
     userdata[0, task.counter["dirty_at_start"]] = 2
-    simulator.features = task.observe(simulator.state)
+    simulator.features = task.features(simulator.state)
     assert (simulator.features[0, DISTANCE], simulator.features[0, DIRTY]) == (1, 2)
     # The start is in the south-west corner: north cleans two levels, and the other dirt is 2 + 4 cells away.
     reward, terms, terminated, _, _ = step(simulator, [NORTH])
@@ -107,13 +107,13 @@ def test_reward_terms_equal_a_computation_by_hand():
     for action in (NORTH, NORTH, EAST, EAST, EAST):
         _, terms, *_ = step(simulator, [action])
         assert not terms["cleaned"]
-    measures = task.measures(simulator.features)
+    measures = task.metrics(simulator.features)
     assert measures["coverage"] == 0.5
     assert not measures["success"]
     _, terms, terminated, _, _ = step(simulator, [EAST])
     assert terms["cleaned"] == 1
     assert terminated.all()
-    measures = task.measures(simulator.features)
+    measures = task.metrics(simulator.features)
     assert (measures["coverage"], measures["success"]) == (1, True)
 
 
@@ -121,7 +121,7 @@ def test_bumps_and_path_length_are_counted():
     simulator = vacuum(plan="studio")
     for action in (WEST, SOUTH, EAST, EAST, WEST):
         step(simulator, [action])
-    measures = simulator.task.measures(simulator.features)
+    measures = simulator.task.metrics(simulator.features)
     assert measures["bumps"] == 2
     # Three moves of half a metre, and twice to the wall, 3 cm, and back.
     assert measures["path_length"][0] == pytest.approx(1.5 + 2 * 2 * 0.03, abs=0.1)
@@ -150,15 +150,15 @@ def test_the_optimal_tour_is_the_shortest_of_all_orders():
             for order in itertools.permutations(dirty)
         )
         assert simulator.features[row, TOUR] == pytest.approx(best * plan.cell)
-    assert "path_over_tour" in simulator.task.measures(simulator.features)
-    assert "path_over_tour" not in vacuum().task.measures(simulator.features)
+    assert "path_over_tour" in simulator.task.metrics(simulator.features)
+    assert "path_over_tour" not in vacuum().task.metrics(simulator.features)
 
 
 def test_driving_the_optimal_tour_makes_the_path_as_long_as_it():
     simulator = vacuum(plan="studio", dirty_cells=1)
     while not simulator._ended.any():
         step(simulator, towards_dirt(simulator))
-    assert simulator.task.measures(simulator.features)["path_over_tour"][0] == pytest.approx(1.0, abs=0.06)
+    assert simulator.task.metrics(simulator.features)["path_over_tour"][0] == pytest.approx(1.0, abs=0.06)
 
 
 def towards_dirt(simulator: Simulator, t: int = 0) -> np.ndarray:
@@ -173,7 +173,7 @@ def towards_dirt(simulator: Simulator, t: int = 0) -> np.ndarray:
 
 def returns(policy, steps: int = 100, n: int = 6) -> np.ndarray:
     """Returns (n,) of a scripted policy: simulator, step → actions (n,)."""
-    simulator = make_vector(ID, n, max_episode_steps=steps, autoreset_mode="NextStep")
+    simulator = make_simulator(ID, n, max_episode_steps=steps, autoreset_mode="NextStep")
     simulator.reset(seed=3)
     total, alive = np.zeros(n), np.ones(n, bool)
     for t in range(steps):
@@ -203,7 +203,7 @@ def test_no_loop_through_clean_cells_earns_anything():
     task = simulator.task
     simulator.state.userdata[0, task.dirt] = 0
     simulator.state.userdata[0, task.plan.numbers[0, 4]] = 2
-    simulator.features = task.observe(simulator.state)
+    simulator.features = task.features(simulator.state)
     total = 0.0
     for action in (EAST, EAST, NORTH, NORTH, SOUTH, SOUTH, WEST, WEST):
         reward, *_ = step(simulator, [action])
@@ -274,10 +274,10 @@ def test_the_pull_of_dirt_points_along_the_shortest_way_to_it():
     dirt[:] = 0
     dirt[plan.numbers[3, 3]] = 2
     pull = 2 * 0.85**3
-    seen = task.observation(task.observe(simulator.state))[0, -4:]
+    seen = task.observation(task.features(simulator.state))[0, -4:]
     assert seen == pytest.approx([0, pull / (1 + pull), 0, 0])
     dirt[plan.numbers[2, 0]] = 1
-    seen = task.observation(task.observe(simulator.state))[0, -4:]
+    seen = task.observation(task.features(simulator.state))[0, -4:]
     assert seen == pytest.approx([0.85 / 1.85, pull / (1 + pull), 0, 0])
 
 

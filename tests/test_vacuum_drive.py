@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from gantry.envs.simulator import Simulator, make_vector
+from gantry.envs.simulator import Simulator, make_simulator
 from gantry.envs.tasks.vacuum.drive import (
     BUMP,
     COSINE,
@@ -29,7 +29,7 @@ ID = "gantry/VacuumDrive-v0"
 
 
 def drive(n: int = 1, **options) -> Simulator:
-    simulator = make_vector(ID, n, **{"max_episode_steps": None, **options})
+    simulator = make_simulator(ID, n, **{"max_episode_steps": None, **options})
     simulator.reset(seed=0)
     return simulator
 
@@ -106,7 +106,7 @@ def test_the_bumper_that_touches_the_western_wall_is_pressed(heading, speed, pre
     assert terms["bump"] == BUMP
     act(simulator, -speed, -speed, 2)
     assert not simulator.features[0, TOUCH].any()
-    assert simulator.task.measures(simulator.features)["bumps"][0] >= 1
+    assert simulator.task.metrics(simulator.features)["bumps"][0] >= 1
 
 
 def test_driving_over_dirt_cleans_it_and_nothing_else():
@@ -114,7 +114,7 @@ def test_driving_over_dirt_cleans_it_and_nothing_else():
     task, state = simulator.task, simulator.state
     numbers = task.plan.numbers
     task.place(state, np.array([0]), np.array([numbers[3, 0]]), np.zeros(1))
-    simulator.features = task.observe(state)
+    simulator.features = task.features(state)
     before = state.userdata[0, task.dirt].copy()
     total = 0.0
     for _ in range(20):
@@ -129,7 +129,7 @@ def test_driving_over_dirt_cleans_it_and_nothing_else():
     expected[crossed] = 0
     assert after.tolist() == expected.tolist()
     assert total == before.sum() - after.sum()
-    coverage = task.measures(simulator.features)["coverage"][0]
+    coverage = task.metrics(simulator.features)["coverage"][0]
     assert coverage == pytest.approx(1 - (after > 0).sum() / (before > 0).sum())
     assert simulator.features[0, PATH] == pytest.approx(x - 0.25, abs=0.01)
 
@@ -144,12 +144,12 @@ def test_the_camera_sees_the_nearest_dirt_of_each_direction_and_none_behind_wall
     dirt[plan.numbers[6, 5]] = 1  # 1 m to the east: at 270° from a robot that faces north
     dirt[plan.numbers[4, 3]] = 2  # 1 m to the north
     dirt[plan.numbers[3, 3]] = 2  # behind it, and behind a wall
-    seen = task.observe(state)[0, SEEN]
+    seen = task.features(state)[0, SEEN]
     expected = np.zeros(SECTORS)
     expected[[0, 9]] = 1 - 1 / SIGHT
     assert seen == pytest.approx(expected, abs=1e-6)
     dirt[plan.numbers[4, 3]] = 0
-    assert task.observe(state)[0, SEEN][0] == 0
+    assert task.features(state)[0, SEEN][0] == 0
 
 
 def test_standing_spinning_and_pushing_against_a_wall_earn_nothing():
@@ -178,7 +178,7 @@ def towards_dirt(simulator: Simulator) -> np.ndarray:
 
 
 def test_a_scripted_controller_cleans_the_whole_apartment():
-    simulator = make_vector(ID, 3, autoreset_mode="NextStep")
+    simulator = make_simulator(ID, 3, autoreset_mode="NextStep")
     simulator.reset(seed=0)
     start = simulator.features[:, LEVELS_LEFT].copy()
     total, alive, steps = np.zeros(3), np.ones(3, bool), 0

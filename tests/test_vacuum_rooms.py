@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gantry.envs.simulator import Simulator, make_vector
+from gantry.envs.simulator import Simulator, make_simulator
 from gantry.envs.tasks.vacuum.plan_file import load_plan
 from gantry.envs.tasks.vacuum.rooms import IDLE, REVISIT, RoomProcess, room_level_process, state_number
 
@@ -23,7 +23,7 @@ def apartment() -> RoomProcess:
 
 
 def rooms(n: int = 1, **options) -> Simulator:
-    simulator = make_vector(ID, n, **{"max_episode_steps": None, **options})
+    simulator = make_simulator(ID, n, **{"max_episode_steps": None, **options})
     simulator.reset(seed=0)
     return simulator
 
@@ -63,7 +63,7 @@ def test_rewards_and_transitions_of_a_visit_by_hand():
         assert got == pytest.approx(reward)
         assert {name for name, value in terms.items() if value} == {term}
         assert terminated[0] == (room == BEDROOM_2)
-    measures = simulator.task.measures(simulator.features)
+    measures = simulator.task.metrics(simulator.features)
     assert (measures["coverage"][0], measures["success"][0], measures["bumps"][0]) == (1, True, 0)
 
 
@@ -97,7 +97,7 @@ def test_the_simulated_robot_follows_the_pure_process_from_every_state():
     for first in (0, 1):
         task.place(state, np.arange(len(states)), task.parking[room], np.zeros(len(states)))
         state.userdata[:, task.dirt] = levels
-        simulator.features = task.observe(state)
+        simulator.features = task.features(state)
         simulator._ended[:] = False
         simulator._some_ended = False
         assert np.array_equal(task.observation(simulator.features), states)

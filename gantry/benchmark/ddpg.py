@@ -10,7 +10,7 @@ from gantry.agents.ddpg import DDPG, DDPGConfig
 from gantry.agents.parts.threads import torch_threads
 from gantry.benchmark.rows import Report, Row, median_ratio, rounds
 from gantry.benchmark.time_to_score import SWING_UP, OurTimes, reason_without_peers, their_learning
-from gantry.envs.simulator import make_vector
+from gantry.envs.simulator import make_simulator
 
 WIDTHS, BATCH_SIZE = (400, 300), 256
 UPDATES = 64
@@ -71,7 +71,7 @@ def _our_steps() -> Callable[[], None]:
         warm_up_steps=WARM_UP,
         report_every=VECTOR_STEPS,
     )
-    agent = DDPG(make_vector(SWING_UP, 1), config, seed=0)
+    agent = DDPG(make_simulator(SWING_UP, 1), config, seed=0)
     agent.learn(WARM_UP)
 
     def block() -> None:

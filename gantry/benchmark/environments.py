@@ -13,7 +13,7 @@ import numpy as np
 from mujoco.batch import Batch
 
 from gantry.benchmark.rows import Report, Row, median_rate, median_ratio, rounds, seconds
-from gantry.envs.simulator import Simulator, make_vector
+from gantry.envs.simulator import Simulator, make_simulator
 
 SWING_UP = "gantry/CartPoleSwingUp-v0"
 PENDULUM = "InvertedPendulum-v5"
@@ -74,11 +74,11 @@ def _stepper(env: gymnasium.vector.VectorEnv, vector_steps: int, reset: bool = T
 
 def _bare(env: Simulator, vector_steps: int) -> Callable[[], None]:
     """Return the same physics without an environment around it: set the controls, step the batch."""
-    twin = make_vector(SWING_UP, env.num_envs)
+    twin = make_simulator(SWING_UP, env.num_envs)
     twin.reset(seed=0)
     batch, control = twin.batch, twin.state.ctrl
     actions = np.random.default_rng(0).uniform(-1.0, 1.0, (vector_steps, env.num_envs, 1))
-    substeps = twin.task.substeps
+    substeps = twin.task.decimation
 
     def block() -> None:
         for action in actions:
@@ -90,7 +90,7 @@ def _bare(env: Simulator, vector_steps: int) -> Callable[[], None]:
 
 def _against_bare_batch(report: Report, num_envs: int, repeats: int) -> None:
     vector_steps = max(8, BLOCK_STEPS // num_envs)
-    env = make_vector(SWING_UP, num_envs)
+    env = make_simulator(SWING_UP, num_envs)
     times = rounds([_bare(env, vector_steps), _stepper(env, vector_steps)], repeats)
     steps = vector_steps * num_envs
     report(Row(f"swing-up, {num_envs} environments: rate", median_rate(times, 1, steps), "steps/s"))
@@ -129,7 +129,7 @@ class _Recorder:
 def _against_own_physics(report: Report, environment: str, repeats: int) -> None:
     """Compare an environment with the bare physics of its own first steps, replayed control by control."""
     count, (vector_steps, rate_target, share_target) = 256, OWN_PHYSICS[environment]
-    env, twin = make_vector(environment, count), make_vector(environment, count)
+    env, twin = make_simulator(environment, count), make_simulator(environment, count)
     for vector in (env, twin):
         vector.reset(seed=0)
     step, first = _stepper(env, vector_steps, reset=False), env.get_state()
@@ -160,7 +160,7 @@ def _against_own_physics(report: Report, environment: str, repeats: int) -> None
 def _randomized(report: Report, repeats: int) -> None:
     """Compare swing-up with randomized physics, drawn at every reset, with swing-up as it is."""
     physics = {"cart_mass": "0.5..2.0", "pole_mass": "0.05..0.2", "pole_length": "0.7..1.3", "motor_delay": "0..2"}
-    varied, plain = make_vector(SWING_UP, 256, physics=physics), make_vector(SWING_UP, 256)
+    varied, plain = make_simulator(SWING_UP, 256, physics=physics), make_simulator(SWING_UP, 256)
     vector_steps = 600  # more than an episode, so that every row is reset and drawn anew
     times = rounds([_stepper(plain, vector_steps), _stepper(varied, vector_steps)], repeats)
     share = 1.0 - median_ratio(times, 0, 1)
@@ -168,12 +168,12 @@ def _randomized(report: Report, repeats: int) -> None:
 
 
 def _plan_loading(report: Report) -> None:
-    times = [seconds(lambda: make_vector("gantry/Vacuum-v0", 1, plan="eight_rooms")) for _ in range(5)]
+    times = [seconds(lambda: make_simulator("gantry/Vacuum-v0", 1, plan="eight_rooms")) for _ in range(5)]
     report(Row("loading the plan of eight rooms", statistics.median(times), "s", 1.0, "lower"))
 
 
 def _against_gymnasium(report: Report, repeats: int) -> None:
-    ours, count = make_vector(SWING_UP, 256), 256
+    ours, count = make_simulator(SWING_UP, 256), 256
     peer = gymnasium.make_vec(PENDULUM, 16, "sync")
     times = rounds([_stepper(peer, 64), _stepper(ours, BLOCK_STEPS // count)], repeats)
     peer_rate, rate = 64 * 16, BLOCK_STEPS
@@ -199,7 +199,7 @@ def _against_envpool(report: Report, repeats: int) -> None:
         for action in actions:
             peer.step(action)
 
-    times = rounds([block, _stepper(make_vector(SWING_UP, count), vector_steps)], repeats)
+    times = rounds([block, _stepper(make_simulator(SWING_UP, count), vector_steps)], repeats)
     report(Row(f"EnvPool {ENVPOOL_TASK}", median_rate(times, 0, BLOCK_STEPS), "steps/s"))
     report(Row(name, median_ratio(times, 0, 1), "times", 2.0))
 
@@ -230,7 +230,9 @@ def _single(report: Report, repeats: int) -> None:
 
 def _threads(report: Report, repeats: int) -> None:
     cores = os.cpu_count() or 1
-    blocks = [_stepper(make_vector(SWING_UP, 1024, num_threads=threads), BLOCK_STEPS // 1024) for threads in (1, cores)]
+    blocks = [
+        _stepper(make_simulator(SWING_UP, 1024, num_threads=threads), BLOCK_STEPS // 1024) for threads in (1, cores)
+    ]
     times = rounds(blocks, repeats)
     report(Row(f"swing-up, {cores} threads over 1", median_ratio(times, 0, 1), "times", 0.8 * cores))
 

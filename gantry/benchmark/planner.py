@@ -12,7 +12,7 @@ from gantry.agents.planner import Planner, PlannerConfig
 from gantry.benchmark.cases import FIRST_SEED, train_case
 from gantry.benchmark.rows import Report, Row, median_rate, median_ratio, rounds
 from gantry.benchmark.time_to_score import GOAL, SWING_UP
-from gantry.envs.simulator import make_vector
+from gantry.envs.simulator import make_simulator
 from gantry.envs.tasks.vacuum.rooms import RoomProcess, VacuumRooms, room_level_process, state_number
 from gantry.runs.evaluate import evaluate
 from gantry.runs.recipes import tuned
@@ -96,12 +96,12 @@ def _perfect_model(report: Report) -> None:
     agent = Planner(open_environment(SWING_UP, 1), config, FIRST_SEED)
     result = evaluate(agent.act, SWING_UP, 3, purpose="test", begin=agent.begin)
     report(Row("planner with true dynamics on swing-up: score from the first episode", result.score, "score", 850.0))
-    env = make_vector(SWING_UP, 1)
+    env = make_simulator(SWING_UP, 1)
     env.reset(seed=0)
-    model, steps = env.planning_model(), HORIZON * REPEAT * env.task.substeps
+    model, steps = env.planning_model(), HORIZON * REPEAT * env.task.decimation
     rng = np.random.default_rng(0)
     actions = rng.uniform(-1.0, 1.0, (FUTURES, HORIZON, 1)).astype(np.float32)
-    controls = np.repeat(actions.astype(np.float64), REPEAT * env.task.substeps, axis=1)
+    controls = np.repeat(actions.astype(np.float64), REPEAT * env.task.decimation, axis=1)
     rows = np.zeros(FUTURES, np.int64)
     bare, start = Batch(env.model, FUTURES), np.repeat(env.batch.state, FUTURES, axis=0)
 
@@ -138,7 +138,7 @@ def _numbers(values: list[float]) -> str:
 
 def _optimal_share(agent: Planner) -> float:
     """The share of test episodes whose return is the greatest that the rooms allow."""
-    env = make_vector(ROOMS, ROOMS_EPISODES)
+    env = make_simulator(ROOMS, ROOMS_EPISODES)
     assert isinstance(env.task, VacuumRooms)
     observations, _ = env.reset(seed=environment_seed("test", 0, ROOMS_EPISODES))
     features = env.planning_model().features(observations)

@@ -25,7 +25,7 @@ PUSH_SECONDS = 0.1
 FLIGHT_SECONDS = 0.4
 """From throw to hit."""
 THROW_DISTANCE = 1.2
-"""Where a ball starts: so many times the target's reach away from it (see `Target.reach`)."""
+"""Where a ball starts: so many times the target's reach away from it (see `DisturbanceTarget.reach`)."""
 BALLS = 3
 """Balls of each row, thrown in turn; the others lie where they came to rest."""
 BALL_BIT = 4
@@ -35,7 +35,7 @@ HIDDEN = 4
 
 
 @dataclass(frozen=True)
-class Target:
+class DisturbanceTarget:
     """What of a robot is disturbed, and how hard."""
 
     body: str
@@ -67,7 +67,7 @@ def check_kind(kind: str) -> None:
         raise GantryError(f"disturb must be one of {', '.join(get_args(Kind))}, not {kind!r}")
 
 
-def add_balls(specification: mujoco.MjSpec, target: Target) -> None:
+def add_balls(specification: mujoco.MjSpec, target: DisturbanceTarget) -> None:
     """Add BALLS balls to a model, after all that it holds, so that no index of its own changes.
 
     They collide with everything that moves, with the floor and, if the target says so, with obstacles; with each other
@@ -133,7 +133,7 @@ class Disturbance:
         seconds: simulated time between two calls of `apply` for a row.
     """
 
-    def __init__(self, kind: Kind, target: Target, model: mujoco.MjModel, seconds: float) -> None:
+    def __init__(self, kind: Kind, target: DisturbanceTarget, model: mujoco.MjModel, seconds: float) -> None:
         self.kind, self.target = kind, target
         self._body = model.body(target.body).id
         self._seconds = seconds

@@ -88,10 +88,10 @@ class PlanningModel:
             batch.forward(None, int(task.stage))  # what is derived from the state is no part of it
         steps = horizon * repeat
         controls = [task.control(actions[padded, step]) for step in range(horizon)]
-        features = [task.observe(state)]
+        features = [task.features(state)]
         for step in range(steps):
             task.advance(state, controls[step // repeat], None)
-            features.append(task.observe(state))
+            features.append(task.features(state))
         path = np.stack(features)[:, :count]
         held = np.repeat(np.stack(controls)[:, :count], repeat, 0)
         rewards = np.asarray(task.reward(path[:-1], held, path[1:])[0])

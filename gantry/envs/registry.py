@@ -102,7 +102,7 @@ def register_environments() -> None:
             register(
                 environment_id,
                 entry_point="gantry.envs.single:make_single",
-                vector_entry_point="gantry.envs.simulator:make_vector",
+                vector_entry_point="gantry.envs.simulator:make_simulator",
                 max_episode_steps=environment.max_episode_steps,
                 order_enforce=False,  # the simulator itself refuses a step before the first reset
                 disable_env_checker=True,  # the test suite runs the full checker on every id

@@ -8,7 +8,7 @@ from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env import VecEnv
 
 from gantry.envs.registry import full_id
-from gantry.envs.simulator import Simulator, make_vector
+from gantry.envs.simulator import Simulator, make_simulator
 from gantry.errors import GantryError
 
 Observations = np.ndarray | dict[str, np.ndarray]
@@ -118,7 +118,7 @@ def make_sb3(environment: str, num_envs: int = 1, seed: int | None = None, **set
         seed: of the first reset; environment i gets seed + i.
         settings: of the simulator and of the task.
     """
-    env = SB3VecEnv(make_vector(full_id(environment), num_envs, **settings))
+    env = SB3VecEnv(make_simulator(full_id(environment), num_envs, **settings))
     if seed is not None:
         env.seed(seed)
     return env

@@ -100,7 +100,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.render_mode = render_mode
         self.model = self._load_model(disturb)
-        self.control_timestep = float(self.model.opt.timestep) * task.substeps
+        self.control_timestep = float(self.model.opt.timestep) * task.decimation
         """Seconds of simulated time a control step."""
         self.metadata = {
             "render_modes": ["rgb_array"],
@@ -133,14 +133,14 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self._check_noise()
         if disturb is not None:
             assert task.disturbance_target is not None  # _load_model has seen to it
-            seconds = float(self.model.opt.timestep) * (task.block or task.substeps)
+            seconds = float(self.model.opt.timestep) * (task.motor_decimation or task.decimation)
             disturbance = Disturbance(disturb, task.disturbance_target, self.model, seconds)
             self.state.disturber = lambda rows: disturbance.apply(self.batch, rows, self._seeds, self._episodes)
 
         self._begin_counting(num_envs)
         self._can_terminate = type(task).terminated is not Task.terminated
         self.features = np.zeros((num_envs, 0), np.float32)
-        """What each row's state shows now, (n, number): see `Task.observe`."""
+        """What each row's state shows now, (n, number): see `Task.features`."""
         self._render_settings = (width, height, camera)
         self._renderers: dict[int, Any] = {}
         if hasattr(task, "compute_reward"):  # only then: by this name others recognize what has goals
@@ -218,7 +218,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             terminations[waiting] = False
             truncations[waiting] = False
             infos["terms"] = {name: np.where(waiting, 0, term) for name, term in infos["terms"].items()}
-        infos.update(self.task.measures(self.features))
+        infos.update(self.task.metrics(self.features))
         if self._some_ended and self.autoreset_mode is AutoresetMode.SAME_STEP:
             infos["final_obs"] = self.observe()
             infos["_final_obs"] = self._ended.copy()
@@ -242,7 +242,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.task.advance(self.state, sent, None if waiting is None else ~waiting)
         self._clock += 1
 
-        before, features = self.features, self.task.observe(self.state)
+        before, features = self.features, self.task.features(self.state)
         diverged = self._diverged(features)
         if diverged is not None:
             features[diverged] = before[diverged]
@@ -332,7 +332,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         Raises:
             GantryError: the state is of another task, size or MuJoCo version; nothing has changed.
         """
-        own = {**self.get_state(), "features": self.task.observe(self.state)}
+        own = {**self.get_state(), "features": self.task.features(self.state)}
         ours, whose = own["task"], np.asarray(state.get("task"))
         # Older states do not say of which task they are, nor do those of tasks that were built by hand.
         if ours.size and whose.dtype == ours.dtype and whose.size and not np.array_equal(ours, whose):
@@ -372,7 +372,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.task.reset(self.state, ids, RandomStreams(self._seeds[ids], self._episodes[ids]))
         if self._stage != NO_STAGE:
             self.batch.forward(ids, self._stage)
-        features = self.task.observe(self.state)
+        features = self.task.features(self.state)
         if self.features.shape != features.shape:
             self.features = features
         else:
@@ -503,7 +503,7 @@ def make_task(environment_id: str, **options: Any) -> Task:
 SIMULATOR_SETTINGS = ("autoreset_mode", "num_threads", "physics", "disturb", "render_mode", "width", "height", "camera")
 
 
-def make_vector(environment_id: str, num_envs: int = 1, **settings: Any) -> Simulator:
+def make_simulator(environment_id: str, num_envs: int = 1, **settings: Any) -> Simulator:
     """Build the batched simulator of a catalogued environment.
 
     Args:

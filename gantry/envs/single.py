@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from gantry.envs.simulator import Simulator, make_vector
+from gantry.envs.simulator import Simulator, make_simulator
 from gantry.envs.task import Task
 from gantry.errors import GantryError
 
@@ -23,7 +23,7 @@ class SingleEnvironment(gymnasium.Env[np.ndarray, Any]):
             raise ValueError("a single environment takes a simulator of one row, without autoreset")
         self.simulator = simulator
         self.task = simulator.task
-        self._has_measures = type(self.task).measures is not Task.measures
+        self._has_metrics = type(self.task).metrics is not Task.metrics
         self.observation_space = simulator.single_observation_space
         self.action_space = simulator.single_action_space
         self.render_mode = simulator.render_mode
@@ -47,9 +47,9 @@ class SingleEnvironment(gymnasium.Env[np.ndarray, Any]):
             raise GantryError(f"the action must be one array of numbers: {error}") from error
         reward, terms, terminated, truncated, diverged = self.simulator.transition(actions)
         info: dict[str, Any] = {"terms": {name: float(term) for name, term in terms.items()}}
-        if self._has_measures:
-            for name, measure in self.task.measures(self.simulator.features[0]).items():
-                info[name] = measure.item()
+        if self._has_metrics:
+            for name, metric in self.task.metrics(self.simulator.features[0]).items():
+                info[name] = metric.item()
         if self.simulator.varied:
             info.update(_first_row(self.simulator.physics_infos()))
         if diverged is not None:
@@ -82,5 +82,5 @@ def _first_row(infos: dict[str, Any]) -> dict[str, Any]:
 def make_single(environment_id: str, **settings: Any) -> SingleEnvironment:
     """Build the single environment of a catalogued id, for `gymnasium.make`, which itself adds the time limit."""
     return SingleEnvironment(
-        make_vector(environment_id, 1, max_episode_steps=None, autoreset_mode=AutoresetMode.DISABLED, **settings)
+        make_simulator(environment_id, 1, max_episode_steps=None, autoreset_mode=AutoresetMode.DISABLED, **settings)
     )

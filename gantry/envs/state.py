@@ -36,19 +36,19 @@ class State:
         self.watcher: Callable[[], None] | None = None
         """Called by tasks with long control steps after each part of one, so that films show what lies between."""
         self.disturber: Callable[[np.ndarray | None], None] | None = None
-        """Called before each part of a control step with the rows that it simulates, as in `step`."""
+        """Called before each part of a control step with the mask of the environments that it simulates, as in `step`."""
 
-    def step(self, rows: np.ndarray | None, substeps: int, stage: int = 0) -> None:
+    def step(self, mask: np.ndarray | None, steps: int, stage: int = 0) -> None:
         """Simulate one part of a control step, under disturbances where there are any.
 
         Args:
-            rows: mask (n,) bool of the rows to simulate; None for all.
-            substeps: simulation steps, the task's `block`.
+            mask: (n,) bool, the environments to simulate; None for all.
+            steps: physics steps, such as the task's `motor_decimation`.
             stage: how far derived fields are brought up to date afterwards.
         """
         if self.disturber is not None:
-            self.disturber(rows)
-        self.batch.step(rows, substeps, stage)
+            self.disturber(mask)
+        self.batch.step(mask, steps, stage)
 
     def __getattr__(self, name: str) -> np.ndarray:
         if name.startswith("__"):

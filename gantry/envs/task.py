@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 from mujoco.batch import Batch
 
-from gantry.envs.disturbances import Target
+from gantry.envs.disturbances import DisturbanceTarget
 from gantry.envs.domain_randomization import PhysicalParameter
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.state import State
@@ -29,9 +29,9 @@ class Task(ABC):
 
     model_file: ClassVar[str]
     """The MJCF file in `gantry.assets`."""
-    substeps: ClassVar[int] = 1
+    decimation: ClassVar[int] = 1
     """Simulation steps a control step."""
-    block: ClassVar[int] = 0
+    motor_decimation: ClassVar[int] = 0
     """Simulation steps for which the motors' controls, and disturbances, stay as they are: fewer than `substeps` where
     the task's own controller works faster than its policy; 0 stands for `substeps`."""
     stage: ClassVar[mujoco.mjtStage] = mujoco.mjtStage.mjSTAGE_NONE
@@ -41,7 +41,7 @@ class Task(ABC):
     """The fields that the task reads of `State` and that MuJoCo computes: positions of sites, sensors, contacts."""
     physics: ClassVar[Mapping[str, PhysicalParameter]] = {}
     """The quantities that `set_physics` can set row by row, beside those that every task has."""
-    disturbance_target: ClassVar[Target | None] = None
+    disturbance_target: ClassVar[DisturbanceTarget | None] = None
     """What pushes and thrown balls are aimed at; None: nothing of this robot can be disturbed."""
     neutral: ClassVar[float] = 0.0
     """The control, in each column, that asks for nothing: with motor delay it arrives before an episode's first."""
@@ -100,10 +100,10 @@ class Task(ABC):
         to step belongs in MuJoCo's state (`ctrl`, `userdata`), which saving and resetting know about.
         """
         state.ctrl[:] = control
-        state.step(rows, self.substeps, self._stage)
+        state.step(rows, self.decimation, self._stage)
 
     @abstractmethod
-    def observe(self, state: State) -> np.ndarray:
+    def features(self, state: State) -> np.ndarray:
         """Return the features (n, number), float32: everything that reward and termination are functions of."""
 
     def observation(self, features: np.ndarray) -> Any:
@@ -123,7 +123,7 @@ class Task(ABC):
         """Return the point (..., 3) in m that shows in pictures where features (..., number) are; by default None."""
         return None
 
-    def measures(self, features: np.ndarray) -> dict[str, np.ndarray]:
+    def metrics(self, features: np.ndarray) -> dict[str, np.ndarray]:
         """Return what is reported beside the reward, (...) each, such as `success` (bool); by default nothing."""
         return {}
 

@@ -19,7 +19,7 @@ from gantry.agents.parts.vector_stepper import open_environment
 from gantry.envs.registry import ENVIRONMENTS
 from gantry.envs.rendering import make_renderer
 from gantry.envs.rendering.scene import Marker
-from gantry.envs.simulator import Simulator, make_vector
+from gantry.envs.simulator import Simulator, make_simulator
 from gantry.errors import GantryError
 from gantry.film.overlay import OverlayState, draw_overlay
 from gantry.film.plan_overlay import Foresee
@@ -222,7 +222,7 @@ def _stage(
     stage: Stage
     if environment in ENVIRONMENTS:
         # With NEXT_STEP autoreset the state after an episode's last step can still be seen.
-        env = make_vector(environment, 1, autoreset_mode=AutoresetMode.NEXT_STEP, **options)
+        env = make_simulator(environment, 1, autoreset_mode=AutoresetMode.NEXT_STEP, **options)
         stage = _OwnStage(env, camera, size, backend)
     else:
         stage = _ForeignStage(open_environment(environment, 1, {**options, "render_mode": "rgb_array"}))

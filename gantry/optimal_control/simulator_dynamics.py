@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 import torch
 
-from gantry.envs.simulator import DIVERGENCE_WARNINGS, Simulator, make_vector
+from gantry.envs.simulator import DIVERGENCE_WARNINGS, Simulator, make_simulator
 from gantry.envs.task import Task
 from gantry.errors import GantryError
 from gantry.optimal_control.finite_differences import curvatures, jacobians
@@ -70,7 +70,7 @@ class SimulatedDynamics:
     def simulator(self, rows: int) -> Simulator:
         """Return a simulator of so many rows, kept for the next time."""
         if rows not in self._simulators:
-            self._simulators[rows] = make_vector(self._environment, rows, **self._options)
+            self._simulators[rows] = make_simulator(self._environment, rows, **self._options)
         return self._simulators[rows]
 
     def begin(self, origin: np.ndarray) -> np.ndarray:
@@ -160,7 +160,7 @@ class SimulatedDynamics:
         self._write(simulator, states)
         if self.task.stage != mujoco.mjtStage.mjSTAGE_NONE:
             simulator.batch.forward(None, int(self.task.stage))
-        return self.task.observe(simulator.state)
+        return self.task.features(simulator.state)
 
     def _remembers_controls(self, single: Simulator) -> bool:
         """Return whether the controls before a step make a difference to what the step does."""

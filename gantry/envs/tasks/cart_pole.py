@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 from mujoco.batch import Batch
 
-from gantry.envs.disturbances import Target
+from gantry.envs.disturbances import DisturbanceTarget
 from gantry.envs.domain_randomization import PhysicalParameter
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.rewards import tolerance
@@ -83,13 +83,13 @@ class CartPole(Task):
     """
 
     model_file: ClassVar[str] = "cart_pole.xml"
-    substeps: ClassVar[int] = 2
+    decimation: ClassVar[int] = 2
     physics: ClassVar[Mapping[str, PhysicalParameter]] = {
         "pole_length": PhysicalParameter(1.0, 0.1, 4.0, "m", "length of the pole between the ends of its axis"),
         "pole_mass": PhysicalParameter(0.1, 1e-3, 10.0, "kg", "mass of the pole"),
         "cart_mass": PhysicalParameter(1.0, 0.1, 100.0, "kg", "mass of the cart"),
     }
-    disturbance_target: ClassVar[Target | None] = Target(
+    disturbance_target: ClassVar[DisturbanceTarget | None] = DisturbanceTarget(
         "pole", force=1.0, ball_mass=0.015, ball_radius=0.06, axes=(0,), aim=(0.0, 0.0, 0.7)
     )
 
@@ -144,7 +144,7 @@ class CartPole(Task):
             return (actions[:, None] - 1).astype(np.float32)
         return np.minimum(np.maximum(actions, LOWEST), HIGHEST)
 
-    def observe(self, state: State) -> np.ndarray:
+    def features(self, state: State) -> np.ndarray:
         """Return x, cos θ, sin θ, ẋ, θ̇: (n, 5)."""
         qpos = state.qpos
         features = np.empty((len(qpos), 5), np.float32)

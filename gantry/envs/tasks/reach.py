@@ -15,7 +15,7 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from gantry.envs.disturbances import Target
+from gantry.envs.disturbances import DisturbanceTarget
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.rewards import namespace, tolerance
 from gantry.envs.state import State
@@ -124,9 +124,9 @@ class Reach(Task):
     """
 
     model_file: ClassVar[str] = "reach_arm.xml"
-    substeps: ClassVar[int] = 2
+    decimation: ClassVar[int] = 2
     outputs: ClassVar[Sequence[str]] = ("ncon",)
-    disturbance_target: ClassVar[Target | None] = Target("link5", 60.0, ball_mass=0.5, ball_radius=0.06, reach=0.85)
+    disturbance_target: ClassVar[DisturbanceTarget | None] = DisturbanceTarget("link5", 60.0, ball_mass=0.5, ball_radius=0.06, reach=0.85)
 
     def __init__(self, control: Literal["position", "torque"] = "position") -> None:
         if control not in ("position", "torque"):
@@ -196,7 +196,7 @@ class Reach(Task):
             control = moved if rows is None else np.where(rows[:, None], moved, aims)
         super().advance(state, control, rows)
 
-    def observe(self, state: State) -> np.ndarray:
+    def features(self, state: State) -> np.ndarray:
         """Return the features (n, 27 with servos, else 20) of the table above."""
         position, target = state.qpos, state.mocap_pos[:, 0]
         features = np.empty((len(position), len(self.bounds)), np.float32)
@@ -229,7 +229,7 @@ class Reach(Task):
         """Return the joints' root mean square speed, (...) in rad/s."""
         return length(features[..., 7:14]) * JOINTS**-0.5
 
-    def measures(self, features: np.ndarray) -> dict[str, np.ndarray]:
+    def metrics(self, features: np.ndarray) -> dict[str, np.ndarray]:
         """Return `success` (bool): the fingertip is within 2 cm of the target."""
         return {"success": self.distance(features) <= SUCCESS_DISTANCE}
 
@@ -290,7 +290,7 @@ class ReachGoal(Reach):
         reward = self.compute_reward(target - self.to_target(next_features), target)
         return reward, {"at_target": reward + 1.0}
 
-    def measures(self, features: np.ndarray) -> dict[str, np.ndarray]:
+    def metrics(self, features: np.ndarray) -> dict[str, np.ndarray]:
         """Return `success` (bool), which is what the reward pays for."""
         return {"success": self.reward(features, None, features)[0] == 0.0}
 

@@ -11,7 +11,7 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from gantry.envs.disturbances import Target
+from gantry.envs.disturbances import DisturbanceTarget
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.rewards import namespace, tolerance
 from gantry.envs.state import State
@@ -69,8 +69,8 @@ class ReachPlanar(Task):
     """
 
     model_file: ClassVar[str] = "reach_planar.xml"
-    substeps: ClassVar[int] = 2
-    disturbance_target: ClassVar[Target | None] = Target("lower", 0.3, ball_mass=0.01, ball_radius=0.012, reach=0.24)
+    decimation: ClassVar[int] = 2
+    disturbance_target: ClassVar[DisturbanceTarget | None] = DisturbanceTarget("lower", 0.3, ball_mass=0.01, ball_radius=0.012, reach=0.24)
 
     def __init__(self, target: Literal["easy", "hard"] = "easy", sparse: bool = False) -> None:
         if target not in TARGET_RADII:
@@ -101,7 +101,7 @@ class ReachPlanar(Task):
         """Return the shares of the motors' torques, (n, 2) in [-1, 1]."""
         return np.minimum(np.maximum(actions, -FEATURE_BOUNDS[:2]), FEATURE_BOUNDS[:2])
 
-    def observe(self, state: State) -> np.ndarray:
+    def features(self, state: State) -> np.ndarray:
         """Return the features (n, 7) of the table above."""
         qpos, target = state.qpos, state.mocap_pos
         features = np.empty((len(qpos), 7), np.float32)
@@ -130,7 +130,7 @@ class ReachPlanar(Task):
         # Not a power of ½, which NumPy's scalars, one row, round otherwise than its arrays.
         return namespace(x).sqrt(x * x + y * y)
 
-    def measures(self, features: np.ndarray) -> dict[str, np.ndarray]:
+    def metrics(self, features: np.ndarray) -> dict[str, np.ndarray]:
         """Return `success` (bool): the fingertip touches the target."""
         return {"success": self.distance(features) <= self.touching}
 

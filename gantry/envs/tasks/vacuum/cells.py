@@ -93,8 +93,8 @@ class VacuumCells(Vacuum):
         slip: probability that a move goes to the left or to the right of the way asked for (half each).
     """
 
-    substeps: ClassVar[int] = 48
-    block: ClassVar[int] = 3
+    decimation: ClassVar[int] = 48
+    motor_decimation: ClassVar[int] = 3
     neutral: ClassVar[float] = STAY
 
     def __init__(
@@ -196,7 +196,7 @@ class VacuumCells(Vacuum):
         goal = home + self.plan.cell * STEPS[direction]
         bumped, path = np.zeros(n, bool), np.zeros(n)
         driving = np.ones(n, bool) if rows is None else rows.copy()
-        usual = self.substeps // self.block
+        usual = self.decimation // self.motor_decimation
         for block in range(2 * usual):
             if block >= usual:  # something has pushed it off its way
                 driving &= np.hypot(goal[:, 0] - pose[:, 0], goal[:, 1] - pose[:, 1]) > CLOSE
@@ -230,7 +230,7 @@ class VacuumCells(Vacuum):
         turn = np.where(chance < self.slip / 2, 3, np.where(chance < self.slip, 1, 0))
         return np.where(direction == STAY, STAY, (direction + turn) % 4)
 
-    def observe(self, state: State) -> np.ndarray:
+    def features(self, state: State) -> np.ndarray:
         """Return the features (n, 11 + m)."""
         userdata, counter = state.userdata, self.counter
         levels = userdata[:, self.dirt]
@@ -273,7 +273,7 @@ class VacuumCells(Vacuum):
             grid[..., 2, :, :] = (charge * 255).astype(np.uint8)[..., None, None]
         return grid.repeat(self._pixels, axis=-2).repeat(self._pixels, axis=-1)
 
-    def measures(self, features: np.ndarray) -> dict[str, np.ndarray]:
+    def metrics(self, features: np.ndarray) -> dict[str, np.ndarray]:
         """Return `coverage`, `success`, `bumps`, `path_length` (m) and, where it is known, `path_over_tour`."""
         coverage = 1.0 - features[..., DIRTY] / features[..., DIRTY_AT_START]
         result = {"coverage": coverage, "success": coverage >= ENOUGH, "bumps": features[..., BUMPS],

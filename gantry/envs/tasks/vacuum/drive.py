@@ -69,8 +69,8 @@ class VacuumDrive(Vacuum):
         dirt: share of the cells that are dirty at the start, a third of them very dirty.
     """
 
-    substeps: ClassVar[int] = 5
-    block: ClassVar[int] = 1
+    decimation: ClassVar[int] = 5
+    motor_decimation: ClassVar[int] = 1
 
     def __init__(self, plan: str = "apartment", start: Literal["dock", "anywhere"] = "dock", dirt: float = 0.6) -> None:
         super().__init__(plan, "cells", ("dirty_at_start", "bumps", "path", "front_left", "front_right", "back"))
@@ -137,7 +137,7 @@ class VacuumDrive(Vacuum):
         userdata, pose = state.userdata, self.pose(state)
         state.ctrl[:] = control
         touched = np.zeros((len(everything), BUMPERS), bool)
-        for _ in range(self.substeps):
+        for _ in range(self.decimation):
             self.simulate(state, rows)
             before, pose = pose, self.pose(state)
             userdata[everything, self.counter["path"]] += driven(before, pose)[everything]
@@ -150,7 +150,7 @@ class VacuumDrive(Vacuum):
         userdata[everything, first : first + BUMPERS] = touched
         userdata[everything, self.counter["bumps"]] += touched.any(axis=1)
 
-    def observe(self, state: State) -> np.ndarray:
+    def features(self, state: State) -> np.ndarray:
         """Return the features (n, 42)."""
         pose, userdata, counter = state.qpos, state.userdata, self.counter
         heading = pose[:, 2].copy()
@@ -192,7 +192,7 @@ class VacuumDrive(Vacuum):
         sector = np.rint(bearing * (SECTORS / (2 * np.pi))).astype(np.int64) % SECTORS
         return np.where(sector[..., None] == np.arange(SECTORS), nearness[..., None], 0.0).max(axis=1)
 
-    def measures(self, features: np.ndarray) -> dict[str, np.ndarray]:
+    def metrics(self, features: np.ndarray) -> dict[str, np.ndarray]:
         """Return `coverage`, `success`, `bumps` and `path_length` (m)."""
         coverage = 1.0 - features[..., DIRTY] / features[..., DIRTY_AT_START]
         return {

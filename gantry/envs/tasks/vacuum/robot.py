@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 
 from gantry.envs.tasks.vacuum.apartment import specify_apartment
-from gantry.envs.disturbances import Target, add_balls, has_balls
+from gantry.envs.disturbances import DisturbanceTarget, add_balls, has_balls
 from gantry.envs.tasks.vacuum.plan_file import load_plan
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.rendering.scene import Marker
@@ -63,7 +63,7 @@ class Vacuum(Task):
     """
 
     outputs: ClassVar[Sequence[str]] = ("sensordata",)
-    disturbance_target: ClassVar[Target] = Target(
+    disturbance_target: ClassVar[DisturbanceTarget] = DisturbanceTarget(
         "robot", force=60.0, ball_mass=0.8, ball_radius=0.07, reach=0.9, aim=(0.0, 0.0, -0.25), rise=1.25,
         shell=(ROBOT_RADIUS, ROBOT_HEIGHT), obstacles=True,
     )  # fmt: skip
@@ -147,7 +147,7 @@ class Vacuum(Task):
 
     def simulate(self, state: State, rows: np.ndarray | None) -> None:
         """Simulate a block of the rows in the mask `rows` (n,), or of all for None."""
-        state.step(rows, self.block, self._stage)
+        state.step(rows, self.motor_decimation, self._stage)
         if state.watcher is not None:
             state.watcher()
 

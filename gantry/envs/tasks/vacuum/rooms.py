@@ -56,8 +56,8 @@ class VacuumRooms(Vacuum):
             bedroom 1 clean, bedroom 2 very dirty). The robot starts at its dock.
     """
 
-    substeps: ClassVar[int] = 200  # nominal: a drive takes as long as its way is
-    block: ClassVar[int] = 2
+    decimation: ClassVar[int] = 200  # nominal: a drive takes as long as its way is
+    motor_decimation: ClassVar[int] = 2
     neutral: ClassVar[float] = STAY
     room_limit: ClassVar[int] = 12
     """The most rooms: their 3ᴿ dirt levels are counted in one number."""
@@ -128,7 +128,7 @@ class VacuumRooms(Vacuum):
                     seconds += LEG_SECONDS + length / (0.8 * MAX_WHEEL_SPEED)
                     cell = following
                 longest = max(longest, seconds)
-        return int(np.ceil(longest / (self.block * self.load_model().opt.timestep)))
+        return int(np.ceil(longest / (self.motor_decimation * self.load_model().opt.timestep)))
 
     def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
         """Put the robot at its dock, and dirt into the rooms: at least one of them."""
@@ -178,7 +178,7 @@ class VacuumRooms(Vacuum):
         userdata[everything, self.counter["bumps"]] += bumps[everything]
         userdata[everything, self._room[self.cell_at(pose[:, 0], pose[:, 1])][everything]] = 0.0
 
-    def observe(self, state: State) -> np.ndarray:
+    def features(self, state: State) -> np.ndarray:
         """Return the features (n, 2R + 3)."""
         userdata, rooms = state.userdata, self.rooms
         features = np.empty((len(userdata), 2 * rooms + 3), np.float32)
@@ -209,7 +209,7 @@ class VacuumRooms(Vacuum):
         places = self.centres[self.parking][features[..., : self.rooms].argmax(axis=-1)]
         return np.concatenate([places, np.full((*places.shape[:-1], 1), 0.1)], axis=-1)
 
-    def measures(self, features: np.ndarray) -> dict[str, np.ndarray]:
+    def metrics(self, features: np.ndarray) -> dict[str, np.ndarray]:
         """Return `coverage`, `success`, `bumps` and `path_length` (m)."""
         left = np.count_nonzero(features[..., self.rooms : 2 * self.rooms], axis=-1)
         coverage = 1.0 - left / features[..., self.dirty_at_start]
