@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode
 from test_simulator import assert_same, assert_same_state, forceful_actions, run
 
 from gantry.cli import main
-from gantry.cli.options import environment_options
+from gantry.cli.options import env_options
 from gantry.envs.disturbances import (
     BALLS,
     FLIGHT_SECONDS,
@@ -592,7 +592,7 @@ def test_the_checkers_pass_under_disturbances_with_warnings_as_errors(kind, envi
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_disturbances_asked_for_on_the_command_line_reach_the_environment(kind, tmp_path, capsys):
-    assert environment_options((), None, kind) == {"disturb": kind}
+    assert env_options((), None, kind) == {"disturb": kind}
     folder = tmp_path / "run"
     words = ["train", ID, "--disturb", kind, "--steps", "256", "--num-envs", "8", "--out", str(folder)]
     assert main(words) == 0

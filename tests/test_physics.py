@@ -15,7 +15,7 @@ from test_simulator import assert_same, assert_same_state, forceful_actions, run
 
 from gantry.agents.ppo import PPOConfig
 from gantry.cli import main
-from gantry.cli.options import environment_options
+from gantry.cli.options import env_options
 from gantry.envs.disturbances import add_balls
 from gantry.envs.domain_randomization import COMMON, Range
 from gantry.envs.simulator import Simulator, make_simulator
@@ -670,7 +670,7 @@ WORDS = "cart_mass=0.5..2.0,motor_delay=0..2"
 
 
 def test_the_command_lines_text_reaches_the_environment():
-    options = environment_options((), f"{WORDS}, gear=0.7", None)
+    options = env_options((), f"{WORDS}, gear=0.7", None)
     assert options == {"physics": {"cart_mass": "0.5..2.0", "motor_delay": "0..2", "gear": "0.7"}}
     env = gymnasium.make_vec(ID, 200, **options)
     physics = env.reset(seed=0)[1]["physics"]
@@ -690,19 +690,19 @@ def metrics(run_: Run) -> list[dict[str, str]]:
 
 
 def test_drawn_physics_survive_a_runs_configuration_and_an_interrupted_run_resumes_to_the_same_numbers(tmp_path):
-    options = environment_options((), WORDS, None)
+    options = env_options((), WORDS, None)
     whole, stopped = Run(tmp_path / "whole"), Run(tmp_path / "stopped")
-    train(whole, ID, "ppo", SMALL, 1024, environment_options=options)
+    train(whole, ID, "ppo", SMALL, 1024, env_options=options)
 
     def interrupt(row):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(stopped, ID, "ppo", SMALL, 1024, environment_options=options, progress=interrupt)
+        train(stopped, ID, "ppo", SMALL, 1024, env_options=options, progress=interrupt)
     assert len(metrics(stopped)) == 1
     resume(stopped)
     assert metrics(stopped) == metrics(whole)
-    assert json.loads((whole.folder / "config.json").read_text())["environment_options"] == options
+    assert json.loads((whole.folder / "config.json").read_text())["env_options"] == options
     physics = build_agent(whole.read_config()).env.reset(seed=3)[1]["physics"]
     assert len(set(physics["cart_mass"])) == SMALL.num_envs
 
@@ -711,7 +711,7 @@ def test_training_and_evaluating_take_ranges_from_the_command_line_and_refuse_ba
     folder = tmp_path / "run"
     words = ["train", ID, "--randomize", WORDS, "--steps", "256", "--num-envs", "8", "--out", str(folder)]
     assert main(words) == 0
-    assert json.loads((folder / "config.json").read_text())["environment_options"]["physics"]["motor_delay"] == "0..2"
+    assert json.loads((folder / "config.json").read_text())["env_options"]["physics"]["motor_delay"] == "0..2"
     scores = []
     for flags in ((), ("--randomize", WORDS), ("--randomize", "cart_mass=50,motor_delay=9")):
         capsys.readouterr()

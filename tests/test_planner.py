@@ -22,6 +22,7 @@ from gantry.errors import GantryError
 from gantry.film.overlay import OverlayState
 from gantry.film.plan_overlay import foresight, imagination, lines
 from gantry.film.record import _compare, _Moment, record
+from gantry.plots import model_calibration
 from gantry.runs.evaluate import evaluate
 from gantry.runs.folder import Run
 from gantry.runs.recipes import tuned
@@ -498,6 +499,7 @@ def test_imagined_lines_go_through_the_points_of_their_futures_and_end_with_the_
 def test_a_run_is_trained_filmed_and_drawn(tmp_path):
     run = Run(tmp_path / "run")
     agent = train(run, SWING_UP, "planner", config(action_repeat=10), 400, seed=0)
+    model_calibration.draw(run.folder / "dynamics.png", agent.accuracy)
     with Image.open(run.folder / "dynamics.png") as picture:
         assert picture.size[0] > picture.size[1] > 300
     assert [row["steps"] for row in run.read_metrics()] == [200.0, 300.0, 400.0]

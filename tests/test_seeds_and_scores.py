@@ -5,7 +5,7 @@ import pytest
 
 from gantry.errors import GantryError
 from gantry.runs.scores import score
-from gantry.runs.seeds import ROWS, SEEDS, environment_seed
+from gantry.runs.seeds import ENVS_PER_SEED, SEEDS, environment_seed
 
 
 def test_no_two_purposes_or_seeds_share_an_environment_seed():
@@ -16,7 +16,7 @@ def test_no_two_purposes_or_seeds_share_an_environment_seed():
     ]
     gaps = np.diff(sorted(blocks))
     assert len(set(blocks)) == len(blocks)
-    assert gaps.min() >= ROWS  # each block has room for all its rows before the next begins
+    assert gaps.min() >= ENVS_PER_SEED  # each block has room for all its environments before the next begins
 
 
 @pytest.mark.parametrize("seed", [-1, SEEDS])
@@ -27,7 +27,7 @@ def test_a_seed_out_of_range_is_refused(seed):
 
 def test_more_environments_than_a_seed_has_room_for_are_refused():
     with pytest.raises(GantryError, match="environments"):
-        environment_seed("training", 0, ROWS + 1)
+        environment_seed("training", 0, ENVS_PER_SEED + 1)
 
 
 def test_own_tasks_score_a_thousand_times_the_mean_reward_and_others_their_return():

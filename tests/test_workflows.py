@@ -109,7 +109,7 @@ def test_the_configuration_writes_out_every_default_and_the_versions(finished):
     config = json.loads((finished.folder / "config.json").read_text())
     assert set(config["config"]) == set(PPOConfig.__dataclass_fields__)
     assert {"python", "mujoco", "numpy", "torch", "gantry", "gymnasium"} == set(config["versions"])
-    assert config["environment"] == SWING_UP
+    assert config["env_id"] == SWING_UP
 
 
 def test_what_evaluate_scores_is_what_record_films(finished, tmp_path):

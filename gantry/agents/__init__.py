@@ -5,11 +5,16 @@ an agent is first asked for.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gantry.agents.parts.registry import registered_class
 from gantry.errors import GantryError
 from gantry.files import read_json
+
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
+
+    from gantry.agents.protocol import Agent, AgentClass
 
 AGENTS: dict[str, str] = {
     "a2c": "gantry.agents.a2c:A2C",
@@ -38,17 +43,18 @@ DESCRIPTIONS: dict[str, str] = {
 """Agent name → one line for listings."""
 
 
-def agent_class(name: str) -> Any:
+def agent_class(name: str) -> "AgentClass":
     """Return the class of the agent called `name` (upper or lower case).
 
     Raises:
         GantryError: no agent has that name; the message names the nearest ones.
     """
-    return registered_class("agent", name, AGENTS)
+    found: AgentClass = registered_class("agent", name, AGENTS)
+    return found
 
 
-def load_agent(folder: str | Path, env: Any = None) -> Any:
-    """Load the agent that was saved to `folder`, whichever kind it is, for acting, or with `env` for more learning.
+def load_agent(folder: str | Path, env: "VectorEnv | None" = None) -> "Agent":
+    """Load the agent that was saved to `folder`, whichever it is, for acting, or with `env` to learn further.
 
     Raises:
         GantryError: the folder holds no saved policy, a damaged one, or one of an unknown agent.

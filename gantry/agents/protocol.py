@@ -1,9 +1,78 @@
-"""What some agents can do beside acting and learning, as protocols that `isinstance` can check."""
+"""What every agent can do, and what some can do beside it, as protocols; `isinstance` can check the latter."""
 
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+Metrics = dict[str, float]
+"""Name → number, for one update."""
+Callback = Callable[[Any, Metrics], bool | None]
+"""Called with the agent and the metrics of each update; returning False stops learning."""
+
+
+class Agent(Protocol):
+    """Learns from a vector environment and acts in it."""
+
+    steps: int
+    """Environment steps learned from so far."""
+    env: VectorEnv | None
+    """The environment it learns in; None where it was loaded for acting alone."""
+    environment: str | None
+    """The environment's id, where known."""
+
+    def act(self, observation: Any, deterministic: bool = True) -> NDArray[Any]:
+        """Return the action for one observation, or (k, *action shape) for a batch of k."""
+        ...
+
+    def learn(self, total_steps: int, callback: Callback | None = None) -> Self:
+        """Learn until `total_steps` environment steps have been made in all."""
+        ...
+
+    def save(self, folder: str | Path) -> None:
+        """Write all that acting needs to a folder."""
+        ...
+
+    def trainer_state(self) -> "tuple[dict[str, torch.Tensor], dict[str, Any]]":
+        """Return all that resuming needs: tensors, and values fit for JSON."""
+        ...
+
+    def load_trainer_state(self, tensors: "Mapping[str, torch.Tensor]", meta: Mapping[str, Any]) -> None:
+        """Take over what `trainer_state` returned."""
+        ...
+
+
+class AgentConfig(Protocol):
+    """A dataclass of settings."""
+
+    @property
+    def num_envs(self) -> int:
+        """Environments stepped at once."""
+        ...
+
+
+class AgentClass(Protocol):
+    """The class of an agent: how to build or load one without knowing which algorithm it is."""
+
+    __name__: str
+
+    @property
+    def config_class(self) -> type[Any]:
+        """The dataclass of the agent's settings."""
+        ...
+
+    def __call__(self, env: VectorEnv, config: Any, /, *, seed: int, env_seed: int | None) -> Agent:
+        """Build an agent that learns in `env`."""
+        ...
+
+    def load(self, folder: str | Path, env: VectorEnv | None = None) -> Agent:
+        """Load the agent that was saved to a folder."""
+        ...
 
 
 @runtime_checkable
@@ -30,4 +99,19 @@ class ActionValued(Protocol):
 
     def action_values(self, observation: Any) -> NDArray[Any]:
         """Return Q(s, ·): shape (A,) for one observation, or (k, A) for a batch of k."""
+        ...
+
+
+@runtime_checkable
+class Tabular(Protocol):
+    """An agent whose action values are a table, for Discrete observations and actions."""
+
+    @property
+    def table(self) -> NDArray[Any]:
+        """Q(s, a): (S, A)."""
+        ...
+
+    @property
+    def visits(self) -> NDArray[Any]:
+        """How often each action was tried in each state: (tables, S, A)."""
         ...

@@ -11,12 +11,10 @@ from typing import Any
 
 from gantry.agents import agent_class
 from gantry.agents.agent import Callback
-from gantry.agents.parts.policy_file import config_to_json
 from gantry.benchmark.rows import Report, Row
 from gantry.runs.evaluate import Evaluation, evaluate
-from gantry.runs.folder import RunConfig
 from gantry.runs.recipes import tuned
-from gantry.runs.train import build_agent
+from gantry.runs.train import make_agent
 
 FIRST_SEED = 100
 """Settings were tuned on seeds below 100."""
@@ -33,7 +31,7 @@ class Case:
     seconds: float | None
     """What learning may take; None: not limited."""
     figure: str = "score"
-    """`score`, `success`, or one of the environment's measures."""
+    """`score`, `success`, or one of the environment's metrics."""
     seeds: int = 5
     episodes: int = 100
     """Test episodes a policy. Of 100, a success of 95 % is known to ± 4 % only; of 400, to ± 2 %."""
@@ -79,7 +77,7 @@ def begin_case(
     steps = int(settings.pop("total_steps"))
     options = {**settings.pop("environment_options", {}), **(options or {})}
     config = agent_class(agent).config_class(**settings)
-    learner = build_agent(RunConfig(environment, options, agent, seed, steps, config_to_json(config), {}))
+    learner = make_agent(agent, environment, config, seed, options)
     return learner, options, steps
 
 
@@ -136,4 +134,4 @@ def measure(report: Report, agents: Sequence[str], seeds: int = 5) -> None:
 def _figure(result: Evaluation, name: str) -> float:
     if name == "score":
         return result.score
-    return (result.success or 0.0) if name == "success" else result.measures[name]
+    return (result.success or 0.0) if name == "success" else result.metrics[name]

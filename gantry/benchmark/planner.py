@@ -7,13 +7,13 @@ import mujoco
 import numpy as np
 from mujoco.batch import Batch
 
-from gantry.agents.parts.vector_stepper import open_environment
 from gantry.agents.planner import Planner, PlannerConfig
 from gantry.benchmark.cases import FIRST_SEED, train_case
 from gantry.benchmark.rows import Report, Row, median_rate, median_ratio, rounds
 from gantry.benchmark.time_to_score import GOAL, SWING_UP
 from gantry.envs.simulator import make_simulator
 from gantry.envs.tasks.vacuum.rooms import RoomProcess, VacuumRooms, room_level_process, state_number
+from gantry.runs.environments import open_env
 from gantry.runs.evaluate import evaluate
 from gantry.runs.recipes import tuned
 from gantry.runs.seeds import environment_seed
@@ -93,7 +93,7 @@ def _perfect_model(report: Report) -> None:
     settings = tuned(SWING_UP, Planner.name)
     settings.pop("total_steps")
     config = PlannerConfig(**{**settings, "dynamics": "simulator"})
-    agent = Planner(open_environment(SWING_UP, 1), config, FIRST_SEED)
+    agent = Planner(open_env(SWING_UP, 1), config, FIRST_SEED)
     result = evaluate(agent.act, SWING_UP, 3, purpose="test", begin=agent.begin)
     report(Row("planner with true dynamics on swing-up: score from the first episode", result.score, "score", 850.0))
     env = make_simulator(SWING_UP, 1)

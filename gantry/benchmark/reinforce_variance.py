@@ -3,13 +3,11 @@
 import statistics
 from collections.abc import Sequence
 
-from gantry.agents.parts.policy_file import config_to_json
 from gantry.agents.reinforce import BASELINES, Reinforce, ReinforceConfig
 from gantry.benchmark.cases import FIRST_SEED
 from gantry.benchmark.rows import Report, Row
-from gantry.runs.folder import RunConfig
 from gantry.runs.recipes import tuned
-from gantry.runs.train import build_agent
+from gantry.runs.train import make_agent
 
 ENVIRONMENT = "CartPole-v1"
 EPISODES = 64
@@ -35,8 +33,7 @@ def variances(seed: int, updates: int = UPDATES) -> Sequence[dict[str, float]]:
     """
     settings = {**tuned(ENVIRONMENT, Reinforce.name), "episodes": EPISODES, "baseline": "value"}
     settings.pop("total_steps")
-    config = config_to_json(ReinforceConfig(**settings))
-    agent: Reinforce = build_agent(RunConfig(ENVIRONMENT, {}, Reinforce.name, seed, 10**9, config, {}))
+    agent = make_agent(Reinforce.name, ENVIRONMENT, ReinforceConfig(**settings), seed)
     rows: list[dict[str, float]] = []
 
     def on_update(learner: Reinforce, metrics: dict[str, float]) -> bool:

@@ -21,10 +21,10 @@ import numpy as np
 from scipy import stats
 
 from gantry.agents import agent_class
-from gantry.agents.parts.vector_stepper import open_environment
 from gantry.benchmark.cases import FIRST_SEED
 from gantry.benchmark.rows import Report, Row
 from gantry.errors import GantryError
+from gantry.runs.environments import open_env
 from gantry.runs.evaluate import evaluate
 from gantry.runs.seeds import environment_seed
 
@@ -196,7 +196,7 @@ def _ours(contest: Contest, environment: str, seed: int) -> tuple[float, float]:
 
     torch.set_num_threads(1)
     kind = agent_class(contest.agent)
-    env = open_environment(environment, contest.num_envs)
+    env = open_env(environment, contest.num_envs)
     agent = kind(env, our_config(contest), seed=seed, env_seed=environment_seed("training", seed, contest.num_envs))
     begun = time.perf_counter()
     agent.learn(contest.steps)

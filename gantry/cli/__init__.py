@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done; 1: an error that one line explains; 2: wrong usage; 130: stopped by Ctrl-C or `kill`.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = [*(sys.argv[1:] if arguments is None else arguments)]
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage(), end="")
         return 0 if words else 2

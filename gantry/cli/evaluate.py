@@ -9,9 +9,9 @@ import tyro
 from rich.table import Table
 
 from gantry.agents import load_agent
-from gantry.cli.options import environment_options
+from gantry.cli.options import env_options
 from gantry.cli.output import console, parse, print_json
-from gantry.runs.evaluate import evaluate
+from gantry.runs.evaluate import evaluate_agent
 from gantry.runs.folder import Run
 
 
@@ -41,18 +41,11 @@ def main(words: Sequence[str]) -> None:
     arguments = parse(EvaluateArguments, "evaluate", words)
     config = Run(arguments.run).read_config()
     agent = load_agent(arguments.run)
-    options = {**config.environment_options, **environment_options((), arguments.randomize, arguments.disturb)}
-    result = evaluate(
-        agent.act,
-        config.environment,
-        arguments.episodes,
-        arguments.seed,
-        options,
-        begin=getattr(agent, "begin", None),
-    )
+    options = {**config.env_options, **env_options((), arguments.randomize, arguments.disturb)}
+    result = evaluate_agent(agent, config.env_id, arguments.episodes, arguments.seed, options)
     low, high = result.score_ci95
-    table = Table(title=f"{config.agent} in {config.environment}, {result.episodes} episodes", title_justify="left")
-    table.add_column("figure")
+    table = Table(title=f"{config.agent} in {config.env_id}, {result.episodes} episodes", title_justify="left")
+    table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_row("score, mean", f"[bold]{result.score:.1f}")
     table.add_row("95 % interval of the mean", f"{low:.1f} to {high:.1f}")
@@ -63,7 +56,7 @@ def main(words: Sequence[str]) -> None:
     table.add_row("episode length, mean", f"{result.length_mean:.1f} steps")
     for name, value in result.terms.items():
         table.add_row(f"reward term {name}", f"{value:.3f}")
-    for name, value in result.measures.items():
+    for name, value in result.metrics.items():
         table.add_row(f"{name.replace('_', ' ')} at the end", f"{value:.3f}")
     console(arguments.json).print(table)
     if arguments.json:

@@ -25,7 +25,7 @@ def parse_options(words: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def environment_options(words: Sequence[str], randomize: str | None, disturb: str | None) -> dict[str, Any]:
+def env_options(words: Sequence[str], randomize: str | None, disturb: str | None) -> dict[str, Any]:
     """Return what the flags --env, --randomize and --disturb ask of the environment, as JSON values.
 
     Raises:

@@ -40,7 +40,7 @@ def main(words: Sequence[str]) -> None:
     """Run `gantry plot`."""
     arguments = parse(PlotArguments, "plot", words)
     lines = curves(arguments.runs, arguments.figure, arguments.against, arguments.log)
-    environments = {Run(folder).read_config().environment for folder in arguments.runs}
+    environments = {Run(folder).read_config().env_id for folder in arguments.runs}
     title = ", ".join(sorted(environments))
     draw(arguments.out, lines, arguments.figure, arguments.against, title, arguments.log)
     console(arguments.json).print(f"{len(arguments.runs)} runs → {arguments.out}", soft_wrap=True)

@@ -9,11 +9,13 @@ import tyro
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from gantry.agents import load_agent
-from gantry.cli.options import environment_options
+from gantry.agents.protocol import EpisodicActor
+from gantry.cli.options import env_options
 from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError
 from gantry.film.plan_overlay import foresight, imagination
 from gantry.film.record import action_values, record
+from gantry.runs.environments import short_name
 from gantry.runs.folder import Run
 
 
@@ -59,7 +61,7 @@ def main(words: Sequence[str]) -> None:
     screen = console(arguments.json)
     config = Run(arguments.run).read_config()
     agent = load_agent(arguments.run)
-    options = {**config.environment_options, **environment_options((), arguments.randomize, arguments.disturb)}
+    options = {**config.env_options, **env_options((), arguments.randomize, arguments.disturb)}
     path = film_path(arguments.out, arguments.format, Path("videos") / arguments.run.resolve().name)
     camera = int(arguments.camera) if arguments.camera and arguments.camera.isdecimal() else arguments.camera
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
@@ -67,9 +69,9 @@ def main(words: Sequence[str]) -> None:
         task = bar.add_task("filming", total=None)
         film = record(
             agent.act,
-            config.environment,
+            config.env_id,
             path,
-            title=config.environment.rpartition("/")[2].rpartition("-v")[0],
+            title=short_name(config.env_id).rpartition("-v")[0],
             episodes=arguments.episodes,
             seed=arguments.seed,
             environment_options=options,
@@ -79,7 +81,7 @@ def main(words: Sequence[str]) -> None:
             backend=arguments.renderer,
             speed=arguments.speed,
             annotate=action_values(agent) or imagination(agent),
-            begin=getattr(agent, "begin", None),
+            begin=agent.begin if isinstance(agent, EpisodicActor) else None,
             foresee=foresight(agent),
             progress=lambda done, count: bar.update(task, completed=done, total=count),
         )

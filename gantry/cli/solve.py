@@ -10,10 +10,10 @@ from rich.table import Table
 
 from gantry.cli.options import parse_options
 from gantry.cli.output import console, parse, print_json
-from gantry.envs.registry import full_id
 from gantry.errors import GantryError
 from gantry.film.record import record
 from gantry.optimal_control.solve import METHODS, Playback, Played, solve
+from gantry.runs.environments import canonical_id, short_name
 
 FILMS, PICTURES = (".mp4", ".gif"), (".png", ".svg", ".pdf")
 
@@ -31,7 +31,7 @@ class SolveArguments:
       gantry solve gantry/ReachPlanar-v0 --method ilqr --film reach.mp4 --plot reach.png
     """
 
-    environment: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
+    env_id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
     """An environment with a smooth reward, whose robot is all joints: the cart-poles and the arms."""
     method: Literal["lqr", "ilqr", "all"] = "all"
     """Which of them."""
@@ -62,7 +62,7 @@ def main(words: Sequence[str]) -> None:
     if arguments.plot is not None and arguments.method == "lqr":
         raise GantryError("--plot shows iterations, and lqr has none; choose --method ilqr")
     screen = console(arguments.json)
-    environment = full_id(arguments.environment)
+    environment = canonical_id(arguments.env_id)
     options = parse_options(arguments.env)
     results = []
     with screen.status("planning") as status:
@@ -85,7 +85,7 @@ def main(words: Sequence[str]) -> None:
             Playback(last.actions[:1]),
             environment,
             arguments.film,
-            title=f"{environment.rpartition('/')[2].rpartition('-v')[0]}, {last.method}",
+            title=f"{short_name(environment).rpartition('-v')[0]}, {last.method}",
             seed=arguments.seed,
             environment_options=options,
             size=arguments.size,

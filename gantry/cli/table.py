@@ -10,6 +10,7 @@ import tyro
 from rich.table import Table
 
 from gantry.agents import load_agent
+from gantry.agents.protocol import Tabular
 from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError
 from gantry.plots.q_table import draw, meaning
@@ -40,18 +41,18 @@ def main(words: Sequence[str]) -> None:
     arguments = parse(TableArguments, "table", words)
     config = Run(arguments.run).read_config()
     agent = load_agent(arguments.run)
-    if not hasattr(agent, "table"):
+    if not isinstance(agent, Tabular):
         raise GantryError(f"{arguments.run} is a run of {config.agent}, which keeps no table; q-learning does")
     if arguments.states < 0:
         raise GantryError(f"the number of states must be at least 0, not {arguments.states}")
     values, visits = agent.table, agent.visits.sum(axis=0)
-    what = meaning(config.environment, config.environment_options)
+    what = meaning(config.env_id, config.env_options)
     of_state = visits.sum(axis=1)
     visited = np.flatnonzero(of_state)
     shown = visited
     if arguments.states:
         shown = np.sort(visited[np.argsort(-of_state[visited], kind="stable")][: arguments.states])
-    title = f"{config.agent} in {config.environment}, {agent.steps:,} steps"
+    title = f"{config.agent} in {config.env_id}, {agent.steps:,} steps"
     screen = console(arguments.json)
     table = Table(title=f"{title}: {len(shown)} of {len(visited)} visited states", title_justify="left")
     table.add_column("state")

@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gantry.agents import agent_class
-from gantry.cli.options import environment_options
+from gantry.agents.protocol import Agent
+from gantry.cli.options import env_options
 from gantry.cli.output import console, parse, print_json
-from gantry.envs.registry import full_id
 from gantry.errors import GantryError
+from gantry.runs.environments import canonical_id
 from gantry.runs.folder import Run, latest_folder, new_folder
 from gantry.runs.recipes import tuned
 from gantry.runs.train import resume, train
@@ -37,7 +38,7 @@ class TrainArguments:
       gantry train Pendulum-v1 --agent ppo --config.learning-rate 3e-4
     """
 
-    environment: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
+    env_id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
     """An environment of ours (`gantry list`), or any Gymnasium id."""
     config: Any = None
     """The agent's settings; the defaults shown are those tuned for this environment, where there are any."""
@@ -69,11 +70,11 @@ def main(words: Sequence[str]) -> None:
     """Run `gantry train`."""
     arguments = _parse(words)
     screen = console(arguments.json)
-    environment = full_id(arguments.environment)
+    environment = canonical_id(arguments.env_id)
     if arguments.resume:
         run = Run(arguments.out or latest_folder(environment, arguments.agent, arguments.seed))
         known = run.read_config()
-        environment, total_steps = known.environment, arguments.steps or known.total_steps
+        environment, total_steps = known.env_id, arguments.steps or known.total_steps
         screen.print(f"going on with {run.folder} ({known.agent} in {environment}, seed {known.seed})", soft_wrap=True)
     else:
         run = Run(arguments.out or new_folder(environment, arguments.agent, arguments.seed))
@@ -91,11 +92,11 @@ def main(words: Sequence[str]) -> None:
                     curves.add(row)
 
             if arguments.resume:
-                resume(run, arguments.steps, progress)
+                agent = resume(run, arguments.steps, progress)
             else:
                 needed = tuned(environment, arguments.agent).get("environment_options", {})
-                asked = environment_options(arguments.env, arguments.randomize, arguments.disturb)
-                train(
+                asked = env_options(arguments.env, arguments.randomize, arguments.disturb)
+                agent = train(
                     run,
                     environment,
                     arguments.agent,
@@ -112,6 +113,7 @@ def main(words: Sequence[str]) -> None:
     finally:
         if curves is not None:
             curves.close()
+    _draw_model(agent, run)
     if last:
         screen.print(
             f"trained for {int(last['steps']):,} steps in {last['wall_seconds']:.1f} s "
@@ -132,7 +134,7 @@ def _parse(words: Sequence[str]) -> TrainArguments:
     peek.add_argument("--agent", default=TrainArguments.agent)
     known, _ = peek.parse_known_args([word for word in words if word not in ("-h", "--help")])
     kind = agent_class(known.agent)
-    settings = tuned(full_id(known.environment), known.agent) if known.environment else {}
+    settings = tuned(canonical_id(known.environment), known.agent) if known.environment else {}
     for name in ("total_steps", "environment_options"):
         settings.pop(name, None)
     defaults = kind.config_class(**settings)
@@ -147,12 +149,21 @@ def _parse(words: Sequence[str]) -> TrainArguments:
     return arguments
 
 
+def _draw_model(agent: Agent, run: Run) -> None:
+    """Draw how well the model of an agent that learns one predicts."""
+    accuracy = getattr(agent, "accuracy", None)
+    if accuracy:
+        from gantry.plots import model_calibration
+
+        model_calibration.draw(run.folder / "dynamics.png", accuracy)
+
+
 def _default_steps(environment: str, agent: str) -> int:
     return int(tuned(environment, agent).get("total_steps", 1_000_000))
 
 
 def _resume_command(arguments: TrainArguments, run: Run) -> str:
-    return f"gantry train {arguments.environment} --agent {arguments.agent} --out {run.folder} --resume"
+    return f"gantry train {arguments.env_id} --agent {arguments.agent} --out {run.folder} --resume"
 
 
 class _Live:

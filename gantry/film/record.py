@@ -15,15 +15,14 @@ import mujoco
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from gantry.agents.parts.vector_stepper import open_environment
-from gantry.envs.registry import ENVIRONMENTS
 from gantry.envs.rendering import make_renderer
 from gantry.envs.rendering.scene import Marker
-from gantry.envs.simulator import Simulator, make_simulator
+from gantry.envs.simulator import Simulator
 from gantry.errors import GantryError
 from gantry.film.overlay import OverlayState, draw_overlay
 from gantry.film.plan_overlay import Foresee
 from gantry.film.video import VideoWriter
+from gantry.runs.environments import find_task, open_env
 from gantry.runs.evaluate import Act, Begin
 from gantry.runs.scores import score
 from gantry.runs.seeds import environment_seed
@@ -220,12 +219,13 @@ def _stage(
 ) -> Iterator[Stage]:
     """Open the environment for filming, and close it again."""
     stage: Stage
-    if environment in ENVIRONMENTS:
+    if find_task(environment) is not None:
         # With NEXT_STEP autoreset the state after an episode's last step can still be seen.
-        env = make_simulator(environment, 1, autoreset_mode=AutoresetMode.NEXT_STEP, **options)
+        env = open_env(environment, 1, options, autoreset_mode=AutoresetMode.NEXT_STEP).unwrapped
+        assert isinstance(env, Simulator)
         stage = _OwnStage(env, camera, size, backend)
     else:
-        stage = _ForeignStage(open_environment(environment, 1, {**options, "render_mode": "rgb_array"}))
+        stage = _ForeignStage(open_env(environment, 1, options, render_mode="rgb_array"))
     try:
         yield stage
     finally:

@@ -14,10 +14,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from gantry.agents.parts.threads import torch_threads
-from gantry.envs.registry import ENVIRONMENTS
 from gantry.errors import GantryError, nearest
 from gantry.optimal_control.simulator_dynamics import SimulatedDynamics
 from gantry.optimal_control.trajectory import Law, Planner, PlannerConfig
+from gantry.runs.environments import find_task, registered_id
 from gantry.runs.evaluate import MAX_EPISODES, Evaluation, evaluate
 from gantry.runs.seeds import environment_seed
 
@@ -87,15 +87,15 @@ def solve(
     """
     if method not in METHODS:
         raise GantryError(f"there is no classical method {method!r}{nearest(method, METHODS)}")
-    if environment not in ENVIRONMENTS:
-        raise GantryError(f"optimal control needs the simulator of one of Gantry's own environments, not {environment}")
+    if find_task(environment) is None:
+        raise GantryError(f"optimal control needs a task that Gantry simulates, not {environment}")
     if not 1 <= episodes <= MAX_EPISODES:
         raise GantryError(f"the number of episodes must be from 1 to {MAX_EPISODES}, not {episodes}")
     for name in ("physics", "disturb"):
         if (environment_options or {}).get(name):
             raise GantryError(f"optimal control plans for a world without surprises; leave out {name}")
     begun = time.perf_counter()
-    dynamics = SimulatedDynamics(environment, environment_options)
+    dynamics = SimulatedDynamics(registered_id(environment), environment_options)
     simulator = dynamics.simulator(episodes)
     simulator.reset(seed=environment_seed("evaluation", seed, episodes))
     steps = simulator.max_episode_steps

@@ -71,7 +71,7 @@ def curves(
         known = np.isfinite(values)
         if not known.any():
             raise GantryError(f"{folder} has only NaN for {figure!r}: no episode ended; train it longer")
-        runs.setdefault((config.environment, config.agent), []).append((at[known], values[known]))
+        runs.setdefault((config.env_id, config.agent), []).append((at[known], values[known]))
     several = len({environment for environment, _ in runs}) > 1
     result = []
     for (environment, agent), series in runs.items():

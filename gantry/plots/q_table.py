@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium.spaces import Discrete
 
-from gantry.agents.parts.vector_stepper import open_environment
 from gantry.envs.simulator import Simulator
 from gantry.envs.tasks.vacuum.rooms import LEVELS, VacuumRooms, state_parts
 from gantry.errors import GantryError
 from gantry.files import replacing
+from gantry.runs.environments import open_env, short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,14 +60,15 @@ def meaning(environment: str, options: dict[str, Any]) -> Meaning:
     Raises:
         GantryError: it cannot be made, or its observations or actions are not Discrete.
     """
-    env = open_environment(environment, 1, options)
+    env = open_env(environment, 1, options)
     try:
         observations, actions = env.single_observation_space, env.single_action_space
         if not isinstance(observations, Discrete) or not isinstance(actions, Discrete):
             raise GantryError(f"{environment} with these options has no table: its observations are {observations}")
-        if isinstance(env, Simulator):
-            return _of_task(env.task, int(actions.n))
-        return _of_foreign(env.envs[0].unwrapped, environment, int(observations.n), int(actions.n))  # type: ignore[attr-defined]
+        inner = env.unwrapped
+        if isinstance(inner, Simulator):
+            return _of_task(inner.task, int(actions.n))
+        return _of_foreign(inner.envs[0].unwrapped, environment, int(observations.n), int(actions.n))  # type: ignore[attr-defined]
     finally:
         env.close()
 
@@ -90,7 +91,7 @@ def _of_task(task: Any, actions: int) -> Meaning:
 
 
 def _of_foreign(env: Any, environment: str, states: int, actions: int) -> Meaning:
-    kind = environment.rpartition("/")[2].partition("-")[0].removesuffix("8x8")
+    kind = short_name(environment).partition("-")[0].removesuffix("8x8")
     shape = (env.nrow, env.ncol) if hasattr(env, "nrow") else getattr(env, "shape", None)
     if kind in MOVES and shape is not None and shape[0] * shape[1] == states:
         columns = int(shape[1])

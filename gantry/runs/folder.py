@@ -1,12 +1,12 @@
-"""A run: the folder that training fills, from which evaluating, recording and resuming work.
+"""A run: the folder that training fills, and that evaluating, recording and resuming read.
 
-config.json          what was asked for, every default written out, with the versions of what it ran on
-metrics.csv          one row an update
+config.json          what was asked for, with every default and the versions of the packages
+metrics.csv          one row per update
 policy.json, policy.safetensors
                      all that acting needs
 trainer/state.safetensors
-                     all that learning on needs: optimizer, buffers, counters, generators, simulator
-dynamics.png         of planners: how well their model foretold what it had not seen
+                     all that resuming needs: optimizer, buffers, counters, random generators, simulator
+dynamics.png         for planners: how well their model predicted transitions that it had not seen
 videos/
 """
 
@@ -18,32 +18,39 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from gantry import __version__
+from gantry.agents.protocol import Agent
 from gantry.errors import GantryError
 from gantry.files import load_tensors, read_json, replacing, save_tensors, write_json
+from gantry.runs.environments import short_name
 
 WALL_CLOCK_COLUMNS = ("wall_seconds", "steps_per_second", "planning_ms", "real_time_factor")
 """The columns of metrics.csv that differ from one execution to the next; all others do not."""
 
-PACKAGES = ("gantry", "mujoco", "gymnasium", "numpy", "torch")
+PACKAGES = ("mujoco", "gymnasium", "numpy", "torch")
+FORMAT = 2
+"""Version of config.json's layout."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """What `config.json` says: enough to do the same again."""
+    """What `config.json` says: enough to repeat the run."""
 
-    environment: str
-    environment_options: dict[str, Any]
+    env_id: str
+    """The environment's full id, with its module where it has one (`module:ID`)."""
+    env_options: dict[str, Any]
     agent: str
     seed: int
     total_steps: int
     config: dict[str, Any]
-    """The agent's settings, every default written out."""
+    """The agent's settings, with every default."""
     versions: dict[str, str]
 
 
 def current_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that numbers depend on."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), "gantry": __version__, **versions}
 
 
 class Run:
@@ -69,12 +76,14 @@ class Run:
         """Read `config.json`.
 
         Raises:
-            GantryError: there is none, or it is damaged.
+            GantryError: there is none, it is damaged, or another version of Gantry wrote it.
         """
         if not self.folder.is_dir():
             raise GantryError(f"no run at {self.folder}; make one with `gantry train`")
         content = read_json(self._config)
-        types = {"environment": str, "environment_options": dict, "agent": str, "seed": int, "total_steps": int}
+        if content.get("format", 1 if "environment" in content else FORMAT) != FORMAT:
+            raise GantryError(f"{self.folder} was written by an earlier or later version of Gantry; train again")
+        types = {"env_id": str, "env_options": dict, "agent": str, "seed": int, "total_steps": int}
         types |= {"config": dict, "versions": dict}
         for name, kind in types.items():
             if not isinstance(content.get(name), kind):
@@ -83,10 +92,10 @@ class Run:
 
     def write_config(self, config: RunConfig) -> None:
         """Write `config.json`."""
-        write_json(self._config, dataclasses.asdict(config))
+        write_json(self._config, {"format": FORMAT, **dataclasses.asdict(config)})
 
     def append_metrics(self, row: dict[str, float]) -> None:
-        """Add one row to `metrics.csv`; the first one makes the file with its header.
+        """Add one row to `metrics.csv`; the first row creates the file with its header.
 
         Raises:
             GantryError: it cannot be written.
@@ -115,14 +124,14 @@ class Run:
             except (TypeError, ValueError, csv.Error) as error:
                 raise GantryError(f"{self._metrics} is damaged ({error}); delete it to go on without") from error
 
-    def save_checkpoint(self, agent: Any, wall_seconds: float) -> None:
-        """Save all that learning on needs, then all that acting needs; each file whole or not at all."""
+    def save_checkpoint(self, agent: Agent, wall_seconds: float) -> None:
+        """Save all that resuming needs, then all that acting needs; each file whole or not at all."""
         tensors, meta = agent.trainer_state()
         save_tensors(self._trainer, tensors, {"meta": json.dumps(meta), "wall_seconds": repr(wall_seconds)})
         agent.save(self.folder)
 
-    def load_checkpoint(self, agent: Any) -> float:
-        """Give a fresh agent the state of the last checkpoint, drop the metrics of later updates, return wall seconds.
+    def load_checkpoint(self, agent: Agent) -> float:
+        """Give a fresh agent the state of the last checkpoint, drop later metrics, and return its wall seconds.
 
         Raises:
             GantryError: the checkpoint is missing, damaged or of another agent.
@@ -154,13 +163,13 @@ def _number(value: float) -> str:
     return str(int(value)) if float(value).is_integer() else repr(float(value))
 
 
-def _default_name(environment: str, agent: str, seed: int) -> str:
-    return f"{environment.rpartition('/')[2]}-{agent}-seed{seed}"
+def _default_name(env_id: str, agent: str, seed: int) -> str:
+    return f"{short_name(env_id)}-{agent}-seed{seed}"
 
 
-def new_folder(environment: str, agent: str, seed: int) -> Path:
-    """Return the first free folder of `runs/ENVIRONMENT-AGENT-seedN`, then the same with -2, -3 and so on."""
-    base = Path("runs") / _default_name(environment, agent, seed)
+def new_folder(env_id: str, agent: str, seed: int) -> Path:
+    """Return the first free folder of `runs/ENV-AGENT-seedN`, then the same with -2, -3 and so on."""
+    base = Path("runs") / _default_name(env_id, agent, seed)
     candidate, number = base, 1
     while Run(candidate).exists():
         number += 1
@@ -168,13 +177,13 @@ def new_folder(environment: str, agent: str, seed: int) -> Path:
     return candidate
 
 
-def latest_folder(environment: str, agent: str, seed: int) -> Path:
+def latest_folder(env_id: str, agent: str, seed: int) -> Path:
     """Return the newest of the folders that `new_folder` gave.
 
     Raises:
         GantryError: there is none.
     """
-    name = _default_name(environment, agent, seed)
+    name = _default_name(env_id, agent, seed)
     found = [path for path in Path("runs").glob(f"{name}*") if path.name.removeprefix(name).lstrip("-").isdigit()]
     if (Path("runs") / name).exists():
         found.append(Path("runs") / name)

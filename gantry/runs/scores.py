@@ -1,17 +1,18 @@
-"""From rewards to the figure that is reported."""
+"""From rewards to the number that is reported as an episode's score."""
 
 from typing import TypeVar
 
 import numpy as np
 
-from gantry.envs.registry import ENVIRONMENTS
+from gantry.runs.environments import find_task
 
 Numbers = TypeVar("Numbers", float, np.ndarray)
 
 
-def score(environment: str, episode_return: Numbers, length: Numbers) -> Numbers:
-    """Return the score of episodes: 1000 × mean reward for Gantry's own tasks, the return for any other's.
+def score(env_id: str, episode_return: Numbers, length: Numbers) -> Numbers:
+    """Return the score of episodes: 1000 × mean reward for tasks of Gantry's kind, the return for any other.
 
-    On the cart-pole this is dm_control's 0-1000 scale.
+    Tasks of Gantry's kind are those registered with `register_task`, whose rewards lie in [0, 1]; on the cart-pole this
+    is dm_control's scale from 0 to 1000.
     """
-    return 1000.0 * episode_return / length if environment in ENVIRONMENTS else episode_return
+    return 1000.0 * episode_return / length if find_task(env_id) is not None else episode_return
