@@ -10,10 +10,10 @@ from PIL import Image
 
 from gantry.agents.models.dataset import Transitions
 from gantry.agents.models.ensemble import EnsembleConfig
-from gantry.agents.models.model_rollouts import Futures, Scoring, scored
-from gantry.agents.models.plan_search import Search, finite
-from gantry.agents.models.reward_model import LearnedOutcomes, TaskOutcomes
-from gantry.agents.models.terminal_value import StateValue
+from gantry.agents.models.model_rollouts import ModelRollouts, PlanningObjective, evaluate_rollouts
+from gantry.agents.models.plan_search import PlanSearch, finite_costs
+from gantry.agents.models.reward_model import LearnedReward, TaskReward
+from gantry.agents.models.terminal_value import TerminalValue
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.vector_stepper import open_environment
 from gantry.agents.planner import Imagination, Planner, PlannerConfig
@@ -57,61 +57,68 @@ def config(**changes):
 
 
 class Bowl:
-    """A world in which a plan is worth minus its squared distance from a target; nothing else ever happens."""
+    """Model whose returns are minus the squared distance of an action sequence from a target."""
 
     def __init__(self, target):
         self.target = target
 
-    def imagine(self, starts, rows, plans, generator):
-        returns = -(plans - self.target).square().sum((1, 2))
-        path = torch.zeros(plans.shape[1] + 1, len(plans), 1, starts.shape[1])
-        return Futures(path, returns, torch.zeros(plans.shape[1], len(plans)))
+    def evaluate_action_sequences(self, features, env_ids, actions, generator):
+        returns = -(actions - self.target).square().sum((1, 2))
+        trajectories = torch.zeros(actions.shape[1] + 1, len(actions), 1, features.shape[1])
+        return ModelRollouts(trajectories, returns, torch.zeros(actions.shape[1], len(actions)))
 
 
-# --- what plans are worth
+# --- returns of model rollouts
 
 
-def test_a_plan_is_worth_its_discounted_rewards_until_the_episode_ends():
+def test_rollout_return_is_discounted_sum_until_termination():
     rewards = torch.tensor([1.0, 2.0, 4.0])[:, None, None].expand(3, 2, 1)
     ended = torch.zeros(3, 2, 1, dtype=torch.bool)
     ended[1, 1] = True
-    futures = scored(torch.zeros(4, 2, 1, 3), rewards, ended, torch.zeros(2, dtype=torch.bool), Scoring(0.5))
-    torch.testing.assert_close(futures.returns, torch.tensor([1 + 1 + 1.0, 1 + 1.0]))
+    rollouts = evaluate_rollouts(
+        torch.zeros(4, 2, 1, 3), rewards, ended, torch.zeros(2, dtype=torch.bool), PlanningObjective(0.5)
+    )
+    torch.testing.assert_close(rollouts.returns, torch.tensor([1 + 1 + 1.0, 1 + 1.0]))
 
 
-def test_a_terminal_value_counts_where_the_episode_goes_on():
+def test_terminal_value_is_added_unless_terminated():
     ended = torch.zeros(2, 2, 1, dtype=torch.bool)
     ended[0, 1] = True
-    scoring = Scoring(0.5, value=lambda features: features[..., 0] * 100)
+    scoring = PlanningObjective(0.5, terminal_value=lambda features: features[..., 0] * 100)
     path = torch.full((3, 2, 1, 1), 2.0)
-    futures = scored(path, torch.ones(2, 2, 1), ended, torch.zeros(2, dtype=torch.bool), scoring)
-    torch.testing.assert_close(futures.returns, torch.tensor([1.5 + 0.25 * 200, 1.0]))
+    rollouts = evaluate_rollouts(path, torch.ones(2, 2, 1), ended, torch.zeros(2, dtype=torch.bool), scoring)
+    torch.testing.assert_close(rollouts.returns, torch.tensor([1.5 + 0.25 * 200, 1.0]))
 
 
-def test_disagreement_costs_its_deviations():
+def test_uncertainty_penalty_is_particle_std():
     path = torch.zeros(3, 1, 2, 1)
-    path[1:, 0, 1] = torch.tensor([[4.0], [8.0]])  # deviations over two particles: 2 and 4
-    futures = scored(
-        path, torch.ones(2, 1, 2), None, torch.zeros(1, dtype=torch.bool), Scoring(1.0, 0.1), torch.tensor([2.0])
+    path[1:, 0, 1] = torch.tensor([[4.0], [8.0]])  # standard deviations over two particles: 2 and 4
+    rollouts = evaluate_rollouts(
+        path,
+        torch.ones(2, 1, 2),
+        None,
+        torch.zeros(1, dtype=torch.bool),
+        PlanningObjective(1.0, 0.1),
+        torch.tensor([2.0]),
     )
-    torch.testing.assert_close(futures.returns, torch.tensor([2.0 - 0.1 * (1 + 2)]))
+    torch.testing.assert_close(rollouts.returns, torch.tensor([2.0 - 0.1 * (1 + 2)]))
 
 
-def test_what_is_not_to_be_believed_is_worth_nothing_that_counts():
-    lost = torch.tensor([False, True])
-    futures = scored(torch.zeros(2, 2, 1, 1), torch.ones(1, 2, 1), None, lost, Scoring())
-    assert futures.returns.isnan().tolist() == [False, True]
-    values = finite(torch.tensor([1.0, math.nan, 3.0, math.inf]))
+def test_diverged_rollouts_rank_behind_all_others():
+    diverged = torch.tensor([False, True])
+    rollouts = evaluate_rollouts(torch.zeros(2, 2, 1, 1), torch.ones(1, 2, 1), None, diverged, PlanningObjective())
+    assert rollouts.returns.isnan().tolist() == [False, True]
+    values = finite_costs(torch.tensor([1.0, math.nan, 3.0, math.inf]))
     assert values.argmin() == 0
     assert bool((values[[1, 3]] > 3.0).all())
-    assert finite(torch.tensor([math.nan, math.inf])) is None
+    assert finite_costs(torch.tensor([math.nan, math.inf])) is None
 
 
-# --- the simulator as a model
+# --- simulator as model
 
 
 @pytest.mark.parametrize("environment", [SWING_UP, "gantry/Reach-v0", "gantry/VacuumRooms-v0", "gantry/Vacuum-v0"])
-def test_simulated_futures_equal_what_then_happens(environment):
+def test_simulator_rollout_matches_environment_steps(environment):
     env = make_simulator(environment, 3)
     env.reset(seed=4)
     env.action_space.seed(1)
@@ -138,7 +145,7 @@ def test_simulated_futures_equal_what_then_happens(environment):
 
 
 @pytest.mark.parametrize("environment", [SWING_UP, "gantry/Reach-v0", "gantry/ReachPlanar-v0", "gantry/VacuumRooms-v0"])
-def test_rewards_of_observed_transitions_are_those_that_were_given(environment):
+def test_task_reward_matches_environment_reward(environment):
     env = make_simulator(environment, 4)
     observations, _ = env.reset(seed=0)
     env.action_space.seed(2)
@@ -152,20 +159,20 @@ def test_rewards_of_observed_transitions_are_those_that_were_given(environment):
     following = torch.from_numpy(model.features(final))
     planned = actions if actions.dtype.kind == "f" else np.eye(env.single_action_space.n, dtype=np.float32)[actions]
     to_environment = (lambda a: a) if actions.dtype.kind == "f" else (lambda a: a.argmax(-1))
-    outcomes = TaskOutcomes(model, to_environment, repeat=3)
-    reward = outcomes.reward(features, torch.from_numpy(planned), following)
+    reward_model = TaskReward(model, to_environment, repeat=3)
+    reward = reward_model.reward(features, torch.from_numpy(planned), following)
     np.testing.assert_allclose(reward.numpy(), 3 * rewards, rtol=1e-5, atol=1e-5)
-    ended = outcomes.terminated(following)
+    ended = reward_model.terminated(following)
     assert ended is None or np.array_equal(ended.numpy(), terminations)
 
 
-def test_an_environment_that_hides_its_state_offers_no_features():
+def test_partial_observations_give_no_features():
     model = make_simulator(SWING_UP, 1, observe_velocity=False).planning_model()
     assert model.features(np.zeros((1, 3), np.float32)) is None
 
 
 @pytest.mark.parametrize("environment", ["gantry/Reach-v0", "gantry/ReachPlanar-v0", SWING_UP])
-def test_the_point_drawn_is_where_the_model_has_it(environment):
+def test_drawn_point_matches_mujoco_kinematics(environment):
     env = make_simulator(environment, 2)
     env.reset(seed=3)
     env.action_space.seed(3)
@@ -186,57 +193,57 @@ def test_the_point_drawn_is_where_the_model_has_it(environment):
             np.testing.assert_allclose(point[:2], tip[:2], atol=1e-5)
 
 
-# --- the search
+# --- plan search
 
 
 @pytest.mark.parametrize("optimizer", ["icem", "cem", "mppi", "random-shooting"])
-def test_each_method_finds_a_bowls_plan(optimizer):
+def test_optimizers_find_quadratic_optimum(optimizer):
     target = torch.tensor([[0.5, -0.2], [0.1, 0.3], [-0.4, 0.0]])
     settings = config(optimizer=optimizer, horizon=3, population=400, iterations=5, elites=20, colour=0.0)
-    search = Search(settings.search, 2, torch.ones(2, dtype=torch.bool))
-    plans = search.new_plans(2)
+    search = PlanSearch(settings.search, 2, torch.ones(2, dtype=torch.bool))
+    plans = search.warm_start(2)
     for _ in range(3):
-        decision = search.decide(plans, torch.tensor([0, 1]), torch.zeros(2, 1), Bowl(target), generator())
+        decision = search.plan(plans, torch.tensor([0, 1]), torch.zeros(2, 1), Bowl(target), generator())
     worst = 0.35 if optimizer == "random-shooting" else 0.2
     assert float((decision.actions - target[0]).abs().max()) < worst
     assert not bool(decision.failed.any())
 
 
-def test_gradient_steps_through_the_model_improve_the_best_sample():
+def test_gradient_optimizer_refines_best_sample():
     target = torch.full((4, 1), 0.3)
     settings = config(optimizer="gradient", horizon=4, population=8, iterations=10)
-    search = Search(settings.search, 1, torch.ones(1, dtype=torch.bool))
-    decision = search.decide(search.new_plans(1), torch.tensor([0]), torch.zeros(1, 1), Bowl(target), generator())
+    search = PlanSearch(settings.search, 1, torch.ones(1, dtype=torch.bool))
+    decision = search.plan(search.warm_start(1), torch.tensor([0]), torch.zeros(1, 1), Bowl(target), generator())
     torch.testing.assert_close(decision.plan, target, atol=1e-3, rtol=0)
 
 
-def test_choices_are_planned_one_hot():
+def test_discrete_plans_are_one_hot():
     target = torch.nn.functional.one_hot(torch.tensor([2, 0, 1]), 3).float()
-    search = Search(config(horizon=3, population=60, iterations=4).search, 3, None)
-    decision = search.decide(search.new_plans(1), torch.tensor([0]), torch.zeros(1, 1), Bowl(target), generator())
+    search = PlanSearch(config(horizon=3, population=60, iterations=4).search, 3, None)
+    decision = search.plan(search.warm_start(1), torch.tensor([0]), torch.zeros(1, 1), Bowl(target), generator())
     assert torch.equal(decision.plan, target)
-    assert float(decision.predicted) == 0.0
+    assert float(decision.predicted_returns) == 0.0
 
 
-def test_the_next_decision_goes_on_from_the_plan_a_step_later():
+def test_warm_start_is_shifted_plan():
     target = torch.tensor([[0.5], [0.1], [-0.4]])
-    search = Search(
+    search = PlanSearch(
         config(horizon=3, population=400, iterations=8, momentum=0.0).search, 1, torch.ones(1, dtype=torch.bool)
     )
-    plans = search.new_plans(1)
-    search.decide(plans, torch.tensor([0]), torch.zeros(1, 1), Bowl(target), generator())
+    plans = search.warm_start(1)
+    search.plan(plans, torch.tensor([0]), torch.zeros(1, 1), Bowl(target), generator())
     torch.testing.assert_close(plans.mean[0], target[[1, 2, 2]], atol=0.1, rtol=0)
-    assert bool(plans.warm[0])
-    plans.forget(torch.tensor([True]))
-    assert not bool(plans.warm[0])
+    assert bool(plans.available[0])
+    plans.reset(torch.tensor([True]))
+    assert not bool(plans.available[0])
 
 
 @pytest.mark.parametrize("carried_out", ["best", "mean"])
-def test_what_is_carried_out_is_the_best_plan_tried_or_the_mean_as_asked(carried_out):
+def test_executed_plan_is_best_sample_or_mean(carried_out):
     target = torch.tensor([[0.5], [0.1], [-0.4]])
-    search = Search(config(horizon=3, carried_out=carried_out).search, 1, torch.ones(1, dtype=torch.bool))
-    plans = search.new_plans(1)
-    decision = search.decide(plans, torch.tensor([0]), torch.zeros(1, 1), Bowl(target), generator())
+    search = PlanSearch(config(horizon=3, carried_out=carried_out).search, 1, torch.ones(1, dtype=torch.bool))
+    plans = search.warm_start(1)
+    decision = search.plan(plans, torch.tensor([0]), torch.zeros(1, 1), Bowl(target), generator())
     goes_on_from_it = torch.equal(decision.plan[1:], plans.mean[0, :-1])  # which is always the mean
     assert goes_on_from_it == (carried_out == "mean")
     assert torch.equal(decision.actions[0], decision.plan[0])
@@ -261,7 +268,7 @@ def test_where_the_model_foresees_nothing_finite_the_last_good_plan_goes_on_and_
     np.testing.assert_allclose(second[0], planned[1].numpy(), atol=1e-6)
 
 
-# --- what is learned beside the dynamics
+# --- learned reward and terminal value
 
 
 def transitions(number, ends=False):
@@ -274,25 +281,27 @@ def transitions(number, ends=False):
     return Transitions(features, actions, following, reward, ended, torch.arange(number) % 10 == 0)
 
 
-def test_a_reward_and_the_ends_are_learned():
-    outcomes = LearnedOutcomes(1, 1, EnsembleConfig(members=1, hidden_sizes=(32, 32), steps=500), generator())
-    outcomes.fit(transitions(600), generator())
-    assert outcomes.terminated(torch.zeros(1, 1)) is None
+def test_learned_reward_and_termination_are_accurate():
+    reward_model = LearnedReward(
+        1, 1, EnsembleConfig(ensemble_size=1, hidden_sizes=(32, 32), gradient_steps=500), generator()
+    )
+    reward_model.fit(transitions(600), generator())
+    assert reward_model.terminated(torch.zeros(1, 1)) is None
     data = transitions(600, ends=True)
-    outcomes.fit(data, generator())
-    error = outcomes.reward(data.features, data.actions, data.following) - data.rewards
+    reward_model.fit(data, generator())
+    error = reward_model.reward(data.features, data.actions, data.next_features) - data.rewards
     assert float(error.abs().mean()) < 0.05
-    wrong = outcomes.terminated(data.following) != data.terminated
+    wrong = reward_model.terminated(data.next_features) != data.terminated
     assert float(wrong.float().mean()) < 0.03
 
 
-def test_a_terminal_value_is_that_of_the_chain():
-    """State 0 → 1 (reward 1) → 2 (reward 2), which stays with reward 1 for ever; γ = 0.5: V = 2.5, 3, 2."""
+def test_terminal_value_of_three_state_chain():
+    """Fit the chain 0 → 1 (reward 1) → 2 (reward 2), 2 → 2 (reward 1); with γ = 0.5, V = 2.5, 3, 2."""
     features = torch.tensor([0.0, 1.0, 2.0]).repeat(60)[:, None]
     following = torch.tensor([1.0, 2.0, 2.0]).repeat(60)[:, None]
     rewards = torch.tensor([1.0, 2.0, 1.0]).repeat(60)
     none = torch.zeros(180, dtype=torch.bool)
-    value = StateValue(1, EnsembleConfig(members=1, hidden_sizes=(16,), steps=200), generator())
+    value = TerminalValue(1, EnsembleConfig(ensemble_size=1, hidden_sizes=(16,), gradient_steps=200), generator())
     data = Transitions(features, torch.zeros(180, 1), following, rewards, none, none)
     for _ in range(4):
         value.fit(data, 0.5, generator())
@@ -379,8 +388,8 @@ def test_a_decision_that_the_time_limit_cuts_short_is_not_learned_from(mode):
     env = Spot(2, length=5, mode=AutoresetMode(mode))
     agent = Planner(env, config(action_repeat=2, random_decisions=30), seed=0)
     agent.learn(120)
-    data = agent._memory.all
-    times = (data.following[:, 1] - data.features[:, 1]) * 5
+    data = agent._memory.transitions
+    times = (data.next_features[:, 1] - data.features[:, 1]) * 5
     torch.testing.assert_close(times, torch.full_like(times, 2.0))
     assert set((data.features[:, 1] * 5).round().int().tolist()) == {0, 2}
 
@@ -440,7 +449,7 @@ def test_pictures_change_nothing():
         ({"terminal_value": True}, "discount"),
         ({"optimizer": "gradient", "dynamics": "simulator"}, "gradient"),
         ({"held_out": 1.0}, "held_out"),
-        ({"members": 0}, "members"),
+        ({"members": 0}, "ensemble_size"),
         ({"hidden_sizes": (0,)}, "hidden_sizes"),
     ],
 )
@@ -457,7 +466,7 @@ def test_what_an_environment_does_not_offer_is_refused():
         Planner(Spot(1), config(reward="task"))
     with pytest.raises(GantryError, match="Discrete"):
         Planner(Spot(1, discrete=True), config(optimizer="mppi"))
-    with pytest.raises(GantryError, match="angles must be"):
+    with pytest.raises(GantryError, match="angle_columns must be"):
         Planner(Spot(1), config(angles=(9,)))
 
 

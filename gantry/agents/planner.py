@@ -23,14 +23,15 @@ from torch import Tensor
 
 from gantry.agents.parts.adam import Adam
 from gantry.agents.agent import Agent, Shapes, State, prefixed, require, under
-from gantry.agents.models.calibration import Accuracy, measure
-from gantry.agents.models.dynamics import LearnedDynamics, Sampling
-from gantry.agents.models.ensemble import EnsembleConfig, Fit
-from gantry.agents.models.dataset import Memory, Transitions
-from gantry.agents.models.reward_model import LearnedOutcomes, Outcomes, TaskOutcomes
-from gantry.agents.models.plan_search import Decision, MethodName, PlanName, Plans, Search, SearchConfig
-from gantry.agents.models.terminal_value import StateValue
-from gantry.agents.models.model_rollouts import LearnedWorld, Scoring, SimulatedWorld, World
+from gantry.agents.models.calibration import ModelAccuracy, measure_accuracy
+from gantry.agents.models.dataset import TransitionDataset, Transitions
+from gantry.agents.models.dynamics import DynamicsModel, Propagation
+from gantry.agents.models.ensemble import EnsembleConfig, FitResult
+from gantry.agents.models.model_rollouts import LearnedModel, Model, PlanningObjective, SimulatorModel
+from gantry.agents.models.plan_search import OptimizerName, PlanningResult, PlanSearch, SearchConfig, WarmStart
+from gantry.agents.models.planning_model import planning_model_of
+from gantry.agents.models.reward_model import LearnedReward, RewardModel, TaskReward
+from gantry.agents.models.terminal_value import TerminalValue
 from gantry.agents.parts.spaces import ActionMap, ObservationMap
 from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
@@ -49,7 +50,7 @@ class PlannerConfig:
 
     dynamics: Literal["learned", "simulator"] = "learned"
     """learned: an ensemble of networks. simulator: copies of the simulator itself, the perfect model."""
-    optimizer: MethodName = "icem"
+    optimizer: OptimizerName = "icem"
     """How plans are searched for. For Discrete actions icem and cem stand for cross-entropy over choices."""
     horizon: int = 25
     """Decisions looked ahead."""
@@ -73,7 +74,7 @@ class PlannerConfig:
     """Standard deviation of the first population, in units of the action bounds' half-width."""
     temperature: float = 0.1
     """The smaller, the more only the best plans count (mppi), in deviations of the plans' worth."""
-    carried_out: PlanName = "best"
+    carried_out: Literal["best", "mean"] = "best"
     """best: the best plan that was tried. mean: what the search is centred on, which trembles less; always so in mppi."""
     discount: float = 1.0
     """γ from one decision to the next, within the horizon."""
@@ -85,7 +86,7 @@ class PlannerConfig:
     """task: the environment's own reward and ends. learned: from what happened. auto: task where it is offered."""
     particles: int = 1
     """Futures imagined of each plan, spread over the ensemble's members."""
-    sampling: Sampling = "ts_infinity"
+    sampling: Propagation = "ts_infinity"
     """ts_infinity: a future follows one member. ts1: another one at each decision."""
     noise: bool = False
     """Draw futures from the predicted Gaussians; else follow their means."""
@@ -142,38 +143,38 @@ class PlannerConfig:
             "another than gradient where the simulator is the model, which has no gradient", self.optimizer,
         )  # fmt: skip
         self.ensemble(self.members)  # so do the networks and the search with what is theirs
-        Search(self.search, 1, torch.ones(1, dtype=torch.bool))
+        assert self.search is not None
 
     @property
     def search(self) -> SearchConfig:
         """The settings that the search needs."""
         return SearchConfig(
-            self.optimizer,
-            self.horizon,
-            self.population,
-            self.iterations,
-            self.elites,
-            self.kept_share,
-            self.colour,
-            self.momentum,
-            self.shrink,
-            self.initial_deviation,
-            self.temperature,
-            self.carried_out,
+            optimizer=self.optimizer,
+            horizon=self.horizon,
+            population=self.population,
+            iterations=self.iterations,
+            elites=self.elites,
+            keep_elite_fraction=self.kept_share,
+            colored_noise_exponent=self.colour,
+            momentum=self.momentum,
+            population_decay_factor=self.shrink,
+            initial_std=self.initial_deviation,
+            temperature=self.temperature,
+            executed_plan=self.carried_out,
         )
 
     def ensemble(self, members: int) -> EnsembleConfig:
         """The settings of a network of so many members."""
         return EnsembleConfig(
-            members,
-            self.hidden_sizes,
-            self.learning_rate,
-            self.weight_decay,
-            self.minibatch_size,
-            self.fit_steps,
-            self.patience,
-            self.variance_weight,
-            self.bootstrap and members > 1,
+            ensemble_size=members,
+            hidden_sizes=self.hidden_sizes,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            minibatch_size=self.minibatch_size,
+            gradient_steps=self.fit_steps,
+            patience=self.patience,
+            beta_nll=self.variance_weight,
+            bootstrap=self.bootstrap,
         )
 
 
@@ -205,14 +206,14 @@ class Actor:
         left: (n,) steps for which they are still to be held.
     """
 
-    def __init__(self, search: Search, rows: int) -> None:
-        self.plans: Plans = search.new_plans(rows)
-        self.actions = torch.zeros(rows, search.size)
+    def __init__(self, search: PlanSearch, rows: int) -> None:
+        self.plans: WarmStart = search.warm_start(rows)
+        self.actions = torch.zeros(rows, search.action_size)
         self.left = torch.zeros(rows, dtype=torch.int64)
 
     def begin(self, rows: Any) -> None:
         """Episodes begin in some rows: whatever was planned is void."""
-        self.plans.forget(rows)
+        self.plans.reset(rows)
         self.actions[rows] = 0.0
         self.left[rows] = 0
 
@@ -249,32 +250,32 @@ class Planner(Agent):
         if self._action_map.continuous:
             space = self.action_space
             bounded = torch.from_numpy(np.isfinite(space.low.ravel()) & np.isfinite(space.high.ravel()))  # type: ignore[attr-defined]
-        self._search = Search(config.search, actions, bounded)
+        self._search = PlanSearch(config.search, actions, bounded)
         learned = config.dynamics == "learned"
         generator = self._generator
         self.dynamics = (
-            LearnedDynamics(features, actions, config.ensemble(config.members), generator, config.angles)
+            DynamicsModel(features, actions, config.ensemble(config.members), generator, config.angles)
             if learned
             else None
         )
         self._outcomes = (
-            LearnedOutcomes(features, actions, config.ensemble(1), generator)
+            LearnedReward(features, actions, config.ensemble(1), generator)
             if learned and config.reward != "task"
             else None
         )
-        self._value = StateValue(features, config.ensemble(1), generator) if config.terminal_value else None
+        self._value = TerminalValue(features, config.ensemble(1), generator) if config.terminal_value else None
         self.fitted = False
-        self.accuracy: list[Accuracy] = []
+        self.accuracy: list[ModelAccuracy] = []
         self.imagines = False
         self.imagination: Imagination | None = None
         self._acting: Actor | None = None
-        self._acting_world: World | None = None
+        self._acting_world: Model | None = None
         self._acting_model: Any = None
         self._warned = False
 
     def _prepare(self) -> None:
         assert self.env is not None
-        self._model = _planning_model(self.env)
+        self._model = planning_model_of(self.env)
         if self.config.reward == "auto":
             shown = self._model is not None and self._features(self._stepper.observation, self._model) is not None
             self.config = dataclasses.replace(self.config, reward="task" if shown else "learned")
@@ -285,28 +286,28 @@ class Planner(Agent):
         self._actor = Actor(self._search, rows)
         self._begun = torch.zeros(rows, self._observation_map.size)
         self._gained = torch.zeros(rows)
-        self._memory = Memory(self._observation_map.size, self._action_map.size)
+        self._memory = TransitionDataset(self._observation_map.size, self._action_map.size)
 
-    def _world_of(self, model: Any) -> World:
+    def _world_of(self, model: Any) -> Model:
         """Where plans are tried out, for an environment that offers `model`, or None.
 
         Raises:
             GantryError: the environment does not offer what the settings ask for.
         """
         config, to_environment = self.config, self._to_environment
-        scoring = Scoring(config.discount, config.uncertainty_penalty, self._value)
+        scoring = PlanningObjective(config.discount, config.uncertainty_penalty, self._value)
         if self.dynamics is None:
             if model is None:
                 raise GantryError("only Gantry's own environments can be planned in as they are; use dynamics=learned")
-            return SimulatedWorld(model, to_environment, config.action_repeat, scoring)
-        outcomes: Outcomes
+            return SimulatorModel(model, to_environment, config.action_repeat, scoring)
+        outcomes: RewardModel
         if self._outcomes is not None:
             outcomes = self._outcomes
         elif model is None:
             raise GantryError("this environment does not offer its reward to planners; set reward=learned")
         else:
-            outcomes = TaskOutcomes(model, to_environment, config.action_repeat)
-        return LearnedWorld(self.dynamics, outcomes, scoring, config.particles, config.sampling, config.noise)
+            outcomes = TaskReward(model, to_environment, config.action_repeat)
+        return LearnedModel(self.dynamics, outcomes, scoring, config.particles, config.sampling, config.noise)
 
     def _features(self, observations: NDArray[np.float32], model: Any) -> NDArray[np.float32] | None:
         """What the dynamics are about, (k, d), as observations (k, d) show it; None where they do not."""
@@ -341,7 +342,7 @@ class Planner(Agent):
         Raises:
             GantryError: the environment does not offer what the settings ask for.
         """
-        self._acting_model = _planning_model(env)
+        self._acting_model = planning_model_of(env)
         self._acting_world = self._world_of(self._acting_model)
         self._acting = Actor(self._search, env.num_envs)
 
@@ -363,8 +364,8 @@ class Planner(Agent):
         return actions.numpy().copy() if self._action_map.continuous else actions.argmax(-1).numpy()
 
     def _act_in(
-        self, actor: Actor, starts: Tensor, world: World, generator: torch.Generator
-    ) -> tuple[NDArray[np.int64], Decision | None]:
+        self, actor: Actor, starts: Tensor, world: Model, generator: torch.Generator
+    ) -> tuple[NDArray[np.int64], PlanningResult | None]:
         """Let the rows decide whose last decision is over; returns which those are, and what they decided."""
         due = (actor.left == 0).nonzero()[:, 0]
         decision = None
@@ -372,7 +373,7 @@ class Planner(Agent):
             if self.dynamics is not None and not self.fitted:
                 actor.actions[due] = self._random_actions(actor.actions[due], generator)
             else:
-                decision = self._search.decide(actor.plans, due, starts[due], world, generator)
+                decision = self._search.plan(actor.plans, due, starts[due], world, generator)
                 actor.actions[due] = decision.actions
                 if bool(decision.failed.any()):
                     self._warn()
@@ -401,20 +402,22 @@ class Planner(Agent):
                 stacklevel=2,
             )
 
-    def _imagine(self, decision: Decision, start: Tensor, world: World, generator: torch.Generator) -> None:
+    def _imagine(self, decision: PlanningResult, start: Tensor, world: Model, generator: torch.Generator) -> None:
         """Keep what row 0 decided from; draws from a generator of its own, so that pictures change nothing."""
-        if decision.futures is None or bool(decision.failed[0]):
+        if bool(decision.failed[0]):
             self.imagination = None
             return
         spread = 1 if self.dynamics is None else self.config.members
         again = torch.Generator().manual_seed(0)
         plans = decision.plan.expand(spread, -1, -1)
-        futures = world.imagine(start.expand(spread, -1), np.zeros(spread, np.int64), plans, again)
+        futures = world.evaluate_action_sequences(
+            start.expand(spread, -1), np.zeros(spread, np.int64), plans, again
+        )
         self.imagination = Imagination(
-            decision.futures.path,
-            decision.futures.returns,
-            futures.path[:, :, 0],
-            min(self.config.elites, len(decision.futures.returns)),
+            decision.rollouts.trajectories,
+            decision.rollouts.returns,
+            futures.trajectories[:, :, 0],
+            min(self.config.elites, len(decision.rollouts.returns)),
             float(futures.rewards.sum(0).mean()),
         )
 
@@ -432,7 +435,7 @@ class Planner(Agent):
             accuracy, fit = None, None
             if self.dynamics is not None:
                 if self.fitted:
-                    accuracy = measure(self.dynamics, [run[:3] for run in runs], config.horizon)
+                    accuracy = measure_accuracy(self.dynamics, [run[:3] for run in runs], config.horizon)
                 fit = self._fit()
         if accuracy is not None:
             self.accuracy = [*self.accuracy, accuracy][-REMEMBERED:]
@@ -472,13 +475,13 @@ class Planner(Agent):
         log.broke_off(done | ~torch.from_numpy(valid))
         actor.begin(done)
 
-    def _fit(self) -> Fit | None:
+    def _fit(self) -> FitResult | None:
         """Fit everything that is learned to all transitions; None where there are none yet."""
         assert self.dynamics is not None
-        data = self._memory.all
-        if not bool((~data.held_out).any()):
+        data = self._memory.transitions
+        if not bool((~data.validation).any()):
             return None
-        fit = self.dynamics.fit(data.features, data.actions, data.following, data.held_out, self._generator)
+        fit = self.dynamics.fit(data.features, data.actions, data.next_features, data.validation, self._generator)
         if self._outcomes is not None:
             self._outcomes.fit(data, self._generator)
         if self._value is not None:
@@ -519,13 +522,13 @@ class Planner(Agent):
         features, actions = ObservationMap(observation_space).size, ActionMap(action_space).size
         parts: dict[str, Shapes] = {}
         if config.dynamics == "learned":
-            parts["dynamics"] = LearnedDynamics.shapes(
+            parts["dynamics"] = DynamicsModel.shapes(
                 features, actions, config.ensemble(config.members), config.angles
             )
             if config.reward != "task":
-                parts["outcomes"] = LearnedOutcomes.shapes(features, actions, config.ensemble(1))
+                parts["outcomes"] = LearnedReward.shapes(features, actions, config.ensemble(1))
         if config.terminal_value:
-            parts["value"] = StateValue.shapes(features, config.ensemble(1))
+            parts["value"] = TerminalValue.shapes(features, config.ensemble(1))
         shapes: Shapes = {"fitted": ((), torch.bool)}
         for name, part in parts.items():
             shapes.update({f"{name}.{key}": shape for key, shape in part.items()})
@@ -560,21 +563,15 @@ class Planner(Agent):
             optimizer.load_state(under(tensors, f"optimizer.{name}"))
 
 
-def _planning_model(env: VectorEnv) -> Any:
-    """What the environment offers planners, or None."""
-    offer = getattr(env.unwrapped, "planning_model", None)
-    return None if offer is None else offer()
-
-
-def _model_figures(accuracy: Accuracy | None, fit: Fit | None) -> dict[str, float]:
+def _model_figures(accuracy: ModelAccuracy | None, fit: FitResult | None) -> dict[str, float]:
     """Metrics of the model: of the last fit, and of what it foretold before."""
     return {
-        "fit_steps": float(fit.steps) if fit else math.nan,
-        "model_loss": fit.loss if fit else math.nan,
-        "held_out_loss": fit.held_out_loss if fit else math.nan,
-        "model_error": accuracy.median if accuracy else math.nan,
-        "coverage_50": accuracy.covered(0.5) if accuracy else math.nan,
-        "coverage_90": accuracy.covered(0.9) if accuracy else math.nan,
+        "fit_steps": float(fit.gradient_steps) if fit else math.nan,
+        "model_loss": fit.training_loss if fit else math.nan,
+        "validation_loss": fit.validation_loss if fit else math.nan,
+        "model_error": accuracy.one_step_median_error if accuracy else math.nan,
+        "coverage_50": accuracy.coverage_at(0.5) if accuracy else math.nan,
+        "coverage_90": accuracy.coverage_at(0.9) if accuracy else math.nan,
     }
 
 
@@ -593,12 +590,12 @@ class _Log:
         self._open: list[list[tuple[Tensor, ...]]] = [[] for _ in range(rows)]
         self._closed: list[list[tuple[Tensor, ...]]] = []
 
-    def decided(self, due: NDArray[np.int64], decision: Decision | None, seconds: float) -> None:
+    def decided(self, due: NDArray[np.int64], decision: PlanningResult | None, seconds: float) -> None:
         """Take in a decision of some rows, and the seconds it took."""
         if decision is None:
             self._predicted[due] = torch.nan
             return
-        self._predicted[due] = decision.predicted
+        self._predicted[due] = decision.predicted_returns
         self._planned += len(due)
         self._failed += int(decision.failed.sum())
         self._seconds += seconds
@@ -606,7 +603,7 @@ class _Log:
     def happened(self, rows: Tensor, new: Transitions) -> None:
         """Take in transitions of some rows."""
         for k, row in enumerate(rows.tolist()):
-            columns = (new.features, new.actions, new.following, new.rewards, self._predicted[rows])
+            columns = (new.features, new.actions, new.next_features, new.rewards, self._predicted[rows])
             self._open[row].append(tuple(column[k].clone() for column in columns))
 
     def broke_off(self, rows: Tensor) -> None:

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from gantry.agents.models.calibration import LEVELS, Accuracy
+from gantry.agents.models.calibration import LEVELS, ModelAccuracy
 from gantry.files import replacing
 
 INCHES, DOTS_PER_INCH = (9.0, 3.6), 120
 LINE, IDEAL = "#3b6fd4", "#8a8f98"
 
 
-def draw(path: Path, accuracies: Sequence[Accuracy]) -> None:
+def draw(path: Path, accuracies: Sequence[ModelAccuracy]) -> None:
     """Draw the last updates' accuracy to a picture.
 
     Left, the error 1 … H decisions ahead, in deviations of the features: the median over updates as a line, their range
@@ -31,14 +31,14 @@ def draw(path: Path, accuracies: Sequence[Accuracy]) -> None:
     picture = Figure(INCHES, layout="constrained")
     FigureCanvasAgg(picture)
     ahead, calibration = picture.subplots(1, 2)
-    errors = np.stack([accuracy.multi_step.numpy() for accuracy in accuracies])
+    errors = np.stack([accuracy.multi_step_errors.numpy() for accuracy in accuracies])
     errors = errors[np.isfinite(errors).all(axis=1)]
     if len(errors):
         steps = np.arange(1, errors.shape[1] + 1)
         ahead.plot(steps, np.median(errors, 0), color=LINE, linewidth=1.8)
         ahead.fill_between(steps, errors.min(0), errors.max(0), color=LINE, alpha=0.18, linewidth=0)
         ahead.set_yscale("log")
-    one = float(np.median([accuracy.one_step for accuracy in accuracies]))
+    one = float(np.median([accuracy.one_step_rmse for accuracy in accuracies]))
     ahead.set(xlabel="decisions ahead", ylabel="error, deviations of the features",
               title=f"a decision ahead: {one:.3f} (root mean square)")  # fmt: skip
     covered = np.stack([accuracy.coverage.numpy() for accuracy in accuracies])

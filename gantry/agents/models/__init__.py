@@ -1,1 +1,1 @@
-"""What a planner is made of: dynamics and rewards, learned or a simulator's own, and the search over plans."""
+"""Models for planning: learned dynamics and rewards, the simulator itself, and the search for action sequences."""

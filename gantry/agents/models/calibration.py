@@ -1,7 +1,7 @@
-"""How well dynamics foretell what they have not seen: errors over one and many decisions, and calibration.
+"""Accuracy of a dynamics model on data it was not fitted to: one-step and multi-step errors, and calibration.
 
-An ensemble's prediction is a mixture of its members' Gaussians. Where it is calibrated, the true value's position in
-that mixture, its probability of being exceeded, is uniform, so that the central interval of 90 % covers 90 % of them.
+An ensemble predicts a mixture of its members' Gaussians. If it is calibrated, the mixture's cumulative distribution
+function at the observed values is uniform, so that e.g. the central 90 % interval covers 90 % of them.
 """
 
 import dataclasses
@@ -10,82 +10,85 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gantry.agents.models.dynamics import LearnedDynamics
+from gantry.agents.models.dynamics import DynamicsModel
 
 LEVELS = tuple(level / 20 for level in range(1, 20))
-"""Central intervals whose coverage is counted; 50 % and 90 % are among them."""
+"""Probabilities of the central intervals whose coverage is measured; 0.5 and 0.9 are among them."""
+
+Segment = tuple[Tensor, Tensor, Tensor]
+"""Consecutive transitions: features (T, d), actions (T, a), next features (T, d)."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Accuracy:
-    """Figures of transitions that a model has not been fitted to, in deviations of the features."""
+class ModelAccuracy:
+    """Prediction errors on unseen transitions, in standard deviations of the features, and interval coverage."""
 
-    one_step: float
-    """Root mean square error of the members' mean, a decision ahead, over transitions and features."""
-    median: float
-    """Median absolute error of the same: few jumps, as at the end of a rail, do not move it."""
+    one_step_rmse: float
+    """Root mean square one-step error of the ensemble mean, over transitions and features."""
+    one_step_median_error: float
+    """Median absolute one-step error; unlike the RMSE, robust to rare jumps such as a cart hitting its end stop."""
     coverage: Tensor
-    """(L,) share of the true values that the central intervals of `LEVELS` cover."""
-    multi_step: Tensor
-    """(H,) median over starts of the root mean square error over features, 1 … H decisions ahead; NaN where no run of
-    transitions is long enough."""
+    """(L,) fraction of the observed values inside the central intervals of `LEVELS`."""
+    multi_step_errors: Tensor
+    """(H,) median over start states of the root mean square error over features, 1 … H steps ahead; NaN where no
+    segment is long enough."""
 
-    def covered(self, level: float) -> float:
-        """The share that the central interval of `level`, one of `LEVELS`, covers."""
+    def coverage_at(self, level: float) -> float:
+        """Return the fraction covered by the central interval of `level`, one of `LEVELS`."""
         return float(self.coverage[LEVELS.index(level)])
 
 
-def mixture_position(mean: Tensor, deviation: Tensor, value: Tensor) -> Tensor:
-    """P(Y ≤ value) where Y is from a mixture of E Gaussians: (E, …), (E, …), (…) → (…)."""
-    return (0.5 * (1.0 + torch.erf((value - mean) / (deviation * 2.0**0.5)))).mean(0)
+def mixture_cdf(mean: Tensor, std: Tensor, value: Tensor) -> Tensor:
+    """Return P(Y ≤ value) (…) for an equal mixture of E Gaussians with mean (E, …) and std (E, …)."""
+    return (0.5 * (1.0 + torch.erf((value - mean) / (std * 2.0**0.5)))).mean(0)
 
 
-def coverage(position: Tensor) -> Tensor:
-    """Share (L,) of positions (…) that lie in the central intervals of `LEVELS`."""
+def interval_coverage(cdf: Tensor) -> Tensor:
+    """Return the fraction (L,) of CDF values (…) that lie in the central intervals of `LEVELS`."""
     levels = torch.tensor(LEVELS)
-    return (2.0 * (position.flatten() - 0.5).abs()[:, None] <= levels).float().mean(0)
+    return (2.0 * (cdf.flatten() - 0.5).abs()[:, None] <= levels).float().mean(0)
 
 
 @torch.no_grad()
-def measure(dynamics: LearnedDynamics, runs: Sequence[tuple[Tensor, Tensor, Tensor]], horizon: int) -> Accuracy | None:
-    """Compare predictions with what happened.
+def measure_accuracy(dynamics: DynamicsModel, segments: Sequence[Segment], horizon: int) -> ModelAccuracy | None:
+    """Compare predictions with observed transitions.
 
     Args:
         dynamics: the model.
-        runs: unbroken runs of transitions: features (T, d), actions (T, a), following features (T, d).
-        horizon: H, decisions ahead.
+        segments: unseen data.
+        horizon: H, steps ahead.
 
     Returns:
-        The figures, or None where there are no transitions.
+        The accuracy, or None without transitions.
     """
-    if not sum(len(actions) for _, actions, _ in runs):
+    if not sum(len(actions) for _, actions, _ in segments):
         return None
-    features, actions, following = (torch.cat(parts) for parts in zip(*runs, strict=True))
-    mean, deviation = dynamics.predict(features, actions)
-    error = (mean.mean(0) - following) / dynamics.scale
-    position = mixture_position(mean, deviation, following)
-    # Features that never change are foretold exactly, which says nothing about calibration.
-    changing = (following - features).std(0, correction=0) > 0.0
-    return Accuracy(
+    features, actions, next_features = (torch.cat(parts) for parts in zip(*segments, strict=True))
+    mean, std = dynamics.predict(features, actions)
+    error = (mean.mean(0) - next_features) / dynamics.feature_std
+    cdf = mixture_cdf(mean, std, next_features)
+    # Features that never change are predicted exactly, which says nothing about calibration.
+    changing = (next_features - features).std(0, correction=0) > 0.0
+    return ModelAccuracy(
         float(error.square().mean().sqrt()),
         float(error.abs().median()),
-        coverage(position[:, changing] if bool(changing.any()) else position),
-        _multi_step(dynamics, runs, horizon),
+        interval_coverage(cdf[:, changing] if bool(changing.any()) else cdf),
+        _multi_step_errors(dynamics, segments, horizon),
     )
 
 
-def _multi_step(dynamics: LearnedDynamics, runs: Sequence[tuple[Tensor, Tensor, Tensor]], horizon: int) -> Tensor:
-    """Median errors (H,) of futures imagined from every transition that as many others follow."""
-    members = dynamics.ensemble.config.members
+def _multi_step_errors(dynamics: DynamicsModel, segments: Sequence[Segment], horizon: int) -> Tensor:
+    """Return the median errors (H,) of rollouts from every transition that is followed by H − 1 others."""
+    members = dynamics.ensemble.config.ensemble_size
     errors: list[Tensor] = []
-    for features, actions, following in runs:
+    for features, actions, next_features in segments:
         starts = len(actions) - horizon + 1
         if starts < 1:
             continue
-        plans = actions.unfold(0, horizon, 1).transpose(1, 2)
-        path = dynamics.rollout(features[:starts], plans, members, noise=False)[1:].mean(2)
-        truth = following.unfold(0, horizon, 1).permute(2, 0, 1)
-        errors.append(((path - truth) / dynamics.scale).square().mean(-1).sqrt())
+        sequences = actions.unfold(0, horizon, 1).transpose(1, 2)
+        predicted = dynamics.rollout(features[:starts], sequences, members, sample=False)[1:].mean(2)
+        observed = next_features.unfold(0, horizon, 1).permute(2, 0, 1)
+        errors.append(((predicted - observed) / dynamics.feature_std).square().mean(-1).sqrt())
     if not errors:
         return torch.full((horizon,), torch.nan)
     return torch.cat(errors, 1).median(1).values

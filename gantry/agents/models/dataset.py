@@ -1,4 +1,4 @@
-"""The transitions that dynamics are learned from: everything that ever happened, in the order in which it did."""
+"""Transition dataset: every transition ever observed, in order, for fitting dynamics and reward models."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,31 +6,33 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+INITIAL_CAPACITY = 1024
+
 
 @dataclasses.dataclass
 class Transitions:
-    """N transitions from one decision to the next."""
+    """N transitions between consecutive planning steps."""
 
     features: Tensor
-    """(N, d) float32, when the decision was made."""
+    """(N, d) float32, when the action was chosen."""
     actions: Tensor
     """(N, a) float32."""
-    following: Tensor
-    """(N, d) float32, at the next decision, or where the episode ended."""
+    next_features: Tensor
+    """(N, d) float32, at the next planning step, or where the episode ended."""
     rewards: Tensor
-    """(N,) float32, summed over the steps in between."""
+    """(N,) float32, summed over the environment steps in between."""
     terminated: Tensor
-    """(N,) bool, the episode ended for good."""
-    held_out: Tensor
-    """(N,) bool, judges a fit but is not learned from."""
+    """(N,) bool, the episode ended in a terminal state."""
+    validation: Tensor
+    """(N,) bool, held out from training for validation."""
 
     @classmethod
-    def empty(cls, features: int, actions: int, number: int = 0) -> "Transitions":
-        """Room for so many transitions."""
+    def zeros(cls, feature_size: int, action_size: int, number: int) -> "Transitions":
+        """Return N transitions filled with zeros."""
         return cls(
-            torch.zeros(number, features),
-            torch.zeros(number, actions),
-            torch.zeros(number, features),
+            torch.zeros(number, feature_size),
+            torch.zeros(number, action_size),
+            torch.zeros(number, feature_size),
             torch.zeros(number),
             torch.zeros(number, dtype=torch.bool),
             torch.zeros(number, dtype=torch.bool),
@@ -40,49 +42,49 @@ class Transitions:
         return len(self.rewards)
 
     def columns(self) -> dict[str, Tensor]:
-        """The fields by name."""
+        """Return the fields by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
-    def rows(self, index: Tensor | slice) -> "Transitions":
-        """Some of them."""
+    def select(self, index: Tensor | slice) -> "Transitions":
+        """Return the transitions at an index, a mask or a slice."""
         return Transitions(**{name: column[index] for name, column in self.columns().items()})
 
 
-class Memory:
-    """Transitions, as many as there come."""
+class TransitionDataset:
+    """Growing dataset of transitions, oldest first."""
 
-    def __init__(self, features: int, actions: int) -> None:
-        self._room = Transitions.empty(features, actions, 1024)
-        self._used = 0
+    def __init__(self, feature_size: int, action_size: int) -> None:
+        self._storage = Transitions.zeros(feature_size, action_size, INITIAL_CAPACITY)
+        self._size = 0
 
     def __len__(self) -> int:
-        return self._used
+        return self._size
 
     def add(self, new: Transitions) -> None:
-        """Take in transitions."""
-        end = self._used + len(new)
-        if end > len(self._room):
-            extra = Transitions.empty(new.features.shape[1], new.actions.shape[1], end)
-            self._room = _joined(self._room, extra)
-        for name, column in self._room.columns().items():
-            column[self._used : end] = getattr(new, name)
-        self._used = end
+        """Append transitions."""
+        end = self._size + len(new)
+        if end > len(self._storage):
+            extra = Transitions.zeros(new.features.shape[1], new.actions.shape[1], end)
+            self._storage = _concatenate(self._storage, extra)
+        for name, column in self._storage.columns().items():
+            column[self._size : end] = getattr(new, name)
+        self._size = end
 
     @property
-    def all(self) -> Transitions:
-        """Views of all transitions so far, oldest first."""
-        return self._room.rows(slice(0, self._used))
+    def transitions(self) -> Transitions:
+        """Views of all transitions, oldest first."""
+        return self._storage.select(slice(0, self._size))
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of all transitions."""
-        return {name: column.clone() for name, column in self.all.columns().items()}
+        """Return copies of all transitions."""
+        return {name: column.clone() for name, column in self.transitions.columns().items()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state` returned."""
-        self._used = 0
+        """Restore what `state` returned."""
+        self._size = 0
         self.add(Transitions(**{field.name: tensors[field.name] for field in dataclasses.fields(Transitions)}))
 
 
-def _joined(first: Transitions, second: Transitions) -> Transitions:
+def _concatenate(first: Transitions, second: Transitions) -> Transitions:
     columns = second.columns()
     return Transitions(**{name: torch.cat([column, columns[name]]) for name, column in first.columns().items()})

@@ -1,7 +1,7 @@
-"""Learned dynamics: how features change under an action, and whole futures imagined from that.
+"""Learned dynamics model: predict feature changes with a probabilistic ensemble, and roll out action sequences.
 
-Source: PETS (Chua et al. 2018, arXiv:1805.12114), section 5: trajectory sampling. A plan is tried out on a few
-particles, each of which follows one member of the ensemble throughout (TS∞) or another one at every step (TS1).
+Source: PETS (Chua et al. 2018, arXiv:1805.12114), section 5: trajectory sampling. Each action sequence is propagated
+with a few particles; a particle keeps its ensemble member for the whole horizon (TS∞) or switches at each step (TS1).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,177 +11,180 @@ import torch
 from torch import Tensor
 
 from gantry.agents.agent import Shapes, prefixed, under
-from gantry.agents.models.ensemble import Ensemble, EnsembleConfig, Fit, moments
-from gantry.agents.models.kinematics import Kinematics
+from gantry.agents.models.ensemble import Ensemble, EnsembleConfig, FitResult, mean_and_std
+from gantry.agents.models.kinematics import LearnedKinematics
 
-Sampling = Literal["ts1", "ts_infinity"]
+Propagation = Literal["ts1", "ts_infinity"]
 
-CIRCLE_ERROR = 1e-3
-"""How far from 1 the length of a cosine and a sine may be, which are stored in single precision."""
-FARTHEST = 1e4
-"""A feature that is imagined farther than this from what the data show, in their deviations, has exploded."""
+CIRCLE_TOLERANCE = 1e-3
+"""Tolerance on cos² + sin² = 1 for features stored in single precision."""
+MAX_STDS = 1e4
+"""A predicted feature farther than this from the data's mean, in standard deviations, counts as diverged."""
+COLUMN_STATE = ("circle_columns", "integer_columns", "feature_mean", "feature_std")
 
 
-class LearnedDynamics:
-    """Features (d,) and action (a,) → the features a decision later, from an ensemble that predicts the change.
+class DynamicsModel:
+    """Ensemble dynamics model: features (d,), action (a,) → features one planning step later.
 
-    What the data show without exception is kept up in what is imagined: a cosine and a sine stay on their circle, and
-    columns that only ever hold whole numbers do so in imagination too. What follows from joint angles, where these are
-    named, is neither shown to the networks nor asked of them.
+    The ensemble predicts the change of the features. Constraints that hold exactly in the data are enforced on
+    predictions: cosine-sine pairs stay on the unit circle, integer columns stay integers. With `angle_columns`, columns
+    that depend on joint angles alone are computed by learned kinematics instead of the networks.
 
     Attributes:
-        ensemble: of networks [features, action] → change of the features.
-        circle: (d,) bool, columns i that hold, with i + 1, a cosine and a sine.
-        whole: (d,) bool, columns of whole numbers.
-        kinematics: what follows from joint angles; None where no angles are named.
-        center, scale: (d,) mean and deviation of the features learned from.
+        ensemble: networks [features, action] → change of the features.
+        circle_columns: (d,) bool, columns i such that (i, i + 1) hold a cosine and a sine.
+        integer_columns: (d,) bool.
+        kinematics: None without `angle_columns`.
+        feature_mean, feature_std: (d,) statistics of the features in the data.
     """
 
     def __init__(
         self,
-        features: int,
-        actions: int,
+        feature_size: int,
+        action_size: int,
         config: EnsembleConfig,
         generator: torch.Generator,
-        angles: Sequence[int] = (),
+        angle_columns: Sequence[int] = (),
     ) -> None:
-        self.features, self.actions = features, actions
-        self.ensemble = Ensemble(features + actions, features, config, generator)
-        self.circle = torch.zeros(features, dtype=torch.bool)
-        self.whole = torch.zeros(features, dtype=torch.bool)
-        self.kinematics = Kinematics(features, angles) if angles else None
-        self.center, self.scale = torch.zeros(features), torch.ones(features)
-        self._note_columns()
+        self.feature_size, self.action_size = feature_size, action_size
+        self.ensemble = Ensemble(feature_size + action_size, feature_size, config, generator)
+        self.circle_columns = torch.zeros(feature_size, dtype=torch.bool)
+        self.integer_columns = torch.zeros(feature_size, dtype=torch.bool)
+        self.kinematics = LearnedKinematics(feature_size, angle_columns) if angle_columns else None
+        self.feature_mean, self.feature_std = torch.zeros(feature_size), torch.ones(feature_size)
+        self._cache_columns()
 
     def fit(
-        self, features: Tensor, actions: Tensor, following: Tensor, held_out: Tensor, generator: torch.Generator
-    ) -> Fit:
-        """Fit to transitions (N, d), (N, a), (N, d); `held_out` (N,) bool says which only judge.
+        self, features: Tensor, actions: Tensor, next_features: Tensor, validation: Tensor, generator: torch.Generator
+    ) -> FitResult:
+        """Fit to transitions (N, d), (N, a), (N, d); those in `validation` (N,) bool only judge the fit.
 
         Raises:
-            GantryError: as `Ensemble.fit`.
+            GantryError: the data are not finite, or there are no training data.
         """
-        inputs, targets, hidden = torch.cat([features, actions], 1), following - features, None
-        if self.kinematics is not None and bool((features.isfinite() & following.isfinite()).all()):
-            self.kinematics.fit(features, following)
+        inputs, targets, ignored = torch.cat([features, actions], 1), next_features - features, None
+        if self.kinematics is not None and bool((features.isfinite() & next_features.isfinite()).all()):
+            self.kinematics.fit(features, next_features)
             targets[:, self.kinematics.columns] = 0.0
-            hidden = torch.cat([self.kinematics.columns, torch.zeros(self.actions, dtype=torch.bool)])
-        fit = self.ensemble.fit(inputs, targets, held_out, generator, hidden)
-        self.center, self.scale = moments(features)
-        seen = torch.cat([features, following])
-        self.circle, self.whole = circle_columns(seen), whole_columns(seen)
-        self._note_columns()
-        return fit
+            ignored = torch.cat([self.kinematics.columns, torch.zeros(self.action_size, dtype=torch.bool)])
+        result = self.ensemble.fit(inputs, targets, validation, generator, ignored)
+        self.feature_mean, self.feature_std = mean_and_std(features)
+        observed = torch.cat([features, next_features])
+        self.circle_columns, self.integer_columns = find_circle_columns(observed), find_integer_columns(observed)
+        self._cache_columns()
+        return result
 
-    def _note_columns(self) -> None:
-        self._pairs = self.circle.nonzero()[:, 0].tolist()
-        self._rounds = bool(self.whole.any())
+    def _cache_columns(self) -> None:
+        self._circles = self.circle_columns.nonzero()[:, 0].tolist()
+        self._has_integers = bool(self.integer_columns.any())
 
     def predict(self, features: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Each member's mean of the following features and its deviation, (E, B, d), for (B, d) and (B, a)."""
-        inputs = torch.cat([features, actions], 1).expand(self.ensemble.config.members, -1, -1)
+        """Return each member's mean and standard deviation of the next features, (E, B, d), for (B, d) and (B, a)."""
+        inputs = torch.cat([features, actions], 1).expand(self.ensemble.config.ensemble_size, -1, -1)
         change, log_variance = self.ensemble.predict(inputs)
         mean = features + change
-        return mean if self.kinematics is None else self.kinematics.applied(mean), (0.5 * log_variance).exp()
+        return mean if self.kinematics is None else self.kinematics.apply(mean), (0.5 * log_variance).exp()
 
     def rollout(
         self,
-        start: Tensor,
+        features: Tensor,
         actions: Tensor,
         particles: int,
-        sampling: Sampling = "ts_infinity",
-        noise: bool = True,
+        propagation: Propagation = "ts_infinity",
+        sample: bool = True,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Imagine futures; differentiable with respect to start and actions.
+        """Roll out action sequences; differentiable with respect to features and actions.
 
         Args:
-            start: (m, d) features.
-            actions: (m, H, a).
-            particles: p, futures of each plan, spread over the members.
-            sampling: which member a particle follows.
-            noise: draw from the predicted Gaussians; else follow their means.
-            generator: of noise and members.
+            features: (m, d) initial features.
+            actions: (m, H, a) action sequences.
+            particles: p, particles per action sequence, spread over the members.
+            propagation: which member a particle follows.
+            sample: sample the predicted Gaussians; otherwise propagate their means.
+            generator: source of samples and of member assignments.
 
         Returns:
-            (H + 1, m, p, d), the first of them `start`.
+            (H + 1, m, p, d) trajectories, starting with `features`.
         """
         number, horizon, _ = actions.shape
-        members, used = self.ensemble.config.members, number * particles
+        members, used = self.ensemble.config.ensemble_size, number * particles
         slots = -(-used // members)
-        # Particle j follows member j mod E, so that the particles of one plan follow different ones.
+        # Particle j follows member j mod E, so that the particles of one action sequence follow different members.
         index = torch.arange(slots * members).clamp(max=used - 1).view(slots, members).T.flatten() // particles
-        state = start[index].view(members, slots, -1)
-        pushes = actions[index].view(members, slots, horizon, -1).permute(2, 0, 1, 3)
-        turns = [0] * horizon
-        if sampling == "ts1":  # in step h particle j follows member j + turns[h]
-            turns = torch.randint(members, (horizon,), generator=generator).tolist()
-            pushes = torch.stack([push.roll(turn, 0) for push, turn in zip(pushes, turns, strict=True)])
+        state = features[index].view(members, slots, -1)
+        inputs = actions[index].view(members, slots, horizon, -1).permute(2, 0, 1, 3)
+        shifts = [0] * horizon
+        if propagation == "ts1":  # at step h, particle j follows member j + shifts[h]
+            shifts = torch.randint(members, (horizon,), generator=generator).tolist()
+            inputs = torch.stack([action.roll(shift, 0) for action, shift in zip(inputs, shifts, strict=True)])
         width = self.ensemble.config.hidden_sizes[0]
-        foreknown = self.ensemble.foreknown(pushes.transpose(0, 1).reshape(members, horizon * slots, -1))
-        ahead = foreknown.view(members, horizon, slots, width).unbind(1)
+        precomputed = self.ensemble.precompute(inputs.transpose(0, 1).reshape(members, horizon * slots, -1))
+        per_step = precomputed.view(members, horizon, slots, width).unbind(1)
         path = [state]
-        for turn, known in zip(turns, ahead, strict=True):
-            now = state.roll(turn, 0) if turn else state
-            if noise:
-                change, log_variance = self.ensemble.predict(now, known)
-                drawn = torch.randn(change.shape, generator=generator)
-                change = torch.addcmul(change, drawn, (0.5 * log_variance).exp())
+        for shift, action_part in zip(shifts, per_step, strict=True):
+            rolled = state.roll(shift, 0) if shift else state
+            if sample:
+                change, log_variance = self.ensemble.predict(rolled, action_part)
+                noise = torch.randn(change.shape, generator=generator)
+                change = torch.addcmul(change, noise, (0.5 * log_variance).exp())
             else:
-                change = self.ensemble.mean(now, known)
-            state = self._corrected(state + (change.roll(-turn, 0) if turn else change))
+                change = self.ensemble.mean(rolled, action_part)
+            state = self._enforce_constraints(state + (change.roll(-shift, 0) if shift else change))
             path.append(state)
-        in_turn = torch.stack(path).transpose(1, 2).reshape(horizon + 1, slots * members, -1)
-        futures = in_turn[:, :used].view(horizon + 1, number, particles, -1)
-        # The networks do not look at what follows from the angles, so that it can wait until here.
-        return futures if self.kinematics is None else self.kinematics.applied(futures)
+        ordered = torch.stack(path).transpose(1, 2).reshape(horizon + 1, slots * members, -1)
+        trajectories = ordered[:, :used].view(horizon + 1, number, particles, -1)
+        # The networks ignore the kinematic columns, so these can be computed once at the end.
+        return trajectories if self.kinematics is None else self.kinematics.apply(trajectories)
 
-    def _corrected(self, features: Tensor) -> Tensor:
-        """The same features (..., d) with what the data show without exception."""
-        for column in self._pairs:
+    def _enforce_constraints(self, features: Tensor) -> Tensor:
+        """Return features (..., d) with cosine-sine pairs normalized and integer columns rounded."""
+        for column in self._circles:
             pair = features[..., column : column + 2]
-            length = torch.linalg.vector_norm(pair, dim=-1, keepdim=True).clamp(min=CIRCLE_ERROR)
+            length = torch.linalg.vector_norm(pair, dim=-1, keepdim=True).clamp(min=CIRCLE_TOLERANCE)
             features = features.slice_scatter(pair / length, -1, column, column + 2)
-        return torch.where(self.whole, features.round(), features) if self._rounds else features
+        return torch.where(self.integer_columns, features.round(), features) if self._has_integers else features
 
-    def exploded(self, path: Tensor) -> Tensor:
-        """Which of imagined features (..., d) are not finite, or farther away than anything like the data, (...)."""
-        return ~(((path - self.center) / self.scale).abs() < FARTHEST).all(-1)
+    def diverged(self, features: Tensor) -> Tensor:
+        """Return which predicted features (..., d) are not finite or implausibly far from the data, (...) bool."""
+        return ~(((features - self.feature_mean) / self.feature_std).abs() < MAX_STDS).all(-1)
 
     # Saving
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of all that predictions depend on."""
-        own = {name: getattr(self, name).clone() for name in ("circle", "whole", "center", "scale")}
+        """Return copies of everything that predictions depend on."""
+        own = {name: getattr(self, name).clone() for name in COLUMN_STATE}
         kinematics = {} if self.kinematics is None else prefixed("kinematics", self.kinematics.state())
         return {**self.ensemble.state(), **own, **kinematics}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state` returned."""
+        """Restore what `state` returned."""
         self.ensemble.load_state(tensors)
-        for name in ("circle", "whole", "center", "scale"):
+        for name in COLUMN_STATE:
             setattr(self, name, tensors[name].clone())
         if self.kinematics is not None:
             self.kinematics.load_state(under(tensors, "kinematics"))
-        self._note_columns()
+        self._cache_columns()
 
     @staticmethod
-    def shapes(features: int, actions: int, config: EnsembleConfig, angles: Sequence[int] = ()) -> Shapes:
-        """Name, shape and type of each tensor of `state`."""
-        shapes = Ensemble.shapes(features + actions, features, config)
-        shapes.update({name: ((features,), torch.bool) for name in ("circle", "whole")})
-        shapes.update({name: ((features,), torch.float32) for name in ("center", "scale")})
-        if angles:
-            parts = Kinematics.shapes(features, angles)
+    def shapes(
+        feature_size: int, action_size: int, config: EnsembleConfig, angle_columns: Sequence[int] = ()
+    ) -> Shapes:
+        """Return the name, shape and type of each tensor of `state`."""
+        shapes = Ensemble.shapes(feature_size + action_size, feature_size, config)
+        shapes.update({name: ((feature_size,), torch.bool) for name in ("circle_columns", "integer_columns")})
+        shapes.update({name: ((feature_size,), torch.float32) for name in ("feature_mean", "feature_std")})
+        if angle_columns:
+            parts = LearnedKinematics.shapes(feature_size, angle_columns)
             shapes.update({f"kinematics.{name}": shape for name, shape in parts.items()})
         return shapes
 
 
-def circle_columns(features: Tensor) -> Tensor:
-    """Which columns i of features (N, d) hold, with i + 1, the cosine and the sine of an angle that varies, (d,)."""
+def find_circle_columns(features: Tensor) -> Tensor:
+    """Return which columns i of features (N, d) hold, with i + 1, the cosine and sine of a varying angle, (d,) bool."""
     length = features[:, :-1].square() + features[:, 1:].square()
-    on_circle = (length - 1.0).abs().amax(0) < CIRCLE_ERROR
-    varies = features.std(0, correction=0) > CIRCLE_ERROR
+    on_circle = (length - 1.0).abs().amax(0) < CIRCLE_TOLERANCE
+    varies = features.std(0, correction=0) > CIRCLE_TOLERANCE
     found = torch.zeros(features.shape[1], dtype=torch.bool)
     for column in range(features.shape[1] - 1):
         free = column == 0 or not bool(found[column - 1])
@@ -189,6 +192,6 @@ def circle_columns(features: Tensor) -> Tensor:
     return found
 
 
-def whole_columns(features: Tensor) -> Tensor:
-    """Which columns of features (N, d) hold whole numbers alone, (d,)."""
+def find_integer_columns(features: Tensor) -> Tensor:
+    """Return which columns of features (N, d) hold only integers, (d,) bool."""
     return (features == features.round()).all(0)

@@ -1,9 +1,8 @@
-"""Kinematics learned from data: columns of the features that follow from joint angles alone.
+"""Learned kinematics: regress feature columns that depend on joint angles alone, such as an arm's tip position.
 
-Where the links of an arm are is a sum of products of its joints' cosines and sines, each angle at most once in a product
-(Denavit and Hartenberg, "A kinematic notation for lower-pair mechanisms based on matrices", 1955), so it is linear in
-the products of (1, cos q, sin q) over the joints. A few hundred poses determine its coefficients, and then it holds
-everywhere; a network that predicts changes learns it, if at all, only where there are data.
+Link positions are linear in the products of (1, cos q, sin q) over the joints, with each joint at most once per product
+(Denavit and Hartenberg, "A kinematic notation for lower-pair mechanisms based on matrices", 1955). A few hundred poses
+determine the coefficients, which then hold everywhere; a network that predicts changes is accurate only near the data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,71 +13,72 @@ from torch import Tensor
 from gantry.agents.agent import Shapes
 from gantry.errors import GantryError
 
-MOST_ANGLES = 7
-"""Products are 3 to this power at most, and a fit takes time with the third power of their number."""
+MAX_ANGLES = 7
+"""Limit of 3^7 products; a fit costs the third power of their number."""
 RIDGE = 1e-8
-"""Of the least squares, which poses that differ little leave all but undetermined."""
-NEWEST = 5
-"""The newest of so many equal parts of the data judges what was learned from the others."""
-EXPLAINED = 0.5
-"""A column follows from the angles if this share of its variance is foretold in the newest data."""
+"""Ridge coefficient; poses that differ little leave the least squares nearly singular."""
+TEST_PARTS = 5
+"""Test a regression fitted to the older data on the newest 1 / 5 of them."""
+MIN_R2 = 0.5
+"""Minimum R² on the test data for a column to count as a function of the angles."""
 
 
-class Kinematics:
-    """Columns y = Σ w · products(angles) + L · standing, where standing columns never change from a decision to the next.
+class LearnedKinematics:
+    """Regression y = Σ w · products(angles) + L · constants, where constants are columns fixed within an episode.
 
     Attributes:
-        columns: (d,) bool, which columns have been found to follow from the angles.
-        weights: (3^k, 3^l, d) of the products of the first k and of the other l angles.
-        linear: (d, d) of the standing columns.
+        columns: (d,) bool, columns found to be functions of the angles.
+        weights: (3^k, 3^l, d) coefficients of the products of the first k and the remaining l angles.
+        linear: (d, d) coefficients of the constant columns.
     """
 
-    def __init__(self, features: int, angles: Sequence[int]) -> None:
-        """Begin with no such columns.
+    def __init__(self, feature_size: int, angle_columns: Sequence[int]) -> None:
+        """Start without kinematic columns; `fit` finds them.
 
         Args:
-            features: d.
-            angles: columns in rad.
+            feature_size: d.
+            angle_columns: columns that hold joint angles, in rad.
 
         Raises:
-            GantryError: too many angles, or there is no such column.
+            GantryError: too many angles, or a column does not exist.
         """
-        if len(angles) > MOST_ANGLES or not all(0 <= angle < features for angle in angles):
+        if len(angle_columns) > MAX_ANGLES or not all(0 <= column < feature_size for column in angle_columns):
             raise GantryError(
-                f"the setting angles must be at most {MOST_ANGLES} columns from 0 to {features - 1}; it is {angles}"
+                f"the setting angle_columns must be at most {MAX_ANGLES} columns from 0 to {feature_size - 1}; "
+                f"it is {angle_columns}"
             )
-        self._angles = torch.tensor(angles, dtype=torch.int64)
-        self._half = (len(angles) + 1) // 2
-        shapes = self.shapes(features, angles)
+        self._angles = torch.tensor(angle_columns, dtype=torch.int64)
+        self._half = (len(angle_columns) + 1) // 2
+        shapes = self.shapes(feature_size, angle_columns)
         self.columns, self.weights, self.linear = (torch.zeros(shape, dtype=kind) for shape, kind in shapes.values())
 
-    def fit(self, features: Tensor, following: Tensor) -> None:
-        """Find the columns and their coefficients in transitions (N, d) and (N, d), oldest first."""
+    def fit(self, features: Tensor, next_features: Tensor) -> None:
+        """Find the kinematic columns and their coefficients from transitions (N, d), (N, d), oldest first."""
         self.columns = torch.zeros_like(self.columns)
-        newest = len(features) // NEWEST
-        standing = (features == following).all(0)
-        candidates = ~standing
+        test = len(features) // TEST_PARTS
+        constant = (features == next_features).all(0)
+        candidates = ~constant
         candidates[self._angles] = False
-        if not newest or not bool(candidates.any()):
+        if not test or not bool(candidates.any()):
             return
         first, second = self._products(features.double())
         products = (first[:, :, None] * second[:, None]).flatten(1)
-        inputs = torch.cat([products, features[:, standing].double()], 1)
+        inputs = torch.cat([products, features[:, constant].double()], 1)
         targets = features[:, candidates].double()
-        old, new = inputs[:-newest], inputs[-newest:]
-        gram, moment = old.T @ old, old.T @ targets[:-newest]
-        error = new @ _solved(gram, moment) - targets[-newest:]
-        explained = error.square().mean(0) < (1.0 - EXPLAINED) * targets.var(0, correction=0)
+        old, new = inputs[:-test], inputs[-test:]
+        gram, moment = old.T @ old, old.T @ targets[:-test]
+        error = new @ _ridge_solution(gram, moment) - targets[-test:]
+        explained = error.square().mean(0) < (1.0 - MIN_R2) * targets.var(0, correction=0)
         self.columns[candidates] = explained
-        solution = _solved(gram + new.T @ new, moment + new.T @ targets[-newest:])[:, explained].float()
+        solution = _ridge_solution(gram + new.T @ new, moment + new.T @ targets[-test:])[:, explained].float()
         split = products.shape[1]
         self.weights = torch.zeros_like(self.weights)
         self.weights[:, :, self.columns] = solution[:split].view(first.shape[1], second.shape[1], -1)
         self.linear = torch.zeros_like(self.linear)
-        self.linear[standing.nonzero(), self.columns.nonzero()[:, 0]] = solution[split:]
+        self.linear[constant.nonzero(), self.columns.nonzero()[:, 0]] = solution[split:]
 
     def _products(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Products of (1, cos, sin) over the first and over the other angles of features (N, d): (N, 3^k), (N, 3^l)."""
+        """Return products of (1, cos, sin) over the first and the remaining angles of features (N, d): (N, 3^k), (N, 3^l)."""
         angles = features[:, self._angles]
         ones = torch.ones_like(angles)
         factors = torch.stack([ones, angles.cos(), angles.sin()], 2).unbind(1)
@@ -90,8 +90,8 @@ class Kinematics:
             both.append(product)
         return both[0], both[1]
 
-    def applied(self, features: Tensor) -> Tensor:
-        """Features (…, d) with the columns that follow from the angles as they then must be."""
+    def apply(self, features: Tensor) -> Tensor:
+        """Return features (…, d) with the kinematic columns computed from the angles."""
         columns = self.columns.nonzero()[:, 0]
         if not len(columns):
             return features
@@ -104,26 +104,26 @@ class Kinematics:
     # Saving
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of all that it depends on."""
+        """Return copies of columns and coefficients."""
         return {"columns": self.columns.clone(), "weights": self.weights.clone(), "linear": self.linear.clone()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state` returned."""
+        """Restore what `state` returned."""
         self.columns, self.weights, self.linear = (tensors[name].clone() for name in ("columns", "weights", "linear"))
 
     @staticmethod
-    def shapes(features: int, angles: Sequence[int]) -> Shapes:
-        """Name, shape and type of each tensor of `state`."""
-        half = (len(angles) + 1) // 2
+    def shapes(feature_size: int, angle_columns: Sequence[int]) -> Shapes:
+        """Return the name, shape and type of each tensor of `state`."""
+        half = (len(angle_columns) + 1) // 2
         return {
-            "columns": ((features,), torch.bool),
-            "weights": ((3**half, 3 ** (len(angles) - half), features), torch.float32),
-            "linear": ((features, features), torch.float32),
+            "columns": ((feature_size,), torch.bool),
+            "weights": ((3**half, 3 ** (len(angle_columns) - half), feature_size), torch.float32),
+            "linear": ((feature_size, feature_size), torch.float32),
         }
 
 
-def _solved(gram: Tensor, moment: Tensor) -> Tensor:
-    """The ridge regression's coefficients (r, c), from XᵀX (r, r) and XᵀY (r, c)."""
+def _ridge_solution(gram: Tensor, moment: Tensor) -> Tensor:
+    """Return ridge regression coefficients (r, c) from XᵀX (r, r) and XᵀY (r, c)."""
     ridge = RIDGE * torch.eye(len(gram), dtype=gram.dtype)
-    # Not by Cholesky's decomposition, which breaks down where rounding makes a small eigenvalue negative.
+    # Cholesky would fail where rounding makes a small eigenvalue negative.
     return torch.linalg.solve(gram + ridge, moment)

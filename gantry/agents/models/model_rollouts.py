@@ -1,142 +1,152 @@
-"""Where plans are tried out: in learned dynamics, or in copies of the simulator; both score whole populations."""
+"""Model rollouts: evaluate action sequences through a learned model, or in copies of the simulator."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gantry.agents.models.dynamics import LearnedDynamics, Sampling
-from gantry.agents.models.reward_model import Outcomes
+from gantry.agents.models.dynamics import DynamicsModel, Propagation
+from gantry.agents.models.planning_model import PlanningModel
+from gantry.agents.models.reward_model import RewardModel, ToEnvironment
 
-Value = Callable[[Tensor], Tensor]
-"""Features (…, d) → what is still to come from there, (…)."""
+ValueFunction = Callable[[Tensor], Tensor]
+"""Features (…, d) → values (…)."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Futures:
-    """What became of m plans of H decisions, on p particles each."""
+class ModelRollouts:
+    """Rollouts of m action sequences of length H, with p particles each."""
 
-    path: Tensor
-    """(H + 1, m, p, d) features, from the start on."""
+    trajectories: Tensor
+    """(H + 1, m, p, d) features, starting with the initial ones."""
     returns: Tensor
-    """(m,) what each plan is worth; NaN where its future is not finite or has exploded."""
+    """(m,) estimated returns; NaN where a rollout is not finite or has diverged."""
     rewards: Tensor
-    """(H, m) mean over the particles of the rewards between two decisions."""
+    """(H, m) rewards per planning step, mean over particles."""
 
 
-class World(Protocol):
-    """Tries plans out."""
+class Model(Protocol):
+    """Dynamics and reward, as a planner needs them."""
 
-    def imagine(self, starts: Tensor, rows: NDArray[np.int64], plans: Tensor, generator: torch.Generator) -> Futures:
-        """Follow plans (m, H, a) from features `starts` (m, d), which rows (m,) of the environment show now."""
+    def evaluate_action_sequences(
+        self, features: Tensor, env_ids: NDArray[np.int64], actions: Tensor, generator: torch.Generator
+    ) -> ModelRollouts:
+        """Roll out action sequences (m, H, a) from features (m, d), the current ones of environments `env_ids` (m,)."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Scoring:
-    """How rewards become what a plan is worth."""
+class PlanningObjective:
+    """How the return of an action sequence is estimated from its rollouts."""
 
     discount: float = 1.0
-    """γ from one decision to the next."""
+    """γ per planning step."""
     uncertainty_penalty: float = 0.0
-    """Taken off a plan's worth for each deviation by which its particles disagree, a decision."""
-    value: Value | None = None
-    """What is still to come after the horizon."""
+    """Subtracted per planning step and standard deviation by which the particles disagree."""
+    terminal_value: ValueFunction | None = None
+    """Value of the last features."""
 
 
-class LearnedWorld:
-    """Plans followed by particles through an ensemble.
+class LearnedModel:
+    """Ensemble dynamics model and reward model; each action sequence is propagated with particles.
 
     Attributes:
-        dynamics: the ensemble.
-        outcomes: reward and ends.
-        scoring: what a plan is worth.
-        particles, sampling, noise: as in `LearnedDynamics.rollout`.
+        dynamics: dynamics model.
+        reward_model: reward and termination.
+        objective: estimate of returns.
+        particles, propagation, sample: as in `DynamicsModel.rollout`.
     """
 
     def __init__(
         self,
-        dynamics: LearnedDynamics,
-        outcomes: Outcomes,
-        scoring: Scoring,
+        dynamics: DynamicsModel,
+        reward_model: RewardModel,
+        objective: PlanningObjective,
         particles: int,
-        sampling: Sampling,
-        noise: bool,
+        propagation: Propagation,
+        sample: bool,
     ) -> None:
-        self.dynamics, self.outcomes, self.scoring = dynamics, outcomes, scoring
-        self.particles, self.sampling, self.noise = particles, sampling, noise
+        self.dynamics, self.reward_model, self.objective = dynamics, reward_model, objective
+        self.particles, self.propagation, self.sample = particles, propagation, sample
 
-    def imagine(self, starts: Tensor, rows: NDArray[np.int64], plans: Tensor, generator: torch.Generator) -> Futures:
-        """Follow plans (m, H, a) from features `starts` (m, d)."""
-        path = self.dynamics.rollout(starts, plans, self.particles, self.sampling, self.noise, generator)
-        actions = plans.transpose(0, 1)[:, :, None]
-        rewards = self.outcomes.reward(path[:-1], actions, path[1:])
-        ended = self.outcomes.terminated(path[1:])
-        exploded = self.dynamics.exploded(path).any(0).any(1)
-        return scored(path, rewards, ended, exploded, self.scoring, self.dynamics.scale)
+    def evaluate_action_sequences(
+        self, features: Tensor, env_ids: NDArray[np.int64], actions: Tensor, generator: torch.Generator
+    ) -> ModelRollouts:
+        """Roll out action sequences (m, H, a) from features (m, d) in the learned model."""
+        path = self.dynamics.rollout(features, actions, self.particles, self.propagation, self.sample, generator)
+        per_step = actions.transpose(0, 1)[:, :, None]
+        rewards = self.reward_model.reward(path[:-1], per_step, path[1:])
+        terminated = self.reward_model.terminated(path[1:])
+        diverged = self.dynamics.diverged(path).any(0).any(1)
+        return evaluate_rollouts(path, rewards, terminated, diverged, self.objective, self.dynamics.feature_std)
 
 
-class SimulatedWorld:
-    """Plans tried out in copies of the simulator: the perfect model.
+class SimulatorModel:
+    """Copies of the simulator, as a perfect model.
 
     Args:
-        model: what the environment's `planning_model()` returned.
-        to_environment: the planner's actions (k, a) as environment actions (k, …).
-        repeat: control steps from one decision to the next.
-        scoring: what a plan is worth.
+        model: the environment's planning model.
+        to_environment: action conversion.
+        repeat: environment steps per planning step.
+        objective: estimate of returns.
     """
 
     def __init__(
-        self, model: Any, to_environment: Callable[[NDArray[Any]], NDArray[Any]], repeat: int, scoring: Scoring
+        self, model: PlanningModel, to_environment: ToEnvironment, repeat: int, objective: PlanningObjective
     ) -> None:
-        self._model, self._to_environment, self._repeat, self.scoring = model, to_environment, repeat, scoring
+        self._model, self._to_environment, self._repeat, self.objective = model, to_environment, repeat, objective
 
-    def imagine(self, starts: Tensor, rows: NDArray[np.int64], plans: Tensor, generator: torch.Generator) -> Futures:
-        """Follow plans (m, H, a) from where `rows` (m,) of the environment are now."""
-        number, horizon, size = plans.shape
-        actions = self._to_environment(plans.detach().reshape(-1, size).numpy())
-        actions = actions.reshape(number, horizon, *actions.shape[1:])
-        path, rewards, ended = self._model.rollout(rows, actions, self._repeat)
-        features = torch.from_numpy(path)[:, :, None].float()
-        lost = ~features.isfinite().all(-1).all(0)[:, 0]
+    def evaluate_action_sequences(
+        self, features: Tensor, env_ids: NDArray[np.int64], actions: Tensor, generator: torch.Generator
+    ) -> ModelRollouts:
+        """Simulate action sequences (m, H, a) from the current states of environments `env_ids` (m,)."""
+        number, horizon, size = actions.shape
+        converted = self._to_environment(actions.detach().reshape(-1, size).numpy())
+        path, rewards, terminated = self._model.rollout(
+            env_ids, converted.reshape(number, horizon, *converted.shape[1:]), self._repeat
+        )
+        trajectories = torch.from_numpy(path)[:, :, None].float()
+        diverged = ~trajectories.isfinite().all(-1).all(0)[:, 0]
         summed = torch.from_numpy(np.asarray(rewards, np.float32))[:, :, None]
-        return scored(features, summed, torch.from_numpy(ended)[:, :, None], lost, self.scoring)
+        return evaluate_rollouts(
+            trajectories, summed, torch.from_numpy(terminated)[:, :, None], diverged, self.objective
+        )
 
 
-def scored(
-    path: Tensor,
+def evaluate_rollouts(
+    trajectories: Tensor,
     rewards: Tensor,
-    ended: Tensor | None,
-    lost: Tensor,
-    scoring: Scoring,
-    scale: Tensor | None = None,
-) -> Futures:
-    """What plans are worth: Σ_h γ^h (r_h − penalty · disagreement_h) while the episode lasts, + γ^H V at the end.
+    terminated: Tensor | None,
+    diverged: Tensor,
+    objective: PlanningObjective,
+    feature_std: Tensor | None = None,
+) -> ModelRollouts:
+    """Return rollouts with returns Σ_h γ^h (r_h − penalty · disagreement_h) until termination, + γ^H V(s_H).
 
     Args:
-        path: (H + 1, m, p, d).
-        rewards: (H, m, p).
-        ended: (H, m, p) bool, the episode ended for good with this decision; None where none does.
-        lost: (m,) bool, plans whose future is not to be believed.
-        scoring: γ, penalty, V.
-        scale: (d,) deviations of the features, in which disagreement is measured.
+        trajectories: (H + 1, m, p, d)
+        rewards: (H, m, p)
+        terminated: (H, m, p) bool, the episode has ended in a terminal state by this step; None if it never does.
+        diverged: (m,) bool, rollouts that are not to be trusted.
+        objective: γ, penalty and V.
+        feature_std: (d,) unit of the disagreement between particles.
     """
     horizon = len(rewards)
-    weights = scoring.discount ** torch.arange(horizon + 1, dtype=rewards.dtype)
+    weights = objective.discount ** torch.arange(horizon + 1, dtype=rewards.dtype)
     alive_at_end: Tensor | float = 1.0
-    if ended is not None:
-        alive = 1.0 - torch.cummax(ended.to(rewards.dtype), 0).values
+    if terminated is not None:
+        alive = 1.0 - torch.cummax(terminated.to(rewards.dtype), 0).values
         rewards = torch.cat([rewards[:1], rewards[1:] * alive[:-1]])
         alive_at_end = alive[-1]
     mean = rewards.mean(2)
     returns = (weights[:-1] @ mean.flatten(1)).view(mean.shape[1:])
-    if scoring.value is not None:
-        returns = returns + weights[-1] * (alive_at_end * scoring.value(path[-1])).mean(1)
-    if scoring.uncertainty_penalty and scale is not None:
-        disagreement = (path[1:].std(2, correction=0) / scale).mean(-1)
-        returns = returns - scoring.uncertainty_penalty * (weights[:-1] @ disagreement)
-    returns = torch.where(lost, torch.nan, returns)
-    return Futures(path, returns, mean)
+    if objective.terminal_value is not None:
+        returns = returns + weights[-1] * (alive_at_end * objective.terminal_value(trajectories[-1])).mean(1)
+    if objective.uncertainty_penalty and feature_std is not None:
+        disagreement = (trajectories[1:].std(2, correction=0) / feature_std).mean(-1)
+        returns = returns - objective.uncertainty_penalty * (weights[:-1] @ disagreement)
+    returns = torch.where(diverged, torch.nan, returns)
+    return ModelRollouts(trajectories, returns, mean)

@@ -1,4 +1,4 @@
-"""Search for the best plan of several rows of an environment at once: warm starts, and what to do where models fail."""
+"""Plan search: optimize action sequences for several environments at once, warm-started from the previous step's plan."""
 
 import dataclasses
 import math
@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from gantry.agents.agent import require
+from gantry.agents.models.model_rollouts import Model, ModelRollouts
 from gantry.agents.optimizers.categorical import CategoricalCrossEntropy
 from gantry.agents.optimizers.cross_entropy import CrossEntropy
 from gantry.agents.optimizers.gradient_descent import GradientDescent
@@ -16,222 +18,257 @@ from gantry.agents.optimizers.mppi import PathIntegral
 from gantry.agents.optimizers.problem import Bounds, Problem
 from gantry.agents.optimizers.random_shooting import RandomShooting
 from gantry.agents.optimizers.sampling import SamplingMethod
-from gantry.agents.models.model_rollouts import Futures, World
 from gantry.errors import GantryError
 
-MethodName = Literal["icem", "cem", "mppi", "random-shooting", "gradient"]
-PlanName = Literal["best", "mean"]
+OptimizerName = Literal["icem", "cem", "mppi", "random-shooting", "gradient"]
 
-LARGEST = 1e30
-"""Cost of a plan whose future is not finite."""
-PARTICLES_AT_ONCE = 8192
-"""Imagined plans that are followed together, at most: beyond that, more at once are no quicker."""
+MAX_COST = 1e30
+"""Cost of a plan whose rollout is not finite."""
+BATCH_SIZE = 8192
+"""Maximum number of action sequences rolled out at once; larger batches are no faster."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchConfig:
-    """How plans are searched for."""
+    """Settings of the plan search."""
 
-    method: MethodName
-    horizon: int
-    population: int
-    iterations: int
-    elites: int
-    kept_share: float
-    colour: float
-    momentum: float
-    shrink: float
-    initial_deviation: float
-    temperature: float
-    carried_out: PlanName
+    optimizer: OptimizerName = "icem"
+    """Optimizer of action sequences. For Discrete actions, icem and cem use a categorical distribution."""
+    horizon: int = 25
+    """H, planning steps to look ahead."""
+    population: int = 64
+    """Action sequences in the first iteration of a planning step."""
+    iterations: int = 3
+    """Iterations per planning step; for gradient: gradient steps from the best of one population."""
+    elites: int = 8
+    """Best action sequences that the sampling distribution is refitted to (icem, cem, Discrete actions)."""
+    keep_elite_fraction: float = 0.3
+    """Fraction of the elites reused in the next iteration and the next planning step (icem, Discrete actions)."""
+    colored_noise_exponent: float = 2.0
+    """β of noise with power spectrum 1 / f^β (icem); 0: white noise, 2: random walk."""
+    momentum: float = 0.1
+    """Share of the old mean and standard deviation kept in each update (icem, cem)."""
+    population_decay_factor: float = 1.25
+    """Divide the population by this after each iteration (icem)."""
+    initial_std: float = 0.5
+    """Standard deviation of the first population, in half-widths of the action bounds."""
+    temperature: float = 0.1
+    """Softmax temperature over returns, in standard deviations of the returns (mppi)."""
+    executed_plan: Literal["best", "mean"] = "best"
+    """best: execute the best sampled plan. mean: the mean of the sampling distribution, which is smoother (icem, cem).
+    mppi always executes the mean."""
+
+    def __post_init__(self) -> None:
+        """Reject settings that cannot work.
+
+        Raises:
+            GantryError: names the setting and its range.
+        """
+        for name in ("horizon", "population", "iterations"):
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        for name in ("keep_elite_fraction", "momentum"):
+            require(0.0 <= getattr(self, name) <= 1.0, name, "from 0 to 1", getattr(self, name))
+        make_optimizer(self, discrete=False)  # checks its own settings
+
+
+def make_optimizer(config: SearchConfig, discrete: bool) -> SamplingMethod:
+    """Return the sampling optimizer; for `gradient`, the one that samples the initial population."""
+    if config.optimizer == "random-shooting" and not discrete:
+        return RandomShooting(config.population)
+    if discrete:
+        return CategoricalCrossEntropy(
+            config.population, elites=config.elites, keep_elite_fraction=config.keep_elite_fraction
+        )
+    if config.optimizer == "cem":
+        return CrossEntropy(
+            config.population,
+            config.initial_std,
+            elites=config.elites,
+            covariance="diagonal",
+            smoothing=1.0 - config.momentum,
+            covariance_smoothing=1.0 - config.momentum,
+            around="new",
+        )
+    if config.optimizer == "mppi":
+        return PathIntegral(config.population, config.initial_std, temperature=config.temperature)
+    return ImprovedCrossEntropy(
+        config.population,
+        config.initial_std,
+        elites=config.elites,
+        keep_elite_fraction=config.keep_elite_fraction,
+        colored_noise_exponent=config.colored_noise_exponent,
+        population_decay_factor=config.population_decay_factor,
+        momentum=config.momentum,
+    )
 
 
 @dataclasses.dataclass
-class Plans:
-    """What n rows go on from: the plan of the decision before, a time step later.
+class WarmStart:
+    """Plans of n environments, shifted by one time step, from which the next planning step starts.
 
     Attributes:
-        mean: (n, H, a) plans, or probabilities of choices.
-        kept: (n, k, H, a) elites that take part again.
-        warm: (n,) bool, there is a plan to go on from.
+        mean: (n, H, a) action sequences, or probabilities of Discrete actions.
+        elites: (n, k, H, a) elites that join the next population.
+        available: (n,) bool, there is a plan to start from.
     """
 
     mean: Tensor
-    kept: Tensor
-    warm: Tensor
+    elites: Tensor
+    available: Tensor
 
-    def forget(self, rows: Any) -> None:
-        """Begin anew in some rows."""
-        self.warm[rows] = False
+    def reset(self, env_ids: Tensor) -> None:
+        """Discard the plans of some environments (an index or a mask)."""
+        self.available[env_ids] = False
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of all fields."""
-        return {"mean": self.mean.clone(), "kept": self.kept.clone(), "warm": self.warm.clone()}
+        """Return copies of all fields."""
+        return {"mean": self.mean.clone(), "elites": self.elites.clone(), "available": self.available.clone()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state` returned."""
-        self.mean, self.kept, self.warm = (tensors[name].clone() for name in ("mean", "kept", "warm"))
+        """Restore what `state` returned."""
+        self.mean, self.elites, self.available = (tensors[name].clone() for name in ("mean", "elites", "available"))
 
 
 @dataclasses.dataclass
-class Decision:
-    """What was planned for k rows.
+class PlanningResult:
+    """Plans found for k environments.
 
     Attributes:
-        actions: (k, a) the first actions of the plans; of choices one-hot.
-        predicted: (k,) what the plans are thought to be worth; NaN where planning failed.
-        failed: (k,) bool, no plan could be valued, so that the last good one goes on.
-        futures: of the last population of the first row.
-        plan: (H, a) the plan chosen for the first row.
+        actions: (k, a) first actions of the plans; one-hot for Discrete actions.
+        predicted_returns: (k,) estimated returns of the plans; NaN where planning failed.
+        failed: (k,) bool, no rollout was finite, so the previous plan is reused.
+        rollouts: last population of the first environment.
+        plan: (H, a) plan of the first environment.
     """
 
     actions: Tensor
-    predicted: Tensor
+    predicted_returns: Tensor
     failed: Tensor
-    futures: Futures | None
+    rollouts: ModelRollouts
     plan: Tensor
 
 
-class Search:
-    """Plans by model-predictive control: of the best plan found only the first action is carried out, then again.
+class PlanSearch:
+    """Optimizer of action sequences over model rollouts.
 
     Args:
-        config: how plans are searched for.
-        size: numbers in an action, or choices.
-        bounded: (size,) bool, numbers that lie in [-1, 1]; None for choices.
+        config: settings.
+        action_size: size of an action vector, or number of Discrete actions.
+        bounded: (action_size,) bool, dimensions bounded by [-1, 1]; None for Discrete actions.
     """
 
-    def __init__(self, config: SearchConfig, size: int, bounded: Tensor | None) -> None:
-        self.config, self.size = config, size
-        self.chooses = bounded is None
+    def __init__(self, config: SearchConfig, action_size: int, bounded: Tensor | None) -> None:
+        self.config, self.action_size = config, action_size
+        self.discrete = bounded is None
         self.bounds: Bounds | None = None
         if bounded is not None:
             high = torch.where(bounded, 1.0, math.inf)
             self.bounds = Bounds(-high, high)
-        self.method = self._method()
+        self.optimizer = make_optimizer(config, self.discrete)
 
-    def _method(self) -> SamplingMethod:
+    def warm_start(self, num_envs: int) -> WarmStart:
+        """Return an empty warm start for n environments."""
         config = self.config
-        if config.method == "random-shooting" and not self.chooses:
-            return RandomShooting(config.population)
-        if self.chooses:
-            return CategoricalCrossEntropy(config.population, elites=config.elites, keep_elite_fraction=config.kept_share)
-        if config.method == "cem":
-            return CrossEntropy(
-                config.population,
-                config.initial_deviation,
-                elites=config.elites,
-                covariance="diagonal",
-                smoothing=1.0 - config.momentum,
-                covariance_smoothing=1.0 - config.momentum,
-                around="new",
-            )
-        if config.method == "mppi":
-            return PathIntegral(config.population, config.initial_deviation, temperature=config.temperature)
-        return ImprovedCrossEntropy(
-            config.population,
-            config.initial_deviation,
-            elites=config.elites,
-            keep_elite_fraction=config.kept_share,
-            colored_noise_exponent=config.colour,
-            population_decay_factor=config.shrink,
-            momentum=config.momentum,
+        keeps_elites = self.discrete or config.optimizer in ("icem", "gradient")
+        kept = round(config.keep_elite_fraction * config.elites) if keeps_elites else 0
+        shape = (config.horizon, self.action_size)
+        return WarmStart(
+            torch.zeros(num_envs, *shape),
+            torch.zeros(num_envs, kept, *shape),
+            torch.zeros(num_envs, dtype=torch.bool),
         )
 
-    def new_plans(self, rows: int) -> Plans:
-        """Plans for n rows, none of them begun."""
-        config = self.config
-        keeps = self.chooses or config.method in ("icem", "gradient")
-        kept = round(config.kept_share * config.elites) if keeps else 0
-        shape = (config.horizon, self.size)
-        return Plans(torch.zeros(rows, *shape), torch.zeros(rows, kept, *shape), torch.zeros(rows, dtype=torch.bool))
-
-    def decide(self, plans: Plans, rows: Tensor, starts: Tensor, world: World, generator: torch.Generator) -> Decision:
-        """Plan for some rows, and leave in `plans` what their next decisions go on from.
+    def plan(
+        self, warm_start: WarmStart, env_ids: Tensor, features: Tensor, model: Model, generator: torch.Generator
+    ) -> PlanningResult:
+        """Plan for some environments, and update their warm start for the next planning step.
 
         Args:
-            plans: of all rows.
-            rows: (k,) which of them decide now.
-            starts: (k, d) the features they see.
-            world: where plans are tried out.
-            generator: where all randomness comes from.
+            warm_start: of all environments.
+            env_ids: (k,) environments to plan for.
+            features: (k, d) their current features.
+            model: evaluates action sequences.
+            generator: source of randomness.
         """
-        states = [self._begin(plans, row) for row in rows.tolist()]
-        futures: Futures | None = None
-        rounds = 1 if self.config.method in ("random-shooting", "gradient") else self.config.iterations
-        for _ in range(rounds):
-            populations = [self.method.sample(state, generator) for state in states]
-            futures = self._update(states, populations, rows, starts, world, generator)
-        if self.config.method == "gradient":
+        states = [self._initial_state(warm_start, env_id) for env_id in env_ids.tolist()]
+        iterations = 1 if self.config.optimizer in ("random-shooting", "gradient") else self.config.iterations
+        for _ in range(iterations):
+            populations = [self.optimizer.sample(state, generator) for state in states]
+            rollouts = self._update(states, populations, env_ids, features, model, generator)
+        if self.config.optimizer == "gradient":
             states = [
-                self._descended(state, rows[k : k + 1], starts[k : k + 1], world, generator)
+                self._refine_by_gradient(state, env_ids[k : k + 1], features[k : k + 1], model, generator)
                 for k, state in enumerate(states)
             ]
         failed = torch.tensor([state.iteration == 0 for state in states])
-        chosen = torch.stack([self._chosen(state) for state in states])
-        for k, row in enumerate(rows.tolist()):
-            later = self.method.advance(states[k])
-            plans.mean[row] = later.mean
-            if plans.kept.shape[1] and not bool(failed[k]):
-                plans.kept[row] = later.kept
-            plans.warm[row] = bool(plans.warm[row]) or not bool(failed[k])
+        plans = torch.stack([self._executed_plan(state) for state in states])
+        for k, env_id in enumerate(env_ids.tolist()):
+            shifted = self.optimizer.advance(states[k])
+            warm_start.mean[env_id] = shifted.mean
+            if warm_start.elites.shape[1] and not bool(failed[k]):
+                warm_start.elites[env_id] = shifted.kept
+            warm_start.available[env_id] = bool(warm_start.available[env_id]) or not bool(failed[k])
         predicted = torch.tensor([-state.value for state in states])
-        return Decision(chosen[:, 0], torch.where(failed, torch.nan, predicted), failed, futures, chosen[0])
+        return PlanningResult(plans[:, 0], torch.where(failed, torch.nan, predicted), failed, rollouts, plans[0])
 
-    def _begin(self, plans: Plans, row: int) -> Any:
-        """The search's state before the first population of a row."""
-        if not bool(plans.warm[row]):
-            start = torch.zeros(self.config.horizon, self.size)
-            if self.chooses:
-                start += 1.0 / self.size
-            return self.method.begin(start, bounds=self.bounds)
-        state = self.method.begin(plans.mean[row].clone(), bounds=self.bounds)
-        return dataclasses.replace(state, kept=plans.kept[row].clone()) if plans.kept.shape[1] else state
+    def _initial_state(self, warm_start: WarmStart, env_id: int) -> Any:
+        """Return the optimizer's state before the first population."""
+        if not bool(warm_start.available[env_id]):
+            start = torch.zeros(self.config.horizon, self.action_size)
+            if self.discrete:
+                start += 1.0 / self.action_size
+            return self.optimizer.begin(start, bounds=self.bounds)
+        state = self.optimizer.begin(warm_start.mean[env_id].clone(), bounds=self.bounds)
+        kept = warm_start.elites[env_id]
+        return dataclasses.replace(state, kept=kept.clone()) if len(kept) else state
 
     def _update(
         self,
         states: list[Any],
         populations: list[Tensor],
-        rows: Tensor,
-        starts: Tensor,
-        world: World,
+        env_ids: Tensor,
+        features: Tensor,
+        model: Model,
         generator: torch.Generator,
-    ) -> Futures:
-        """Value the populations of all rows together, and update the rows' states in place; returns the first's."""
+    ) -> ModelRollouts:
+        """Evaluate all populations in one batch and update `states` in place; return the first environment's rollouts."""
         sizes = torch.tensor([len(population) for population in populations])
-        owners = torch.repeat_interleave(torch.arange(len(rows)), sizes)
+        owners = torch.repeat_interleave(torch.arange(len(env_ids)), sizes)
         flat = torch.cat(populations)
         parts = [
-            world.imagine(starts[part], rows[part].numpy(), plans, generator)
-            for part, plans in zip(owners.split(PARTICLES_AT_ONCE), flat.split(PARTICLES_AT_ONCE), strict=True)
+            model.evaluate_action_sequences(features[owner], env_ids[owner].numpy(), actions, generator)
+            for owner, actions in zip(owners.split(BATCH_SIZE), flat.split(BATCH_SIZE), strict=True)
         ]
         returns = torch.cat([part.returns for part in parts])
-        for k, worths in enumerate(returns.split(sizes.tolist())):
-            values = finite(-worths)
-            if values is not None:
-                states[k] = self.method.update(states[k], populations[k], values)
+        for k, population_returns in enumerate(returns.split(sizes.tolist())):
+            costs = finite_costs(-population_returns)
+            if costs is not None:
+                states[k] = self.optimizer.update(states[k], populations[k], costs)
         first, own = parts[0], slice(0, int(sizes[0]))
-        return Futures(first.path[:, own], first.returns[own], first.rewards[:, own])
+        return ModelRollouts(first.trajectories[:, own], first.returns[own], first.rewards[:, own])
 
-    def _chosen(self, state: Any) -> Tensor:
-        """The plan (H, a) to carry out; where no future was finite, the mean is what is left of the last good plan."""
-        centred = self.config.carried_out == "mean" and self.config.method in ("icem", "cem")
-        mean = centred or self.config.method == "mppi" or state.iteration == 0
-        plan: Tensor = state.mean if mean else state.point
-        if self.chooses:
-            return torch.nn.functional.one_hot(plan.argmax(1), self.size).to(plan)
+    def _executed_plan(self, state: Any) -> Tensor:
+        """Return the plan (H, a) to execute; if planning failed, the mean is the previous plan, shifted."""
+        use_mean = self.config.executed_plan == "mean" and self.config.optimizer in ("icem", "cem")
+        use_mean = use_mean or self.config.optimizer == "mppi" or state.iteration == 0
+        plan: Tensor = state.mean if use_mean else state.point
+        if self.discrete:
+            return torch.nn.functional.one_hot(plan.argmax(1), self.action_size).to(plan)
         return plan
 
-    def _descended(self, state: Any, row: Tensor, start: Tensor, world: World, generator: torch.Generator) -> Any:
-        """The state with its best plan improved by gradient steps through the model."""
+    def _refine_by_gradient(
+        self, state: Any, env_id: Tensor, features: Tensor, model: Model, generator: torch.Generator
+    ) -> Any:
+        """Return the optimizer's state with its best plan improved by gradient steps through the model."""
         if state.iteration == 0:
             return state
         seed = int(torch.randint(2**62, (), generator=generator))
 
-        def cost(plans: Tensor) -> Tensor:
-            same = torch.Generator().manual_seed(seed)  # the same draws for every plan, so that steps can be compared
-            count = len(plans)
-            return -world.imagine(start.expand(count, -1), row.expand(count).numpy(), plans, same).returns
+        def cost(actions: Tensor) -> Tensor:
+            common = torch.Generator().manual_seed(seed)  # common random numbers make the steps comparable
+            count = len(actions)
+            ids = env_id.expand(count).numpy()
+            return -model.evaluate_action_sequences(features.expand(count, -1), ids, actions, common).returns
 
         def gradient(plan: Tensor) -> Tensor:
             with torch.enable_grad():
@@ -239,26 +276,26 @@ class Search:
                 return torch.autograd.grad(cost(leaf[None])[0], leaf)[0]
 
         problem = Problem(
-            lambda plans: cost(plans).nan_to_num(LARGEST, posinf=LARGEST), gradient=gradient, bounds=self.bounds
+            lambda actions: cost(actions).nan_to_num(MAX_COST, posinf=MAX_COST), gradient=gradient, bounds=self.bounds
         )
-        method = GradientDescent("backtracking")
-        descent = method.begin(state.point, problem.value(state.point), self.bounds)
+        descent = GradientDescent("backtracking")
+        refined = descent.begin(state.point, problem.value(state.point), self.bounds)
         for _ in range(self.config.iterations):
             try:
-                descent = method.step(problem, descent, generator)
-            except GantryError:  # the gradient is not finite; what has been reached is kept
+                refined = descent.step(problem, refined, generator)
+            except GantryError:  # the gradient is not finite; keep the plan reached so far
                 break
-            if descent.stop is not None:
+            if refined.stop is not None:
                 break
-        return dataclasses.replace(state, point=descent.point, mean=descent.point, value=descent.value)
+        return dataclasses.replace(state, point=refined.point, mean=refined.point, value=refined.value)
 
 
-def finite(values: Tensor) -> Tensor | None:
-    """Costs (m,) with those that are not finite put behind the worst of the others; None where none is finite."""
-    good = values.isfinite()
-    if bool(good.all()):
-        return values
-    if not bool(good.any()):
+def finite_costs(costs: Tensor) -> Tensor | None:
+    """Return costs (m,) with non-finite ones replaced by more than the worst finite one; None if none is finite."""
+    finite = costs.isfinite()
+    if bool(finite.all()):
+        return costs
+    if not bool(finite.any()):
         return None
-    worst, best = values[good].max(), values[good].min()
-    return torch.where(good, values, worst + (worst - best) + 1.0)
+    worst, best = costs[finite].max(), costs[finite].min()
+    return torch.where(finite, costs, worst + (worst - best) + 1.0)

@@ -1,8 +1,4 @@
-"""What imagined transitions bring: the reward, and whether the episode ends for good.
-
-A planner asks the environment for these functions; of an environment that does not offer them, both are learned from
-what happened.
-"""
+"""Reward models: reward and termination of predicted transitions, either the task's own functions or learned."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -16,122 +12,130 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from gantry.agents.parts.adam import Adam
 from gantry.agents.agent import Shapes, prefixed, under
 from gantry.agents.parts.networks import MLP, layer_shapes
-from gantry.agents.models.ensemble import Ensemble, EnsembleConfig, moments
 from gantry.agents.models.dataset import Transitions
+from gantry.agents.models.ensemble import Ensemble, EnsembleConfig, mean_and_std
+from gantry.agents.models.planning_model import PlanningModel
+
+ToEnvironment = Callable[[NDArray[Any]], NDArray[Any]]
+"""Planned actions (k, a), one-hot if discrete → environment actions (k, …)."""
 
 
-class Outcomes(Protocol):
-    """Reward and ends of transitions; the leading dimensions (…) broadcast."""
+class RewardModel(Protocol):
+    """Reward and termination of transitions between planning steps; leading dimensions (…) broadcast."""
 
-    def reward(self, features: Tensor, actions: Tensor, following: Tensor) -> Tensor:
-        """Summed rewards (…) of (…, d), (…, a), (…, d) from one decision to the next."""
+    def reward(self, features: Tensor, actions: Tensor, next_features: Tensor) -> Tensor:
+        """Return rewards (…), summed over a planning step, for (…, d), (…, a), (…, d)."""
 
-    def terminated(self, following: Tensor) -> Tensor | None:
-        """Whether episodes are over for good, (…) bool; None where they never are."""
+    def terminated(self, next_features: Tensor) -> Tensor | None:
+        """Return which features (…, d) are terminal, (…) bool, or None if episodes never terminate."""
 
 
-class TaskOutcomes:
-    """The environment's own functions.
+class TaskReward:
+    """Reward model that calls the environment's own reward and termination functions.
 
     Args:
-        model: what the environment's `planning_model()` returned.
-        to_environment: the planner's actions (k, a) as environment actions (k, …).
-        repeat: control steps from one decision to the next; each is taken to bring what the last one does.
+        model: the environment's planning model.
+        to_environment: action conversion.
+        repeat: environment steps per planning step; the reward of the last one is used for all of them.
     """
 
-    def __init__(self, model: Any, to_environment: Callable[[NDArray[Any]], NDArray[Any]], repeat: int) -> None:
+    def __init__(self, model: PlanningModel, to_environment: ToEnvironment, repeat: int) -> None:
         self._model, self._to_environment, self._repeat = model, to_environment, repeat
 
-    def reward(self, features: Tensor, actions: Tensor, following: Tensor) -> Tensor:
-        """Summed rewards (…)."""
+    def reward(self, features: Tensor, actions: Tensor, next_features: Tensor) -> Tensor:
+        """Return rewards (…), summed over a planning step, for (…, d), (…, a), (…, d)."""
         flat = actions.detach().reshape(-1, actions.shape[-1]).numpy()
         controls = np.asarray(self._model.controls(self._to_environment(flat)), np.float32)
         control = torch.from_numpy(controls).view(*actions.shape[:-1], -1)
         if actions.requires_grad and control.shape == actions.shape:
-            control = control + (actions - actions.detach())  # to the gradient, an action is the control it becomes
-        reward: Tensor = self._model.reward(features, control, following) * float(self._repeat)
-        return reward
+            control = control + (actions - actions.detach())  # straight-through: ∂control/∂action = 1
+        return self._model.reward(features, control, next_features) * float(self._repeat)
 
-    def terminated(self, following: Tensor) -> Tensor | None:
-        """Whether episodes are over for good, (…) bool."""
-        return self._model.terminated(following) if self._model.can_terminate else None
+    def terminated(self, next_features: Tensor) -> Tensor | None:
+        """Return which features (…, d) are terminal, (…) bool, or None if episodes never terminate."""
+        return self._model.terminated(next_features) if self._model.can_terminate else None
 
 
-class LearnedOutcomes:
-    """Two networks: (s, a, s') → reward, and s' → whether that is an end, the latter once an end was seen."""
+class LearnedReward:
+    """Two networks: (s, a, s') → reward, and s' → terminal or not; the latter is trained once a terminal state was seen."""
 
-    def __init__(self, features: int, actions: int, config: EnsembleConfig, generator: torch.Generator) -> None:
+    def __init__(self, feature_size: int, action_size: int, config: EnsembleConfig, generator: torch.Generator) -> None:
         self._config = config
-        self._reward = Ensemble(2 * features + actions, 1, config, generator)
-        self._end = MLP((features, *config.hidden_sizes, 1), "tanh", 1.0, generator)
-        self._end_optimizer = Adam([self._end.vector])
-        self._shift, self._scale = torch.zeros(features), torch.ones(features)
-        self._ends = False
+        self._reward = Ensemble(2 * feature_size + action_size, 1, config, generator)
+        self._termination = MLP((feature_size, *config.hidden_sizes, 1), "tanh", 1.0, generator)
+        self._termination_optimizer = Adam([self._termination.vector])
+        self._feature_mean, self._feature_std = torch.zeros(feature_size), torch.ones(feature_size)
+        self._can_terminate = False
 
     def fit(self, data: Transitions, generator: torch.Generator) -> None:
         """Fit to transitions.
 
         Raises:
-            GantryError: as `Ensemble.fit`.
+            GantryError: the data are not finite, or there are no training data.
         """
-        inputs = torch.cat([data.features, data.actions, data.following], 1)
-        self._reward.fit(inputs, data.rewards[:, None], data.held_out, generator)
+        inputs = torch.cat([data.features, data.actions, data.next_features], 1)
+        self._reward.fit(inputs, data.rewards[:, None], data.validation, generator)
         if bool(data.terminated.any()):
-            self._fit_ends(data.following, data.terminated.float(), generator)
-            self._ends = True
+            self._fit_termination(data.next_features, data.terminated.float(), generator)
+            self._can_terminate = True
 
-    def _fit_ends(self, following: Tensor, ended: Tensor, generator: torch.Generator) -> None:
-        """Lower the cross-entropy of ends (N,), half of each minibatch being ends, however rare these are."""
+    def _fit_termination(self, next_features: Tensor, terminated: Tensor, generator: torch.Generator) -> None:
+        """Minimize the cross-entropy of terminated (N,), with balanced classes in each minibatch."""
         config = self._config
-        self._shift, self._scale = moments(following)
-        inputs = (following - self._shift) / self._scale
-        weights = torch.where(ended > 0, 1.0 / ended.sum(), 1.0 / (1.0 - ended).sum().clamp(min=1.0))
-        for _ in range(config.steps):
-            rows = torch.multinomial(weights, config.minibatch_size, replacement=True, generator=generator)
-            loss = binary_cross_entropy_with_logits(self._end(inputs[rows])[:, 0], ended[rows])
-            gradients, _ = self._end_optimizer.gradients(loss)
-            self._end_optimizer.step(gradients, config.learning_rate)
+        self._feature_mean, self._feature_std = mean_and_std(next_features)
+        inputs = (next_features - self._feature_mean) / self._feature_std
+        weights = torch.where(terminated > 0, 1.0 / terminated.sum(), 1.0 / (1.0 - terminated).sum().clamp(min=1.0))
+        for _ in range(config.gradient_steps):
+            index = torch.multinomial(weights, config.minibatch_size, replacement=True, generator=generator)
+            loss = binary_cross_entropy_with_logits(self._termination(inputs[index])[:, 0], terminated[index])
+            gradients, _ = self._termination_optimizer.gradients(loss)
+            self._termination_optimizer.step(gradients, config.learning_rate)
 
-    def reward(self, features: Tensor, actions: Tensor, following: Tensor) -> Tensor:
-        """Summed rewards (…)."""
+    def reward(self, features: Tensor, actions: Tensor, next_features: Tensor) -> Tensor:
+        """Return rewards (…), summed over a planning step, for (…, d), (…, a), (…, d)."""
         actions = actions.expand(*features.shape[:-1], -1)
-        return self._reward.mean_over_members(torch.cat([features, actions, following], -1))[..., 0]
+        return self._reward.ensemble_mean(torch.cat([features, actions, next_features], -1))[..., 0]
 
-    def terminated(self, following: Tensor) -> Tensor | None:
-        """Whether episodes are over for good, (…) bool."""
-        if not self._ends:
+    def terminated(self, next_features: Tensor) -> Tensor | None:
+        """Return which features (…, d) are terminal, (…) bool, or None while no terminal state was seen."""
+        if not self._can_terminate:
             return None
         with torch.no_grad():
-            inputs = (following - self._shift) / self._scale
-            return self._end(inputs.reshape(-1, inputs.shape[-1])).view(inputs.shape[:-1]) > 0.0
+            inputs = (next_features - self._feature_mean) / self._feature_std
+            return self._termination(inputs.reshape(-1, inputs.shape[-1])).view(inputs.shape[:-1]) > 0.0
 
     @property
     def optimizers(self) -> dict[str, Adam]:
-        """Of the two networks."""
-        return {"reward": self._reward.optimizer, "end": self._end_optimizer}
+        """The optimizers of the two networks, by name."""
+        return {"reward": self._reward.optimizer, "termination": self._termination_optimizer}
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of all that predictions depend on."""
-        tensors = {**prefixed("reward", self._reward.state()), **prefixed("end", self._end.state())}
-        return {**tensors, "ends": torch.tensor(self._ends), "shift": self._shift.clone(), "scale": self._scale.clone()}
+        """Return copies of everything that predictions depend on."""
+        return {
+            **prefixed("reward", self._reward.state()),
+            **prefixed("termination", self._termination.state()),
+            "can_terminate": torch.tensor(self._can_terminate),
+            "feature_mean": self._feature_mean.clone(),
+            "feature_std": self._feature_std.clone(),
+        }
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state` returned."""
+        """Restore what `state` returned."""
         self._reward.load_state(under(tensors, "reward"))
-        self._end.load_state(under(tensors, "end"))
-        self._ends = bool(tensors["ends"])
-        self._shift, self._scale = tensors["shift"].clone(), tensors["scale"].clone()
+        self._termination.load_state(under(tensors, "termination"))
+        self._can_terminate = bool(tensors["can_terminate"])
+        self._feature_mean, self._feature_std = tensors["feature_mean"].clone(), tensors["feature_std"].clone()
 
     @staticmethod
-    def shapes(features: int, actions: int, config: EnsembleConfig) -> Shapes:
-        """Name, shape and type of each tensor of `state`."""
-        reward = Ensemble.shapes(2 * features + actions, 1, config)
-        end = layer_shapes((features, *config.hidden_sizes, 1))
-        column = ((features,), torch.float32)
+    def shapes(feature_size: int, action_size: int, config: EnsembleConfig) -> Shapes:
+        """Return the name, shape and type of each tensor of `state`."""
+        reward = Ensemble.shapes(2 * feature_size + action_size, 1, config)
+        termination = layer_shapes((feature_size, *config.hidden_sizes, 1))
+        column = ((feature_size,), torch.float32)
         return {
             **{f"reward.{name}": shape for name, shape in reward.items()},
-            **{f"end.{name}": (shape, torch.float32) for name, shape in end.items()},
-            "ends": ((), torch.bool),
-            "shift": column,
-            "scale": column,
+            **{f"termination.{name}": (shape, torch.float32) for name, shape in termination.items()},
+            "can_terminate": ((), torch.bool),
+            "feature_mean": column,
+            "feature_std": column,
         }
