@@ -206,7 +206,7 @@ class PlanSearch:
             shifted = self.optimizer.advance(states[k])
             warm_start.mean[env_id] = shifted.mean
             if warm_start.elites.shape[1] and not bool(failed[k]):
-                warm_start.elites[env_id] = shifted.kept
+                warm_start.elites[env_id] = shifted.kept_elites
             warm_start.available[env_id] = bool(warm_start.available[env_id]) or not bool(failed[k])
         predicted = torch.tensor([-state.value for state in states])
         return PlanningResult(plans[:, 0], torch.where(failed, torch.nan, predicted), failed, rollouts, plans[0])
@@ -220,7 +220,7 @@ class PlanSearch:
             return self.optimizer.begin(start, bounds=self.bounds)
         state = self.optimizer.begin(warm_start.mean[env_id].clone(), bounds=self.bounds)
         kept = warm_start.elites[env_id]
-        return dataclasses.replace(state, kept=kept.clone()) if len(kept) else state
+        return dataclasses.replace(state, kept_elites=kept.clone()) if len(kept) else state
 
     def _update(
         self,
