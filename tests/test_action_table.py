@@ -13,7 +13,7 @@ from gantry.envs.tasks.vacuum.plan_file import load_plan
 from gantry.envs.tasks.vacuum.room_values import room_value_markers
 from gantry.envs.tasks.vacuum.rooms import parking_cells, state_number, state_parts
 from gantry.errors import GantryError
-from gantry.film.record import action_values, record
+from gantry.film.record import record
 from gantry.plots.q_table import draw, meaning
 
 
@@ -118,22 +118,21 @@ def test_every_rooms_hatching_lies_on_its_own_floor_and_the_best_is_the_greenest
     assert greenness == sorted(greenness)
 
 
-def test_films_show_values_on_the_floor_where_an_agent_has_some(tmp_path):
-    class Values:
+def test_film_shows_action_values_on_the_floor(tmp_path):
+    class Controller:
+        def act(self, observations):
+            return np.array([1])
+
+    class ValuedController(Controller):
         def action_values(self, observations):
             assert len(observations) == 1
             return np.array([[1.0, 2.0, 3.0, 4.0]])
 
-    def act(observations):
-        return np.array([1])
-
-    assert action_values(object()) is None
     frames = []
-    for annotate in (None, action_values(Values())):
-        path = tmp_path / f"{annotate is None}.gif"
-        record(act, "gantry/VacuumRooms-v0", path, environment_options={"observation": "discrete", "start": "fixed",
-               "max_episode_steps": 1}, size=(120, 90), overlay=False, backend="raycast", speed=20.0,
-               annotate=annotate)  # fmt: skip
+    for controller in (Controller(), ValuedController()):
+        path = tmp_path / f"{type(controller).__name__}.gif"
+        record(controller, "gantry/VacuumRooms-v0", path, env_options={"observation": "discrete", "start": "fixed",
+               "max_episode_steps": 1}, size=(120, 90), overlay=False, backend="raycast", speed=20.0)  # fmt: skip
         frames.append(np.asarray(Image.open(path).convert("RGB")).astype(int))
     changed = (np.abs(frames[0] - frames[1]) > 20).any(axis=2)
     assert 0.03 < changed.mean() < 0.6

@@ -187,7 +187,7 @@ def test_swing_up_is_solved_as_planned_and_the_second_episode_starts_from_the_fi
     assert all((np.diff(curve) > 0).all() for curve in result.curves)
     assert result.evaluation.score == pytest.approx(np.mean([curve[-1] for curve in result.curves]), abs=0.1)
     assert np.abs(result.actions).max() <= 1.0
-    again = evaluate(Playback(result.actions), "gantry/CartPoleSwingUp-v0", 2, 0)
+    again = evaluate(Playback(result.actions).act, "gantry/CartPoleSwingUp-v0", 2, 0)
     assert again.score == result.evaluation.score
     assert result.curves[1][0] > 870
     assert len(result.curves[1]) < len(result.curves[0])

@@ -19,9 +19,9 @@ from gantry.agents.parts.vector_stepper import open_environment
 from gantry.agents.planner import Imagination, Planner, PlannerConfig
 from gantry.envs.simulator import make_simulator
 from gantry.errors import GantryError
-from gantry.film.overlay import OverlayState
-from gantry.film.plan_overlay import foresight, imagination, lines
-from gantry.film.record import _compare, _Moment, record
+from gantry.film.overlay import PlanReturns
+from gantry.film.plan_overlay import PlanPrediction, plan_markers, plan_returns
+from gantry.film.record import record
 from gantry.plots import model_calibration
 from gantry.runs.evaluate import evaluate
 from gantry.runs.folder import Run
@@ -496,13 +496,13 @@ def test_imagined_lines_go_through_the_points_of_their_futures_and_end_with_the_
     def point(features):
         return np.concatenate([features, np.zeros_like(features[..., :1])], -1)
 
-    drawn = lines(imagined, point, thickness=1.0)
+    drawn = plan_markers(imagined, point, extent=1.0)
     assert [float(marker.points[0, 0]) for marker in drawn] == [0.0, 1.0, 2.0, 3.0, 10.0, 20.0, 15.0]
     assert all(marker.points.shape == (3, 3) and marker.line for marker in drawn)
     opacity = [marker.rgba[3] for marker in drawn]
     assert opacity[0] == opacity[1] < opacity[2] == opacity[3] < opacity[-1] == max(opacity)
     assert drawn[-1].radius == max(marker.radius for marker in drawn)
-    assert lines(imagined, lambda features: None, 1.0) == []
+    assert plan_markers(imagined, lambda features: None, 1.0) == []
 
 
 def test_a_run_is_trained_filmed_and_drawn(tmp_path):
@@ -512,23 +512,18 @@ def test_a_run_is_trained_filmed_and_drawn(tmp_path):
     with Image.open(run.folder / "dynamics.png") as picture:
         assert picture.size[0] > picture.size[1] > 300
     assert [row["steps"] for row in run.read_metrics()] == [200.0, 300.0, 400.0]
-    film = record(
-        agent.act, SWING_UP, tmp_path / "film.mp4", size=(96, 72), backend="raycast", speed=20.0,
-        annotate=imagination(agent), begin=agent.begin, foresee=foresight(agent),
-    )  # fmt: skip
+    film = record(agent, SWING_UP, tmp_path / "film.mp4", size=(96, 72), backend="raycast", speed=20.0)
     assert film.frames == 15
 
 
-def test_a_films_overlay_compares_a_plan_with_what_came_of_it():
-    moments = [
-        _Moment(0.0, np.zeros(1), (), OverlayState(0.0), reward, foreseen)
-        for reward, foreseen in [(1.0, (5.0, 3)), (2.0, (5.0, 3)), (4.0, (6.0, 3)), (8.0, (6.0, 3)), (16.0, (7.0, 3))]
-    ]
-    _compare(moments)
-    assert [moment.overlay.plan for moment in moments] == [
-        (5.0, 7.0),
-        (5.0, 7.0),
-        (6.0, 28.0),
-        (6.0, 28.0),
-        (7.0, None),
+def test_plan_returns_compare_predicted_with_achieved_over_the_horizon():
+    predictions = [None, *(PlanPrediction(value, 3) for value in (5.0, 5.0, 6.0, 6.0, 7.0))]
+    returns = plan_returns(predictions, [32.0, 1.0, 2.0, 4.0, 8.0, 16.0])
+    assert returns == [
+        None,
+        PlanReturns(5.0, 7.0),
+        PlanReturns(5.0, 7.0),
+        PlanReturns(6.0, 28.0),
+        PlanReturns(6.0, 28.0),
+        PlanReturns(7.0, None),
     ]

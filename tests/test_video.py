@@ -192,7 +192,6 @@ def state(**changes):
         "score": 412.0,
         "terms": {"upright": 0.9, "centred": 0.5, "small control": 1.0},
         "action": np.array([0.5]),
-        "value": 51.0,
         "title": "Cart-pole",
     }
     return OverlayState(**(settings | changes))

@@ -114,11 +114,11 @@ def test_the_configuration_writes_out_every_default_and_the_versions(finished):
 
 def test_what_evaluate_scores_is_what_record_films(finished, tmp_path):
     agent = load_agent(finished.folder)
-    film = record(agent.act, SWING_UP, tmp_path / "film.mp4", episodes=1, size=(96, 64), backend="raycast")
+    film = record(agent, SWING_UP, tmp_path / "film.mp4", episodes=1, size=(96, 64), backend="raycast")
     score = evaluate(agent.act, SWING_UP, episodes=1).score
     assert film.scores == pytest.approx([score], rel=1e-6)
     assert film.seconds == pytest.approx(10.0)
-    quick = record(agent.act, SWING_UP, tmp_path / "quick.gif", size=(32, 32), backend="raycast", speed=10.0)
+    quick = record(agent, SWING_UP, tmp_path / "quick.gif", size=(32, 32), backend="raycast", speed=10.0)
     assert quick.seconds == pytest.approx(1.0)
     frames = imageio.imread(film.path)
     assert frames.shape == (300, 64, 96, 3)
@@ -129,7 +129,7 @@ def test_recording_leaves_the_agent_and_the_run_as_they_were(finished, tmp_path)
     agent = load_agent(finished.folder)
     before = {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()}
     scored = evaluate(agent.act, SWING_UP, episodes=2)
-    record(agent.act, SWING_UP, tmp_path / "film.gif", size=(32, 32), backend="raycast", overlay=False)
+    record(agent, SWING_UP, tmp_path / "film.gif", size=(32, 32), backend="raycast", overlay=False)
     assert evaluate(agent.act, SWING_UP, episodes=2) == scored
     assert before == {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()}
 

@@ -9,12 +9,10 @@ import tyro
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from gantry.agents import load_agent
-from gantry.agents.protocol import EpisodicActor
 from gantry.cli.options import env_options
 from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError
-from gantry.film.plan_overlay import foresight, imagination
-from gantry.film.record import action_values, record
+from gantry.film.record import record
 from gantry.runs.environments import short_name
 from gantry.runs.folder import Run
 
@@ -68,21 +66,18 @@ def main(words: Sequence[str]) -> None:
     with Progress(*columns, console=screen, disable=not screen.is_terminal) as bar:
         task = bar.add_task("filming", total=None)
         film = record(
-            agent.act,
+            agent,
             config.env_id,
             path,
             title=short_name(config.env_id).rpartition("-v")[0],
             episodes=arguments.episodes,
             seed=arguments.seed,
-            environment_options=options,
+            env_options=options,
             camera=camera,
             size=arguments.size,
             overlay=arguments.overlay,
             backend=arguments.renderer,
             speed=arguments.speed,
-            annotate=action_values(agent) or imagination(agent),
-            begin=agent.begin if isinstance(agent, EpisodicActor) else None,
-            foresee=foresight(agent),
             progress=lambda done, count: bar.update(task, completed=done, total=count),
         )
     scores = ", ".join(f"{score:.1f}" for score in film.scores)

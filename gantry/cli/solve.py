@@ -87,7 +87,7 @@ def main(words: Sequence[str]) -> None:
             arguments.film,
             title=f"{short_name(environment).rpartition('-v')[0]}, {last.method}",
             seed=arguments.seed,
-            environment_options=options,
+            env_options=options,
             size=arguments.size,
             speed=arguments.speed,
         )

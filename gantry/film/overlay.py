@@ -1,4 +1,4 @@
-"""A head-up display drawn onto a film's frames: time, score, reward terms and actions in a strip along the bottom."""
+"""Draw a panel along the bottom of a film's frames: time, score, reward terms and actions."""
 
 import dataclasses
 import functools
@@ -7,37 +7,49 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Box = tuple[int, int, int, int]
 
-_PANEL: Colour = (16, 20, 26)
+_PANEL: Color = (16, 20, 26)
 _PANEL_OPACITY = 0.66
-_TEXT: Colour = (240, 243, 247)
-_FAINT: Colour = (168, 178, 190)
-_TRACK: Colour = (62, 70, 80)
-_TERM: Colour = (92, 200, 140)
-_ACTION: Colour = (250, 166, 62)
-_ZERO: Colour = (200, 206, 214)
+_TEXT: Color = (240, 243, 247)
+_FAINT: Color = (168, 178, 190)
+_TRACK: Color = (62, 70, 80)
+_TERM: Color = (92, 200, 140)
+_ACTION: Color = (250, 166, 62)
+_ZERO: Color = (200, 206, 214)
 _WORDS_SHARE, _TERMS_SHARE, _ACTIONS_SHARE = 0.29, 0.41, 0.30
-"""How the columns share the panel's width."""
-_MOST_ROWS = 6
-"""Rows of labelled bars; with more bars, they get thinner and lose their labels."""
+"""Fractions of the panel's width for the text, the reward terms and the actions."""
+_MAX_LABELED_BARS = 6
+"""Largest number of bars with labels; more bars are thinner and unlabeled."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanReturns:
+    """The return that a plan predicted, beside the one that followed.
+
+    Attributes:
+        predicted: undiscounted return over the plan's horizon.
+        achieved: return over the same control steps, or None where the episode ends before the horizon.
+    """
+
+    predicted: float
+    achieved: float | None
 
 
 @dataclasses.dataclass(frozen=True)
 class OverlayState:
-    """What one frame's display shows.
+    """Contents of the panel in one frame.
 
     Attributes:
         time: simulated time, s.
-        score: score so far, or None to leave it out.
-        terms: the reward's named terms, each normally in [0, 1]; bars are cut there, numbers are not.
-        action: the action applied, shape (actions,), or None to leave it out.
-        low: smallest action, same shape, or one number for all.
-        high: largest action, same shape, or one number for all.
-        value: the learner's value estimate, or None to leave it out.
-        plan: what a planner's plan was thought to bring, and what came, None while that is not known; or None.
-        title: the first line.
+        score: score so far; None hides it.
+        terms: named reward terms, normally in [0, 1]; bars are clipped to that range, the numbers beside them are not.
+        action: the action applied, shape (actions,); None hides it.
+        low: lower action bounds, shape (actions,) or a scalar.
+        high: upper action bounds, shape (actions,) or a scalar.
+        plan: predicted and achieved return of the current plan; None hides them.
+        title: first line of the panel.
     """
 
     time: float
@@ -46,8 +58,7 @@ class OverlayState:
     action: np.ndarray | None = None
     low: np.ndarray | float = -1.0
     high: np.ndarray | float = 1.0
-    value: float | None = None
-    plan: tuple[float, float | None] | None = None
+    plan: PlanReturns | None = None
     title: str = ""
 
 
@@ -58,7 +69,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 @functools.lru_cache(maxsize=512)
 def _fitted(text: str, size: int, width: int) -> str:
-    """Cut `text` so that it is at most `width` pixels wide."""
+    """Return `text`, shortened with an ellipsis to at most `width` pixels."""
     font = _font(size)
     if font.getlength(text) <= width:
         return text
@@ -69,7 +80,7 @@ def _fitted(text: str, size: int, width: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """Sizes in pixels, all in proportion to the frame's."""
+    """Sizes in pixels, proportional to the frame's size."""
 
     font: int
     line: int
@@ -81,30 +92,30 @@ def _layout(height: int, width: int, state: OverlayState) -> _Layout:
     font = max(8, round(min(height / 28, width / 38)))
     line, margin = round(font * 1.3), round(font * 0.6)
     actions = 0 if state.action is None else np.asarray(state.action).size
-    lines = bool(state.title) + 1 + (state.value is not None) + (state.plan is not None)
-    rows = max(lines, min(max(len(state.terms), actions), _MOST_ROWS), 1)
+    lines = bool(state.title) + 1 + (state.plan is not None)
+    rows = max(lines, min(max(len(state.terms), actions), _MAX_LABELED_BARS), 1)
     top = max(height - margin - rows * line - 2 * margin, 0)
     return _Layout(font, line, margin, (margin, top, width - margin, height - margin))
 
 
 def panel_box(height: int, width: int, state: OverlayState) -> Box:
-    """The pixels that `draw_overlay` may change: left, top, right, bottom (the last two exclusive)."""
+    """Return the pixel box that `draw_overlay` may change: left, top, right, bottom (the last two exclusive)."""
     return _layout(height, width, state).panel
 
 
 def draw_overlay(frame: np.ndarray, state: OverlayState) -> np.ndarray:
-    """Return a copy of `frame`, (height, width, 3) uint8, with the display drawn onto it.
+    """Return a copy of `frame`, (height, width, 3) uint8, with the panel drawn over it.
 
-    Outside `panel_box` the copy equals the frame.
+    Pixels outside `panel_box` are unchanged.
     """
     height, width = frame.shape[:2]
     layout = _layout(height, width, state)
     left, top, right, bottom = layout.panel
     result = frame.copy()
     if right - left < 4 * layout.margin or bottom <= top:
-        return result  # too small a frame to write on
+        return result  # the frame is too small for text
     region = result[top:bottom, left:right]
-    # A 16-bit blend: the world stays visible through the panel.
+    # Blend in 16 bits; the scene stays visible through the panel.
     kept = round(256 * (1 - _PANEL_OPACITY))
     shade = np.array([round(256 * _PANEL_OPACITY * channel) for channel in _PANEL], np.uint16)
     image = Image.fromarray(((region.astype(np.uint16) * np.uint16(kept) + shade) >> 8).astype(np.uint8))
@@ -138,7 +149,7 @@ def draw_overlay(frame: np.ndarray, state: OverlayState) -> np.ndarray:
 
 
 def _draw_words(draw: ImageDraw.ImageDraw, layout: _Layout, width: int, state: OverlayState) -> None:
-    """Write the title, the time with the score, and the value, in the panel's first column."""
+    """Write the title, time, score and plan returns into the panel's first column."""
     row = layout.margin
     font = _font(layout.font)
     if state.title:
@@ -148,13 +159,10 @@ def _draw_words(draw: ImageDraw.ImageDraw, layout: _Layout, width: int, state: O
     if state.score is not None:
         words += f"   score {state.score:.0f}"
     draw.text((layout.margin, row), _fitted(words, layout.font, width), _TEXT if not state.title else _FAINT, font)
-    if state.value is not None:
-        row += layout.line
-        draw.text((layout.margin, row), _fitted(f"value {state.value:.1f}", layout.font, width), _FAINT, font)
     if state.plan is not None:
         row += layout.line
-        expected, came = state.plan
-        words = f"plan {expected:.1f}" + ("" if came is None else f", came {came:.1f}")
+        achieved = state.plan.achieved
+        words = f"plan {state.plan.predicted:.1f}" + ("" if achieved is None else f", got {achieved:.1f}")
         draw.text((layout.margin, row), _fitted(words, layout.font, width), _FAINT, font)
 
 
@@ -163,33 +171,33 @@ def _draw_bars(
     layout: _Layout,
     area: Box,
     bars: list[tuple[str, str, float, float]],
-    colour: Colour,
-    zero_colour: Colour | None,
+    color: Color,
+    zero_color: Color | None,
 ) -> None:
-    """Draw one bar a row: its name, its track from 0 to 1 filled between two shares, and its number.
+    """Draw one bar per row: a name, a track filled between two fractions of its length, and a number.
 
     Args:
-        draw: where to.
+        draw: target image.
         layout: sizes.
-        area: left, top, width, height, pixels.
-        bars: name, number, and the two shares of the track between which it is filled.
-        colour: the filling's.
-        zero_colour: the colour of a tick at the first share, or None for no tick.
+        area: left, top, width, height in pixels.
+        bars: for each bar its name, its number as text, and the two fractions of the track between which it is filled.
+        color: fill color.
+        zero_color: color of a tick mark at the first fraction; None draws none.
     """
     left, top, width, height = area
     if not bars:
         return
-    labelled = len(bars) <= _MOST_ROWS
-    pitch = layout.line if labelled else height / len(bars)
+    labeled = len(bars) <= _MAX_LABELED_BARS
+    pitch = layout.line if labeled else height / len(bars)
     font = _font(layout.font)
     longest = max(font.getlength(name) for name, *_ in bars) + layout.margin
-    label_width = round(min(longest, 0.55 * width)) if labelled else 0
-    number_width = round(font.getlength("+0.00")) + layout.margin // 2 if labelled else 0
+    label_width = round(min(longest, 0.55 * width)) if labeled else 0
+    number_width = round(font.getlength("+0.00")) + layout.margin // 2 if labeled else 0
     start, end = left + label_width, left + width - number_width
-    thickness = max(round((0.5 if labelled else 0.7) * pitch), 1)
+    thickness = max(round((0.5 if labeled else 0.7) * pitch), 1)
     for index, (name, number, first, second) in enumerate(bars):
         row = top + round(index * pitch)
-        if labelled:
+        if labeled:
             draw.text((left, row), _fitted(name, layout.font, label_width - layout.margin // 2), _FAINT, font)
             draw.text((left + width, row), number, _TEXT, font, anchor="ra")
         upper = row + round((pitch - thickness) / 2)
@@ -199,7 +207,7 @@ def _draw_bars(
         draw.rectangle((start, upper, end, lower), _TRACK)
         begin, finish = (start + round((end - start) * share) for share in (min(first, second), max(first, second)))
         if finish > begin:
-            draw.rectangle((begin, upper, finish, lower), colour)
-        if zero_colour is not None:
+            draw.rectangle((begin, upper, finish, lower), color)
+        if zero_color is not None:
             tick = start + round((end - start) * first)
-            draw.line((tick, upper - 1, tick, lower + 1), zero_colour)
+            draw.line((tick, upper - 1, tick, lower + 1), zero_color)

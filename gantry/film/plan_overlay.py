@@ -1,55 +1,45 @@
-"""What a planner imagined, as lines in the scene: all plans faint, the best bright, the chosen one boldest."""
+"""Draw a planner's model rollouts as lines in the scene, and compare predicted with achieved returns."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
-from gantry.agents.planner import Imagination, Planner
+from gantry.agents.planner import Imagination
 from gantry.envs.rendering.scene import Marker
+from gantry.film.overlay import PlanReturns
 
-MOST_LINES = 24
-"""Plans of the population that are drawn; more would hide each other, and the robot."""
+MAX_LINES = 24
+"""Largest number of candidate plans drawn beside the elites; more would hide each other and the robot."""
 
-FAINT, BRIGHT, BOLD = (0.55, 0.75, 1.0, 0.10), (0.25, 0.85, 1.0, 0.45), (1.0, 0.78, 0.16, 1.0)
+CANDIDATE, ELITE, CHOSEN = (0.55, 0.75, 1.0, 0.10), (0.25, 0.85, 1.0, 0.45), (1.0, 0.78, 0.16, 1.0)
 MEMBER = (1.0, 0.55, 0.16, 0.35)
-"""Colours of the population, of its elites, of the chosen plan, and of what each member of the ensemble makes of it."""
-
-Foresee = Callable[[], tuple[float, int] | None]
-"""What the plan under way is thought to bring, and in how many control steps; None where nothing is planned."""
+"""RGBA colors of candidates, elites, the chosen plan's mean rollout, and its rollout by each ensemble member."""
 
 
-def imagination(agent: Any) -> Callable[[Any, Any], Sequence[Marker]] | None:
-    """Return what draws a planner's imagination into the scene of an environment; None for other agents."""
-    if not isinstance(agent, Planner):
-        return None
-    agent.imagines = True
+@dataclasses.dataclass(frozen=True)
+class PlanPrediction:
+    """The return that the plan in use predicts.
 
-    def draw(observations: Any, env: Any) -> Sequence[Marker]:
-        if agent.imagination is None:
-            return ()
-        return lines(agent.imagination, env.task.drawn_point, thickness=float(env.model.stat.extent))
+    Attributes:
+        value: undiscounted return over the horizon.
+        steps: horizon, control steps.
+    """
 
-    return draw
-
-
-def foresight(agent: Any) -> Foresee | None:
-    """Return what tells a planner's prediction; None for other agents."""
-    if not isinstance(agent, Planner):
-        return None
-    agent.imagines = True
-    steps = agent.config.horizon * agent.config.action_repeat
-    return lambda: None if agent.imagination is None else (agent.imagination.predicted, steps)
+    value: float
+    steps: int
 
 
-def lines(imagined: Imagination, point: Callable[[np.ndarray], np.ndarray | None], thickness: float) -> list[Marker]:
-    """Return the lines of imagined futures, the faintest first.
+def plan_markers(
+    imagined: Imagination, point: Callable[[np.ndarray], np.ndarray | None], extent: float
+) -> list[Marker]:
+    """Return the lines of one planning step's model rollouts, the faintest first.
 
     Args:
-        imagined: the last decision's.
-        point: features (..., number) → the point (..., 3) in m that stands for them, or None where there is none.
-        thickness: the scene's size (m), of which lines are a share.
+        imagined: rollouts of the last planning step.
+        point: maps features (..., number) to the point (..., 3) in m to draw them at, or to None if the task has none.
+        extent: size of the scene (m); line widths are proportional to it.
     """
     order = torch.argsort(-imagined.returns.nan_to_num(-torch.inf), stable=True)
     population = point(imagined.population.mean(2).numpy())
@@ -57,11 +47,33 @@ def lines(imagined: Imagination, point: Callable[[np.ndarray], np.ndarray | None
     if population is None or chosen is None:
         return []
     elites, others = order[: imagined.elites], order[imagined.elites :]
-    others = others[:: max(1, len(others) // MOST_LINES)]
+    others = others[:: max(1, len(others) // MAX_LINES)]
     groups = [
-        *((population[:, plan], FAINT, 1.0) for plan in others.tolist()),
-        *((population[:, plan], BRIGHT, 1.5) for plan in elites.tolist()),
+        *((population[:, plan], CANDIDATE, 1.0) for plan in others.tolist()),
+        *((population[:, plan], ELITE, 1.5) for plan in elites.tolist()),
         *((chosen[:, member], MEMBER, 2.0) for member in range(chosen.shape[1])),
-        (chosen.mean(1), BOLD, 4.0),
+        (chosen.mean(1), CHOSEN, 4.0),
     ]
-    return [Marker(path, colour, thickness * 1e-3 * width) for path, colour, width in groups]
+    return [Marker(path, color, extent * 1e-3 * width) for path, color, width in groups]
+
+
+def plan_returns(predictions: Sequence[PlanPrediction | None], rewards: Sequence[float]) -> list[PlanReturns | None]:
+    """Return, for each control step of an episode, the predicted and the achieved return of the plan in use.
+
+    A plan that is in use for several steps is compared from its first step on.
+
+    Args:
+        predictions: of the plan in use at each control step, None without a plan; equal neighbors are one plan.
+        rewards: of the same control steps.
+    """
+    result: list[PlanReturns | None] = []
+    first = 0
+    for step, prediction in enumerate(predictions):
+        if prediction != predictions[first]:
+            first = step
+        if prediction is None:
+            result.append(None)
+            continue
+        end = first + prediction.steps
+        result.append(PlanReturns(prediction.value, sum(rewards[first:end]) if end <= len(rewards) else None))
+    return result

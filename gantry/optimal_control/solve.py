@@ -48,17 +48,17 @@ class Played:
 
 
 class Playback:
-    """Acts by heart: its t-th call returns the actions of step t, whatever is observed.
+    """Open-loop playback of action sequences: the t-th call of `act` returns the actions of step t.
 
     Args:
-        actions: (rows, steps, p).
+        actions: (episodes, steps, p).
     """
 
     def __init__(self, actions: np.ndarray) -> None:
         self._steps = iter(actions.swapaxes(0, 1))
 
-    def __call__(self, observations: np.ndarray) -> np.ndarray:
-        """Return the next actions (rows, p)."""
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        """Return the next actions (episodes, p); the observation is ignored."""
         return next(self._steps)
 
 
@@ -115,7 +115,7 @@ def solve(
             actions.append(dynamics.play(law, steps))
     played = np.stack(actions)
     seconds = time.perf_counter() - begun
-    evaluation = evaluate(Playback(played), environment, episodes, seed, environment_options)
+    evaluation = evaluate(Playback(played).act, environment, episodes, seed, environment_options)
     return Played(method, environment, evaluation, played, tuple(curves), seconds)
 
 
