@@ -14,7 +14,7 @@ def scattered(seed, row, count):
     return 2.0 * (wave - np.floor(wave)) - 1.0
 
 
-class Spot(VectorEnv):
+class Forgetful(VectorEnv):
     """Reward for naming the spot that is shown: -(action - spot)², or 1 for its sign if `discrete`.
 
     Observations: the spot, and the share of the episode that has passed. Episodes have `length` steps and end in
@@ -91,6 +91,10 @@ class Spot(VectorEnv):
         nothing = np.zeros(self.num_envs, bool)
         return observation, rewards, *((ended, nothing) if self.terminal else (nothing, ended)), infos
 
+
+class Spot(Forgetful):
+    """The same with a state to hand out."""
+
     def get_state(self):
         return {
             "counts": self.counts.copy(),
@@ -103,13 +107,6 @@ class Spot(VectorEnv):
         self.counts, self.times = state["counts"].copy(), state["times"].copy()
         self.waiting = state["waiting"].copy()
         self.seed = int(state["seed"])
-
-
-class Forgetful(Spot):
-    """The same without a state to hand out."""
-
-    get_state = property()
-    set_state = property()
 
 
 class Wage(VectorEnv):

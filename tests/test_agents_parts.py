@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gantry.agents
-from gantry.agents.parts.adam import Adam
-from gantry.agents.parts.distributions import (
+from gantry.agents.ladder.heads import (
     CategoricalHead,
     GaussianHead,
     SquashedGaussianHead,
@@ -24,9 +23,11 @@ from gantry.agents.parts.distributions import (
     squashed_entropy,
     squashed_log_probability,
 )
+from gantry.agents.parts.adam import Adam
 from gantry.agents.parts.networks import MLP
 from gantry.agents.parts.normalization import ObservationNormalizer, ReturnNormalizer, RunningMoments
-from gantry.agents.parts.spaces import ActionMap, ObservationMap, check_spaces, space_from_json, space_to_json
+from gantry.agents.parts.policy_file import space_from_json, space_to_json
+from gantry.agents.parts.spaces import ActionMap, ObservationMap, check_spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
 
@@ -285,7 +286,10 @@ def test_rewards_are_scaled_by_the_discounted_return():
     done = np.zeros((200, 3), bool)
     done[49::50] = True
     normalizer = ReturnNormalizer(3, 0.9, enabled=True)
-    parts = [normalizer.apply(rewards[:80], done[:80], None), normalizer.apply(rewards[80:], done[80:], None)]
+    parts = [
+        normalizer.apply(rewards[:80], done[:80], np.ones((80, 3), bool)),
+        normalizer.apply(rewards[80:], done[80:], np.ones((120, 3), bool)),
+    ]
     returns, running = [], np.zeros(3)
     for reward, over in zip(rewards.astype(np.float64), done, strict=True):
         running = 0.9 * running + reward
@@ -318,7 +322,7 @@ def test_box_actions_are_scaled_and_clipped():
     actions = ActionMap(space).to_environment(np.array([[0.0, 0.0], [1.0, -1.0], [9.0, -9.0]], np.float32))
     np.testing.assert_allclose(actions, [[1.0, 0.5], [4.0, 0.0], [4.0, 0.0]])
     assert actions.dtype == space.dtype
-    own = ActionMap(space, own_units=True).to_environment(np.array([[0.5, 0.5], [1.0, -1.0], [9.0, -9.0]], np.float32))
+    own = ActionMap(space, scaled=False).to_environment(np.array([[0.5, 0.5], [1.0, -1.0], [9.0, -9.0]], np.float32))
     np.testing.assert_allclose(own, [[0.5, 0.5], [1.0, 0.0], [4.0, 0.0]])
     unbounded = ActionMap(gymnasium.spaces.Box(-np.inf, np.inf, (1,)))
     np.testing.assert_array_equal(unbounded.to_environment(np.array([[123.0]], np.float32)), [[123.0]])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from gantry.agents.ladder.stepping import Transition
 from gantry.agents.parts.replay import ReplayBuffer
-from gantry.agents.parts.vector_stepper import Transition
 from gantry.errors import GantryError
 
 N, D, A, GAMMA = 3, 2, 1, 0.9

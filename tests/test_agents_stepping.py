@@ -4,7 +4,7 @@ import pytest
 from agent_doubles import DISABLED, NEXT_STEP, SAME_STEP, Forgetful, Spot
 from gymnasium.vector import SyncVectorEnv
 
-from gantry.agents.parts.vector_stepper import EpisodeStatistics, VectorStepper, open_environment
+from gantry.agents.ladder.stepping import EpisodeStatistics, VectorStepper, open_environment
 from gantry.errors import GantryError
 
 

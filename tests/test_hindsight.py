@@ -8,9 +8,9 @@ from agent_doubles import NEXT_STEP, SAME_STEP, Spot
 from gymnasium.vector.utils import batch_space
 
 from gantry.agents.ddpg import DDPG, DDPGConfig
+from gantry.agents.ladder.stepping import Transition
 from gantry.agents.parts.hindsight import Hindsight, check_goals, find_compute_reward
 from gantry.agents.parts.replay import ReplayBuffer
-from gantry.agents.parts.vector_stepper import Transition
 from gantry.errors import GantryError
 
 BOX = gymnasium.spaces.Box(-9.0, 9.0, (2,), np.float32)

@@ -12,8 +12,8 @@ from agent_doubles import NEXT_STEP, SAME_STEP, Forgetful, Spot, Wage
 from gantry.agents import load_agent
 from gantry.agents.ddpg import DDPG, DDPGConfig
 from gantry.agents.dqn import DQN, DQNConfig
-from gantry.agents.off_policy import clipping, polyak, td_target
-from gantry.agents.parts.policy_file import config_from_json, config_to_json
+from gantry.agents.ladder.off_policy import clipping, polyak, td_target
+from gantry.agents.ladder.policy_file import config_from_json, config_to_json
 from gantry.errors import GantryError
 
 SMALL = {

@@ -8,6 +8,7 @@ import torch
 from agent_doubles import Spot
 from PIL import Image
 
+from gantry.agents.ladder.stepping import open_environment
 from gantry.agents.models.dataset import Transitions
 from gantry.agents.models.ensemble import EnsembleConfig
 from gantry.agents.models.model_rollouts import ModelRollouts, PlanningObjective, evaluate_rollouts
@@ -15,7 +16,6 @@ from gantry.agents.models.plan_search import PlanSearch, finite_costs
 from gantry.agents.models.reward_model import LearnedReward, TaskReward
 from gantry.agents.models.terminal_value import TerminalValue
 from gantry.agents.parts.threads import torch_threads
-from gantry.agents.parts.vector_stepper import open_environment
 from gantry.agents.planner import Imagination, Planner, PlannerConfig
 from gantry.envs.simulator import make_simulator
 from gantry.errors import GantryError

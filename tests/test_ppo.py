@@ -8,18 +8,15 @@ import numpy as np
 import pytest
 import torch
 from agent_doubles import NEXT_STEP, SAME_STEP, Forgetful, Spot, Wage
+from agent_states import opened, parameters, restore, trainer_state
 from safetensors.torch import save_file
 
 from gantry.agents import load_agent
-from gantry.agents.ppo import PPO, PPOConfig, approximate_divergence, clipped_surrogate, value_loss
+from gantry.agents.ppo import PPO, PPOConfig, approximate_kl, clipped_surrogate, value_loss
 from gantry.errors import GantryError
 from gantry.files import save_tensors
 
 SMALL = PPOConfig(num_envs=16, rollout_steps=16, minibatch_size=64, epochs=4, learning_rate=3e-3, gamma=0.5)
-
-
-def parameters(agent):
-    return torch.cat([tensor.double().reshape(-1) for tensor in agent._policy_tensors().values()])
 
 
 def histories(agent, total, **options):
@@ -48,10 +45,10 @@ def test_value_loss_plain_and_clipped():
     assert value_loss(value, old, target, 0.5) == pytest.approx(0.5 * (2.5**2 + 1) / 2)
 
 
-def test_divergence_is_that_of_gaussians():
+def test_approximate_kl_matches_gaussians():
     old, new = torch.distributions.Normal(0.0, 1.0), torch.distributions.Normal(0.2, 1.1)
     actions = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
-    estimate = approximate_divergence(new.log_prob(actions) - old.log_prob(actions))
+    estimate = approximate_kl(new.log_prob(actions) - old.log_prob(actions))
     assert estimate == pytest.approx(torch.distributions.kl_divergence(old, new).item(), rel=0.05)
 
 
@@ -85,7 +82,7 @@ def test_learns_a_gymnasium_environment():
         best = max(best, row["return_mean"]) if row["episodes"] else 0.0
         return best < 150
 
-    agent = PPO("CartPole-v1", config, seed=1)
+    agent = PPO(opened("CartPole-v1", 16), config, seed=1)
     agent.learn(60_000, good_enough)
     assert best >= 150
 
@@ -116,7 +113,7 @@ def test_truncation_bootstraps_and_termination_does_not(terminal, expected):
     )  # fmt: skip
     agent = PPO(Wage(terminal=terminal), config)
     agent.learn(24_000)
-    batch = agent._collect(10**9)
+    _, batch = agent.collect(10**9)
     if terminal:  # one value for states of one look: the mean of what is left to earn
         assert batch.value.mean() == pytest.approx(expected, rel=0.1)
     else:
@@ -128,7 +125,7 @@ def test_advantages_use_the_observation_before_the_reset():
     env = Spot(4, length=5, objects=True)
     config = PPOConfig(rollout_steps=12, normalize_return=False, normalize_observation=False, gamma=0.9, gae_lambda=0.8)
     agent = PPO(env, config)
-    agent.trainer_state()  # resets the environment
+    agent.stepper.begin_episodes()
     observations, finals, rewards, dones = [env._observe()], [], [], []
     step = env.step
 
@@ -141,7 +138,7 @@ def test_advantages_use_the_observation_before_the_reset():
         return observation, reward, terminated, truncated, infos
 
     env.step = recording
-    batch = agent._collect(10**9)
+    _, batch = agent.collect(10**9)
 
     def value(observation):
         with torch.no_grad():
@@ -169,9 +166,9 @@ def test_exactly_the_budget_is_used(mode, total):
     env = Spot(mode=mode)
     agent = PPO(env, SMALL)
     seen = []
-    agent.learn(total, lambda agent, row: seen.append((row["steps"], agent._seen)))
+    agent.learn(total, lambda agent, row: seen.append((row["steps"], agent.policy.normalizer.moments.count)))
     assert agent.steps == total == seen[-1][0]
-    assert sum(len(rows) for _, rows in seen) == total
+    assert seen[-1][1] == total
     transitions = sum(int((~waiting).sum()) for _, _, waiting in env.log)
     assert 0 <= transitions - total < 16
     agent.learn(total)
@@ -184,7 +181,7 @@ def test_rows_beyond_the_budget_leave_no_trace():
     for offset in (0.0, 100.0):
         env = Spot(length=50)
         agent = PPO(env, PPOConfig(rollout_steps=4, normalize_return=False))
-        agent.trainer_state()
+        agent.stepper.begin_episodes()
         step = env.step
 
         def raising(actions, env=env, step=step, offset=offset):
@@ -194,7 +191,7 @@ def test_rows_beyond_the_budget_leave_no_trace():
             return observation, reward, *rest
 
         env.step = raising
-        offsets.append(agent._collect(2 * 16 + 5))
+        offsets.append(agent.collect(2 * 16 + 5)[1])
     assert len(offsets[0].advantage) == 37
     assert torch.equal(offsets[0].advantage, offsets[1].advantage)
 
@@ -235,7 +232,7 @@ def test_evaluating_in_between_changes_nothing():
     first, second = PPO(Spot(), SMALL), PPO(Spot(), SMALL)
     first.learn(1_000)
     second.learn(1_000, lambda agent, _: print(agent.act(np.zeros((3, 2)), deterministic=False)))
-    assert torch.equal(first.actor.vector, second.actor.vector)
+    assert torch.equal(parameters(first), parameters(second))
 
 
 # Stopping and going on
@@ -250,10 +247,8 @@ def test_a_resumed_run_gives_the_same_numbers(mode):
     rows = []
     first.learn(1_500, lambda _, row: rows.append(row) or len(rows) < 4)
     assert len(rows) == 4
-    tensors, meta = first.trainer_state()
-    meta = json.loads(json.dumps(meta, allow_nan=False))
     second = PPO(Spot(mode=mode), config, seed=77)
-    second.load_trainer_state({name: tensor.clone() for name, tensor in tensors.items()}, meta)
+    restore(second, trainer_state(first))
     rows += histories(second, 1_500)
     assert repr(rows) == repr(expected)
     assert torch.equal(parameters(second), parameters(whole))
@@ -278,9 +273,8 @@ def test_an_interrupt_leaves_the_last_whole_update():
 def test_without_environment_state_new_episodes_begin():
     agent = PPO(Forgetful(), SMALL)
     agent.learn(600)
-    tensors, meta = agent.trainer_state()
     other = PPO(Forgetful(), SMALL)
-    other.load_trainer_state(tensors, meta)
+    restore(other, trainer_state(agent))
     assert torch.equal(parameters(other), parameters(agent))
     other.learn(1_200)
     assert other.steps == 1_200
@@ -293,14 +287,14 @@ def test_without_environment_state_new_episodes_begin():
 
 def test_foreign_trainer_states_are_refused():
     agent = PPO(Spot(), SMALL)
-    tensors, meta = agent.trainer_state()
-    with pytest.raises(GantryError, match="environments"):
-        agent.load_trainer_state(tensors, {**meta, "num_envs": 3})
+    tensors = trainer_state(agent)
+    with pytest.raises(GantryError, match="of 3 environments, not of 16"):
+        agent.checkpoint.load_state(trainer_state(PPO(Spot(3), SMALL)))
     with pytest.raises(GantryError, match="missing"):
-        agent.load_trainer_state({}, meta)
-    del tensors["generator"]
-    with pytest.raises(GantryError, match="generator"):
-        agent.load_trainer_state(tensors, meta)
+        agent.checkpoint.load_state({})
+    for name in ("random.state", "stepper.counts", "actor_optimizer.0.mean"):
+        with pytest.raises(GantryError, match=name.partition(".")[2]):
+            agent.checkpoint.load_state({other: tensor for other, tensor in tensors.items() if other != name})
 
 
 def test_not_a_number_stops_learning_and_keeps_the_good_policy():
@@ -426,7 +420,7 @@ def test_damaged_policies_are_refused_in_one_line(folder, damage):
 
 @pytest.mark.parametrize("change", ["missing", "shape", "nan", "type", "more"])
 def test_damaged_tensors_are_named(trained, folder, change):
-    tensors = trained._policy_tensors()
+    tensors = trained.checkpoint.policy_state()
     if change == "missing":
         del tensors["critic.0.weight"]
     if change == "shape":
@@ -446,7 +440,7 @@ def test_a_policy_fits_its_environment_only(folder):
     with pytest.raises(GantryError, match="acts in"):
         PPO.load(folder, env=Spot(discrete=True))
     with pytest.raises(GantryError, match="observes"):
-        PPO.load(folder, env="Pendulum-v1")
+        PPO.load(folder, env=opened("Pendulum-v1", 2))
 
 
 @pytest.mark.parametrize(
@@ -461,11 +455,11 @@ def test_settings_out_of_range_are_refused(settings):
 
 def test_spaces_it_cannot_handle_are_refused():
     with pytest.raises(GantryError, match="must be"):
-        PPO("Blackjack-v1")
+        PPO(opened("Blackjack-v1", 2))
 
 
 def test_discrete_observations_are_learned_from_and_acted_on():
-    agent = PPO("FrozenLake-v1", PPOConfig(num_envs=4, rollout_steps=16), env_kwargs={"is_slippery": False})
+    agent = PPO(opened("FrozenLake-v1", 4, is_slippery=False), PPOConfig(rollout_steps=16))
     agent.learn(64)
     assert agent.act(0).shape == ()
     assert agent.act(np.arange(16)).shape == (16,)

@@ -3,6 +3,7 @@
 import pytest
 import second_device
 import torch
+from agent_states import opened, policy_state, restore, trainer_state
 
 from gantry.agents import agent_class
 
@@ -34,7 +35,7 @@ CASES = {
 def learned(case, device, steps=240):
     environment, settings = CASES[case]
     kind = agent_class(case.split()[0])
-    agent = kind(environment, kind.config_class(**settings, device=device), seed=3)
+    agent = kind(opened(environment, settings["num_envs"]), kind.config_class(**settings, device=device), seed=3)
     agent.learn(steps)
     agent.env.single_observation_space.seed(4)
     action = agent.act(agent.env.single_observation_space.sample())
@@ -47,9 +48,12 @@ def test_an_agent_whose_networks_are_elsewhere_learns_the_same(case, monkeypatch
     here, action = learned(case, "cpu")
     second_device.provide(monkeypatch)
     elsewhere, again = learned(case, "cuda")
-    assert all(isinstance(network.vector, second_device.Elsewhere) for network in elsewhere.networks.values())
+    networks = (
+        [elsewhere.policy.network, elsewhere.critic] if hasattr(elsewhere, "policy") else elsewhere.networks.values()
+    )
+    assert all(isinstance(network.vector, second_device.Elsewhere) for network in networks)
     assert (action == again).all()
-    ours, theirs = here._policy_tensors(), elsewhere._policy_tensors()
+    ours, theirs = policy_state(here), policy_state(elsewhere)
     for name, tensor in ours.items():
         assert not isinstance(theirs[name], second_device.Elsewhere)
         assert torch.equal(tensor, theirs[name]), name
@@ -59,13 +63,14 @@ def test_learning_elsewhere_goes_on_where_it_stopped(monkeypatch):
     second_device.provide(monkeypatch)
     whole, _ = learned("ddpg that resumes", "cuda", 240)
     half, _ = learned("ddpg that resumes", "cuda", 120)
-    tensors, meta = half.trainer_state()
+    state = trainer_state(half)
+    tensors = state if isinstance(state, dict) else state[0]
     assert not any(isinstance(tensor, second_device.Elsewhere) for tensor in tensors.values())
     resumed, _ = learned("ddpg that resumes", "cuda", 0)
-    resumed.load_trainer_state(tensors, meta)
+    restore(resumed, state)
     resumed.learn(240)
-    expected = whole._policy_tensors()
-    for name, tensor in resumed._policy_tensors().items():
+    expected = policy_state(whole)
+    for name, tensor in policy_state(resumed).items():
         assert torch.equal(tensor, expected[name]), name
 
 

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from agent_states import opened
 
 from gantry.agents.a2c import A2C, A2CConfig
 from gantry.agents.ddpg import DDPG, DDPGConfig
-from gantry.agents.off_policy import polyak
-from gantry.agents.on_policy import Batch
+from gantry.agents.ladder.off_policy import polyak
+from gantry.agents.ladder.on_policy import Batch as LadderBatch
 from gantry.agents.parts.replay import Columns, Minibatch
+from gantry.agents.parts.rollouts import Batch
 from gantry.agents.ppo import PPO, PPOConfig
 
 peers = pytest.importorskip("stable_baselines3")
@@ -43,6 +45,25 @@ def assert_same(networks, expected):
             np.testing.assert_allclose(ours[name], tensor, rtol=1e-4, atol=2e-6, err_msg=f"{network} {name}")
 
 
+def check_ppo(agent, model):
+    """Compare `UPDATES` updates of ours, from what theirs collected and from its first networks, with its own."""
+    networks = {"actor": agent.policy.network, "critic": agent.critic}
+    for name, tensors in of_actor_critic(model.policy).items():
+        networks[name].load_state(tensors)
+    before = agent.policy.network.vector.detach().clone()
+    for _ in range(UPDATES):
+        _, callback = model._setup_learn(0)
+        model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
+        (data,) = model.rollout_buffer.get(None)
+        model.train()
+        columns = (data.observations, data.actions, data.old_log_prob, data.advantages, data.returns)
+        agent.improve(Batch(*columns, data.old_values.flatten()), agent.config.learning_rate)
+        assert_same(networks, of_actor_critic(model.policy))
+        ours, theirs = agent.policy.distribution.log_std.detach(), model.policy.log_std.detach()
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-6)
+    assert (agent.policy.network.vector - before).abs().max() > 1e-4
+
+
 def check_on_policy(agent, model):
     """Compare `UPDATES` updates of ours, from what theirs collected and from its first networks, with its own."""
     for name, tensors in of_actor_critic(model.policy).items():
@@ -55,7 +76,7 @@ def check_on_policy(agent, model):
         model.train()
         agent._seen = data.observations.numpy()
         columns = (data.observations, data.actions, data.old_log_prob, data.advantages, data.returns)
-        agent._update(Batch(*columns, data.old_values.flatten()), 1_000_000)
+        agent._update(LadderBatch(*columns, data.old_values.flatten()), 1_000_000)
         assert_same(agent.networks, of_actor_critic(model.policy))
         ours, theirs = agent.head.log_std.detach(), model.policy.log_std.detach()
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-6)
@@ -77,10 +98,12 @@ def test_updates_of_a2c_are_stable_baselines3s():
 def test_updates_of_ppo_are_stable_baselines3s_where_neither_clips_gradients():
     settings = {"batch_size": 128, "n_steps": 32, "n_epochs": 1, "max_grad_norm": UNCLIPPED}
     model = peers.PPO("MlpPolicy", their_environment(), seed=7, device="cpu", **settings)
+    plain = {**PLAIN, "action_scaling": "none"}
+    del plain["action_units"]
     config = PPOConfig(
-        **PLAIN, minibatch_size=128, epochs=1, max_gradient_norm=UNCLIPPED, value_coefficient=1.0, learning_rate=3e-4
+        **plain, minibatch_size=128, epochs=1, max_gradient_norm=UNCLIPPED, value_coefficient=1.0, learning_rate=3e-4
     )
-    check_on_policy(PPO(ENVIRONMENT, config), model)
+    check_ppo(PPO(opened(ENVIRONMENT, 4), config), model)
 
 
 def test_critic_steps_and_targets_of_ddpg_are_stable_baselines3s(monkeypatch):

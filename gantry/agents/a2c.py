@@ -13,10 +13,10 @@ from typing import Any, Literal
 import torch
 
 from gantry.agents.parts.adam import Adam
-from gantry.agents.agent import require
+from gantry.agents.parts.validation import require
 from gantry.agents.parts.descent import Descent
 from gantry.agents.parts.networks import Columns
-from gantry.agents.on_policy import Batch, OnPolicyAgent, RolloutConfig, standardized
+from gantry.agents.ladder.on_policy import Batch, OnPolicyAgent, RolloutConfig, standardized
 from gantry.agents.parts.rmsprop import RMSprop
 
 

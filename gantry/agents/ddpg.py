@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gantry.agents.agent import State, prefixed, require, under
+from gantry.agents.ladder.agent import State, prefixed, under
+from gantry.agents.parts.validation import require
 from gantry.agents.parts.exploration import Exploration, make_noise
 from gantry.agents.parts.hindsight import Hindsight, check_goals, find_compute_reward
 from gantry.agents.parts.networks import MLP
-from gantry.agents.off_policy import OffPolicyAgent, OffPolicyConfig, clipping, polyak, td_target
+from gantry.agents.ladder.off_policy import OffPolicyAgent, OffPolicyConfig, clipping, polyak, td_target
 from gantry.agents.parts.replay import Minibatch
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
 from gantry.agents.parts.threads import torch_threads

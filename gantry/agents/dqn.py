@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gantry.agents.agent import State, prefixed, require, under
+from gantry.agents.ladder.agent import State, prefixed, under
+from gantry.agents.parts.validation import require
 from gantry.agents.parts.networks import MLP
-from gantry.agents.off_policy import OffPolicyAgent, OffPolicyConfig, clipping, polyak, td_target
+from gantry.agents.ladder.off_policy import OffPolicyAgent, OffPolicyConfig, clipping, polyak, td_target
 from gantry.agents.parts.priorities import Priorities
 from gantry.agents.parts.replay import Minibatch
 from gantry.agents.parts.threads import torch_threads

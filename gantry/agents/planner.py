@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gantry.agents.parts.adam import Adam
-from gantry.agents.agent import Agent, Shapes, State, prefixed, require, under
+from gantry.agents.ladder.agent import Agent, Shapes, State, prefixed, under
+from gantry.agents.parts.validation import require
 from gantry.agents.models.calibration import ModelAccuracy, measure_accuracy
 from gantry.agents.models.dataset import TransitionDataset, Transitions
 from gantry.agents.models.dynamics import DynamicsModel, Propagation

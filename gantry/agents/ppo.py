@@ -1,56 +1,108 @@
 """Proximal policy optimization (PPO), clipped.
 
 Source: Schulman, Wolski, Dhariwal, Radford and Klimov, "Proximal policy optimization algorithms", 2017
-(arXiv:1707.06347). Many environments are stepped at once by the current policy; each rollout is then gone over a few
-times in minibatches, with an objective that stops rewarding a change of an action's probability beyond a factor of
-1 ± ε. Where this departs from the paper is listed in docs/ppo.md.
+(arXiv:1707.06347). The present policy steps many environments at once; the critic values what it saw, generalized
+advantage estimation (arXiv:1506.02438) weighs its actions, and a few passes over the rollout in minibatches raise a
+surrogate objective that stops rewarding a change of an action's probability beyond a factor of 1 ± ε.
+
+Departures from the paper, each for a reason in docs/ppo.md: actor and critic share nothing, have an Adam each, and learn
+at the same time in two threads; `target_kl` stops only the actor; rewards are scaled by the standard deviation of the
+return; first episodes are staggered.
 """
 
 import concurrent.futures
 import dataclasses
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 import torch
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
 
-from gantry.agents.parts.adam import Adam
-from gantry.agents.agent import require
-from gantry.agents.parts.descent import Descent
-from gantry.agents.on_policy import Batch, OnPolicyAgent, RolloutConfig, minibatches, standardized
+from gantry.agents.parts.advantages import gae
+from gantry.agents.parts.checkpoint import Checkpoint
+from gantry.agents.parts.networks import MLP, Activation
+from gantry.agents.parts.normalization import ReturnNormalizer
+from gantry.agents.parts.optim import Adam, descend
+from gantry.agents.parts.policy import Policy
+from gantry.agents.parts.policy_file import load_policy, save_policy
+from gantry.agents.parts.rollouts import Batch, Rollout, RolloutCollector, minibatches, standardized
+from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.threads import torch_threads
+from gantry.agents.parts.training_loop import Metrics, training_loop
+from gantry.agents.parts.validation import require_at_least, require_between, require_network, require_positive
+from gantry.agents.parts.vector_stepper import VectorStepper
 
 
 @dataclasses.dataclass(frozen=True)
-class PPOConfig(RolloutConfig):
+class PPOConfig:
     """Settings of PPO."""
 
+    num_envs: int = 64
+    """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
+    rollout_steps: int = 64
+    """Steps of every environment between updates (T)."""
     epochs: int = 4
     """Passes over each rollout (K)."""
     minibatch_size: int = 1024
-    """Transitions a gradient step, at most; a rollout is split evenly into as few minibatches as that allows."""
+    """Transitions per gradient step, at most; a rollout is split evenly into as few minibatches as that allows."""
+    learning_rate: float = 1e-3
+    """Adam's step size."""
+    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    """Keep the learning rate, or decay it linearly to 0 at the last step of `learn`."""
+    gamma: float = 0.99
+    """Discount per step."""
+    gae_lambda: float = 0.95
+    """λ of generalized advantage estimation: 0 trusts the critic alone, 1 the returns alone."""
     clip_range: float = 0.2
     """ε: how far the ratio of new to old probability is rewarded for moving from 1."""
     clip_value: float | None = None
-    """How far a value may move from its old estimate before its loss stops counting; None: as far as it likes."""
+    """Clip the change of a value from its old estimate to this in the critic's loss; None: no clipping."""
     target_kl: float | None = None
-    """Leave out the remaining epochs once an epoch's mean divergence from the old policy exceeds this, in nats."""
+    """Skip the actor's remaining epochs once an epoch's mean KL divergence from the old policy exceeds this, in nats."""
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus."""
+    value_coefficient: float = 0.5
+    """Weight of the critic's loss; as the critic has its own Adam, it matters only through gradient clipping."""
+    max_gradient_norm: float = 0.5
+    """Clip the gradient norm of the actor and of the critic, each, to this."""
+    normalize_advantage: bool = True
+    """Shift and scale the advantages of each gradient step to mean 0 and standard deviation 1."""
+    normalize_observation: bool = True
+    """Scale observations by their running mean and standard deviation."""
+    normalize_return: bool = True
+    """Scale rewards by the running standard deviation of the discounted return."""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers, of actor and critic alike."""
+    activation: Activation = "tanh"
+    """Nonlinearity of the hidden layers."""
+    initial_log_std: float = 0.0
+    """Logarithm of the first standard deviation of Box actions, as scaled by `action_scaling`."""
+    action_scaling: Literal["bounds", "none"] = "bounds"
+    """Scale Box actions so that ±1 are their bounds, or leave them in the environment's units, as stable-baselines3."""
+    squash_actions: bool = False
+    """Bring Box actions within their bounds by a tanh that is learned through, instead of by clipping."""
+    stagger_first_episodes: bool = True
+    """Cut first episodes short at evenly spread times, so that a rollout holds every phase of an episode."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the networks are; small ones learn fastest on the CPU."""
+    torch_threads: int = 1
+    """PyTorch's threads for each network in updates (acting takes one); another number rounds differently."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            GantryError: names the setting and its range.
-        """
-        super().__post_init__()
-        for name in ("epochs", "minibatch_size"):
-            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        require(self.clip_range > 0.0, "clip_range", "above 0", self.clip_range)
-        for name in ("clip_value", "target_kl"):
-            value = getattr(self, name)
-            require(value is None or value > 0.0, name, "above 0, or none", value)
+        """Refuse values that cannot work; raises GantryError with the setting and its range."""
+        require_at_least(self, 1, "num_envs", "rollout_steps", "epochs", "minibatch_size", "torch_threads")
+        require_positive(self, "learning_rate", "clip_range", "clip_value", "target_kl")
+        require_positive(self, "value_coefficient", "max_gradient_norm")
+        require_between(self, 0.0, 1.0, "gamma", "gae_lambda")
+        require_at_least(self, 0.0, "entropy_coefficient")
+        require_network(self.hidden_sizes, self.device)
 
 
 def clipped_surrogate(log_ratio: torch.Tensor, advantage: torch.Tensor, clip_range: float) -> torch.Tensor:
-    """The clipped objective of each transition, to be maximized (the paper's equation 7 before the mean).
+    """Return the clipped objective of each transition, to be maximized (the paper's equation 7 before the mean).
 
     Args:
         log_ratio: (B,) log π_new(a|s) - log π_old(a|s).
@@ -59,7 +111,7 @@ def clipped_surrogate(log_ratio: torch.Tensor, advantage: torch.Tensor, clip_ran
 
     Returns:
         (B,) min(ρ A, clip(ρ, 1 - ε, 1 + ε) A) with ρ the probability ratio. Its gradient is zero exactly where ρ is
-        already beyond 1 ± ε on the side that the advantage favours.
+        already beyond 1 ± ε on the side that the advantage favors.
     """
     ratio = log_ratio.exp()
     return torch.minimum(ratio * advantage, ratio.clamp(1.0 - clip_range, 1.0 + clip_range) * advantage)
@@ -68,89 +120,162 @@ def clipped_surrogate(log_ratio: torch.Tensor, advantage: torch.Tensor, clip_ran
 def value_loss(
     value: torch.Tensor, old_value: torch.Tensor, target: torch.Tensor, clip_value: float | None
 ) -> torch.Tensor:
-    """Half the mean squared error of the critic, ().
+    """Return half the critic's mean squared error, ().
 
     Args:
-        value: (B,) the critic's now.
-        old_value: (B,) the critic's at the rollout.
+        value: (B,) V(s) now.
+        old_value: (B,) V(s) at the time of the rollout.
         target: (B,) λ-return.
-        clip_value: with a bound, the worse of the plain error and that of the value held within ±bound of the old one.
+        clip_value: if set, the larger of the error and that of the value clipped to ±clip_value around the old one.
     """
     error = (value - target).square()
     if clip_value is not None:
-        held = old_value + (value - old_value).clamp(-clip_value, clip_value)
-        error = torch.maximum(error, (held - target).square())
+        clipped = old_value + (value - old_value).clamp(-clip_value, clip_value)
+        error = torch.maximum(error, (clipped - target).square())
     return 0.5 * error.mean()
 
 
-def approximate_divergence(log_ratio: torch.Tensor) -> torch.Tensor:
-    """KL(old ‖ new) estimated from samples of the old policy, (): mean of ρ - 1 - log ρ, never negative."""
+def approximate_kl(log_ratio: torch.Tensor) -> torch.Tensor:
+    """Return KL(old ‖ new) estimated from samples of the old policy, (): mean of ρ - 1 - log ρ, never negative."""
     return (log_ratio.exp() - 1.0 - log_ratio).mean()
 
 
-class PPO(OnPolicyAgent):
-    """An actor and a critic that learn by PPO from a Gymnasium vector environment."""
+class PPO:
+    """An actor and a critic that learn by PPO from a Gymnasium vector environment.
 
-    name = "ppo"
-    config_class = PPOConfig
+    Args:
+        env: any vector environment (or its spaces alone, for a policy that only acts).
+        config: settings.
+        seed: of initial weights, exploration and shuffling; no global random state is used or changed.
+        env_seed: of the environment's first reset; None takes `seed`.
 
-    def _make_optimizers(self) -> dict[str, Descent]:
-        actor = [self.networks["actor"].vector, *self.head.parameters().values()]
-        return {"actor": Adam(actor), "critic": Adam([self.networks["critic"].vector])}
+    Attributes:
+        policy: the actor with all that acting needs.
+        critic: from normalized observations (B, d) to values (B, 1).
+        steps: environment steps learned from so far.
 
-    def _update(self, batch: Batch, total_steps: int) -> dict[str, float]:
-        """Go over a rollout in shuffled minibatches, `epochs` times; returns the update's metrics."""
+    Raises:
+        GantryError: the spaces are not ones that agents handle.
+    """
+
+    name: ClassVar[str] = "ppo"
+    config_class: ClassVar[type[PPOConfig]] = PPOConfig
+
+    def __init__(
+        self, env: VectorEnv | Spaces, config: PPOConfig = PPOConfig(), seed: int = 0, env_seed: int | None = None
+    ) -> None:
+        self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
+        self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
+        self._random = torch.Generator().manual_seed(seed)
+        self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
+        with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads
+            self.policy = Policy(env.single_observation_space, env.single_action_space, config, self._random)
+            sizes = (self.policy.observations.size, *config.hidden_sizes, 1)
+            self.critic = MLP(sizes, config.activation, 1.0, self._random, config.device)
+        self.actor_optimizer, self.critic_optimizer = Adam(self.policy.parameters), Adam([self.critic.vector])
+        self.return_normalizer = ReturnNormalizer(env.num_envs, config.gamma, config.normalize_return)
+        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed, config.stagger_first_episodes)
+        self.rollouts = RolloutCollector(self.stepper, self.policy, config.rollout_steps, self._random)
+        self.checkpoint = Checkpoint(
+            policy={"policy": self.policy, "critic": self.critic, "return_moments": self.return_normalizer.moments},
+            trainer={
+                "actor_optimizer": self.actor_optimizer,
+                "critic_optimizer": self.critic_optimizer,
+                "return_normalizer": self.return_normalizer,
+                "stepper": self.stepper,
+                "random": self._random,
+                "acting_random": self._acting_random,
+            },
+        )
+
+    @property
+    def steps(self) -> int:
+        """Environment steps learned from so far."""
+        return self.stepper.steps
+
+    def act(self, observation: Any, deterministic: bool = True) -> NDArray[Any]:
+        """Return the action for one observation or a batch of them; see `Policy.act`."""
+        return self.policy.act(observation, None if deterministic else self._acting_random)
+
+    def learn(self, total_steps: int, callback: Callable[[Self, Metrics], bool | None] | None = None) -> Self:
+        """Learn until `total_steps` environment steps have been taken in all; see `training_loop`."""
         config = self.config
-        number = len(batch.advantage)
-        rate = config.learning_rate_at(self.steps - number, total_steps)
+        with training_loop(self, total_steps, callback) as updates:
+            for update in updates:
+                rate = config.learning_rate
+                if config.learning_rate_schedule == "linear":
+                    rate *= 1.0 - update.progress
+                rollout, batch = self.collect(update.remaining)
+                update.report(self.improve(batch, rate))
+                self.policy.normalizer.update(rollout.observations)
+        return self
+
+    def collect(self, budget: int) -> tuple[Rollout, Batch]:
+        """Let the policy act for a rollout of at most `budget` steps, and estimate the advantages of its actions."""
+        with torch_threads(1):  # for the small batches of acting; more would take CPUs from the simulator
+            rollout = self.rollouts.collect(budget)
+            values, next_values = rollout.values(self.critic)
+            rewards = self.return_normalizer.apply(rollout.rewards, rollout.done, rollout.mask)
+            advantages = gae(
+                rewards, values, next_values, rollout.terminated, rollout.ends,
+                gamma=self.config.gamma, lam=self.config.gae_lambda,
+            )  # fmt: skip
+            return rollout, rollout.batch(values, advantages)
+
+    def improve(self, batch: Batch, learning_rate: float) -> Metrics:
+        """Make `epochs` passes over a rollout in shuffled minibatches; returns metrics."""
+        config, number = self.config, len(batch.advantage)
         parts = math.ceil(number / config.minibatch_size)
-        orders = [torch.randperm(number, generator=self._generator).to(config.device) for _ in range(config.epochs)]
-        # The networks share nothing while they learn, so each has a thread: as fast as two threads an operation, and
-        # the numbers do not depend on how many processors there are.
-        with concurrent.futures.ThreadPoolExecutor(1) as worker:
-            critic = worker.submit(self._fit_critic, batch, orders, parts, rate)
-            actor_means = self._improve_actor(batch, orders, parts, rate)
-            critic_loss = critic.result()
-        self.observation_normalizer.update(self._seen)
-        residual = (batch.target - batch.value).var(correction=0).item()
-        spread = batch.target.var(correction=0).item()
-        return {
-            **actor_means,
-            "value_loss": critic_loss,
-            "explained_variance": 1.0 - residual / spread if spread > 0 else math.nan,
-            "learning_rate": rate,
-        }
+        orders = [torch.randperm(number, generator=self._random).to(config.device) for _ in range(config.epochs)]
+        # The networks share nothing while they learn, so each has a thread: as fast as two threads per operation, and
+        # the numbers do not depend on how many CPUs there are.
+        with torch_threads(config.torch_threads), concurrent.futures.ThreadPoolExecutor(1) as worker:
+            critic = worker.submit(self._improve_critic, batch, orders, parts, learning_rate)
+            metrics = self._improve_actor(batch, orders, parts, learning_rate)
+            metrics["value_loss"] = critic.result()
+            variance = batch.target.var(correction=0).item()
+            residual = (batch.target - batch.value).var(correction=0).item()
+        metrics["explained_variance"] = 1.0 - residual / variance if variance > 0 else math.nan
+        return {**metrics, "learning_rate": learning_rate}
 
-    def _improve_actor(self, batch: Batch, orders: list[torch.Tensor], parts: int, rate: float) -> dict[str, float]:
-        """Raise the clipped objective, an epoch for each of the permutations `orders`; returns its metrics."""
-        config = self.config
-        columns = (batch.inputs, batch.actions, batch.log_probability, batch.advantage)
+    def _improve_actor(self, batch: Batch, orders: list[torch.Tensor], parts: int, learning_rate: float) -> Metrics:
+        config, distribution = self.config, self.policy.distribution
         records: list[torch.Tensor] = []
         for order in orders:
-            for inputs, actions, old_log_probability, raw_advantage in minibatches(columns, order, parts):
-                advantage = standardized(raw_advantage) if config.normalize_advantage else raw_advantage
-                output = self.actor(inputs)
-                log_ratio = self.head.log_probability(output, actions) - old_log_probability
-                policy_loss = -clipped_surrogate(log_ratio, advantage, config.clip_range).mean()
-                entropy = self.head.entropy(output)
-                self._descend(policy_loss - config.entropy_coefficient * entropy, self.optimizers["actor"], rate)
+            columns = (batch.inputs, batch.samples, batch.log_prob, batch.advantage)
+            for inputs, samples, old_log_prob, advantage in minibatches(columns, order, parts):
+                weights = standardized(advantage) if config.normalize_advantage else advantage
+                output = self.policy.network(inputs)
+                log_ratio = distribution.log_prob(output, samples) - old_log_prob
+                policy_loss = -clipped_surrogate(log_ratio, weights, config.clip_range).mean()
+                entropy = distribution.entropy(output)
+                loss = policy_loss - config.entropy_coefficient * entropy
+                descend(loss, self.actor_optimizer, learning_rate, config.max_gradient_norm)
                 with torch.no_grad():
-                    divergence = approximate_divergence(log_ratio)
                     clipped = (log_ratio.exp() - 1.0).abs().gt(config.clip_range).float().mean()
-                    records.append(torch.stack([policy_loss, entropy, divergence, clipped]))
+                    records.append(torch.stack([policy_loss, entropy, approximate_kl(log_ratio), clipped]))
             if config.target_kl is not None and torch.stack(records[-parts:]).mean(0)[2].item() > config.target_kl:
                 break
-        means = torch.stack(records).mean(0).tolist()
-        return dict(zip(("policy_loss", "entropy", "approx_kl", "clip_fraction"), means, strict=True))
+        names = ("policy_loss", "entropy", "approx_kl", "clip_fraction")
+        return dict(zip(names, torch.stack(records).mean(0).tolist(), strict=True))
 
-    def _fit_critic(self, batch: Batch, orders: list[torch.Tensor], parts: int, rate: float) -> float:
-        """Fit the critic to the λ-returns, an epoch for each of the permutations `orders`; returns the mean loss."""
+    def _improve_critic(self, batch: Batch, orders: list[torch.Tensor], parts: int, learning_rate: float) -> float:
         config = self.config
-        columns = (batch.inputs, batch.value, batch.target)
         losses: list[float] = []
-        with torch_threads(config.torch_threads):
+        with torch_threads(config.torch_threads):  # PyTorch counts them by calling thread
             for order in orders:
+                columns = (batch.inputs, batch.value, batch.target)
                 for inputs, old_value, target in minibatches(columns, order, parts):
                     loss = value_loss(self.critic(inputs).squeeze(1), old_value, target, config.clip_value)
-                    losses.append(self._descend(config.value_coefficient * loss, self.optimizers["critic"], rate))
+                    loss = config.value_coefficient * loss
+                    losses.append(descend(loss, self.critic_optimizer, learning_rate, config.max_gradient_norm))
         return math.fsum(losses) / len(losses) / config.value_coefficient
+
+    def save(self, folder: str | Path) -> None:
+        """Write `policy.safetensors` and `policy.json`: all that acting needs; see `save_policy`."""
+        save_policy(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Self:
+        """Load a saved agent to act, or with `env` to learn on; see `load_policy`."""
+        return load_policy(cls, folder, env, seed)

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
+    from gantry.agents.parts.checkpoint import Checkpoint
+
 Metrics = dict[str, float]
 """Name → number, for one update."""
 Callback = Callable[[Any, Metrics], bool | None]
@@ -23,7 +25,7 @@ class Agent(Protocol):
     """Environment steps learned from so far."""
     env: VectorEnv | None
     """The environment it learns in; None where it was loaded for acting alone."""
-    environment: str | None
+    env_id: str | None
     """The environment's id, where known."""
 
     def act(self, observation: Any, deterministic: bool = True) -> NDArray[Any]:
@@ -73,6 +75,13 @@ class AgentClass(Protocol):
     def load(self, folder: str | Path, env: VectorEnv | None = None) -> Agent:
         """Load the agent that was saved to a folder."""
         ...
+
+
+@runtime_checkable
+class Checkpointed(Protocol):
+    """An agent whose whole state is gathered by a checkpoint."""
+
+    checkpoint: "Checkpoint"
 
 
 @runtime_checkable

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gantry.agents.agent import Agent, Shapes, State, require
+from gantry.agents.ladder.agent import Agent, Shapes, State
+from gantry.agents.parts.validation import require
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
 from gantry.agents.parts.spaces import MOST_CATEGORIES
 from gantry.errors import GantryError

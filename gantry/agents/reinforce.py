@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from gantry.agents.parts.adam import Adam
 from gantry.agents.parts.advantages import returns_to_go
-from gantry.agents.agent import require
+from gantry.agents.parts.validation import require
 from gantry.agents.parts.descent import Descent
-from gantry.agents.on_policy import OnPolicyAgent, OnPolicyConfig, minibatches
-from gantry.agents.parts.rollouts import RolloutBuffer
+from gantry.agents.ladder.on_policy import OnPolicyAgent, OnPolicyConfig, minibatches
+from gantry.agents.ladder.rollouts import RolloutBuffer
 from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
 

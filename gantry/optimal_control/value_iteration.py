@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gantry.agents.agent import require
+from gantry.agents.parts.validation import require
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gantry.agents.agent import Shapes, prefixed, under
+from gantry.agents.ladder.agent import Shapes, prefixed, under
 from gantry.agents.models.ensemble import Ensemble, EnsembleConfig, FitResult, mean_and_std
 from gantry.agents.models.kinematics import LearnedKinematics
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import silu, softplus
 
 from gantry.agents.parts.adam import Adam
-from gantry.agents.agent import Shapes, require, require_network
+from gantry.agents.ladder.agent import Shapes
+from gantry.agents.parts.validation import require, require_network
 from gantry.errors import GantryError
 
 MIN_STD = 1e-6

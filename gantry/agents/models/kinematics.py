@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from gantry.agents.agent import Shapes
+from gantry.agents.ladder.agent import Shapes
 from gantry.errors import GantryError
 
 MAX_ANGLES = 7

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gantry.agents.agent import require
+from gantry.agents.parts.validation import require
 from gantry.agents.models.model_rollouts import Model, ModelRollouts
 from gantry.agents.optimizers.categorical import CategoricalCrossEntropy
 from gantry.agents.optimizers.cross_entropy import CrossEntropy

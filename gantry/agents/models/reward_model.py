@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from gantry.agents.parts.adam import Adam
-from gantry.agents.agent import Shapes, prefixed, under
+from gantry.agents.ladder.agent import Shapes, prefixed, under
 from gantry.agents.parts.networks import MLP, layer_shapes
 from gantry.agents.models.dataset import Transitions
 from gantry.agents.models.ensemble import Ensemble, EnsembleConfig, mean_and_std

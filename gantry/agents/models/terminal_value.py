@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gantry.agents.parts.adam import Adam
-from gantry.agents.agent import Shapes
+from gantry.agents.ladder.agent import Shapes
 from gantry.agents.models.ensemble import Ensemble, EnsembleConfig
 from gantry.agents.models.dataset import Transitions
 

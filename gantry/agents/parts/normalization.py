@@ -1,4 +1,4 @@
-"""Running statistics that bring observations and rewards to unit scale.
+"""Running statistics that scale observations and rewards to unit variance.
 
 Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979,
 equation 2.1 (which, for a batch of one, is Welford's update).
@@ -12,17 +12,17 @@ from gantry.agents.parts.advantages import discounted_sums
 
 
 def moment_shapes(size: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Names, shapes and types of what `RunningMoments.state` returns for vectors of `size` numbers."""
+    """Return names, shapes and types of `RunningMoments.state` for vectors of `size` numbers."""
     return {"mean": ((size,), torch.float64), "variance": ((size,), torch.float64), "count": ((), torch.int64)}
 
 
 class RunningMoments:
-    """Mean and variance of all vectors seen so far, merged batch by batch in double precision.
+    """Running mean and variance of vectors, merged batch by batch in double precision.
 
     Attributes:
         mean: (d,) float64.
         variance: (d,) float64, of the population (divided by the count); 1 until something was seen.
-        count: how many vectors were seen.
+        count: number of vectors seen.
     """
 
     def __init__(self, size: int) -> None:
@@ -31,13 +31,13 @@ class RunningMoments:
         self.count = 0
 
     def update(self, batch: NDArray[np.floating]) -> None:
-        """Merge `batch` (k, d) into the statistics."""
+        """Merge a batch (k, d) into the statistics."""
         added = len(batch)
         if added == 0:
             return
         batch_mean = batch.mean(axis=0, dtype=np.float64)
-        centred = batch - batch_mean
-        batch_variance = np.einsum("kd,kd->d", centred, centred) / added
+        centered = batch - batch_mean
+        batch_variance = np.einsum("kd,kd->d", centered, centered) / added
         if self.count == 0:
             self.mean, self.variance, self.count = batch_mean, batch_variance, added
             return
@@ -51,7 +51,7 @@ class RunningMoments:
         self.count = total
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The statistics as tensors: mean (d,), variance (d,), count ()."""
+        """Return the statistics as tensors: mean (d,), variance (d,), count ()."""
         return {
             "mean": torch.from_numpy(self.mean.copy()),
             "variance": torch.from_numpy(self.variance.copy()),
@@ -59,14 +59,14 @@ class RunningMoments:
         }
 
     def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take over what `state` returned."""
+        """Restore what `state` returned."""
         self.mean = tensors["mean"].numpy().copy()
         self.variance = tensors["variance"].numpy().copy()
         self.count = int(tensors["count"])
 
 
 class ObservationNormalizer:
-    """Observations shifted and scaled to zero mean and unit variance, clipped to ±`limit`; or left as they are.
+    """Shift and scale observations to zero mean and unit variance and clip them to ±`limit`; if not `enabled`, pass them.
 
     The statistics change only when `update` is called, so that a rollout and the learning from it see the same scale.
     """
@@ -98,21 +98,21 @@ class ObservationNormalizer:
             self._refresh()
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The statistics as tensors."""
+        """Return the statistics as tensors."""
         return self.moments.state()
 
     def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take over what `state` returned."""
+        """Restore what `state` returned."""
         self.moments.load_state(tensors)
         self._refresh()
 
 
 class ReturnNormalizer:
-    """Rewards divided by the running standard deviation of the discounted return; or left as they are.
+    """Divide rewards by the running standard deviation of the discounted return; if not `enabled`, pass them.
 
-    Dividing alone, without a shift, keeps the sign of rewards and so the meaning of ending an episode early.
-    The discounted return is summed forwards in time (`discounted_sums`), as is customary since OpenAI's baselines:
-    cheap, and of the same scale as the true one.
+    There is no shift: it would change the sign of rewards, and so what ending an episode early means. The discounted
+    return is summed forward in time (`discounted_sums`), as is customary since OpenAI's baselines: cheap, and of the
+    same scale as the true one.
     """
 
     def __init__(self, num_envs: int, gamma: float, enabled: bool, limit: float = 10.0, epsilon: float = 1e-8) -> None:
@@ -125,31 +125,31 @@ class ReturnNormalizer:
 
     @property
     def scale(self) -> np.float32:
-        """What rewards are divided by."""
+        """The number that rewards are divided by."""
         return np.float32(np.sqrt(self.moments.variance[0] + self.epsilon)) if self.enabled else np.float32(1.0)
 
     def apply(
-        self, rewards: NDArray[np.float32], done: NDArray[np.bool_], valid: NDArray[np.bool_] | None
+        self, rewards: NDArray[np.float32], done: NDArray[np.bool_], mask: NDArray[np.bool_]
     ) -> NDArray[np.float32]:
         """Merge a rollout into the statistics and return its rewards (T, n), scaled and clipped.
 
         Args:
             rewards: (T, n).
             done: (T, n) the episode ended with this step.
-            valid: (T, n) false where a row is no transition (a reset), or None where all are.
+            mask: (T, n) steps that count.
         """
         if not self.enabled:
             return rewards
         sums, self.sums = discounted_sums(rewards.astype(np.float64), done, self.sums, self.gamma)
-        self.moments.update((sums if valid is None else sums[valid]).reshape(-1, 1))
+        self.moments.update(sums[mask].reshape(-1, 1))
         scaled = rewards / self.scale
         return np.clip(scaled, -self.limit, self.limit, out=scaled)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The statistics and the running sums as tensors."""
+        """Return the statistics and the running sums as tensors."""
         return {**self.moments.state(), "sums": torch.from_numpy(self.sums.copy())}
 
     def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take over what `state` returned; without "sums" (a saved policy has none) they start at 0."""
+        """Restore what `state` returned."""
         self.moments.load_state(tensors)
-        self.sums = tensors["sums"].numpy().copy() if "sums" in tensors else np.zeros_like(self.sums)
+        self.sums = tensors["sums"].numpy().copy()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gantry.agents.parts.vector_stepper import Transition
+from gantry.agents.ladder.stepping import Transition
 from gantry.errors import GantryError
 
 

@@ -1,45 +1,224 @@
-"""Preallocated storage of a rollout: T steps of n environments, seen by NumPy and PyTorch alike without copies."""
+"""Rollouts: what the present policy did in many environments at once, stored to be learned from.
+
+Everything is allocated by PyTorch, whose memory is aligned the same in every run: matrix libraries may round
+differently by alignment, and two runs of one seed must agree to the last bit.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
+from gantry.agents.parts.policy import Policy
+from gantry.agents.parts.vector_stepper import Transition, VectorStepper
+
+CHUNK = 4096
+"""Observations that the critic values at once after a rollout: enough to be quick, few enough to stay in the cache."""
 
 
 class RolloutBuffer:
-    """Arrays of a rollout, (T, n, …), written step by step and read once.
-
-    Everything is allocated by PyTorch, whose memory is aligned the same in every run: matrix libraries may round
-    differently by alignment, and two runs of one seed must agree to the last bit.
+    """Arrays of T steps of n environments, written step by step.
 
     Attributes:
-        observations: (T + 1, n, d) float32 as the environment gave them; row T is where the next rollout starts.
+        observations: (T + 1, n, d) float32 as the environment gave them; step T is where the next rollout starts.
         inputs: (T + 1, n, d) float32, the same as the networks see them (normalized).
-        outputs: (T, n, K) float32, what the actor network returned.
-        actions: (T, n, A) float32 or (T, n) int64, what the policy's head drew.
-        rewards, terminated, done, valid: (T, n); `valid` is false where a row is no transition to learn from.
+        outputs: (T, n, K) float32, what the policy's network returned.
+        samples: (T, n, A) float32 or (T, n) int64, what the policy's distribution sampled.
+        rewards, terminated, done: (T, n) as `Transition` has them.
+        mask: (T, n) false where a step is not to be learned from.
     """
 
-    ARRAYS = ("inputs", "outputs", "actions", "observations", "rewards", "terminated", "done", "valid")
-
-    def __init__(self, steps: int, num_envs: int, observation_size: int, output_size: int, continuous: bool) -> None:
-        self.inputs = torch.zeros(steps + 1, num_envs, observation_size)
-        self.outputs = torch.zeros(steps, num_envs, output_size)
-        self.actions = (
-            torch.zeros(steps, num_envs, output_size) if continuous else torch.zeros(steps, num_envs, dtype=torch.int64)
-        )
-        self.observations = np.zeros((steps + 1, num_envs, observation_size), np.float32)
-        self.rewards = np.zeros((steps, num_envs), np.float32)
-        self.terminated = np.zeros((steps, num_envs), np.bool_)
-        self.done = np.zeros((steps, num_envs), np.bool_)
-        self.valid = np.ones((steps, num_envs), np.bool_)
+    def __init__(self, steps: int, num_envs: int, policy: Policy) -> None:
+        size, outputs = policy.observations.size, policy.distribution.output_size
+        self.inputs = torch.zeros(steps + 1, num_envs, size)
         self.inputs_view = self.inputs.numpy()
-        """A NumPy view of the tensor of the same name."""
+        self.outputs = torch.zeros(steps, num_envs, outputs)
+        self.samples = torch.zeros(steps, num_envs, *((outputs,) if policy.actions.continuous else ()))
+        if not policy.actions.continuous:
+            self.samples = self.samples.to(torch.int64)
+        self.observations = np.zeros((steps + 1, num_envs, size), np.float32)
+        self.rewards = np.zeros((steps, num_envs), np.float32)
+        self.terminated, self.done, self.mask = np.zeros((3, steps, num_envs), np.bool_)
 
-    def doubled(self) -> "RolloutBuffer":
-        """A buffer for twice the steps that begins with what is in this one."""
-        steps, num_envs = self.rewards.shape
-        continuous = self.actions.is_floating_point()
-        longer = RolloutBuffer(2 * steps, num_envs, self.inputs.shape[2], self.outputs.shape[2], continuous)
-        for name in self.ARRAYS:
-            begun = getattr(self, name)
-            getattr(longer, name)[: len(begun)] = begun
-        return longer
+    def step(
+        self,
+        time: int,
+        stepper: VectorStepper,
+        policy: Policy,
+        noise: torch.Tensor,
+        budget: int,
+        only: NDArray[np.bool_] | None = None,
+    ) -> Transition:
+        """Take one vector step with the policy and store it.
+
+        Args:
+            time: index of the step, 0 to T - 1.
+            stepper: steps the environments.
+            policy: acts.
+            noise: (n, K) for its distribution.
+            budget: environment steps that may still be counted.
+            only: (n,) environments whose step counts; None: all.
+        """
+        if time == 0:
+            self._observe(0, stepper, policy)
+        output = policy.network(self.inputs[time].to(policy.device))
+        self.outputs[time] = output
+        self.samples[time] = policy.distribution.sample(output, noise)
+        actions = policy.actions.to_environment(policy.distribution.action(self.samples[time]).numpy())
+        transition = stepper.step(actions, budget, only)
+        self.rewards[time] = transition.rewards
+        self.terminated[time] = transition.terminated
+        self.done[time] = transition.done
+        self.mask[time] = transition.mask
+        self._observe(time + 1, stepper, policy)
+        return transition
+
+    def _observe(self, time: int, stepper: VectorStepper, policy: Policy) -> None:
+        self.observations[time] = stepper.observation
+        policy.normalizer.apply(stepper.observation, self.inputs_view[time])
+
+
+@dataclass
+class Batch:
+    """The transitions of a rollout that count, flattened to N."""
+
+    inputs: torch.Tensor  # (N, d)
+    samples: torch.Tensor  # (N, A) or (N,)
+    log_prob: torch.Tensor  # (N,) under the policy that acted
+    advantage: torch.Tensor  # (N,)
+    target: torch.Tensor  # (N,) λ-return
+    value: torch.Tensor  # (N,) at the time of the rollout
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        """Return the batch with every column changed by a function."""
+        return Batch(*(change(getattr(self, field.name)) for field in fields(self)))
+
+
+@dataclass
+class Rollout:
+    """T steps of n environments.
+
+    Attributes:
+        buffer: arrays that hold the steps; may hold more than T.
+        length: T.
+        policy: that acted.
+        finals: for each step at which episodes ended: the step, the environments (k,), and the last observations (k, d).
+    """
+
+    buffer: RolloutBuffer
+    length: int
+    policy: Policy
+    finals: list[tuple[int, NDArray[np.int64], NDArray[np.float32]]]
+
+    @property
+    def rewards(self) -> NDArray[np.float32]:
+        """(T, n)."""
+        return self.buffer.rewards[: self.length]
+
+    @property
+    def terminated(self) -> NDArray[np.bool_]:
+        """(T, n) whether an episode ended in a terminal state."""
+        return self.buffer.terminated[: self.length]
+
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """(T, n) whether an episode ended, terminated or truncated."""
+        return self.buffer.done[: self.length]
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(T, n) whether a step is to be learned from."""
+        return self.buffer.mask[: self.length]
+
+    @property
+    def ends(self) -> NDArray[np.bool_]:
+        """(T, n) whether an advantage stops here: an episode ended, or the next step does not count."""
+        ends = self.done.copy()
+        ends[:-1] |= ~self.mask[1:]
+        return ends
+
+    @property
+    def observations(self) -> NDArray[np.float32]:
+        """(N, d) the observations of the steps that count, not normalized."""
+        return self.buffer.observations[: self.length][self.mask]
+
+    def values(
+        self, critic: Callable[[torch.Tensor], torch.Tensor]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return V(s_t) and V(s_{t+1}), (T, n) each.
+
+        Where an episode ended, s_{t+1} is its last observation before the reset, not the next episode's first.
+        """
+
+        def value(inputs: torch.Tensor) -> NDArray[np.float32]:
+            parts = [critic(chunk.to(self.policy.device)) for chunk in torch.split(inputs, CHUNK)]
+            return torch.cat(parts).reshape(-1).cpu().numpy()
+
+        inputs = self.buffer.inputs[: self.length + 1]
+        with torch.no_grad():
+            values = value(inputs.flatten(0, 1)).reshape(self.length + 1, -1)
+            next_values = values[1:].copy()
+            if self.finals:
+                last = value(self.policy.inputs(np.concatenate([observations for *_, observations in self.finals])))
+                steps = np.concatenate([np.full(len(envs), step) for step, envs, _ in self.finals])
+                next_values[steps, np.concatenate([envs for _, envs, _ in self.finals])] = last
+        return values[:-1], next_values
+
+    def batch(self, values: NDArray[np.float32], advantages: NDArray[np.float32]) -> Batch:
+        """Return the transitions that count, with values V(s_t) and advantages (T, n), on the policy's device."""
+        outputs, samples = (part[: self.length].flatten(0, 1) for part in (self.buffer.outputs, self.buffer.samples))
+        device, flat_values = self.policy.device, torch.from_numpy(values.reshape(-1))
+        flat_advantages = torch.from_numpy(advantages.reshape(-1))
+        with torch.no_grad():
+            log_prob = self.policy.distribution.log_prob(outputs.to(device), samples.to(device)).cpu()
+        inputs = self.buffer.inputs[: self.length].flatten(0, 1)
+        batch = Batch(inputs, samples, log_prob, flat_advantages, flat_values + flat_advantages, flat_values)
+        if not self.mask.all():
+            kept = torch.from_numpy(np.flatnonzero(self.mask))
+            batch = batch.map(lambda column: column.index_select(0, kept))
+        return batch.map(lambda column: column.to(device))
+
+
+class RolloutCollector:
+    """Lets a policy act for T steps at a time.
+
+    Args:
+        stepper: steps the environments.
+        policy: acts.
+        steps: T.
+        generator: of the actions' randomness.
+    """
+
+    def __init__(self, stepper: VectorStepper, policy: Policy, steps: int, generator: torch.Generator) -> None:
+        self.stepper, self.policy, self.steps, self._generator = stepper, policy, steps, generator
+        self._buffer = RolloutBuffer(steps, stepper.num_envs, policy)
+
+    def collect(self, budget: int) -> Rollout:
+        """Take T vector steps, or as many as the budget of environment steps allows; the next call overwrites them."""
+        policy, stepper = self.policy, self.stepper
+        last = stepper.steps + budget
+        noise = policy.distribution.noise((self.steps, stepper.num_envs), self._generator).to(policy.device)
+        finals, length = [], 0
+        with torch.no_grad():
+            while length < self.steps and stepper.steps < last:
+                transition = self._buffer.step(length, stepper, policy, noise[length], last - stepper.steps)
+                if len(transition.final_envs):
+                    finals.append((length, transition.final_envs, transition.final_observations))
+                length += 1
+        return Rollout(self._buffer, length, policy, finals)
+
+
+def standardized(values: torch.Tensor) -> torch.Tensor:
+    """Return values (B,) shifted and scaled to mean 0 and standard deviation 1; a single value stays as it is."""
+    if len(values) < 2:
+        return values
+    std, mean = torch.std_mean(values)
+    return (values - mean) / (std + 1e-8)
+
+
+def minibatches(columns: Sequence[torch.Tensor], order: torch.Tensor, parts: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Split columns (N, …), in the order of a permutation (N,), into `parts` minibatches of nearly equal size."""
+    shuffled = [torch.tensor_split(column.index_select(0, order), parts) for column in columns]
+    return zip(*shuffled, strict=True)

@@ -1,10 +1,10 @@
-"""Which spaces agents handle, observations as vectors, a policy's numbers as actions, and spaces as JSON.
+"""The spaces that agents handle: observations as vectors, a policy's numbers as actions.
 
-Observations are Boxes, Discrete, or dictionaries of these; actions are Boxes or Discrete. JSON, so that reading a saved
-policy executes nothing.
+Observations are Boxes, Discrete, or dictionaries of these; actions are Boxes or Discrete.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
@@ -18,15 +18,29 @@ Discrete = gymnasium.spaces.Discrete
 Dictionary = gymnasium.spaces.Dict
 
 MOST_CATEGORIES = 65536
-"""Largest Discrete observation that becomes a vector of zeros and a one."""
+"""Largest Discrete observation that is one-hot encoded."""
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """The spaces of an environment, in its place for a policy that only acts."""
+
+    single_observation_space: gymnasium.Space[Any]
+    single_action_space: gymnasium.Space[Any]
+    num_envs: int = 1
+
+    @property
+    def unwrapped(self) -> "Spaces":
+        """Itself."""
+        return self
 
 
 def check_spaces(observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> None:
     """Refuse spaces that no agent can handle.
 
     Raises:
-        GantryError: the observation space is no non-empty Box, Discrete or dictionary of these, or the action space
-            neither a non-empty Box nor Discrete.
+        GantryError: the observation space is not a non-empty Box, Discrete or dictionary of these, or the action space
+            is neither a non-empty Box nor Discrete.
     """
     parts = observation_space.spaces.values() if isinstance(observation_space, Dictionary) else [observation_space]
     if not parts or not all(_becomes_a_vector(part) for part in parts):
@@ -49,14 +63,14 @@ def _becomes_a_vector(space: gymnasium.Space[Any]) -> bool:
 
 
 class ObservationMap:
-    """From an environment's observations to vectors of float32, which is all that agents see.
+    """Map an environment's observations to float32 vectors, which is all that agents see.
 
-    A Box is flattened, a Discrete observation becomes a vector of zeros and a one, and the parts of a dictionary are
-    put one after another in the order of the space.
+    A Box is flattened, a Discrete observation one-hot encoded, and the parts of a dictionary are concatenated in the
+    order of the space.
 
     Attributes:
         size: length d of the vectors.
-        slices: of a dictionary's parts, by key.
+        slices: where the parts of a dictionary are, by key.
     """
 
     def __init__(self, space: gymnasium.Space[Any]) -> None:
@@ -76,7 +90,7 @@ class ObservationMap:
             self.size = math.prod(space.shape or ())
 
     def vectors(self, observations: Any) -> NDArray[np.float32]:
-        """(k, d) float32 of a batch of k observations, always a copy: environments may reuse their buffers."""
+        """Return (k, d) float32 of a batch of k observations, always a copy: environments may reuse their buffers."""
         if self._parts:
             return np.concatenate([part.vectors(observations[key]) for key, part in self._parts.items()], axis=1)
         if isinstance(self._space, Discrete):
@@ -85,20 +99,20 @@ class ObservationMap:
         return np.array(observations, np.float32).reshape(len(observations), self.size)
 
     def given(self, observation: Any) -> tuple[NDArray[np.float32], bool]:
-        """Check one observation or a batch of them, of whatever origin.
+        """Check one observation or a batch of them, from outside.
 
         Returns:
             (k, d) float32 vectors, and whether it was a single one.
 
         Raises:
-            GantryError: another shape, no numbers, NaN or infinity, or no category of a Discrete space.
+            GantryError: a wrong shape, not numbers, NaN or infinity, or not a category of a Discrete space.
         """
         if self._parts:
             if not isinstance(observation, dict) or set(observation) != set(self._parts):
                 raise GantryError(f"the observation must be a dictionary of {', '.join(self._parts)}")
             given = [part.given(observation[key]) for key, part in self._parts.items()]
             if len({(len(rows), single) for rows, single in given}) != 1:
-                raise GantryError("the parts of the observation do not have the same number of rows")
+                raise GantryError("the parts of the observation differ in number")
             return np.concatenate([rows for rows, _ in given], axis=1), given[0][1]
         try:
             numbers = np.asarray(observation, np.float32)
@@ -118,12 +132,11 @@ class ObservationMap:
 
 
 class ActionMap:
-    """From a policy's own actions to the environment's.
+    """Map a policy's actions to the environment's.
 
-    A Box with finite bounds is met in units of its half-width about its centre, so that -1 and 1 are the bounds and
-    one initial exploration suits every environment; what lies beyond is clipped when it is sent, not when it is
-    learned from. Unbounded dimensions, and with `own_units` all, pass through. Discrete actions are counted from the
-    space's start.
+    A Box with finite bounds is scaled so that -1 and 1 are the bounds, which makes one initial exploration suit every
+    environment; actions beyond are clipped when sent, not when learned from. Unbounded dimensions, and with
+    `scaled=False` all of them, pass through. Discrete actions count from the space's start.
 
     Attributes:
         continuous: the space is a Box.
@@ -131,7 +144,7 @@ class ActionMap:
         size: dimensions of a Box action, or the number of Discrete actions.
     """
 
-    def __init__(self, space: gymnasium.Space[Any], own_units: bool = False) -> None:
+    def __init__(self, space: gymnasium.Space[Any], scaled: bool = True) -> None:
         self.bounded = isinstance(space, Box) and space.is_bounded()
         self.continuous = isinstance(space, Box)
         if isinstance(space, Box):
@@ -139,10 +152,10 @@ class ActionMap:
             self.dtype: Any = space.dtype
             self.size = math.prod(space.shape)
             low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
-            bounded = np.isfinite(low) & np.isfinite(high) & (not own_units)
+            bounded = np.isfinite(low) & np.isfinite(high) & scaled
             with np.errstate(invalid="ignore"):  # infinite bounds are replaced right here
-                self._centre = np.where(bounded, (low + high) / 2, 0.0).astype(np.float32)
-                self._half = np.where(bounded, (high - low) / 2, 1.0).astype(np.float32)
+                self._center = np.where(bounded, (low + high) / 2, 0.0).astype(np.float32)
+                self._scale = np.where(bounded, (high - low) / 2, 1.0).astype(np.float32)
             self._low, self._high = low.astype(space.dtype), high.astype(space.dtype)
         elif isinstance(space, Discrete):
             self.shape = ()
@@ -151,50 +164,8 @@ class ActionMap:
             self._start = int(space.start)
 
     def to_environment(self, actions: NDArray[Any]) -> NDArray[Any]:
-        """Policy actions, (k, size) float32 or (k,) integers → environment actions (k, *shape)."""
+        """Return environment actions (k, *shape) for policy actions (k, size) float32 or (k,) integers."""
         if not self.continuous:
             return (actions + self._start).astype(self.dtype)
-        scaled = (actions * self._half + self._centre).astype(self.dtype)
+        scaled = (actions * self._scale + self._center).astype(self.dtype)
         return np.clip(scaled, self._low, self._high, out=scaled).reshape(len(actions), *self.shape)
-
-
-def space_to_json(space: gymnasium.Space[Any]) -> dict[str, Any]:
-    """Describe a Box, a Discrete space or a dictionary of them in JSON values; an infinite bound becomes null."""
-    if isinstance(space, Dictionary):
-        return {"type": "dictionary", "spaces": {key: space_to_json(part) for key, part in space.items()}}
-    if isinstance(space, Discrete):
-        return {"type": "discrete", "n": int(space.n), "start": int(space.start)}
-    assert isinstance(space, Box)
-    bounds = {
-        name: [float(bound) if math.isfinite(bound) else None for bound in values.reshape(-1)]
-        for name, values in (("low", space.low), ("high", space.high))
-    }
-    return {"type": "box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
-
-
-def space_from_json(description: Any) -> gymnasium.Space[Any]:
-    """The space that `space_to_json` described.
-
-    Raises:
-        ValueError, TypeError, KeyError: it describes none.
-    """
-    if description["type"] == "dictionary":
-        return Dictionary({str(key): space_from_json(part) for key, part in description["spaces"].items()})
-    if description["type"] == "discrete":
-        return Discrete(int(description["n"]), start=int(description["start"]))
-    if description["type"] != "box":
-        raise ValueError(f"unknown space {description['type']!r}")
-    shape = tuple(int(length) for length in description["shape"])
-    dtype = np.dtype(str(description["dtype"]))
-    if not (np.issubdtype(dtype, np.floating) or np.issubdtype(dtype, np.integer)):
-        raise ValueError(f"no numeric type: {dtype}")
-
-    def bound(name: str, infinite: float) -> NDArray[Any]:
-        values = [infinite if value is None else float(value) for value in description[name]]
-        return np.array(values, np.float64).reshape(shape)
-
-    low, high = bound("low", -math.inf), bound("high", math.inf)
-    # Gymnasium takes infinite bounds for integer types too, but only uncast.
-    if np.issubdtype(dtype, np.floating):
-        low, high = low.astype(dtype), high.astype(dtype)
-    return Box(low, high, shape=shape, dtype=dtype.type)

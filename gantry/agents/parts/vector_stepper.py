@@ -1,40 +1,30 @@
-"""One way to step any Gymnasium vector environment, whatever its autoreset mode, and to count its episodes."""
+"""One way to step any Gymnasium vector environment, whatever its autoreset mode, and to count its steps and episodes."""
 
-import math
-from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.parts.spaces import ObservationMap
+from gantry.agents.parts.checkpoint import Tensors, prefixed, under
+from gantry.agents.parts.episode_statistics import EpisodeStatistics
+from gantry.agents.parts.spaces import ObservationMap, Spaces
 from gantry.errors import GantryError
 
 
-def open_environment(env_or_id: VectorEnv | str, num_envs: int, env_kwargs: dict[str, Any] | None = None) -> VectorEnv:
-    """The vector environment itself, or for an id `num_envs` copies of it.
+@runtime_checkable
+class ResumableEnv(Protocol):
+    """A vector environment that hands out its whole state, by name, and takes it back mid-episode."""
 
-    Raises:
-        GantryError: no such id, or the environment cannot be made, or it is no vector environment.
-    """
-    if isinstance(env_or_id, VectorEnv):
-        return env_or_id
-    if not isinstance(env_or_id, str):
-        kind = type(env_or_id).__name__
-        raise GantryError(f"agents learn from a gymnasium VectorEnv or an id, not {kind}; use gymnasium.make_vec")
-    try:
-        if gymnasium.spec(env_or_id).vector_entry_point is not None:
-            return gymnasium.make_vec(env_or_id, num_envs, **(env_kwargs or {}))
-        return gymnasium.make_vec(
-            env_or_id, num_envs, "sync", vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP}, **(env_kwargs or {})
-        )
-    except (gymnasium.error.Error, ImportError, TypeError) as error:
-        line = " ".join(str(error).split())
-        raise GantryError(f"cannot make the environment {env_or_id!r}: {line}") from error
+    def get_state(self) -> dict[str, NDArray[Any]]:
+        """Return the state."""
+        ...
+
+    def set_state(self, state: dict[str, NDArray[Any]]) -> None:
+        """Restore the state."""
+        ...
 
 
 @dataclass
@@ -43,253 +33,226 @@ class Transition:
 
     Attributes:
         rewards: (n,) float32.
-        terminated: (n,) ended in a terminal state.
+        terminated: (n,) the episode ended in a terminal state.
         done: (n,) the episode ended, terminated or truncated.
-        final_rows: (k,) indices of the rows where `done`.
-        final_observations: (k, d) float32, the last observations of those episodes.
-        valid: (n,) false where the step only reset an environment (NEXT_STEP), or None where all are transitions.
+        mask: (n,) false where the step is not to be learned from: it only reset an environment (NEXT_STEP autoreset),
+            or is beyond the budget.
+        final_envs: (k,) indices of the environments where `done`.
+        final_observations: (k, d) float32, the last observations of those episodes, before any reset.
     """
 
     rewards: NDArray[np.float32]
     terminated: NDArray[np.bool_]
     done: NDArray[np.bool_]
-    final_rows: NDArray[np.int64]
+    mask: NDArray[np.bool_]
+    final_envs: NDArray[np.int64]
     final_observations: NDArray[np.float32]
-    valid: NDArray[np.bool_] | None
 
 
 class VectorStepper:
-    """Steps a vector environment, SAME_STEP, NEXT_STEP or DISABLED alike, and hands out flat float32 observations.
+    """Steps a vector environment (SAME_STEP, NEXT_STEP or DISABLED autoreset) and hands out flat observations.
 
     With `stagger` the first episodes are cut short (as truncations) at evenly spread times, so that the environments
-    do not all run through their episodes in step: a batch then holds every phase of an episode. It needs a known time
-    limit (`spec.max_episode_steps`); rows are reset through the `reset_mask` option of Gymnasium's vector reset. An
-    environment that resets all its rows instead is met by taking every row as truncated, once, and staggering no more.
+    do not run through their episodes in phase. That needs a known time limit (`spec.max_episode_steps`); environments
+    are reset through the `reset_mask` option of Gymnasium's vector reset. An environment that ignores the option and
+    resets everything counts as truncated everywhere, once, and staggering ends.
+
+    Args:
+        env: the environment, or the spaces alone for a policy that only acts.
+        seed: of the environment's first reset.
+        stagger: whether to stagger first episodes.
 
     Attributes:
-        env: the environment.
         observation: (n, d) float32, where the next step starts; treat as read-only.
+        steps: environment steps so far that count.
+        episodes: statistics of the finished episodes.
+        restarted: the episodes under way began without the ones before having ended.
     """
 
-    def __init__(self, env: VectorEnv, stagger: bool = False) -> None:
+    def __init__(self, env: VectorEnv | Spaces, seed: int, stagger: bool = False) -> None:
         self.env = env
         self.num_envs = env.num_envs
-        self._map = ObservationMap(env.single_observation_space)
-        self._flat = self._map.vectors
-        self.size = self._map.size
-        mode = env.metadata.get("autoreset_mode")
-        try:
-            self.mode = AutoresetMode(mode)
-        except ValueError:
-            raise GantryError(
-                f"the vector environment's metadata['autoreset_mode'] is {mode!r}; set it to a gymnasium AutoresetMode"
-            ) from None
-        limit = getattr(env.spec, "max_episode_steps", None)
+        self._observations = ObservationMap(env.single_observation_space)
+        self.mode, limit = AutoresetMode.SAME_STEP, 0
+        if isinstance(env, VectorEnv):
+            self.mode = _autoreset_mode(env)
+            limit = (env.spec.max_episode_steps if env.spec is not None else None) or 0
         self.stagger = bool(stagger and limit and self.num_envs > 1)
-        # Row i is cut after so many steps; the last row's cut is the time limit itself.
-        self._cuts = np.arange(1, self.num_envs + 1) * int(limit or 0) // self.num_envs
-        self.observation = np.zeros((self.num_envs, self.size), np.float32)
-        self._all_valid_next = True
-        self._needs_reset = np.zeros(self.num_envs, np.bool_)  # NEXT_STEP: the coming step resets these rows
+        # Environment i is cut after so many steps; the last one's cut is the time limit itself.
+        self._cuts = np.arange(1, self.num_envs + 1) * limit // self.num_envs
+        self.observation = np.zeros((self.num_envs, self._observations.size), np.float32)
+        self.steps = 0
+        self.episodes = EpisodeStatistics(self.num_envs)
+        self.restarted = True
+        self._seed, self._seeded = seed, False
+        self._must_reset = np.zeros(self.num_envs, np.bool_)  # NEXT_STEP: the coming step resets these
         self._first_episode = np.ones(self.num_envs, np.bool_)
-        self._steps = 0
+        self._vector_steps = 0
+        self._copy: Tensors = {}
 
-    def reset(self, seed: int | None) -> None:
-        """Begin all episodes anew; None goes on with the random streams in use."""
-        observation, _ = self.env.reset(seed=seed)
-        self.observation = self._flat(observation)
-        self._needs_reset[:] = False
-        self._all_valid_next = True
-        self._first_episode[:] = True
-        self._steps = 0
+    def _reset(self, **settings: Any) -> NDArray[np.float32]:
+        assert isinstance(self.env, VectorEnv)
+        return self._observations.vectors(self.env.reset(**settings)[0])
 
-    def restart(self) -> None:
-        """Begin all episodes anew, going on with the environment's random streams."""
-        observation, _ = self.env.reset()
-        self.observation = self._flat(observation)
-        self._needs_reset[:] = False
-        self._all_valid_next = True
+    def begin_episodes(self) -> None:
+        """Reset the environment with its seed, unless episodes are already under way."""
+        if not self._seeded:
+            self.restart(self._seed)
+            self._first_episode[:] = True
+            self._vector_steps = 0
+            self._seeded = True
 
-    @property
-    def pending_resets(self) -> NDArray[np.bool_]:
-        """(n,) the coming step only resets these rows; it is no transition."""
-        return self._needs_reset
+    def restart(self, seed: int | None = None) -> None:
+        """Begin all episodes anew; without a seed the environment's random streams continue."""
+        self.observation = self._reset(seed=seed)
+        self._must_reset[:] = False
+        self.restarted = True
+        self.episodes.abandon()
 
-    def step(self, actions: NDArray[Any]) -> tuple[Transition, dict[str, Any]]:
-        """Step with environment actions (n, *action shape); returns the transition and Gymnasium's infos."""
-        raw, reward, terminated, truncated, infos = self.env.step(actions)
-        observation = self._flat(raw)
-        done = np.logical_or(terminated, truncated)
-        valid = None if self._all_valid_next else ~self._needs_reset
-        if valid is not None:
-            done &= valid
-        rewards = np.asarray(reward, np.float32)
-        self._steps += 1
-        rows = np.flatnonzero(done)
-        if len(rows) == 0:
+    def step(
+        self, actions: NDArray[Any], budget: int | None = None, only: NDArray[np.bool_] | None = None
+    ) -> Transition:
+        """Take one vector step.
+
+        Args:
+            actions: (n, *action shape), the environment's own.
+            budget: steps that may still be counted; environments beyond it are masked out. None: no limit.
+            only: (n,) environments whose step counts; None: all.
+        """
+        assert isinstance(self.env, VectorEnv)
+        mask = ~self._must_reset
+        if only is not None:
+            mask &= only
+        if budget is not None and budget < self.num_envs:
+            mask &= np.cumsum(mask) <= budget
+        raw, rewards, terminated, truncated, infos = self.env.step(actions)
+        observation = self._observations.vectors(raw)
+        done = np.logical_or(terminated, truncated) & ~self._must_reset
+        self._vector_steps += 1
+        ended = np.flatnonzero(done)
+        if len(ended) == 0:
             final = observation[:0]
         elif self.mode == AutoresetMode.SAME_STEP:
-            final = self._final_observations(infos, rows)
+            final = self._final_observations(infos, ended)
         else:
-            final = observation[rows]
+            final = observation[ended]
             if self.mode == AutoresetMode.DISABLED:
-                observation = self._flat(self.env.reset(options={"reset_mask": done})[0])
+                observation = self._reset(options={"reset_mask": done})
         if self.mode == AutoresetMode.NEXT_STEP:
-            self._needs_reset = done.copy()
-            self._all_valid_next = len(rows) == 0
-        transition = Transition(rewards, np.asarray(terminated, np.bool_), done, rows, final, valid)
+            self._must_reset = done.copy()
         self.observation = observation
-        if self.stagger:
-            self._cut(transition, infos)
-        return transition, infos
+        transition = Transition(
+            np.asarray(rewards, np.float32), np.asarray(terminated, np.bool_), done, mask, ended, final
+        )
+        cut = self._cut(transition) if self.stagger else np.zeros(self.num_envs, np.bool_)
+        self.restarted = False
+        self.steps += int(np.count_nonzero(mask))
+        self.episodes.add(transition.rewards, mask, transition.final_envs, cut, _success(infos))
+        return transition
 
-    def _final_observations(self, infos: dict[str, Any], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(k, d) last observations of `rows`: from an object array of arrays (Gymnasium's) or one (n, d) array."""
+    def _final_observations(self, infos: dict[str, Any], envs: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the last observations (k, d) of `envs`, given as an object array of arrays or as one (n, d) array."""
         final = infos.get("final_obs")
         if final is None:
             raise GantryError("the vector environment resets in the same step but its infos hold no 'final_obs'")
         if isinstance(final, dict):
-            return self._flat({key: part[rows] for key, part in final.items()})
+            return self._observations.vectors({key: part[envs] for key, part in final.items()})
         if isinstance(final, np.ndarray) and final.dtype != object:
-            return self._flat(final[rows])
-        if isinstance(final[rows[0]], dict):
-            return self._flat({key: np.stack([final[row][key] for row in rows]) for key in final[rows[0]]})
-        return self._flat(np.stack([final[row] for row in rows]))
+            return self._observations.vectors(final[envs])
+        if isinstance(final[envs[0]], dict):
+            stacked = {key: np.stack([final[env][key] for env in envs]) for key in final[envs[0]]}
+            return self._observations.vectors(stacked)
+        return self._observations.vectors(np.stack([final[env] for env in envs]))
 
-    def _cut(self, transition: Transition, infos: dict[str, Any]) -> None:
-        """End the first episode of the rows whose time it is, as truncations; such episodes are not counted."""
+    def _cut(self, transition: Transition) -> NDArray[np.bool_]:
+        """Truncate the first episodes whose time has come; returns which (n,)."""
         self._first_episode &= ~transition.done
-        cut = self._first_episode & (self._cuts <= self._steps)
+        cut = self._first_episode & (self._cuts <= self._vector_steps)
         if not cut.any():
             self.stagger = bool(self._first_episode.any())
-            return
-        before = self.observation
-        after = self._flat(self.env.reset(options={"reset_mask": cut})[0])
-        if not np.array_equal(after[~cut], before[~cut]):  # the option is not known here: every row was reset
+            return cut
+        before, self.observation = self.observation, self._reset(options={"reset_mask": cut})
+        if not np.array_equal(self.observation[~cut], before[~cut]):  # the option is unknown: everything was reset
             cut = ~transition.done
-            self._needs_reset[:] = False
-            self._all_valid_next = True
+            self._must_reset[:] = False
             self.stagger = False
         self._first_episode &= ~cut
-        infos["cut"] = cut
         transition.done |= cut
         final = np.zeros_like(before)
-        final[transition.final_rows] = transition.final_observations
+        final[transition.final_envs] = transition.final_observations
         final[cut] = before[cut]
-        transition.final_rows = np.flatnonzero(transition.done)
-        transition.final_observations = final[transition.final_rows]
-        self.observation = after
+        transition.final_envs = np.flatnonzero(transition.done)
+        transition.final_observations = final[transition.final_envs]
+        return cut
 
-    @property
-    def resumable(self) -> bool:
-        """The environment can hand out its whole state and take it back."""
-        inner = self.env.unwrapped
-        return hasattr(inner, "get_state") and hasattr(inner, "set_state")
+    # Saving, resuming and undoing
 
-    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Tensors and JSON values from which stepping goes on exactly, where the environment is `resumable`."""
+    def state(self) -> Tensors:
+        """Return everything that stepping depends on, with the environment's own state where it hands that out."""
+        self.begin_episodes()
         tensors = {
             "observation": torch.from_numpy(self.observation.copy()),
-            "needs_reset": torch.from_numpy(self._needs_reset.copy()),
+            "must_reset": torch.from_numpy(self._must_reset.copy()),
             "first_episode": torch.from_numpy(self._first_episode.copy()),
+            "counts": torch.tensor([self.steps, self._vector_steps, self._seed, self.stagger, self.restarted]),
+            **prefixed("episodes", self.episodes.state()),
         }
-        dtypes: dict[str, str] = {}
-        if self.resumable:
-            for name, array in self.env.unwrapped.get_state().items():  # type: ignore[attr-defined]
+        if isinstance(inner := self.env.unwrapped, ResumableEnv):
+            for name, array in inner.get_state().items():
                 content = np.array(array)
-                dtypes[name] = str(content.dtype)
-                if content.dtype.kind == "u" and content.dtype.itemsize > 1:  # PyTorch knows few unsigned types
+                kind = str(content.dtype)
+                if content.dtype.kind == "u" and content.dtype.itemsize > 1:  # PyTorch has few unsigned types
                     content = content.view(f"i{content.dtype.itemsize}")
-                tensors[f"environment.{name}"] = torch.from_numpy(content)
-        return tensors, {"steps": self._steps, "stagger": self.stagger, "environment": dtypes}
+                tensors[f"env.{kind}.{name}"] = torch.from_numpy(content)
+        return tensors
 
-    def load_state(self, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
-        """Take over what `state` returned."""
-        if self.resumable and meta["environment"]:
-            self.env.unwrapped.set_state(  # type: ignore[attr-defined]
-                {
-                    name: tensors[f"environment.{name}"].numpy().copy().view(dtype)
-                    for name, dtype in meta["environment"].items()
-                }
-            )
+    def load_state(self, tensors: Tensors) -> None:
+        """Restore what `state` returned; an environment without a state of its own begins new episodes.
+
+        Those come from another part of its random stream than the episodes already seen.
+        """
+        if len(tensors["observation"]) != self.num_envs:
+            raise ValueError(f"it is of {len(tensors['observation'])} environments, not of {self.num_envs}")
+        self.episodes.load_state(under(tensors, "episodes"))
+        self.steps, self._vector_steps, self._seed, stagger, restarted = tensors["counts"].tolist()
+        self.stagger, self.restarted = bool(stagger), bool(restarted)
         self.observation = tensors["observation"].numpy().copy()
-        self._needs_reset = tensors["needs_reset"].numpy().copy()
-        self._all_valid_next = not self._needs_reset.any()
+        self._must_reset = tensors["must_reset"].numpy().copy()
         self._first_episode = tensors["first_episode"].numpy().copy()
-        self._steps = int(meta["steps"])
-        self.stagger = bool(meta["stagger"])
-
-
-class EpisodeStatistics:
-    """Return, length and success of the last `window` finished episodes, in the order of steps, then of rows."""
-
-    def __init__(self, num_envs: int, window: int = 100) -> None:
-        self.count = 0
-        self._returns = np.zeros(num_envs)
-        self._lengths = np.zeros(num_envs, np.int64)
-        self._recent: deque[tuple[float, int, float]] = deque(maxlen=window)
-
-    def add(self, transition: Transition, infos: dict[str, Any], counted: NDArray[np.bool_] | None) -> None:
-        """Take in one vector step; `counted` (n,) leaves out rows that are no transitions (None: all count)."""
-        if counted is None:
-            self._returns += transition.rewards
-            self._lengths += 1
+        self._seeded = isinstance(self.env.unwrapped, ResumableEnv)
+        if isinstance(inner := self.env.unwrapped, ResumableEnv):
+            state = {}
+            for key, tensor in under(tensors, "env").items():
+                kind, _, name = key.partition(".")
+                state[name] = tensor.numpy().copy().view(kind)
+            inner.set_state(state)
         else:
-            self._returns += transition.rewards * counted
-            self._lengths += counted
-        if len(transition.final_rows) == 0:
-            return
-        success = _success(infos)
-        cut = infos.get("cut")
-        for row in transition.final_rows.tolist():
-            if (cut is None or not cut[row]) and (counted is None or counted[row]):
-                succeeded = math.nan if success is None else float(success[row])
-                self._recent.append((float(self._returns[row]), int(self._lengths[row]), succeeded))
-                self.count += 1
-        self._returns[transition.final_rows] = 0.0
-        self._lengths[transition.final_rows] = 0
+            self._seed += self.steps
 
-    def abandon(self) -> None:
-        """Forget the episodes under way: they will not be finished."""
-        self._returns[:] = 0.0
-        self._lengths[:] = 0
+    def mark(self) -> None:
+        """Begin a stretch of steps that `rollback` undoes."""
+        self._copy = self.state()
 
-    def metrics(self) -> dict[str, float]:
-        """Episodes so far and the window's means; NaN while there is nothing to average."""
-        returns = [entry[0] for entry in self._recent]
-        lengths = [entry[1] for entry in self._recent]
-        number = len(returns)
-        total = math.fsum(returns)
-        return {
-            "episodes": float(self.count),
-            "return_mean": total / number if number else math.nan,
-            "length_mean": sum(lengths) / number if number else math.nan,
-            "reward_mean": total / sum(lengths) if number else math.nan,
-            "success_mean": math.fsum(entry[2] for entry in self._recent) / number if number else math.nan,
-        }
-
-    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Accumulators and window as tensors, and the count."""
-        recent = np.array(self._recent, np.float64).reshape(-1, 3)
-        tensors = {
-            "returns": torch.from_numpy(self._returns.copy()),
-            "lengths": torch.from_numpy(self._lengths.copy()),
-            "recent": torch.from_numpy(recent),
-        }
-        return tensors, {"count": self.count}
-
-    def load_state(self, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
-        """Take over what `state` returned."""
-        self._returns = tensors["returns"].numpy().copy()
-        self._lengths = tensors["lengths"].numpy().copy()
-        self._recent.clear()
-        for episode_return, length, success in tensors["recent"].tolist():
-            self._recent.append((episode_return, int(length), success))
-        self.count = int(meta["count"])
+    def rollback(self) -> None:
+        """Return to the last `mark`; an environment that cannot, or that broke, begins new episodes."""
+        try:
+            self.load_state(self._copy)
+        except Exception:
+            self._seeded = False  # the error that led here says what broke
 
 
-def _success(infos: dict[str, Any]) -> NDArray[Any] | None:
-    """(n,) whether episodes that ended now succeeded, where the environment says so at all."""
+def _autoreset_mode(env: VectorEnv) -> AutoresetMode:
+    mode = env.metadata.get("autoreset_mode")
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        raise GantryError(
+            f"the vector environment's metadata['autoreset_mode'] is {mode!r}; set it to a gymnasium AutoresetMode"
+        ) from None
+
+
+def _success(infos: dict[str, Any]) -> NDArray[np.bool_] | None:
+    """Return which episodes that ended now succeeded (n,), where the environment says so."""
     for source in (infos.get("final_info"), infos):
         if isinstance(source, dict) and "success" in source:
             return np.asarray(source["success"])

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from gantry.agents.parts.adam import Adam
-from gantry.agents.agent import Agent, Shapes, State, prefixed, require, require_network, under
+from gantry.agents.ladder.agent import Agent, Shapes, State, prefixed, under
+from gantry.agents.parts.validation import require, require_network
 from gantry.agents.parts.networks import MLP, Activation, layer_shapes
 from gantry.agents.parts.normalization import ObservationNormalizer, moment_shapes
 from gantry.agents.parts.replay import Minibatch, ReplayBuffer

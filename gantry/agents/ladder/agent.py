@@ -16,7 +16,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.parts.policy_file import (
+from gantry.agents.ladder.policy_file import (
     Policy,
     check_tensors,
     config_from_json,
@@ -25,7 +25,7 @@ from gantry.agents.parts.policy_file import (
     save_policy,
 )
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, check_spaces
-from gantry.agents.parts.vector_stepper import EpisodeStatistics, Transition, VectorStepper, open_environment
+from gantry.agents.ladder.stepping import EpisodeStatistics, Transition, VectorStepper, open_environment
 from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
 
@@ -90,7 +90,7 @@ class Agent(ABC):
     ) -> None:
         """All that acting needs."""
         self.check_spaces(observation_space, action_space)
-        self.observation_space, self.action_space, self.environment = observation_space, action_space, environment
+        self.observation_space, self.action_space, self.env_id = observation_space, action_space, environment
         self.config = config
         self.steps = 0
         self.env: VectorEnv | None = None
@@ -215,7 +215,7 @@ class Agent(ABC):
             folder,
             Policy(
                 self.name,
-                self.environment,
+                self.env_id,
                 self.observation_space,
                 self.action_space,
                 config_to_json(self.config),
@@ -392,26 +392,6 @@ class Agent(ABC):
     @abstractmethod
     def _load_learner_state(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
         """Take over what `_learner_state` returned."""
-
-
-def require(holds: bool, name: str, demand: str, value: Any) -> None:
-    """Refuse a setting's value.
-
-    Raises:
-        GantryError: unless `holds`; names the setting `name` and the `demand` that its `value` does not meet.
-    """
-    if not holds:
-        raise GantryError(f"the setting {name} must be {demand}; it is {value}")
-
-
-def require_network(hidden_sizes: tuple[int, ...], device: str) -> None:
-    """Refuse widths of hidden layers beyond 1 to 65536, and a GPU where there is none.
-
-    Raises:
-        GantryError: names the setting.
-    """
-    require(all(1 <= width <= 65536 for width in hidden_sizes), "hidden_sizes", "widths of 1 to 65536", hidden_sizes)
-    require(device != "cuda" or torch.cuda.is_available(), "device", "cpu where there is no GPU", device)
 
 
 def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -17,14 +17,15 @@ import torch
 from numpy.typing import NDArray
 
 from gantry.agents.parts.advantages import gae
-from gantry.agents.agent import Agent, Shapes, State, prefixed, require, require_network, under
+from gantry.agents.ladder.agent import Agent, Shapes, State, prefixed, under
+from gantry.agents.parts.validation import require, require_network
 from gantry.agents.parts.descent import Descent
-from gantry.agents.parts.distributions import CategoricalHead, GaussianHead, Head, SquashedGaussianHead
+from gantry.agents.ladder.heads import CategoricalHead, GaussianHead, Head, SquashedGaussianHead
 from gantry.agents.parts.networks import MLP, Activation, layer_shapes
 from gantry.agents.parts.normalization import ObservationNormalizer, ReturnNormalizer, moment_shapes
-from gantry.agents.parts.rollouts import RolloutBuffer
+from gantry.agents.ladder.rollouts import RolloutBuffer
 from gantry.agents.parts.spaces import ActionMap, ObservationMap
-from gantry.agents.parts.vector_stepper import Transition
+from gantry.agents.ladder.stepping import Transition
 from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
 
@@ -167,7 +168,7 @@ class OnPolicyAgent(Agent):
         return {"actor": (observation, *config.hidden_sizes, action), "critic": (observation, *config.hidden_sizes, 1)}
 
     def _map_actions(self) -> ActionMap:
-        return ActionMap(self.action_space, own_units=self.config.action_units == "own")
+        return ActionMap(self.action_space, scaled=self.config.action_units != "own")
 
     def _build(self) -> None:
         config, size, outputs = self.config, self._observation_map.size, self._action_map.size
@@ -296,7 +297,7 @@ class OnPolicyAgent(Agent):
         self._value_finals(next_values, final_cells, final_observations)
         valid, done = buffer.valid[:length], buffer.done[:length]
         all_valid = bool(valid.all())
-        rewards = self.return_normalizer.apply(buffer.rewards[:length], done, None if all_valid else valid)
+        rewards = self.return_normalizer.apply(buffer.rewards[:length], done, valid)
         ends = done
         if not all_valid:  # what does not count must not be seen through the advantage of the step before either
             ends = done.copy()

@@ -1,0 +1,101 @@
+"""Optimizers for the few long vectors that networks here are made of, with states that are plain tensors."""
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from gantry.agents.parts.checkpoint import Tensors
+from gantry.agents.parts.validation import require_finite
+
+
+class Optimizer(Protocol):
+    """Moves some leaf tensors against their gradients."""
+
+    parameters: list[torch.Tensor]
+
+    def step(self, gradients: Sequence[torch.Tensor], learning_rate: float, scale: float = 1.0) -> None:
+        """Move the parameters by one step, with the gradients multiplied by `scale` (clipping)."""
+        ...
+
+    def state(self) -> Tensors:
+        """Return copies of what steps depend on besides the gradients, on the CPU."""
+        ...
+
+    def load_state(self, tensors: Tensors) -> None:
+        """Restore what `state` returned."""
+        ...
+
+
+def gradients_and_norm(loss: torch.Tensor, parameters: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], float]:
+    """Return ∂loss/∂parameters, and their joint Euclidean norm."""
+    gradients = list(torch.autograd.grad(loss, list(parameters)))
+    return gradients, math.hypot(*(float(torch.linalg.vector_norm(gradient)) for gradient in gradients))
+
+
+def descend(
+    loss: torch.Tensor, optimizer: Optimizer, learning_rate: float, max_gradient_norm: float | None = None
+) -> float:
+    """Take one optimizer step down the gradient of `loss` (), with its norm clipped; returns the loss.
+
+    Raises:
+        GantryError: the loss or its gradient is NaN or infinite.
+    """
+    gradients, norm = gradients_and_norm(loss, optimizer.parameters)
+    value = loss.item()
+    require_finite(value, norm)
+    scale = 1.0 if max_gradient_norm is None else min(1.0, max_gradient_norm / (norm + 1e-8))
+    optimizer.step(gradients, learning_rate, scale)
+    return value
+
+
+class Adam:
+    """Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1).
+
+    PyTorch's own kernel, without the overhead of `torch.optim.Adam`, which with small networks is a tenth of the time
+    of learning.
+
+    Args:
+        parameters: leaf tensors that require gradients.
+        betas: β₁ and β₂, of the running mean of the gradient and of its square.
+        epsilon: ε, added to the root.
+    """
+
+    def __init__(
+        self, parameters: Sequence[torch.Tensor], betas: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-5
+    ) -> None:
+        self.parameters = list(parameters)
+        self.betas = betas
+        self.epsilon = epsilon
+        self.steps = 0
+        self._targets = [parameter.detach() for parameter in self.parameters]
+        self._means = [torch.zeros_like(target) for target in self._targets]
+        self._squares = [torch.zeros_like(target) for target in self._targets]
+        self._count = torch.zeros((), device=self._targets[0].device)
+
+    def step(self, gradients: Sequence[torch.Tensor], learning_rate: float, scale: float = 1.0) -> None:
+        """Move the parameters by one step, with the gradients multiplied by `scale` (clipping)."""
+        self.steps += 1
+        if scale != 1.0:
+            gradients = [gradient * scale for gradient in gradients]
+        counts = [self._count.fill_(self.steps)] * len(self._targets)
+        # One pass over memory: the formula's operations, one after another, take three to five times as long.
+        torch._fused_adam_(
+            self._targets, list(gradients), self._means, self._squares, [], counts, lr=learning_rate,
+            beta1=self.betas[0], beta2=self.betas[1], weight_decay=0.0, eps=self.epsilon, amsgrad=False, maximize=False,
+        )  # fmt: skip
+
+    def state(self) -> Tensors:
+        """Return copies of the running means and of the step count."""
+        tensors = {"steps": torch.tensor(self.steps, dtype=torch.int64)}
+        for index, (mean, square) in enumerate(zip(self._means, self._squares, strict=True)):
+            tensors[f"{index}.mean"], tensors[f"{index}.square"] = mean.cpu().clone(), square.cpu().clone()
+        return tensors
+
+    def load_state(self, tensors: Tensors) -> None:
+        """Restore what `state` returned."""
+        self.steps = int(tensors["steps"])
+        for index, (mean, square) in enumerate(zip(self._means, self._squares, strict=True)):
+            mean.copy_(tensors[f"{index}.mean"])
+            square.copy_(tensors[f"{index}.square"])

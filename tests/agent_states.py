@@ -1,0 +1,37 @@
+"""The states of agents, for tests that compare, save and resume them."""
+
+import gymnasium
+import torch
+
+
+def policy_state(agent):
+    """Copies of the tensors that make up the policy, by name."""
+    return agent.checkpoint.policy_state() if hasattr(agent, "checkpoint") else agent._policy_tensors()
+
+
+def parameters(agent):
+    """All numbers of the policy in one vector."""
+    return torch.cat([tensor.double().reshape(-1) for tensor in policy_state(agent).values()])
+
+
+def trainer_state(agent):
+    """A copy of everything that learning on depends on."""
+    if hasattr(agent, "checkpoint"):
+        return {name: tensor.clone() for name, tensor in agent.checkpoint.state().items()}
+    return agent.trainer_state()
+
+
+def restore(agent, state):
+    """Give an agent the state that `trainer_state` returned."""
+    if hasattr(agent, "checkpoint"):
+        agent.checkpoint.load_state(state)
+    else:
+        agent.load_trainer_state(*state)
+
+
+def opened(env_id, num_envs, **options):
+    """A Gymnasium vector environment with SAME_STEP autoreset."""
+    if gymnasium.spec(env_id).vector_entry_point is not None:
+        return gymnasium.make_vec(env_id, num_envs, **options)
+    mode = {"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP}
+    return gymnasium.make_vec(env_id, num_envs, "sync", vector_kwargs=mode, **options)
