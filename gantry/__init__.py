@@ -1,15 +1,45 @@
-"""Gantry: batched MuJoCo worlds, learners and planners that train in seconds and film without a screen.
+"""Gantry: batched MuJoCo simulation, agents that learn in seconds, and films without a screen.
 
 Importing the package registers its environments with Gymnasium, and imports neither MuJoCo nor PyTorch. Gymnasium loads
 no plugins since its version 1.0; `gymnasium.make("gantry:gantry/CartPoleSwingUp-v0")` lets it do the import.
 """
 
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from gantry.envs.registry import register_environments
 from gantry.envs.rendering.gl_guard import drop_unusable_mujoco_gl
 from gantry.errors import GantryError
 
+if TYPE_CHECKING:
+    from gantry.agents import Agent
+    from gantry.runs.recipes import Recipe, register_recipe
+
 __version__ = "0.1.0"
-__all__ = ["GantryError", "__version__", "register_environments"]
+__all__ = ["GantryError", "Recipe", "__version__", "load", "register_environments", "register_recipe"]
+
+_EXPORTS = {"Recipe": "gantry.runs.recipes", "register_recipe": "gantry.runs.recipes"}
+"""Name → the module that it is imported from when it is first asked for."""
+
+
+def load(folder: str | Path) -> "Agent":
+    """Load a trained agent from a run's folder; `act(observation)` then returns its actions.
+
+    Raises:
+        GantryError: the folder holds no trained agent, or a damaged one.
+    """
+    from gantry.agents import load_agent
+
+    return load_agent(folder)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of `__all__` when it is first asked for."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name]), name)
+
 
 drop_unusable_mujoco_gl()  # before anything imports MuJoCo, which an unusable setting would make fail
 register_environments()

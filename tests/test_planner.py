@@ -25,7 +25,7 @@ from gantry.film.record import record
 from gantry.plots import model_calibration
 from gantry.runs.evaluate import evaluate
 from gantry.runs.folder import Run
-from gantry.runs.recipes import tuned
+from gantry.runs.recipes import recipe_for
 from gantry.runs.train import train
 
 SWING_UP = "gantry/CartPoleSwingUp-v0"
@@ -326,9 +326,8 @@ def test_it_learns_to_name_the_spot_with_a_learned_reward():
 
 @pytest.mark.slow
 def test_it_learns_to_swing_up_in_a_minute_of_the_robots_time():
-    settings = tuned(SWING_UP, "planner")
-    steps = settings.pop("total_steps")
-    agent = Planner(SWING_UP, PlannerConfig(**settings), seed=0).learn(steps)
+    recipe = recipe_for(SWING_UP, "planner")
+    agent = Planner(SWING_UP, recipe.config, seed=0).learn(recipe.total_steps)
     # Single episodes may need a second attempt, so that the mean of few varies; random actions score some 40.
     assert evaluate(agent.act, SWING_UP, 3, begin=agent.begin).score > 700
 

@@ -1,11 +1,11 @@
-"""Learners: they know spaces and arrays, never a simulator.
+"""Agents: algorithms that learn from spaces and arrays, and never know a simulator.
 
-The registry names each agent's class as text, so that importing this package costs nothing; PyTorch is imported when
-an agent is first asked for.
+`from gantry.agents import PPO, PPOConfig` imports PyTorch; importing this package or listing the agents does not.
 """
 
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gantry.agents.parts.registry import registered_class
 from gantry.errors import GantryError
@@ -14,7 +14,47 @@ from gantry.files import read_json
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
-    from gantry.agents.protocol import Agent, AgentClass
+    from gantry.agents.a2c import A2C, A2CConfig
+    from gantry.agents.ddpg import DDPG, DDPGConfig, TD3Config
+    from gantry.agents.dqn import DQN, DQNConfig
+    from gantry.agents.planner import Planner, PlannerConfig
+    from gantry.agents.policy_search import CEM, NES, CEMConfig, NESConfig
+    from gantry.agents.ppo import PPO, PPOConfig
+    from gantry.agents.protocol import Agent, AgentClass, AgentConfig
+    from gantry.agents.q_learning import QLearning, QLearningConfig
+    from gantry.agents.reinforce import Reinforce, ReinforceConfig
+
+__all__ = [
+    "A2C",
+    "AGENTS",
+    "CEM",
+    "CONFIGS",
+    "DDPG",
+    "DESCRIPTIONS",
+    "DQN",
+    "NES",
+    "PPO",
+    "A2CConfig",
+    "Agent",
+    "AgentClass",
+    "AgentConfig",
+    "CEMConfig",
+    "DDPGConfig",
+    "DQNConfig",
+    "NESConfig",
+    "PPOConfig",
+    "Planner",
+    "PlannerConfig",
+    "QLearning",
+    "QLearningConfig",
+    "Reinforce",
+    "ReinforceConfig",
+    "TD3Config",
+    "agent_class",
+    "agent_of_config",
+    "config_class",
+    "load_agent",
+]
 
 AGENTS: dict[str, str] = {
     "a2c": "gantry.agents.a2c:A2C",
@@ -26,21 +66,59 @@ AGENTS: dict[str, str] = {
     "ppo": "gantry.agents.ppo:PPO",
     "q-learning": "gantry.agents.q_learning:QLearning",
     "reinforce": "gantry.agents.reinforce:Reinforce",
+    "td3": "gantry.agents.ddpg:DDPG",
 }
-"""Agent name → "module:Class"."""
+"""Agent's id → "module:Class"."""
+
+CONFIGS: dict[str, str] = {
+    "a2c": "gantry.agents.a2c:A2CConfig",
+    "cem": "gantry.agents.policy_search:CEMConfig",
+    "ddpg": "gantry.agents.ddpg:DDPGConfig",
+    "dqn": "gantry.agents.dqn:DQNConfig",
+    "nes": "gantry.agents.policy_search:NESConfig",
+    "planner": "gantry.agents.planner:PlannerConfig",
+    "ppo": "gantry.agents.ppo:PPOConfig",
+    "q-learning": "gantry.agents.q_learning:QLearningConfig",
+    "reinforce": "gantry.agents.reinforce:ReinforceConfig",
+    "td3": "gantry.agents.ddpg:TD3Config",
+}
+"""Agent's id → "module:Class" of the dataclass of its settings."""
 
 DESCRIPTIONS: dict[str, str] = {
-    "a2c": "Advantage actor-critic: a gradient step for each short rollout, Box and Discrete actions",
-    "cem": "Cross-entropy search of a linear or small policy, judged by whole episodes; Box and Discrete actions",
-    "ddpg": "Deep deterministic policy gradient: replay, a policy that climbs a value, Box actions; TD3, hindsight",
-    "dqn": "Deep Q-learning: replay, a network of action values, Discrete actions; double, duelling, prioritized",
-    "nes": "Natural evolution strategy on a linear or small policy; Box and Discrete actions",
-    "planner": "Model-predictive control through learned dynamics, or the simulator itself; Box and Discrete actions",
-    "ppo": "Proximal policy optimization: on-policy, many environments at once, Box and Discrete actions",
-    "q-learning": "A table of action values, for Discrete observations and actions; also double Q-learning and SARSA",
-    "reinforce": "The plain policy gradient of whole episodes, with three baselines; Box and Discrete actions",
+    "a2c": "advantage actor-critic: a gradient step for each short rollout; Box and Discrete actions",
+    "cem": "cross-entropy method: searches a linear or small policy by whole episodes; Box and Discrete actions",
+    "ddpg": "deep deterministic policy gradient: off-policy, hindsight replay for goals; Box actions",
+    "dqn": "deep Q-learning: off-policy; double, dueling, prioritized, n-step; Discrete actions",
+    "nes": "natural evolution strategy: searches a linear or small policy by whole episodes; Box and Discrete actions",
+    "planner": "model-predictive control with a learned dynamics model, or the simulator; Box and Discrete actions",
+    "ppo": "proximal policy optimization: on-policy, many environments at once; Box and Discrete actions",
+    "q-learning": "a table of action values; double Q-learning and SARSA too; Discrete observations and actions",
+    "reinforce": "policy gradient of whole episodes, with three baselines; Box and Discrete actions",
+    "td3": "twin delayed DDPG: two critics, a delayed policy, smoothed targets; Box actions",
 }
-"""Agent name → one line for listings."""
+"""Agent's id → one line for listings."""
+
+_EXPORTS: dict[str, str] = {
+    **{location.partition(":")[2]: location for location in (*AGENTS.values(), *CONFIGS.values())},
+    **{name: f"gantry.agents.protocol:{name}" for name in ("Agent", "AgentClass", "AgentConfig")},
+}
+"""Name of this package → where it is; imported when first asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of `__all__` when it is first asked for."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _located(_EXPORTS[name])
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _located(location: str) -> Any:
+    module, _, attribute = location.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def agent_class(name: str) -> "AgentClass":
@@ -51,6 +129,29 @@ def agent_class(name: str) -> "AgentClass":
     """
     found: AgentClass = registered_class("agent", name, AGENTS)
     return found
+
+
+def config_class(name: str) -> type[Any]:
+    """Return the dataclass of the settings of the agent called `name` (upper or lower case).
+
+    Raises:
+        GantryError: no agent has that name; the message names the nearest ones.
+    """
+    found: type[Any] = registered_class("agent", name, CONFIGS)
+    return found
+
+
+def agent_of_config(kind: type[Any]) -> str:
+    """Return the id of the agent whose settings are of the class `kind`.
+
+    Raises:
+        GantryError: no agent has such settings.
+    """
+    location = f"{kind.__module__}:{kind.__qualname__}"
+    for name, config in CONFIGS.items():
+        if config == location:
+            return name
+    raise GantryError(f"no agent has settings of the class {kind.__qualname__}")
 
 
 def load_agent(folder: str | Path, env: "VectorEnv | None" = None) -> "Agent":

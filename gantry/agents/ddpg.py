@@ -93,6 +93,14 @@ class DDPGConfig(OffPolicyConfig):
         check_schedule("noise", self.noise_schedule, self.noise_start, self.noise_end, self.noise_fraction)
 
 
+@dataclasses.dataclass(frozen=True)
+class TD3Config(DDPGConfig):
+    """Settings of TD3: DDPG's, with twin critics, a delayed policy and smoothed targets."""
+
+    twin: bool = True
+    """Two critics of which the lower one counts, a policy and targets that learn less often, smoothed targets."""
+
+
 def smoothed(action: torch.Tensor, noise: torch.Tensor, clip: float) -> torch.Tensor:
     """TD3's target action (B, A): `action` plus `noise` within ±`clip`, within ±1 (the paper's equation 14)."""
     return (action + noise.clamp(-clip, clip)).clamp_(-1.0, 1.0)

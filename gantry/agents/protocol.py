@@ -63,11 +63,6 @@ class AgentClass(Protocol):
 
     __name__: str
 
-    @property
-    def config_class(self) -> type[Any]:
-        """The dataclass of the agent's settings."""
-        ...
-
     def __call__(self, env: VectorEnv, config: Any, /, *, seed: int, env_seed: int | None) -> Agent:
         """Build an agent that learns in `env`."""
         ...

@@ -13,7 +13,7 @@ from gantry.agents import agent_class
 from gantry.agents.ladder.agent import Callback
 from gantry.benchmark.rows import Report, Row
 from gantry.runs.evaluate import Evaluation, evaluate
-from gantry.runs.recipes import tuned
+from gantry.runs.recipes import recipe_for
 from gantry.runs.train import make_agent
 
 FIRST_SEED = 100
@@ -25,7 +25,7 @@ class Case:
     """An agent in an environment, and what is asked of it: the median over training seeds."""
 
     agent: str
-    environment: str
+    env_id: str
     goal: float
     """What the figure must reach."""
     seconds: float | None
@@ -39,7 +39,7 @@ class Case:
     @property
     def name(self) -> str:
         """Who learns what."""
-        return f"{agent_class(self.agent).__name__} on {self.environment.removeprefix('gantry/')}"
+        return f"{agent_class(self.agent).__name__} on {self.env_id.removeprefix('gantry/')}"
 
 
 CASES = (
@@ -60,29 +60,26 @@ CASES = (
 
 
 def begin_case(
-    environment: str, agent: str, seed: int, options: dict[str, Any] | None = None
+    env_id: str, agent: str, seed: int, options: dict[str, Any] | None = None
 ) -> tuple[Any, dict[str, Any], int]:
     """Build a learner with the shipped settings.
 
     Args:
-        environment: id.
-        agent: name.
+        env_id: the environment.
+        agent: the agent's id.
         seed: of the training.
         options: of the environment, beside those that are shipped.
 
     Returns:
         The agent, the environment's options, and the shipped budget of steps.
     """
-    settings = tuned(environment, agent)
-    steps = int(settings.pop("total_steps"))
-    options = {**settings.pop("environment_options", {}), **(options or {})}
-    config = agent_class(agent).config_class(**settings)
-    learner = make_agent(agent, environment, config, seed, options)
-    return learner, options, steps
+    recipe = recipe_for(env_id, agent, options)
+    options = {**recipe.env_options, **(options or {})}
+    return make_agent(agent, env_id, recipe.config, seed, options), options, recipe.total_steps
 
 
 def train_case(
-    environment: str,
+    env_id: str,
     agent: str,
     seed: int,
     options: dict[str, Any] | None = None,
@@ -93,7 +90,7 @@ def train_case(
     Returns:
         The agent, the environment's options, and the seconds that learning took.
     """
-    learner, options, steps = begin_case(environment, agent, seed, options)
+    learner, options, steps = begin_case(env_id, agent, seed, options)
     begun = time.perf_counter()
     learner.learn(steps, callback)
     return learner, options, time.perf_counter() - begun
@@ -118,8 +115,8 @@ def measure(report: Report, agents: Sequence[str], seeds: int = 5) -> None:
         count = min(case.seeds, seeds)
         figures, spent = [], []
         for seed in range(count):
-            learner, options, taken = train_case(case.environment, case.agent, FIRST_SEED + seed)
-            result = evaluate(learner.act, case.environment, case.episodes, 0, options, "test")
+            learner, options, taken = train_case(case.env_id, case.agent, FIRST_SEED + seed)
+            result = evaluate(learner.act, case.env_id, case.episodes, 0, options, "test")
             learner.env.close()
             figures.append(_figure(result, case.figure))
             spent.append(taken)

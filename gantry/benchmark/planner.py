@@ -15,7 +15,7 @@ from gantry.envs.simulator import make_simulator
 from gantry.envs.tasks.vacuum.rooms import RoomProcess, VacuumRooms, room_level_process, state_number
 from gantry.runs.environments import open_env
 from gantry.runs.evaluate import evaluate
-from gantry.runs.recipes import tuned
+from gantry.runs.recipes import tuned_config
 from gantry.runs.seeds import environment_seed
 
 REACH, ROOMS, PENDULUM = "gantry/Reach-v0", "gantry/VacuumRooms-v0", "Pendulum-v1"
@@ -90,9 +90,7 @@ def _score(agent: Planner, environment: str) -> float:
 
 def _perfect_model(report: Report) -> None:
     """The simulator itself as the model: what it scores at once, and how fast futures are tried out in it."""
-    settings = tuned(SWING_UP, Planner.name)
-    settings.pop("total_steps")
-    config = PlannerConfig(**{**settings, "dynamics": "simulator"})
+    config = dataclasses.replace(tuned_config(SWING_UP, PlannerConfig), dynamics="simulator")
     agent = Planner(open_env(SWING_UP, 1), config, FIRST_SEED)
     result = evaluate(agent.act, SWING_UP, 3, purpose="test", begin=agent.begin)
     report(Row("planner with true dynamics on swing-up: score from the first episode", result.score, "score", 850.0))

@@ -9,14 +9,14 @@ import statistics
 
 import numpy as np
 
-from gantry.agents.q_learning import QLearning
+from gantry.agents.q_learning import QLearning, QLearningConfig
 from gantry.benchmark.cases import FIRST_SEED, train_case
 from gantry.benchmark.rows import Report, Row
 from gantry.envs.tasks.vacuum.plan_file import load_plan
 from gantry.envs.tasks.vacuum.rooms import LEVELS, room_level_process, state_number
 from gantry.optimal_control.value_iteration import deterministic, reachable, value_iteration
 from gantry.runs.evaluate import evaluate
-from gantry.runs.recipes import tuned
+from gantry.runs.recipes import tuned_config
 
 ROOMS, LAKE = "gantry/VacuumRooms-v0", "FrozenLake-v1"
 NOT_SLIPPERY = {"is_slippery": False}
@@ -71,7 +71,7 @@ def measure(report: Report, seeds: int = 5) -> None:
 
 def measure_rooms(report: Report, seeds: int = 5) -> None:
     """Report how optimal the policy is, how exact the table, and how long that took; the worst of the seeds counts."""
-    exact = exact_rooms(tuned(ROOMS, QLearning.name)["gamma"])
+    exact = exact_rooms(tuned_config(ROOMS, QLearningConfig).gamma)
     shares, errors, spent = [], [], []
     for seed in range(seeds):
         agent, _, seconds = train_case(ROOMS, QLearning.name, FIRST_SEED + seed)

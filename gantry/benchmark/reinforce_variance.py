@@ -1,12 +1,13 @@
 """What a baseline takes off the variance of REINFORCE's gradient, measured on one and the same episodes."""
 
+import dataclasses
 import statistics
 from collections.abc import Sequence
 
 from gantry.agents.reinforce import BASELINES, Reinforce, ReinforceConfig
 from gantry.benchmark.cases import FIRST_SEED
 from gantry.benchmark.rows import Report, Row
-from gantry.runs.recipes import tuned
+from gantry.runs.recipes import tuned_config
 from gantry.runs.train import make_agent
 
 ENVIRONMENT = "CartPole-v1"
@@ -31,9 +32,8 @@ def variances(seed: int, updates: int = UPDATES) -> Sequence[dict[str, float]]:
     Returns:
         A row an update: `steps`, `return_mean`, and a variance for each of `BASELINES`.
     """
-    settings = {**tuned(ENVIRONMENT, Reinforce.name), "episodes": EPISODES, "baseline": "value"}
-    settings.pop("total_steps")
-    agent = make_agent(Reinforce.name, ENVIRONMENT, ReinforceConfig(**settings), seed)
+    config = dataclasses.replace(tuned_config(ENVIRONMENT, ReinforceConfig), episodes=EPISODES, baseline="value")
+    agent = make_agent(Reinforce.name, ENVIRONMENT, config, seed)
     rows: list[dict[str, float]] = []
 
     def on_update(learner: Reinforce, metrics: dict[str, float]) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from gantry.agents import agent_class
+from gantry.agents import agent_class, config_class
 from gantry.benchmark.cases import FIRST_SEED
 from gantry.benchmark.rows import Report, Row
 from gantry.errors import GantryError
@@ -187,7 +187,7 @@ def _listed(scores: list[float]) -> str:
 
 def our_config(contest: Contest) -> Any:
     """Return the settings of our side."""
-    return agent_class(contest.agent).config_class(num_envs=contest.num_envs, **contest.settings)
+    return config_class(contest.agent)(num_envs=contest.num_envs, **contest.settings)
 
 
 def _ours(contest: Contest, environment: str, seed: int) -> tuple[float, float]:

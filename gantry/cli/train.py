@@ -5,61 +5,65 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from gantry.agents import agent_class
-from gantry.agents.protocol import Agent
-from gantry.cli.options import env_options
+from gantry.cli.options import env_options, parse_options
 from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError
 from gantry.runs.environments import canonical_id
 from gantry.runs.folder import Run, latest_folder, new_folder
-from gantry.runs.recipes import tuned
-from gantry.runs.train import resume, train
+
+if TYPE_CHECKING:
+    from gantry.agents import Agent
+    from gantry.runs.recipes import Recipe
+
+TOTAL_STEPS = 1_000_000
+"""Environment steps to learn from where no recipe says otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainArguments:
     """Train an agent in an environment.
 
-    No flag is needed: settings tuned for the environment and the agent ship with Gantry. Ctrl-C saves and says how to
-    go on. Examples:
+    No flag is needed: recipes, tuned settings for an environment and an agent, ship with Gantry. Ctrl-C saves and says
+    how to resume. `gantry train ENV --agent AGENT --help` lists the agent's settings, `gantry info ENV` the
+    environment's options. Examples:
 
       gantry train gantry/CartPoleSwingUp-v0
 
-      gantry train gantry/CartPoleBalance-v0 --agent ppo --env actions=discrete --steps 300000 --seed 1
+      gantry train gantry/CartPoleBalance-v0 --agent ppo --env actions=discrete --seed 1
 
       gantry train Pendulum-v1 --agent ppo --config.learning-rate 3e-4
+
+      gantry train my_module:my/Task-v0
     """
 
     env_id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
-    """An environment of ours (`gantry list`), or any Gymnasium id."""
-    config: Any = None
-    """The agent's settings; the defaults shown are those tuned for this environment, where there are any."""
+    """One of Gantry's environments (`gantry list`), any Gymnasium id, or MODULE:ID, whose module is imported first."""
     agent: str = "ppo"
-    """Which agent learns (`gantry list`)."""
+    """The agent that learns (`gantry list`)."""
     steps: int | None = None
-    """Environment steps to learn from; by default the tuned number."""
+    """Environment steps to learn from; by default those of the recipe."""
     seed: int = 0
-    """Of everything random: the same seed gives the same numbers."""
+    """Seed of everything random: the same seed gives the same numbers."""
     num_envs: int | None = None
-    """Environments simulated at once; by default the tuned number."""
+    """Environments simulated at once; by default those of the recipe."""
     env: tuple[str, ...] = ()
     """Options of the environment, such as `actions=discrete observe_velocity=false`."""
     randomize: str | None = None
-    """Physics to vary: numbers, or ranges drawn from anew for each episode: "cart_mass=0.5..2.0,motor_delay=0..2"."""
+    """Physics to set, or to sample from a range for each episode: "cart_mass=0.5..2.0,motor_delay=0..2"."""
     disturb: Literal["pushes", "balls"] | None = None
     """Push the robot at random times, or throw balls at it."""
     out: Path | None = None
-    """The run's folder; by default runs/ENVIRONMENT-AGENT-seedN."""
+    """The run's folder; by default runs/ENV-AGENT-seedN."""
     resume: bool = False
-    """Go on with a stopped run: the one in --out, else the newest of this environment, agent and seed."""
+    """Resume a stopped run: the one in --out, else the newest of this environment, agent and seed."""
     tensorboard: bool = False
     """Also write curves for TensorBoard into the run's folder."""
     json: bool = False
@@ -68,18 +72,21 @@ class TrainArguments:
 
 def main(words: Sequence[str]) -> None:
     """Run `gantry train`."""
-    arguments = _parse(words)
+    arguments, config, recipe = _parse(words)
     screen = console(arguments.json)
-    environment = canonical_id(arguments.env_id)
+    env_id = canonical_id(arguments.env_id)
     if arguments.resume:
-        run = Run(arguments.out or latest_folder(environment, arguments.agent, arguments.seed))
+        run = Run(arguments.out or latest_folder(env_id, arguments.agent, arguments.seed))
         known = run.read_config()
-        environment, total_steps = known.env_id, arguments.steps or known.total_steps
-        screen.print(f"going on with {run.folder} ({known.agent} in {environment}, seed {known.seed})", soft_wrap=True)
+        env_id, total_steps = known.env_id, arguments.steps or known.total_steps
+        screen.print(f"resuming {run.folder} ({known.agent} in {env_id}, seed {known.seed})", soft_wrap=True)
     else:
-        run = Run(arguments.out or new_folder(environment, arguments.agent, arguments.seed))
-        total_steps = arguments.steps if arguments.steps is not None else _default_steps(environment, arguments.agent)
-        screen.print(f"{arguments.agent} in {environment}, seed {arguments.seed} → {run.folder}", soft_wrap=True)
+        run = Run(arguments.out or new_folder(env_id, arguments.agent, arguments.seed))
+        total_steps = arguments.steps if arguments.steps is not None else _default_steps(recipe)
+        screen.print(f"{arguments.agent} in {env_id}, seed {arguments.seed} → {run.folder}", soft_wrap=True)
+        if recipe is None:
+            case = " ".join((f"{arguments.agent} in {env_id}", *(f"{option}" for option in arguments.env)))
+            screen.print(f"there is no recipe for {case}: the agent's default settings are used", soft_wrap=True)
     last: dict[str, float] = {}
     curves = _Curves(run) if arguments.tensorboard else None
     try:
@@ -91,24 +98,10 @@ def main(words: Sequence[str]) -> None:
                 if curves is not None:
                     curves.add(row)
 
-            if arguments.resume:
-                agent = resume(run, arguments.steps, progress)
-            else:
-                needed = tuned(environment, arguments.agent).get("environment_options", {})
-                asked = env_options(arguments.env, arguments.randomize, arguments.disturb)
-                agent = train(
-                    run,
-                    environment,
-                    arguments.agent,
-                    arguments.config,
-                    total_steps,
-                    arguments.seed,
-                    {**needed, **asked},
-                    progress,
-                )
+            agent = _learn(arguments, run, env_id, config, recipe, total_steps, progress)
     except KeyboardInterrupt:
         if run.can_resume():
-            screen.print(f"stopped and saved; go on with: {_resume_command(arguments, run)}", soft_wrap=True)
+            screen.print(f"stopped and saved; resume with: {_resume_command(arguments, run)}", soft_wrap=True)
         raise
     finally:
         if curves is not None:
@@ -121,35 +114,66 @@ def main(words: Sequence[str]) -> None:
             soft_wrap=True,
         )
     if last.get("divergences"):
-        screen.print(f"{int(last['divergences'])} simulations blew up and were cut short; the physics may be too stiff")
+        screen.print(
+            f"{int(last['divergences'])} simulations diverged and were cut short: the physics may be too stiff"
+        )
     screen.print(f"next: gantry evaluate {run.folder}   or   gantry record {run.folder}", soft_wrap=True)
     if arguments.json:
         print_json({"run": str(run.folder), **last})
 
 
-def _parse(words: Sequence[str]) -> TrainArguments:
-    """Parse the flags; which settings there are, and their defaults, depend on the environment and the agent."""
+def _learn(
+    arguments: TrainArguments,
+    run: Run,
+    env_id: str,
+    config: Any,
+    recipe: "Recipe | None",
+    total_steps: int,
+    progress: Callable[[dict[str, float]], None],
+) -> "Agent":
+    """Train, or resume training."""
+    from gantry.runs.train import resume, train
+
+    if arguments.resume:
+        return resume(run, arguments.steps, progress)
+    tuned_for = recipe.env_options if recipe is not None else {}
+    asked = env_options(arguments.env, arguments.randomize, arguments.disturb)
+    options = {**tuned_for, **asked}
+    return train(run, env_id, arguments.agent, config, total_steps, arguments.seed, options, progress)
+
+
+def _parse(words: Sequence[str]) -> "tuple[TrainArguments, Any, Recipe | None]":
+    """Return the flags, the agent's settings, and the recipe that gave their defaults.
+
+    Which settings there are depends on the agent, and their defaults on the environment and its options; PyTorch is
+    imported only once there is an environment.
+    """
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    peek.add_argument("environment", nargs="?")
+    peek.add_argument("env_id", nargs="?")
     peek.add_argument("--agent", default=TrainArguments.agent)
+    peek.add_argument("--env", nargs="*", default=[])
     known, _ = peek.parse_known_args([word for word in words if word not in ("-h", "--help")])
-    kind = agent_class(known.agent)
-    settings = tuned(canonical_id(known.environment), known.agent) if known.environment else {}
-    for name in ("total_steps", "environment_options"):
-        settings.pop(name, None)
-    defaults = kind.config_class(**settings)
+    if known.env_id is None:
+        return parse(TrainArguments, "train", words), None, None  # says what is missing, or helps
+    env_id = canonical_id(known.env_id)
+    from gantry.agents import config_class
+    from gantry.runs.recipes import find_recipe
+
+    kind = config_class(known.agent)
+    recipe = find_recipe(env_id, known.agent, parse_options(known.env))
+    defaults = kind() if recipe is None else recipe.config
     arguments_class = dataclasses.make_dataclass(
-        "TrainArguments", [("config", kind.config_class, dataclasses.field(default=defaults))],
-        bases=(TrainArguments,), frozen=True, namespace={"__doc__": TrainArguments.__doc__},
+        "TrainArguments", [("config", kind, dataclasses.field(default=defaults))],
+        bases=(TrainArguments,), frozen=True, kw_only=True, namespace={"__doc__": TrainArguments.__doc__},
     )  # fmt: skip
-    arguments: TrainArguments = parse(arguments_class, "train", words)
+    arguments: Any = parse(arguments_class, "train", words)
+    config = arguments.config
     if arguments.num_envs is not None:
-        config = dataclasses.replace(arguments.config, num_envs=arguments.num_envs)
-        arguments = dataclasses.replace(arguments, config=config)
-    return arguments
+        config = dataclasses.replace(config, num_envs=arguments.num_envs)
+    return arguments, config, recipe
 
 
-def _draw_model(agent: Agent, run: Run) -> None:
+def _draw_model(agent: "Agent", run: Run) -> None:
     """Draw how well the model of an agent that learns one predicts."""
     accuracy = getattr(agent, "accuracy", None)
     if accuracy:
@@ -158,8 +182,8 @@ def _draw_model(agent: Agent, run: Run) -> None:
         model_calibration.draw(run.folder / "dynamics.png", accuracy)
 
 
-def _default_steps(environment: str, agent: str) -> int:
-    return int(tuned(environment, agent).get("total_steps", 1_000_000))
+def _default_steps(recipe: "Recipe | None") -> int:
+    return TOTAL_STEPS if recipe is None else recipe.total_steps
 
 
 def _resume_command(arguments: TrainArguments, run: Run) -> str:
@@ -175,14 +199,14 @@ class _Live:
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[numbers]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=screen,
             disable=not screen.is_terminal,
         )
-        self._task = self._bar.add_task("training", total=total_steps, figures="")
+        self._task = self._bar.add_task("training", total=total_steps, numbers="")
 
     def __enter__(self) -> "_Live":
         self._bar.start()
@@ -194,17 +218,17 @@ class _Live:
     def update(self, row: dict[str, float]) -> None:
         """Show an update's metrics."""
         score = "–" if math.isnan(row["score"]) else f"{row['score']:.1f}"
-        figures = f"score [bold]{score}[/]"
+        numbers = f"score [bold]{score}[/]"
         if not math.isnan(row.get("success_mean", math.nan)):
-            figures += f"  success {row['success_mean']:.0%}"
-        figures += f"  {row['steps_per_second']:,.0f} steps/s"
+            numbers += f"  success {row['success_mean']:.0%}"
+        numbers += f"  {row['steps_per_second']:,.0f} steps/s"
         if not math.isnan(row.get("planning_ms", math.nan)):
-            figures += f"  plans in {row['planning_ms']:.0f} ms, {row['real_time_factor']:.1f} × real time"
-        self._bar.update(self._task, completed=row["steps"], figures=figures)
+            numbers += f"  plans in {row['planning_ms']:.0f} ms, {row['real_time_factor']:.1f} × real time"
+        self._bar.update(self._task, completed=row["steps"], numbers=numbers)
         now = time.perf_counter()
         if not self._screen.is_terminal and now - self._said > 10.0:
             self._said = now
-            self._screen.print(f"  {row['steps'] / self._total:4.0%}  {figures}")
+            self._screen.print(f"  {row['steps'] / self._total:4.0%}  {numbers}")
             sys.stdout.flush()
 
 
@@ -216,7 +240,7 @@ class _Curves:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise GantryError(
-                "--tensorboard needs the tensorboard package: pip install 'gantry[tensorboard]'"
+                "--tensorboard needs the tensorboard package: pip install 'gantry-rl[tensorboard]'"
             ) from error
         self._writer = SummaryWriter(str(run.folder / "tensorboard"))
 

@@ -65,6 +65,7 @@ def _import_module(module: str, name: str) -> None:
     folder = os.getcwd()
     if not {"", folder} & set(sys.path):
         sys.path.append(folder)
+    importlib.invalidate_caches()
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -207,7 +208,8 @@ def _one_line(what: str) -> Iterator[None]:
 
 def _described(error: BaseException) -> str:
     """Return an exception's kind, message and place (file and line) in one line."""
-    words = " ".join(str(error).split())
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error  # a KeyError shows a string's quotes
+    words = " ".join(str(text).split())
     kind = type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""

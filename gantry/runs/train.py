@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from gantry.agents import agent_class
+from gantry.agents import agent_class, config_class
 from gantry.agents.parts.policy_file import config_from_json, config_to_json
 from gantry.agents.protocol import Agent, AgentConfig, Metrics
 from gantry.errors import GantryError
@@ -51,7 +51,7 @@ def make_agent(
 
 def build_agent(written: RunConfig) -> Agent:
     """Build the agent of a run, with its training environments, from nothing but its `config.json`."""
-    config = config_from_json(agent_class(written.agent).config_class, written.config, "config.json")
+    config = config_from_json(config_class(written.agent), written.config, "config.json")
     return make_agent(written.agent, written.env_id, config, written.seed, written.env_options)
 
 

@@ -1,255 +1,150 @@
-"""Settings tuned for each environment and agent; whatever is not named here keeps the agent's own default."""
+"""Recipes: tuned settings for an agent in an environment, one module per family of environments.
 
-from typing import Any
+Recipes name their agents' configurations, which import PyTorch; so a module of recipes is imported only when one of its
+environments is asked for.
+"""
 
-LARGE_ROLLOUTS: dict[str, Any] = {"num_envs": 256, "rollout_steps": 32, "epochs": 4, "minibatch_size": 2048}
-"""What keeps simulator and learner both busy on two cores."""
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-CART_POLE_PPO: dict[str, Any] = {**LARGE_ROLLOUTS, "learning_rate": 1e-3, "clip_range": 0.3}
+import gymnasium
 
-LARGE_REPLAY: dict[str, Any] = {
-    "num_envs": 64,
-    "batch_size": 512,
-    "warm_up_steps": 10_000,
-    "learning_rate_schedule": "linear",
-    "target_rate": 0.01,
-    "exploration": "ornstein-uhlenbeck",
-    "noise_start": 0.3,
+from gantry.agents import agent_of_config
+from gantry.agents.protocol import AgentConfig
+from gantry.envs.registry import ENVIRONMENTS
+from gantry.errors import GantryError
+from gantry.runs.environments import registered_id
+
+FAMILIES: dict[str, str] = {
+    "gantry/CartPole": "gantry.runs.recipes.cart_pole",
+    "gantry/Reach": "gantry.runs.recipes.reach",
+    "gantry/Vacuum": "gantry.runs.recipes.vacuum",
+    "": "gantry.runs.recipes.gymnasium_classics",
 }
-"""DDPG from many environments: one large minibatch a vector step, and noise that drifts as far as a body's inertia."""
+"""What an environment's id begins with → the module of its recipes; the first that fits."""
 
-SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
-    # Running statistics of the observations keep moving while hanging gives way to balancing, and the place where the
-    # policy balances moves with them, away from the centre; the raw observations are of order 1 and stay put. Getting
-    # back to the centre takes seconds, which a λ near 1 sees.
-    ("gantry/CartPoleSwingUp-v0", "ppo"): {
-        "total_steps": 1_500_000,
-        **CART_POLE_PPO,
-        "minibatch_size": 1024,
-        "learning_rate": 1.5e-3,
-        "learning_rate_schedule": "linear",
-        "gae_lambda": 0.98,
-        "normalize_observation": False,
-    },
-    ("gantry/CartPoleBalance-v0", "ppo"): {
-        "total_steps": 1_000_000,
-        **CART_POLE_PPO,
-        "learning_rate": 2e-3,
-        "learning_rate_schedule": "linear",
-    },
-    # One gradient step a rollout: what PPO takes from few large rollouts must come from many small ones. Rewards keep
-    # their scale, which at first moves fastest while the critic knows least.
-    ("gantry/CartPoleSwingUp-v0", "a2c"): {
-        "total_steps": 2_500_000,
-        "num_envs": 64,
-        "rollout_steps": 32,
-        "learning_rate": 4e-3,
-        "learning_rate_schedule": "linear",
-        "gae_lambda": 0.95,
-        "optimizer": "adam",
-        "normalize_advantage": True,
-        "normalize_observation": False,
-        "normalize_return": False,
-    },
-    # Catching a pole takes a second; a nearer horizon makes for quieter advantages.
-    ("gantry/CartPoleBalance-v0", "a2c"): {
-        "total_steps": 500_000,
-        "num_envs": 64,
-        "rollout_steps": 8,
-        "learning_rate": 3e-3,
-        "learning_rate_schedule": "linear",
-        "gamma": 0.97,
-        "optimizer": "adam",
-        "normalize_observation": False,
-    },
-    ("CartPole-v1", "reinforce"): {"total_steps": 120_000},
-    ("gantry/CartPoleBalance-v0", "reinforce"): {
-        "total_steps": 400_000,
-        "learning_rate_schedule": "linear",
-        "gamma": 0.97,
-        "normalize_observation": False,
-    },
-    # A reward that is seldom met needs bold actions for long.
-    ("gantry/CartPoleSwingUpSparse-v0", "ppo"): {
-        "total_steps": 3_000_000,
-        **CART_POLE_PPO,
-        "learning_rate": 2e-3,
-        "learning_rate_schedule": "linear",
-        "gae_lambda": 0.98,
-        "initial_log_std": 0.5,
-        "entropy_coefficient": 0.01,
-        "normalize_observation": False,
-    },
-    ("gantry/Vacuum-v0", "ppo"): {
-        "total_steps": 500_000,
-        **LARGE_ROLLOUTS,
-        "learning_rate": 1e-3,
-        "learning_rate_schedule": "linear",
-        "gamma": 0.97,
-        "entropy_coefficient": 0.002,
-        "hidden_sizes": (128, 128),
-        "normalize_observation": False,  # all lie in [0, 1], and what is rare should not look enormous
-    },
-    # The way to a target is short, so near sight learns it faster, but must still see the arm come to rest.
-    ("gantry/ReachPlanar-v0", "ppo"): {
-        "total_steps": 1_500_000,
-        **LARGE_ROLLOUTS,
-        "learning_rate": 2e-3,
-        "learning_rate_schedule": "linear",
-        "gamma": 0.97,
-        "activation": "relu",
-    },
-    # Likewise; which of seven joints lead to the target is worth wider networks.
-    ("gantry/Reach-v0", "ppo"): {
-        "total_steps": 2_800_000,
-        **LARGE_ROLLOUTS,
-        "learning_rate": 2e-3,
-        "learning_rate_schedule": "linear",
-        "gamma": 0.97,
-        "hidden_sizes": (128, 128),
-        "activation": "relu",
-        "initial_log_std": -0.5,
-    },
-    # Rewards of the next steps are known, values are not yet: n-step returns learn in half the steps.
-    ("gantry/CartPoleSwingUp-v0", "ddpg"): {"total_steps": 256_000, **LARGE_REPLAY, "n_step": 5},
-    # A learning rate that falls left the arm at 88 % after 400,000 steps.
-    ("gantry/ReachPlanar-v0", "ddpg"): {
-        "total_steps": 300_000,
-        **LARGE_REPLAY,
-        "learning_rate_schedule": "constant",
-        "n_step": 3,
-        "gamma": 0.97,
-    },
-    # Rewards are seldom met, so steps are learned from often, in small minibatches, and slow copies follow fast. No
-    # return is below -1 / (1 - γ). The penalty keeps the arm from turning on about a target that it has reached.
-    ("gantry/ReachGoal-v0", "ddpg"): {
-        "total_steps": 560_000,
-        **LARGE_REPLAY,
-        "updates": 4,
-        "batch_size": 128,
-        "learning_rate": 2e-3,
-        "actor_learning_rate": 2e-3,
-        "gamma": 0.98,
-        "value_low": -50.0,
-        "value_high": 0.0,
-        "target_rate": 0.05,
-        "noise_start": 0.2,
-        "noise_end": 0.02,
-        "noise_schedule": "linear",
-        "saturation_penalty": 0.3,
-        "hindsight_goals": 4,
-        "relative_goals": True,
-        "hidden_sizes": (256, 256),
-        "normalize_observation": True,
-    },
-    ("gantry/CartPoleBalance-v0", "dqn"): {
-        "total_steps": 150_000,
-        "environment_options": {"actions": "discrete"},
-        "num_envs": 64,
-        "updates": 2,
-        "batch_size": 128,
-        "learning_rate_schedule": "linear",
-        "target_every": 100,
-        "epsilon_end": 0.02,
-        "n_step": 3,
-        "double": True,
-    },
-    # Many gradient steps at once between short stretches of acting, so that values settle before they are acted on.
-    ("CartPole-v1", "dqn"): {
-        "total_steps": 50_000,
-        "num_envs": 16,
-        "buffer_size": 100_000,
-        "update_every": 16,
-        "updates": 128,
-        "batch_size": 64,
-        "learning_rate": 2.3e-3,
-        "learning_rate_schedule": "linear",
-        "target_every": 128,
-        "epsilon_fraction": 0.16,
-        "epsilon_end": 0.04,
-        "hidden_sizes": (256, 256),
-        "report_every": 64,
-    },
-    # Decisions at 25 Hz, a second ahead: one minute of the robot's time is 1,500 of them.
-    # Two populations of 80 plans take three quarters of the time of three of 64, and score 8 less (the simulator: 15).
-    ("gantry/CartPoleSwingUp-v0", "planner"): {"total_steps": 3_000, "action_repeat": 2},
-    ("Pendulum-v1", "planner"): {
-        "total_steps": 3_000,
-        "horizon": 20,
-        "random_decisions": 200,
-        "update_decisions": 200,
-        "hidden_sizes": (128, 128),
-        "fit_steps": 400,
-    },
-    # Seven numbers an action make for many plans; the mean of the best of them does not tremble at the target.
-    ("gantry/Reach-v0", "planner"): {
-        "total_steps": 6_000,
-        "action_repeat": 2,
-        "horizon": 12,
-        "population": 128,
-        "initial_deviation": 0.3,
-        "carried_out": "mean",
-        "angles": (0, 1, 2, 3, 4, 5),
-        "random_decisions": 200,
-        "update_decisions": 100,
-    },
-    # Which dirt an action takes away depends on room and action together; only with a variance weight do the networks
-    # learn that rather than call it noise.
-    ("gantry/VacuumRooms-v0", "planner"): {
-        "total_steps": 1_000,
-        "horizon": 8,
-        "discount": 0.99,
-        "population": 256,
-        "elites": 24,
-        "random_decisions": 400,
-        "update_decisions": 100,
-        "variance_weight": 0.5,
-        "fit_steps": 800,
-    },
-    # The process is deterministic, so that one visit of each state and action is enough: an optimistic start makes the
-    # agent seek those that it has not tried, and replay spreads what they taught.
-    ("gantry/VacuumRooms-v0", "q-learning"): {
-        "total_steps": 6_144,
-        "environment_options": {"observation": "discrete"},
-        "num_envs": 256,
-        "report_steps": 2,
-        "gamma": 0.95,
-        "learning_rate_start": 1.0,
-        "learning_rate_end": 1.0,
-        "epsilon_start": 0.0,
-        "epsilon_end": 0.0,
-        "epsilon_schedule": "constant",
-        "initial_value": 10.0,
-        "replay_batches": 64,
-    },
-    # A Gaussian that narrows slowly: with 0.6 of each new covariance some searches end at 700.
-    ("gantry/CartPoleBalance-v0", "cem"): {"total_steps": 640_000, "num_envs": 64, "covariance_smoothing": 0.2},
-    ("gantry/CartPoleBalance-v0", "nes"): {"total_steps": 640_000, "num_envs": 64},
-    # Averages over many visits, as the ice may be slippery; without slipping it takes a sixth of the steps.
-    ("FrozenLake-v1", "q-learning"): {
-        "total_steps": 15_000,
-        "learning_rate_schedule": "visits",
-        "visit_power": 0.9,
-        "initial_value": 1.0,
-        "replay_batches": 1,
-    },
-    **{
-        (f"Taxi-{version}", "q-learning"): {
-            "total_steps": 20_000,
-            "learning_rate_start": 1.0,
-            "learning_rate_end": 1.0,
-            "epsilon_start": 0.0,
-            "epsilon_end": 0.0,
-            "epsilon_schedule": "constant",
-            "initial_value": 20.0,
-            "replay_batches": 4,
-        }
-        for version in ("v3", "v4")
-    },
-}
-"""(environment id, agent name) → the agent's settings, `total_steps`, and the `environment_options` that it needs."""
+ANY_TASK = frozenset({"physics", "disturb"})
+"""Options that vary a task and leave it the same task, so that any recipe for the task fits them."""
 
 
-def tuned(environment: str, agent: str) -> dict[str, Any]:
-    """Return a copy of the settings for an agent in an environment; empty where none are known."""
-    return dict(SETTINGS.get((environment, agent), {}))
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Tuned settings for an agent in an environment."""
+
+    env_id: str
+    """The environment, without a module."""
+    config: AgentConfig
+    """The agent's settings; their class says which agent."""
+    total_steps: int
+    """Environment steps that learning takes."""
+    env_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The environment's options that it was tuned for, where they are not the defaults."""
+
+    @property
+    def agent(self) -> str:
+        """The agent's id."""
+        return agent_of_config(type(self.config))
+
+
+Config = TypeVar("Config")
+_REGISTERED: list[Recipe] = []
+
+
+def register_recipe(recipe: Recipe) -> None:
+    """Make a recipe known to `gantry train` and `gantry info`; a later one replaces an earlier one for the same case.
+
+    For recipes of other packages: call it in the module that registers the task or the environment.
+
+    Raises:
+        GantryError: the configuration is not one of an agent of Gantry, or the number of steps is not positive.
+    """
+    if recipe.total_steps < 1:
+        raise GantryError(f"a recipe's total_steps must be at least 1, not {recipe.total_steps}")
+    case = _case(recipe)
+    _REGISTERED[:] = [other for other in _REGISTERED if _case(other) != case]
+    _REGISTERED.append(recipe)
+
+
+def _case(recipe: Recipe) -> tuple[str, str, dict[str, Any]]:
+    return registered_id(recipe.env_id), recipe.agent, dict(recipe.env_options)
+
+
+def recipes_of(env_id: str) -> list[Recipe]:
+    """Return every recipe for an environment: others' first, then Gantry's, each in the order of registration."""
+    name = registered_id(env_id)
+    module = next(module for prefix, module in FAMILIES.items() if name.startswith(prefix))
+    shipped: tuple[Recipe, ...] = importlib.import_module(module).RECIPES
+    return [recipe for recipe in (*_REGISTERED, *shipped) if registered_id(recipe.env_id) == name]
+
+
+def find_recipe(env_id: str, agent: str, asked: Mapping[str, Any] | None = None) -> Recipe | None:
+    """Return the recipe for an agent in an environment with the options that were asked for, or None.
+
+    A recipe fits where every option that was asked for has the value that the recipe was tuned for. Where several fit,
+    the first one that was tuned for the environment's defaults is taken, then the first one.
+    """
+    asked = {name: value for name, value in (asked or {}).items() if name not in ANY_TASK}
+    found = [recipe for recipe in recipes_of(env_id) if recipe.agent == agent.lower()]
+    if asked and found:
+        usual = default_options(env_id)
+        found = [
+            recipe
+            for recipe in found
+            if all({**usual, **recipe.env_options}.get(name, value) == value for name, value in asked.items())
+            and asked.keys() <= {**usual, **recipe.env_options}.keys()
+        ]
+    return min(found, key=lambda recipe: bool(recipe.env_options), default=None)
+
+
+def recipe_for(env_id: str, agent: str, asked: Mapping[str, Any] | None = None) -> Recipe:
+    """Return the recipe that `find_recipe` finds.
+
+    Raises:
+        GantryError: there is none.
+    """
+    recipe = find_recipe(env_id, agent, asked)
+    if recipe is None:
+        raise GantryError(f"there is no recipe for {agent} in {env_id} with the options {dict(asked or {})}")
+    return recipe
+
+
+def tuned_config(env_id: str, kind: type[Config]) -> Config:
+    """Return the tuned settings of an agent, given by the class of its settings, in an environment.
+
+    Raises:
+        GantryError: there is no recipe.
+    """
+    config = recipe_for(env_id, agent_of_config(kind)).config
+    assert isinstance(config, kind)
+    return config
+
+
+def default_options(env_id: str) -> dict[str, Any]:
+    """Return an environment's options and their default values, as far as they can be known."""
+    name = registered_id(env_id)
+    if name in ENVIRONMENTS:
+        entry = ENVIRONMENTS[name]
+        module, _, attribute = entry.task.partition(":")
+        return {**_defaults(getattr(importlib.import_module(module), attribute)), **entry.options}
+    spec = gymnasium.spec(name)
+    if isinstance(spec.entry_point, str):
+        module, _, attribute = spec.entry_point.partition(":")
+        try:
+            made: Any = getattr(importlib.import_module(module), attribute)
+        except Exception:  # whatever it is, opening the environment will say it
+            return dict(spec.kwargs)
+    else:
+        made = spec.entry_point
+    return {**_defaults(made), **spec.kwargs}
+
+
+def _defaults(made: Any) -> dict[str, Any]:
+    """Return the parameters of a class or function that have defaults."""
+    try:
+        parameters = inspect.signature(made).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    return {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}

@@ -1,0 +1,51 @@
+"""Recipes for environments that Gymnasium ships."""
+
+from gantry.agents.dqn import DQNConfig
+from gantry.agents.planner import PlannerConfig
+from gantry.agents.q_learning import QLearningConfig
+from gantry.agents.reinforce import ReinforceConfig
+from gantry.runs.recipes import Recipe
+
+# Averages over many visits, as the ice may be slippery; without slipping it takes a sixth of the steps.
+FROZEN_LAKE = QLearningConfig(learning_rate_schedule="visits", visit_power=0.9, initial_value=1.0, replay_batches=1)
+TAXI = QLearningConfig(
+    learning_rate_start=1.0,
+    learning_rate_end=1.0,
+    epsilon_start=0.0,
+    epsilon_end=0.0,
+    epsilon_schedule="constant",
+    initial_value=20.0,
+    replay_batches=4,
+)
+
+RECIPES = (
+    Recipe("CartPole-v1", ReinforceConfig(), total_steps=120_000),
+    # Many gradient steps at once between short stretches of acting, so that values settle before they are acted on.
+    Recipe(
+        "CartPole-v1",
+        DQNConfig(
+            num_envs=16,
+            buffer_size=100_000,
+            update_every=16,
+            updates=128,
+            batch_size=64,
+            learning_rate=2.3e-3,
+            learning_rate_schedule="linear",
+            target_every=128,
+            epsilon_fraction=0.16,
+            epsilon_end=0.04,
+            hidden_sizes=(256, 256),
+            report_every=64,
+        ),
+        total_steps=50_000,
+    ),
+    Recipe(
+        "Pendulum-v1",
+        PlannerConfig(horizon=20, random_decisions=200, update_decisions=200, hidden_sizes=(128, 128), fit_steps=400),
+        total_steps=3_000,
+    ),
+    Recipe("FrozenLake-v1", FROZEN_LAKE, total_steps=15_000),
+    Recipe("FrozenLake-v1", FROZEN_LAKE, total_steps=15_000, env_options={"is_slippery": False}),
+    Recipe("Taxi-v3", TAXI, total_steps=20_000),
+    Recipe("Taxi-v4", TAXI, total_steps=20_000),
+)

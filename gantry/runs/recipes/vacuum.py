@@ -1,0 +1,60 @@
+"""Recipes for the vacuum robot's tasks."""
+
+from gantry.agents.planner import PlannerConfig
+from gantry.agents.ppo import PPOConfig
+from gantry.agents.q_learning import QLearningConfig
+from gantry.runs.recipes import Recipe
+
+RECIPES = (
+    Recipe(
+        "gantry/Vacuum-v0",
+        PPOConfig(
+            num_envs=256,
+            rollout_steps=32,
+            epochs=4,
+            minibatch_size=2048,
+            learning_rate=1e-3,
+            learning_rate_schedule="linear",
+            gamma=0.97,
+            entropy_coefficient=0.002,
+            hidden_sizes=(128, 128),
+            normalize_observation=False,  # all lie in [0, 1], and what is rare should not look enormous
+        ),
+        total_steps=500_000,
+    ),
+    # Which dirt an action takes away depends on room and action together; only with a variance weight do the networks
+    # learn that rather than call it noise.
+    Recipe(
+        "gantry/VacuumRooms-v0",
+        PlannerConfig(
+            horizon=8,
+            discount=0.99,
+            population=256,
+            elites=24,
+            random_decisions=400,
+            update_decisions=100,
+            variance_weight=0.5,
+            fit_steps=800,
+        ),
+        total_steps=1_000,
+    ),
+    # The process is deterministic, so that one visit of each state and action is enough: an optimistic start makes the
+    # agent seek those that it has not tried, and replay spreads what they taught.
+    Recipe(
+        "gantry/VacuumRooms-v0",
+        QLearningConfig(
+            num_envs=256,
+            report_steps=2,
+            gamma=0.95,
+            learning_rate_start=1.0,
+            learning_rate_end=1.0,
+            epsilon_start=0.0,
+            epsilon_end=0.0,
+            epsilon_schedule="constant",
+            initial_value=10.0,
+            replay_batches=64,
+        ),
+        total_steps=6_144,
+        env_options={"observation": "discrete"},
+    ),
+)
