@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from gantry.agents.a2c import A2C, A2CConfig
     from gantry.agents.ddpg import DDPG, DDPGConfig, TD3Config
     from gantry.agents.dqn import DQN, DQNConfig
-    from gantry.agents.planner import Planner, PlannerConfig
+    from gantry.agents.mpc import MPC
+    from gantry.agents.pets import PETS, PlannerConfig
     from gantry.agents.policy_search import CEM, NES, CEMConfig, NESConfig
     from gantry.agents.ppo import PPO, PPOConfig
     from gantry.agents.protocol import Agent, AgentClass, AgentConfig
@@ -32,7 +33,9 @@ __all__ = [
     "DDPG",
     "DESCRIPTIONS",
     "DQN",
+    "MPC",
     "NES",
+    "PETS",
     "PPO",
     "A2CConfig",
     "Agent",
@@ -43,7 +46,6 @@ __all__ = [
     "DQNConfig",
     "NESConfig",
     "PPOConfig",
-    "Planner",
     "PlannerConfig",
     "QLearning",
     "QLearningConfig",
@@ -62,7 +64,7 @@ AGENTS: dict[str, str] = {
     "ddpg": "gantry.agents.ddpg:DDPG",
     "dqn": "gantry.agents.dqn:DQN",
     "nes": "gantry.agents.policy_search:NES",
-    "planner": "gantry.agents.planner:Planner",
+    "planner": "gantry.agents.pets:PETS",
     "ppo": "gantry.agents.ppo:PPO",
     "q-learning": "gantry.agents.q_learning:QLearning",
     "reinforce": "gantry.agents.reinforce:Reinforce",
@@ -76,7 +78,7 @@ CONFIGS: dict[str, str] = {
     "ddpg": "gantry.agents.ddpg:DDPGConfig",
     "dqn": "gantry.agents.dqn:DQNConfig",
     "nes": "gantry.agents.policy_search:NESConfig",
-    "planner": "gantry.agents.planner:PlannerConfig",
+    "planner": "gantry.agents.pets:PlannerConfig",
     "ppo": "gantry.agents.ppo:PPOConfig",
     "q-learning": "gantry.agents.q_learning:QLearningConfig",
     "reinforce": "gantry.agents.reinforce:ReinforceConfig",
@@ -100,6 +102,7 @@ DESCRIPTIONS: dict[str, str] = {
 
 _EXPORTS: dict[str, str] = {
     **{location.partition(":")[2]: location for location in (*AGENTS.values(), *CONFIGS.values())},
+    "MPC": "gantry.agents.mpc:MPC",
     **{name: f"gantry.agents.protocol:{name}" for name in ("Agent", "AgentClass", "AgentConfig")},
 }
 """Name of this package → where it is; imported when first asked for."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from gantry.agents.planner import Imagination
+from gantry.agents.mpc import PlanningRecord
 from gantry.envs.rendering.scene import Marker
 from gantry.film.overlay import PlanReturns
 
@@ -32,21 +32,21 @@ class PlanPrediction:
 
 
 def plan_markers(
-    imagined: Imagination, point: Callable[[np.ndarray], np.ndarray | None], extent: float
+    planned: PlanningRecord, point: Callable[[np.ndarray], np.ndarray | None], extent: float
 ) -> list[Marker]:
     """Return the lines of one planning step's model rollouts, the faintest first.
 
     Args:
-        imagined: rollouts of the last planning step.
+        planned: rollouts of the last planning step.
         point: maps features (..., number) to the point (..., 3) in m to draw them at, or to None if the task has none.
         extent: size of the scene (m); line widths are proportional to it.
     """
-    order = torch.argsort(-imagined.returns.nan_to_num(-torch.inf), stable=True)
-    population = point(imagined.population.mean(2).numpy())
-    chosen = point(imagined.chosen.numpy())
+    order = torch.argsort(-planned.returns.nan_to_num(-torch.inf), stable=True)
+    population = point(planned.population.mean(2).numpy())
+    chosen = point(planned.chosen.numpy())
     if population is None or chosen is None:
         return []
-    elites, others = order[: imagined.elites], order[imagined.elites :]
+    elites, others = order[: planned.elites], order[planned.elites :]
     others = others[:: max(1, len(others) // MAX_LINES)]
     groups = [
         *((population[:, plan], CANDIDATE, 1.0) for plan in others.tolist()),

@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from gantry.agents.planner import Planner
+from gantry.agents.pets import PETS
 from gantry.agents.protocol import ActionValued, Controller, EpisodicActor
 from gantry.envs.rendering import make_renderer
 from gantry.envs.rendering.scene import Marker
@@ -247,9 +247,9 @@ def _open_source(
 def _play(source: FrameSource, policy: Controller, env_id: str, seed: int, title: str) -> Iterator[_ControlStep]:
     """Run one episode and yield its control steps."""
     space = source.env.single_action_space
-    planner = policy if isinstance(policy, Planner) else None
+    planner = policy if isinstance(policy, PETS) else None
     if planner is not None:
-        planner.imagines = True
+        planner.mpc.keep_record = True
     observations, _ = source.env.reset(seed=seed)
     source.begin()
     if isinstance(policy, EpisodicActor):
@@ -261,9 +261,9 @@ def _play(source: FrameSource, policy: Controller, env_id: str, seed: int, title
         if isinstance(source, _SimulatorSource):
             markers = _markers(policy, observations, source.env)
         prediction = None
-        if planner is not None and planner.imagination is not None:
-            horizon = planner.config.horizon * planner.config.action_repeat
-            prediction = PlanPrediction(planner.imagination.predicted, horizon)
+        if planner is not None and planner.mpc.record is not None:
+            horizon = planner.config.search.horizon * planner.config.action_repeat
+            prediction = PlanPrediction(planner.mpc.record.predicted_return, horizon)
         observations, rewards, terminations, truncations, infos = source.env.step(actions)
         total += float(rewards[0])
         steps += 1
@@ -286,8 +286,8 @@ def _markers(policy: Controller, observations: Any, env: Simulator) -> Sequence[
     """Return the shapes that show a policy's action values or model rollouts for observations (1, ...)."""
     if isinstance(policy, ActionValued):
         return env.task.value_markers(policy.action_values(observations)[0])
-    if isinstance(policy, Planner) and policy.imagination is not None:
-        return plan_markers(policy.imagination, env.task.drawn_point, extent=float(env.model.stat.extent))
+    if isinstance(policy, PETS) and policy.mpc.record is not None:
+        return plan_markers(policy.mpc.record, env.task.drawn_point, extent=float(env.model.stat.extent))
     return ()
 
 

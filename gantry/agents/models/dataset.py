@@ -1,7 +1,7 @@
 """Transition dataset: every transition ever observed, in order, for fitting dynamics and reward models."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -45,6 +45,12 @@ class Transitions:
         """Return the fields by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
+    @classmethod
+    def concatenate(cls, parts: Sequence["Transitions"]) -> "Transitions":
+        """Return all transitions, in order."""
+        columns = zip(*(part.columns().values() for part in parts), strict=True)
+        return cls(*(torch.cat(column) for column in columns))
+
     def select(self, index: Tensor | slice) -> "Transitions":
         """Return the transitions at an index, a mask or a slice."""
         return Transitions(**{name: column[index] for name, column in self.columns().items()})
@@ -55,7 +61,7 @@ class TransitionDataset:
 
     def __init__(self, feature_size: int, action_size: int) -> None:
         self._storage = Transitions.zeros(feature_size, action_size, INITIAL_CAPACITY)
-        self._size = 0
+        self._size = self._mark = 0
 
     def __len__(self) -> int:
         return self._size
@@ -65,7 +71,7 @@ class TransitionDataset:
         end = self._size + len(new)
         if end > len(self._storage):
             extra = Transitions.zeros(new.features.shape[1], new.actions.shape[1], end)
-            self._storage = _concatenate(self._storage, extra)
+            self._storage = Transitions.concatenate([self._storage, extra])
         for name, column in self._storage.columns().items():
             column[self._size : end] = getattr(new, name)
         self._size = end
@@ -81,10 +87,13 @@ class TransitionDataset:
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
-        self._size = 0
+        self._size = self._mark = 0
         self.add(Transitions(**{field.name: tensors[field.name] for field in dataclasses.fields(Transitions)}))
 
+    def mark(self) -> None:
+        """Begin a stretch of additions that `rollback` undoes."""
+        self._mark = self._size
 
-def _concatenate(first: Transitions, second: Transitions) -> Transitions:
-    columns = second.columns()
-    return Transitions(**{name: torch.cat([column, columns[name]]) for name, column in first.columns().items()})
+    def rollback(self) -> None:
+        """Remove everything added since the last `mark`."""
+        self._size = self._mark

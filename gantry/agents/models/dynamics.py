@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gantry.agents.ladder.agent import Shapes, prefixed, under
+from gantry.agents.parts.checkpoint import prefixed, under
 from gantry.agents.models.ensemble import Ensemble, EnsembleConfig, FitResult, mean_and_std
 from gantry.agents.models.kinematics import LearnedKinematics
 
@@ -36,6 +36,7 @@ class DynamicsModel:
         integer_columns: (d,) bool.
         kinematics: None without `angle_columns`.
         feature_mean, feature_std: (d,) statistics of the features in the data.
+        fitted: whether the model has been fitted to any data.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class DynamicsModel:
         self.integer_columns = torch.zeros(feature_size, dtype=torch.bool)
         self.kinematics = LearnedKinematics(feature_size, angle_columns) if angle_columns else None
         self.feature_mean, self.feature_std = torch.zeros(feature_size), torch.ones(feature_size)
+        self.fitted = False
         self._cache_columns()
 
     def fit(
@@ -72,6 +74,7 @@ class DynamicsModel:
         observed = torch.cat([features, next_features])
         self.circle_columns, self.integer_columns = find_circle_columns(observed), find_integer_columns(observed)
         self._cache_columns()
+        self.fitted = True
         return result
 
     def _cache_columns(self) -> None:
@@ -155,7 +158,7 @@ class DynamicsModel:
         """Return copies of everything that predictions depend on."""
         own = {name: getattr(self, name).clone() for name in COLUMN_STATE}
         kinematics = {} if self.kinematics is None else prefixed("kinematics", self.kinematics.state())
-        return {**self.ensemble.state(), **own, **kinematics}
+        return {**self.ensemble.state(), **own, **kinematics, "fitted": torch.tensor(self.fitted)}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
@@ -164,20 +167,8 @@ class DynamicsModel:
             setattr(self, name, tensors[name].clone())
         if self.kinematics is not None:
             self.kinematics.load_state(under(tensors, "kinematics"))
+        self.fitted = bool(tensors["fitted"])
         self._cache_columns()
-
-    @staticmethod
-    def shapes(
-        feature_size: int, action_size: int, config: EnsembleConfig, angle_columns: Sequence[int] = ()
-    ) -> Shapes:
-        """Return the name, shape and type of each tensor of `state`."""
-        shapes = Ensemble.shapes(feature_size + action_size, feature_size, config)
-        shapes.update({name: ((feature_size,), torch.bool) for name in ("circle_columns", "integer_columns")})
-        shapes.update({name: ((feature_size,), torch.float32) for name in ("feature_mean", "feature_std")})
-        if angle_columns:
-            parts = LearnedKinematics.shapes(feature_size, angle_columns)
-            shapes.update({f"kinematics.{name}": shape for name, shape in parts.items()})
-        return shapes
 
 
 def find_circle_columns(features: Tensor) -> Tensor:

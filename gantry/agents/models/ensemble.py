@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu, softplus
 
-from gantry.agents.parts.adam import Adam
-from gantry.agents.ladder.agent import Shapes
-from gantry.agents.parts.validation import require, require_network
+from gantry.agents.parts.optim import Adam
+from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
 from gantry.errors import GantryError
 
 MIN_STD = 1e-6
@@ -59,11 +58,11 @@ class EnsembleConfig:
     """Resample each member's data with replacement for each fit. A single network always sees all data."""
 
     def __post_init__(self) -> None:
-        for name in ("ensemble_size", "minibatch_size", "gradient_steps", "patience"):
-            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        require(self.learning_rate > 0.0, "learning_rate", "above 0", self.learning_rate)
-        require(self.weight_decay >= 0.0, "weight_decay", "at least 0", self.weight_decay)
-        require(0.0 <= self.beta_nll <= 1.0, "beta_nll", "from 0 to 1", self.beta_nll)
+        """Refuse values that cannot work; raises GantryError with the setting and its range."""
+        require_at_least(self, 1, "ensemble_size", "minibatch_size", "gradient_steps", "patience")
+        require_positive(self, "learning_rate")
+        require_at_least(self, 0.0, "weight_decay")
+        require_between(self, 0.0, 1.0, "beta_nll")
         require(len(self.hidden_sizes) > 0, "hidden_sizes", "at least one width", self.hidden_sizes)
         require_network(self.hidden_sizes, "cpu")
 
@@ -376,17 +375,6 @@ class Ensemble:
             weight.copy_(tensors[f"{index}.weight"])
             bias.copy_(tensors[f"{index}.bias"])
         self._fold_normalization()
-
-    @staticmethod
-    def shapes(input_size: int, output_size: int, config: EnsembleConfig) -> Shapes:
-        """Return the name, shape and type of each tensor of `state`."""
-        shapes: Shapes = {name: ((input_size if name.startswith("input") else output_size,), torch.float32)
-                  for name in (*NORMALIZATION, "min_log_variance", "max_log_variance")}  # fmt: skip
-        sizes = (input_size, *config.hidden_sizes, 2 * output_size)
-        for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-            shapes[f"{index}.weight"] = ((config.ensemble_size, fan_in, fan_out), torch.float32)
-            shapes[f"{index}.bias"] = ((config.ensemble_size, 1, fan_out), torch.float32)
-        return shapes
 
 
 def silu_(x: Tensor) -> Tensor:

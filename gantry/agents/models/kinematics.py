@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from gantry.agents.ladder.agent import Shapes
 from gantry.errors import GantryError
 
 MAX_ANGLES = 7
@@ -49,8 +48,9 @@ class LearnedKinematics:
             )
         self._angles = torch.tensor(angle_columns, dtype=torch.int64)
         self._half = (len(angle_columns) + 1) // 2
-        shapes = self.shapes(feature_size, angle_columns)
-        self.columns, self.weights, self.linear = (torch.zeros(shape, dtype=kind) for shape, kind in shapes.values())
+        self.columns = torch.zeros(feature_size, dtype=torch.bool)
+        self.weights = torch.zeros(3**self._half, 3 ** (len(angle_columns) - self._half), feature_size)
+        self.linear = torch.zeros(feature_size, feature_size)
 
     def fit(self, features: Tensor, next_features: Tensor) -> None:
         """Find the kinematic columns and their coefficients from transitions (N, d), (N, d), oldest first."""
@@ -110,16 +110,6 @@ class LearnedKinematics:
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
         self.columns, self.weights, self.linear = (tensors[name].clone() for name in ("columns", "weights", "linear"))
-
-    @staticmethod
-    def shapes(feature_size: int, angle_columns: Sequence[int]) -> Shapes:
-        """Return the name, shape and type of each tensor of `state`."""
-        half = (len(angle_columns) + 1) // 2
-        return {
-            "columns": ((feature_size,), torch.bool),
-            "weights": ((3**half, 3 ** (len(angle_columns) - half), feature_size), torch.float32),
-            "linear": ((feature_size, feature_size), torch.float32),
-        }
 
 
 def _ridge_solution(gram: Tensor, moment: Tensor) -> Tensor:

@@ -32,6 +32,17 @@ class ModelRollouts:
 class Model(Protocol):
     """Dynamics and reward, as a planner needs them."""
 
+    @property
+    def fitted(self) -> bool:
+        """Whether the model can be planned with; a learned one needs data first."""
+
+    @property
+    def members(self) -> int:
+        """Number of alternative predictions: the ensemble's size, or 1."""
+
+    def features(self, observations: NDArray[np.float32]) -> Tensor:
+        """Return the features (k, d) of observations (k, d) that rollouts start from."""
+
     def evaluate_action_sequences(
         self, features: Tensor, env_ids: NDArray[np.int64], actions: Tensor, generator: torch.Generator
     ) -> ModelRollouts:
@@ -72,6 +83,20 @@ class LearnedModel:
         self.dynamics, self.reward_model, self.objective = dynamics, reward_model, objective
         self.particles, self.propagation, self.sample = particles, propagation, sample
 
+    @property
+    def fitted(self) -> bool:
+        """Whether the dynamics model has been fitted to any data."""
+        return self.dynamics.fitted
+
+    @property
+    def members(self) -> int:
+        """The ensemble's size."""
+        return self.dynamics.ensemble.config.ensemble_size
+
+    def features(self, observations: NDArray[np.float32]) -> Tensor:
+        """Return the features (k, d) of observations (k, d), which reward and dynamics are functions of."""
+        return self.reward_model.features(observations)
+
     def evaluate_action_sequences(
         self, features: Tensor, env_ids: NDArray[np.int64], actions: Tensor, generator: torch.Generator
     ) -> ModelRollouts:
@@ -94,10 +119,17 @@ class SimulatorModel:
         objective: estimate of returns.
     """
 
+    fitted = True
+    members = 1
+
     def __init__(
         self, model: PlanningModel, to_environment: ToEnvironment, repeat: int, objective: PlanningObjective
     ) -> None:
         self._model, self._to_environment, self._repeat, self.objective = model, to_environment, repeat, objective
+
+    def features(self, observations: NDArray[np.float32]) -> Tensor:
+        """Return observations (k, d) as they are; simulations start from the environments' states instead."""
+        return torch.tensor(observations, dtype=torch.float32)
 
     def evaluate_action_sequences(
         self, features: Tensor, env_ids: NDArray[np.int64], actions: Tensor, generator: torch.Generator

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gantry.agents.parts.validation import require
 from gantry.agents.models.model_rollouts import Model, ModelRollouts
 from gantry.agents.optimizers.categorical import CategoricalCrossEntropy
 from gantry.agents.optimizers.cross_entropy import CrossEntropy
@@ -18,6 +17,7 @@ from gantry.agents.optimizers.mppi import PathIntegral
 from gantry.agents.optimizers.problem import Bounds, Problem
 from gantry.agents.optimizers.random_shooting import RandomShooting
 from gantry.agents.optimizers.sampling import SamplingMethod
+from gantry.agents.parts.validation import require_at_least, require_between
 from gantry.errors import GantryError
 
 OptimizerName = Literal["icem", "cem", "mppi", "random-shooting", "gradient"]
@@ -59,15 +59,9 @@ class SearchConfig:
     mppi always executes the mean."""
 
     def __post_init__(self) -> None:
-        """Reject settings that cannot work.
-
-        Raises:
-            GantryError: names the setting and its range.
-        """
-        for name in ("horizon", "population", "iterations"):
-            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        for name in ("keep_elite_fraction", "momentum"):
-            require(0.0 <= getattr(self, name) <= 1.0, name, "from 0 to 1", getattr(self, name))
+        """Refuse values that cannot work; raises GantryError with the setting and its range."""
+        require_at_least(self, 1, "horizon", "population", "iterations")
+        require_between(self, 0.0, 1.0, "keep_elite_fraction", "momentum")
         make_optimizer(self, discrete=False)  # checks its own settings
 
 
@@ -155,11 +149,16 @@ class PlanSearch:
         config: settings.
         action_size: size of an action vector, or number of Discrete actions.
         bounded: (action_size,) bool, dimensions bounded by [-1, 1]; None for Discrete actions.
+
+    Raises:
+        GantryError: the optimizer cannot handle Discrete actions.
     """
 
     def __init__(self, config: SearchConfig, action_size: int, bounded: Tensor | None) -> None:
         self.config, self.action_size = config, action_size
         self.discrete = bounded is None
+        if self.discrete and config.optimizer in ("mppi", "gradient"):
+            raise GantryError(f"the optimizer {config.optimizer} cannot plan Discrete actions; choose icem or cem")
         self.bounds: Bounds | None = None
         if bounded is not None:
             high = torch.where(bounded, 1.0, math.inf)

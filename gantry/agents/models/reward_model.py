@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from gantry.agents.parts.adam import Adam
-from gantry.agents.ladder.agent import Shapes, prefixed, under
-from gantry.agents.parts.networks import MLP, layer_shapes
+from gantry.agents.parts.optim import Adam, descend
+from gantry.agents.parts.checkpoint import prefixed, under
+from gantry.agents.parts.networks import MLP
 from gantry.agents.models.dataset import Transitions
 from gantry.agents.models.ensemble import Ensemble, EnsembleConfig, mean_and_std
 from gantry.agents.models.planning_model import PlanningModel
+from gantry.errors import GantryError
 
 ToEnvironment = Callable[[NDArray[Any]], NDArray[Any]]
 """Planned actions (k, a), one-hot if discrete → environment actions (k, …)."""
@@ -22,6 +23,9 @@ ToEnvironment = Callable[[NDArray[Any]], NDArray[Any]]
 
 class RewardModel(Protocol):
     """Reward and termination of transitions between planning steps; leading dimensions (…) broadcast."""
+
+    def features(self, observations: NDArray[np.float32]) -> Tensor:
+        """Return the features (k, d) of observations (k, d), which reward and dynamics are functions of."""
 
     def reward(self, features: Tensor, actions: Tensor, next_features: Tensor) -> Tensor:
         """Return rewards (…), summed over a planning step, for (…, d), (…, a), (…, d)."""
@@ -41,6 +45,17 @@ class TaskReward:
 
     def __init__(self, model: PlanningModel, to_environment: ToEnvironment, repeat: int) -> None:
         self._model, self._to_environment, self._repeat = model, to_environment, repeat
+
+    def features(self, observations: NDArray[np.float32]) -> Tensor:
+        """Return the task's features (k, d) of observations (k, d).
+
+        Raises:
+            GantryError: the observations do not determine them.
+        """
+        features = self._model.features(observations)
+        if features is None:
+            raise GantryError("the observations do not determine the task's reward; set reward=learned")
+        return torch.tensor(features, dtype=torch.float32)
 
     def reward(self, features: Tensor, actions: Tensor, next_features: Tensor) -> Tensor:
         """Return rewards (…), summed over a planning step, for (…, d), (…, a), (…, d)."""
@@ -67,6 +82,10 @@ class LearnedReward:
         self._feature_mean, self._feature_std = torch.zeros(feature_size), torch.ones(feature_size)
         self._can_terminate = False
 
+    def features(self, observations: NDArray[np.float32]) -> Tensor:
+        """Return observations (k, d) as they are."""
+        return torch.tensor(observations, dtype=torch.float32)
+
     def fit(self, data: Transitions, generator: torch.Generator) -> None:
         """Fit to transitions.
 
@@ -88,8 +107,7 @@ class LearnedReward:
         for _ in range(config.gradient_steps):
             index = torch.multinomial(weights, config.minibatch_size, replacement=True, generator=generator)
             loss = binary_cross_entropy_with_logits(self._termination(inputs[index])[:, 0], terminated[index])
-            gradients, _ = self._termination_optimizer.gradients(loss)
-            self._termination_optimizer.step(gradients, config.learning_rate)
+            descend(loss, self._termination_optimizer, config.learning_rate)
 
     def reward(self, features: Tensor, actions: Tensor, next_features: Tensor) -> Tensor:
         """Return rewards (…), summed over a planning step, for (…, d), (…, a), (…, d)."""
@@ -125,17 +143,3 @@ class LearnedReward:
         self._termination.load_state(under(tensors, "termination"))
         self._can_terminate = bool(tensors["can_terminate"])
         self._feature_mean, self._feature_std = tensors["feature_mean"].clone(), tensors["feature_std"].clone()
-
-    @staticmethod
-    def shapes(feature_size: int, action_size: int, config: EnsembleConfig) -> Shapes:
-        """Return the name, shape and type of each tensor of `state`."""
-        reward = Ensemble.shapes(2 * feature_size + action_size, 1, config)
-        termination = layer_shapes((feature_size, *config.hidden_sizes, 1))
-        column = ((feature_size,), torch.float32)
-        return {
-            **{f"reward.{name}": shape for name, shape in reward.items()},
-            **{f"termination.{name}": (shape, torch.float32) for name, shape in termination.items()},
-            "can_terminate": ((), torch.bool),
-            "feature_mean": column,
-            "feature_std": column,
-        }

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from gantry.agents.parts.adam import Adam
-from gantry.agents.ladder.agent import Shapes
+from gantry.agents.parts.optim import Adam
 from gantry.agents.models.ensemble import Ensemble, EnsembleConfig
 from gantry.agents.models.dataset import Transitions
 
@@ -52,8 +51,3 @@ class TerminalValue:
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
         self._network.load_state(tensors)
-
-    @staticmethod
-    def shapes(feature_size: int, config: EnsembleConfig) -> Shapes:
-        """Return the name, shape and type of each tensor of `state`."""
-        return Ensemble.shapes(feature_size, 1, config)

@@ -94,6 +94,11 @@ class VectorStepper:
         assert isinstance(self.env, VectorEnv)
         return self._observations.vectors(self.env.reset(**settings)[0])
 
+    @property
+    def must_reset(self) -> NDArray[np.bool_]:
+        """(n,) environments that the coming step only resets, whatever their action (NEXT_STEP autoreset)."""
+        return self._must_reset
+
     def begin_episodes(self) -> None:
         """Reset the environment with its seed, unless episodes are already under way."""
         if not self._seeded:

@@ -5,7 +5,7 @@ import dataclasses
 from gantry.agents.a2c import A2CConfig
 from gantry.agents.ddpg import DDPGConfig
 from gantry.agents.dqn import DQNConfig
-from gantry.agents.planner import PlannerConfig
+from gantry.agents.pets import PlannerConfig
 from gantry.agents.policy_search import CEMConfig, NESConfig
 from gantry.agents.ppo import PPOConfig
 from gantry.agents.reinforce import ReinforceConfig

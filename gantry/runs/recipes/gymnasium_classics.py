@@ -1,7 +1,9 @@
 """Recipes for environments that Gymnasium ships."""
 
 from gantry.agents.dqn import DQNConfig
-from gantry.agents.planner import PlannerConfig
+from gantry.agents.models.ensemble import EnsembleConfig
+from gantry.agents.models.plan_search import SearchConfig
+from gantry.agents.pets import PlannerConfig
 from gantry.agents.q_learning import QLearningConfig
 from gantry.agents.reinforce import ReinforceConfig
 from gantry.runs.recipes import Recipe
@@ -41,7 +43,12 @@ RECIPES = (
     ),
     Recipe(
         "Pendulum-v1",
-        PlannerConfig(horizon=20, random_decisions=200, update_decisions=200, hidden_sizes=(128, 128), fit_steps=400),
+        PlannerConfig(
+            search=SearchConfig(horizon=20),
+            model=EnsembleConfig(hidden_sizes=(128, 128), gradient_steps=400),
+            initial_random_steps=200,
+            fit_every=200,
+        ),
         total_steps=3_000,
     ),
     Recipe("FrozenLake-v1", FROZEN_LAKE, total_steps=15_000),

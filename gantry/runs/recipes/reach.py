@@ -1,7 +1,8 @@
 """Recipes for the arms."""
 
 from gantry.agents.ddpg import DDPGConfig
-from gantry.agents.planner import PlannerConfig
+from gantry.agents.models.plan_search import SearchConfig
+from gantry.agents.pets import PlannerConfig
 from gantry.agents.ppo import PPOConfig
 from gantry.runs.recipes import Recipe
 
@@ -86,14 +87,11 @@ RECIPES = (
     Recipe(
         "gantry/Reach-v0",
         PlannerConfig(
+            search=SearchConfig(horizon=12, population=128, initial_std=0.3, executed_plan="mean"),
             action_repeat=2,
-            horizon=12,
-            population=128,
-            initial_deviation=0.3,
-            carried_out="mean",
-            angles=(0, 1, 2, 3, 4, 5),
-            random_decisions=200,
-            update_decisions=100,
+            angle_columns=(0, 1, 2, 3, 4, 5),
+            initial_random_steps=200,
+            fit_every=100,
         ),
         total_steps=6_000,
     ),

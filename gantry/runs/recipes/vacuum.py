@@ -1,6 +1,8 @@
 """Recipes for the vacuum robot's tasks."""
 
-from gantry.agents.planner import PlannerConfig
+from gantry.agents.models.ensemble import EnsembleConfig
+from gantry.agents.models.plan_search import SearchConfig
+from gantry.agents.pets import PlannerConfig
 from gantry.agents.ppo import PPOConfig
 from gantry.agents.q_learning import QLearningConfig
 from gantry.runs.recipes import Recipe
@@ -22,19 +24,16 @@ RECIPES = (
         ),
         total_steps=500_000,
     ),
-    # Which dirt an action takes away depends on room and action together; only with a variance weight do the networks
-    # learn that rather than call it noise.
+    # Which dirt an action takes away depends on room and action together; only with β-NLL do the networks learn that
+    # rather than explain it as noise.
     Recipe(
         "gantry/VacuumRooms-v0",
         PlannerConfig(
-            horizon=8,
+            search=SearchConfig(horizon=8, population=256, elites=24),
+            model=EnsembleConfig(beta_nll=0.5, gradient_steps=800),
             discount=0.99,
-            population=256,
-            elites=24,
-            random_decisions=400,
-            update_decisions=100,
-            variance_weight=0.5,
-            fit_steps=800,
+            initial_random_steps=400,
+            fit_every=100,
         ),
         total_steps=1_000,
     ),
