@@ -9,14 +9,14 @@ from gantry.envs.simulator import make_simulator
 from gantry.errors import GantryError
 from gantry.optimal_control.finite_differences import jacobians
 from gantry.optimal_control.simulator_dynamics import RewardCost, SimulatedDynamics
-from gantry.optimal_control.solve import Playback, solve, yardstick
-from gantry.optimal_control.trajectory import Planner, PlannerConfig
+from gantry.optimal_control.solve import Playback, ilqr_score, solve
+from gantry.optimal_control.trajectory import TrajectoryConfig, TrajectoryPlanner
 from gantry.runs.evaluate import evaluate
 from gantry.runs.seeds import environment_seed
 
 ARMS = ("gantry/ReachPlanar-v0", "gantry/Reach-v0")
 SOLVED = ("gantry/CartPoleSwingUp-v0", *ARMS)
-QUICK = PlannerConfig(arrivals=(1.2,), sifted=1)
+QUICK = TrajectoryConfig(arrival_times=(1.2,), candidates=1)
 
 
 def moving(environment: str, steps: int = 6, **options):
@@ -24,7 +24,7 @@ def moving(environment: str, steps: int = 6, **options):
     dynamics = SimulatedDynamics(environment, options)
     simulator = make_simulator(environment, 1, **options)
     simulator.reset(seed=5)
-    states = [dynamics.begin(simulator.batch.state[0])]
+    states = [dynamics.begin_episode(simulator.batch.state[0])]
     controls = np.random.default_rng(0).uniform(-0.9, 0.9, (steps, len(dynamics.low)))
     for row in controls:
         states.append(dynamics.step(states[-1][None], row[None])[0])
@@ -35,7 +35,7 @@ def moving(environment: str, steps: int = 6, **options):
 
 
 @pytest.mark.parametrize("environment", SOLVED)
-def test_a_step_is_the_environments_own(environment):
+def test_dynamics_step_matches_environment(environment):
     dynamics, states, controls = moving(environment)
     simulator = make_simulator(environment, 1)
     simulator.reset(seed=5)
@@ -46,14 +46,14 @@ def test_a_step_is_the_environments_own(environment):
         np.testing.assert_allclose(simulator.state.qvel[0], after[joints : 2 * joints], atol=1e-5)
         if environment == "gantry/Reach-v0":
             np.testing.assert_allclose(simulator.state.ctrl[0], after[2 * joints :], atol=1e-6)
-    assert dynamics.has_aims == (environment == "gantry/Reach-v0")
+    assert dynamics.has_setpoints == (environment == "gantry/Reach-v0")
     # A function: the same states give the same, in any number and order.
     whole = dynamics.step(np.tile(states[:-1], (300, 1)), np.tile(controls, (300, 1)))
     assert np.array_equal(whole, np.tile(states[1:], (300, 1)))
 
 
 @pytest.mark.parametrize("environment", ["gantry/CartPoleSwingUp-v0", "gantry/ReachPlanar-v0"])
-def test_derivatives_equal_mujocos_own_finite_differences(environment):
+def test_dynamics_derivatives_match_mjd_transition_fd(environment):
     dynamics, states, controls = moving(environment)
     model = dynamics.model
     data, size = mujoco.MjData(model), 2 * model.nv
@@ -72,9 +72,9 @@ def test_derivatives_equal_mujocos_own_finite_differences(environment):
 
 
 @pytest.mark.parametrize("control", ["position", "torque"])
-def test_derivatives_of_seven_joints_predict_what_a_small_change_does(control):
+def test_dynamics_derivatives_predict_small_changes(control):
     dynamics, states, controls = moving("gantry/Reach-v0", control=control)
-    assert dynamics.has_aims == (control == "position")
+    assert dynamics.has_setpoints == (control == "position")
     a, b = dynamics.derivatives(states[:-1], controls)
     random, width = np.random.default_rng(1), 1e-4
     dx, du = width * random.normal(size=states[:-1].shape), width * random.normal(size=controls.shape)
@@ -84,14 +84,14 @@ def test_derivatives_of_seven_joints_predict_what_a_small_change_does(control):
     np.testing.assert_allclose((ahead - back) / 2, predicted, atol=1e-3 * np.abs(predicted).max())
 
 
-def test_controls_at_a_limit_keep_their_whole_effect():
+def test_dynamics_derivatives_at_control_limits():
     dynamics, states, _ = moving("gantry/CartPoleSwingUp-v0", steps=1)
     inside = dynamics.derivatives(states[:1], np.zeros((1, 1)))[1]
     for limit in (-1.0, 1.0):
         np.testing.assert_allclose(dynamics.derivatives(states[:1], np.full((1, 1), limit))[1], inside, rtol=1e-3)
 
 
-def test_a_simulation_that_blows_up_is_not_finite_and_harms_no_other():
+def test_diverging_state_is_nan_and_isolated():
     dynamics, states, _ = moving("gantry/CartPoleSwingUp-v0", steps=1)
     wild = states[:1] + np.array([0.0, 0.0, 1e200, 0.0])
     pair = np.concatenate([wild, states[:1]])
@@ -105,7 +105,7 @@ def test_a_simulation_that_blows_up_is_not_finite_and_harms_no_other():
 
 
 @pytest.mark.parametrize("environment", SOLVED)
-def test_costs_are_the_environments_negative_rewards(environment):
+def test_reward_cost_is_negative_reward(environment):
     dynamics, states, controls = moving(environment)
     costs = RewardCost(dynamics).values(states[:-1], controls, states[1:])
     simulator = make_simulator(environment, 1)
@@ -115,7 +115,7 @@ def test_costs_are_the_environments_negative_rewards(environment):
 
 
 @pytest.mark.parametrize("environment", SOLVED)
-def test_the_costs_slope_is_that_of_its_values(environment):
+def test_reward_cost_derivatives_match_finite_differences(environment):
     dynamics, states, controls = moving(environment, steps=12)
     cost = RewardCost(dynamics)
     gradients, hessians = cost.derivatives(states[:-1], controls, states[1:])
@@ -137,7 +137,7 @@ def test_the_costs_slope_is_that_of_its_values(environment):
     np.testing.assert_allclose(hessians @ direction, bends, atol=0.05 * np.abs(bends).max())
 
 
-def test_around_upright_the_cost_has_the_curvature_of_the_rewards_formula():
+def test_reward_cost_hessian_at_upright_matches_formula():
     dynamics = SimulatedDynamics("gantry/CartPoleBalance-v0")
     upright, still = np.zeros((1, 4)), np.zeros((1, 1))
     gradient, hessian = RewardCost(dynamics).derivatives(upright, still, upright)
@@ -147,28 +147,28 @@ def test_around_upright_the_cost_has_the_curvature_of_the_rewards_formula():
     np.testing.assert_allclose(hessian[0], expected, atol=2e-3)
 
 
-# The regulator in the simulator
+# LQR in the simulator
 
 
 @pytest.mark.parametrize("tilt", [-0.3, -0.1, 0.1, 0.3])
-def test_the_regulator_holds_the_real_cart_pole_from_small_angles(tilt):
+def test_lqr_controller_balances_simulated_cart_pole(tilt):
     dynamics = SimulatedDynamics("gantry/CartPoleBalance-v0")
     simulator = dynamics.simulator(1)
     simulator.reset(seed=0)
     simulator.state.qpos[0], simulator.state.qvel[0] = (0.2, tilt), 0.0
-    start = dynamics.begin(simulator.batch.state[0])
-    hold = Planner(dynamics, 500, PlannerConfig()).regulate(start)
-    assert np.array_equal(hold.goal, np.zeros(4))
-    actions = dynamics.play(hold, 500)
+    start = dynamics.begin_episode(simulator.batch.state[0])
+    controller = TrajectoryPlanner(dynamics, 500, TrajectoryConfig()).lqr_controller(start)
+    assert np.array_equal(controller.goal, np.zeros(4))
+    actions = dynamics.rollout(controller, 500)
     assert np.abs(actions).max() <= 1.0
     end = np.concatenate([dynamics.simulator(1).state.qpos[0], dynamics.simulator(1).state.qvel[0]])
     np.testing.assert_allclose(end, 0.0, atol=0.01)
 
 
 @pytest.mark.parametrize("environment", ARMS)
-def test_the_goal_is_a_pose_at_rest_on_the_target(environment):
+def test_lqr_goal_is_equilibrium_on_target(environment):
     dynamics, states, _ = moving(environment, steps=1)
-    goal = Planner(dynamics, 10, PlannerConfig()).regulate(states[0]).goal[None]
+    goal = TrajectoryPlanner(dynamics, 10, TrajectoryConfig()).lqr_controller(states[0]).goal[None]
     cost = RewardCost(dynamics).values(goal, np.zeros((1, len(dynamics.low))), goal)[0]
     assert cost == pytest.approx(-1.0, abs=1e-4)
     after = dynamics.step(goal, np.zeros((1, len(dynamics.low))))
@@ -181,37 +181,37 @@ def test_the_goal_is_a_pose_at_rest_on_the_target(environment):
 # Whole episodes
 
 
-def test_swing_up_is_solved_as_planned_and_the_second_episode_starts_from_the_firsts_trajectory():
+def test_ilqr_solves_swing_up_and_warm_starts_second_episode():
     result = solve("gantry/CartPoleSwingUp-v0", "ilqr", episodes=2, config=QUICK)
     assert result.evaluation.score > 880
-    assert all((np.diff(curve) > 0).all() for curve in result.curves)
-    assert result.evaluation.score == pytest.approx(np.mean([curve[-1] for curve in result.curves]), abs=0.1)
+    assert all((np.diff(curve) > 0).all() for curve in result.planned_scores)
+    assert result.evaluation.score == pytest.approx(np.mean([curve[-1] for curve in result.planned_scores]), abs=0.1)
     assert np.abs(result.actions).max() <= 1.0
     again = evaluate(Playback(result.actions).act, "gantry/CartPoleSwingUp-v0", 2, 0)
     assert again.score == result.evaluation.score
-    assert result.curves[1][0] > 870
-    assert len(result.curves[1]) < len(result.curves[0])
+    assert result.planned_scores[1][0] > 870
+    assert len(result.planned_scores[1]) < len(result.planned_scores[0])
 
 
-def test_iterative_lqr_earns_more_than_the_regulator_and_the_same_twice():
+def test_ilqr_beats_lqr_deterministically():
     regulator = solve("gantry/ReachPlanar-v0", "lqr", episodes=1)
     planned, again = (solve("gantry/ReachPlanar-v0", "ilqr", episodes=1) for _ in range(2))
     assert planned.evaluation.success == 1.0
     assert planned.evaluation.score > regulator.evaluation.score > 900
     assert np.array_equal(planned.actions, again.actions)
-    assert planned.curves == again.curves
+    assert planned.planned_scores == again.planned_scores
 
 
 @pytest.mark.slow
-def test_seven_joints_reach_their_targets():
+def test_ilqr_reaches_targets_with_seven_joints():
     for control in ("position", "torque"):
-        result = solve("gantry/Reach-v0", "ilqr", episodes=2, environment_options={"control": control})
+        result = solve("gantry/Reach-v0", "ilqr", episodes=2, env_options={"control": control})
         assert result.evaluation.success == 1.0
         assert result.evaluation.score > 800
 
 
-def test_the_yardstick_is_the_score_of_iterative_lqr():
-    assert yardstick("gantry/CartPoleBalance-v0", episodes=1) > 999.5
+def test_ilqr_score():
+    assert ilqr_score("gantry/CartPoleBalance-v0", episodes=1) > 999.5
 
 
 @pytest.mark.parametrize(
@@ -219,32 +219,32 @@ def test_the_yardstick_is_the_score_of_iterative_lqr():
     [
         ("gantry/CartPoleSwingUpSparse-v0", {}, "this one is flat"),
         ("gantry/ReachGoal-v0", {}, "this one is flat"),
-        ("gantry/CartPoleBalance-v0", {"actions": "discrete"}, "actions that are numbers"),
-        ("gantry/Vacuum-v0", {}, "actions that are numbers"),
-        ("gantry/VacuumDrive-v0", {}, "all in its joints"),
-        ("Pendulum-v1", {}, "Gantry's own environments"),
+        ("gantry/CartPoleBalance-v0", {"actions": "discrete"}, "continuous actions"),
+        ("gantry/Vacuum-v0", {}, "continuous actions"),
+        ("gantry/VacuumDrive-v0", {}, "without state beside its joints"),
+        ("Pendulum-v1", {}, "a task that Gantry simulates"),
         ("gantry/CartPoleBalance-v0", {"physics": {"cart_mass": 2.0}}, "leave out physics"),
         ("gantry/CartPoleBalance-v0", {"disturb": "pushes"}, "leave out disturb"),
     ],
 )
-def test_what_cannot_be_planned_is_refused_in_one_line(environment, options, message):
+def test_solve_refuses_unsuitable_environments_in_one_line(environment, options, message):
     with pytest.raises(GantryError, match=message) as error:
-        solve(environment, "lqr", 1, environment_options=options)
+        solve(environment, "lqr", 1, env_options=options)
     assert "\n" not in str(error.value)
 
 
-def test_bad_settings_are_refused_in_one_line():
+def test_solve_refuses_bad_settings_in_one_line():
     with pytest.raises(GantryError, match="number of episodes"):
         solve("gantry/CartPoleBalance-v0", "lqr", 0)
     with pytest.raises(GantryError, match="did you mean ilqr"):
         solve("gantry/CartPoleBalance-v0", "ilqrr", 1)
-    with pytest.raises(GantryError, match="planner needs"):
-        PlannerConfig(effort=0.0)
-    with pytest.raises(GantryError, match="times of arrival"):
-        PlannerConfig(arrivals=(1.0, -1.0))
+    with pytest.raises(GantryError, match="must be positive"):
+        TrajectoryConfig(control_cost=0.0)
+    with pytest.raises(GantryError, match="arrival_times"):
+        TrajectoryConfig(arrival_times=(1.0, -1.0))
 
 
-def test_the_command_prints_a_table_and_draws_and_films(capsys, tmp_path):
+def test_solve_command_prints_table_plots_and_films(capsys, tmp_path):
     plot, film = tmp_path / "convergence.png", tmp_path / "balance.mp4"
     words = [
         "CartPoleBalance-v0",
@@ -265,7 +265,7 @@ def test_the_command_prints_a_table_and_draws_and_films(capsys, tmp_path):
     methods = json.loads(captured.out.splitlines()[-1])["methods"]
     assert [method["method"] for method in methods] == ["lqr", "ilqr"]
     assert methods[1]["score"] >= methods[0]["score"] > 999
-    assert methods[1]["curves"][0][-1] == pytest.approx(methods[1]["score"], abs=0.1)
+    assert methods[1]["planned_scores"][0][-1] == pytest.approx(methods[1]["score"], abs=0.1)
     assert "optimal control in gantry/CartPoleBalance-v0" in captured.err
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert film.stat().st_size > 1000
@@ -273,7 +273,7 @@ def test_the_command_prints_a_table_and_draws_and_films(capsys, tmp_path):
     assert f"score {methods[1]['score']:.1f}" in said  # the film shows the episode that was scored
 
 
-def test_the_command_refuses_other_kinds_of_files(capsys):
+def test_solve_command_refuses_other_file_types(capsys):
     assert main(["solve", "CartPoleBalance-v0", "--film", "a.png"]) == 1
     assert main(["solve", "CartPoleBalance-v0", "--plot", "a.mp4"]) == 1
     assert capsys.readouterr().err.count("its name must end in") == 2
@@ -281,14 +281,14 @@ def test_the_command_refuses_other_kinds_of_files(capsys):
     assert "lqr has none" in capsys.readouterr().err
 
 
-def test_an_episode_is_the_evaluations_own():
+def test_solve_plans_evaluation_episodes():
     dynamics = SimulatedDynamics("gantry/CartPoleBalance-v0")
     simulator = dynamics.simulator(2)
     simulator.reset(seed=environment_seed("evaluation", 3, 2))
     result = solve("gantry/CartPoleBalance-v0", "lqr", episodes=2, seed=3)
     rewards = []
     for row, origin in enumerate(simulator.batch.state.copy()):
-        state = dynamics.begin(origin)[None]
+        state = dynamics.begin_episode(origin)[None]
         cost = 0.0
         for action in result.actions[row].astype(np.float64):
             after = dynamics.step(state, action[None])

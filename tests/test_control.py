@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.linalg import solve_discrete_are
 from scipy.optimize import lsq_linear
 
 from gantry.errors import GantryError
 from gantry.optimal_control import ilqr
 from gantry.optimal_control.box_qp import box_qp
-from gantry.optimal_control.finite_differences import curvatures, jacobians
-from gantry.optimal_control.lqr import finite_horizon, infinite_horizon
+from gantry.optimal_control.finite_differences import jacobians, weighted_hessians
+from gantry.optimal_control.lqr import dlqr
 from gantry.optimal_control.quadratic_cost import QuadraticCost
 
 UNLIMITED = np.full(2, np.inf)
@@ -31,59 +30,62 @@ def system(seed: int, states: int = 4, controls: int = 2):
     return a, b, joint[:states, :states], joint[states:, states:], joint[:states, states:]
 
 
-# The regulator
+def riccati_recursion(a, b, q, r, final, steps, n=None):
+    """The gains (steps, p, n) and costs to go (steps + 1, n, n) of a finite horizon, by the Riccati recursion."""
+    cross = np.zeros_like(b) if n is None else n
+    gains, costs = [], [final]
+    for _ in range(steps):
+        p = costs[0]
+        gain = np.linalg.solve(r + b.T @ p @ b, b.T @ p @ a + cross.T)
+        before = q + a.T @ p @ a - (a.T @ p @ b + cross) @ gain
+        gains.insert(0, gain)
+        costs.insert(0, (before + before.T) / 2)
+    return np.array(gains), np.array(costs)
+
+
+# LQR
 
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize(("states", "controls"), [(1, 1), (4, 2), (9, 3)])
-def test_the_gain_equals_scipys_riccati_solution(seed, states, controls):
+def test_lqr_matches_long_riccati_recursion(seed, states, controls):
     a, b, q, r, n = system(seed, states, controls)
     for cross in (n, np.zeros_like(n)):
-        regulator = infinite_horizon(a, b, q, r, cross)
-        p = solve_discrete_are(a, b, q, r, s=cross)
-        gain = np.linalg.solve(r + b.T @ p @ b, b.T @ p @ a + cross.T)
-        np.testing.assert_allclose(regulator.cost_to_go, p, rtol=1e-8, atol=1e-8)
-        np.testing.assert_allclose(regulator.gain, gain, rtol=1e-8, atol=1e-8)
-        assert np.abs(np.linalg.eigvals(a - b @ regulator.gain)).max() < 1
+        lqr = dlqr(a, b, q, r, cross)
+        gains, costs = riccati_recursion(a, b, q, r, q, 400, cross)
+        np.testing.assert_allclose(lqr.cost_to_go, costs[0], rtol=1e-8, atol=1e-8)
+        np.testing.assert_allclose(lqr.gain, gains[0], rtol=1e-8, atol=1e-8)
+        assert np.abs(np.linalg.eigvals(a - b @ lqr.gain)).max() < 1
 
 
-def test_a_long_finite_horizon_begins_as_the_infinite_one():
-    a, b, q, r, n = system(3)
-    gains, costs = finite_horizon(a, b, q, r, q, 400, n)
-    regulator = infinite_horizon(a, b, q, r, n)
-    np.testing.assert_allclose(gains[0], regulator.gain, rtol=1e-9)
-    np.testing.assert_allclose(costs[0], regulator.cost_to_go, rtol=1e-9)
-
-
-def test_a_finite_horizons_cost_to_go_is_what_following_its_gains_costs():
+def test_lqr_cost_to_go_is_simulated_cost():
     a, b, q, r, n = system(5)
-    final = 3.0 * np.eye(4)
-    gains, costs = finite_horizon(a, b, q, r, final, 7, n)
+    lqr = dlqr(a, b, q, r, n)
     x = start = np.array([1.0, -2.0, 0.5, 0.3])
     spent = 0.0
-    for gain in gains:
-        u = -gain @ x
+    for _ in range(500):
+        u = -lqr.gain @ x
         spent += 0.5 * (x @ q @ x + 2 * x @ n @ u + u @ r @ u)
         x = a @ x + b @ u
-    assert spent + 0.5 * x @ final @ x == pytest.approx(0.5 * start @ costs[0] @ start, rel=1e-12)
+    assert spent == pytest.approx(0.5 * start @ lqr.cost_to_go @ start, rel=1e-12)
 
 
-def test_a_system_that_no_gain_holds_is_refused_in_one_line():
+def test_lqr_refuses_systems_without_solution():
     one = np.eye(1)
-    with pytest.raises(GantryError, match="no regulator holds"):
-        infinite_horizon(2 * one, 0 * one, one, one)
+    with pytest.raises(GantryError, match="no gain stabilizes"):
+        dlqr(2 * one, 0 * one, one, one)
     with pytest.raises(GantryError, match="R must be positive definite"):
-        infinite_horizon(one, one, one, 0 * one)
+        dlqr(one, one, one, 0 * one)
     with pytest.raises(GantryError, match="finite"):
-        infinite_horizon(np.nan * one, one, one, one)
+        dlqr(np.nan * one, one, one, one)
 
 
-# The quadratic program of a step
+# Box-constrained quadratic program
 
 
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 7))
 @settings(max_examples=60)
-def test_the_box_program_equals_scipys_bounded_least_squares(seed, size):
+def test_box_qp_matches_scipy_bounded_least_squares(seed, size):
     random = np.random.default_rng(seed)
     hessian, gradient = definite(random, size), 3 * random.normal(size=size)
     low, high = -random.uniform(0, 1, size), random.uniform(0, 1, size)
@@ -98,10 +100,10 @@ def test_the_box_program_equals_scipys_bounded_least_squares(seed, size):
     assert (((x == low) & (slope > 0)) | ((x == high) & (slope < 0)))[held].all()
 
 
-# Differences
+# Finite differences
 
 
-def test_central_differences_equal_analytic_derivatives():
+def test_finite_differences_match_analytic_derivatives():
     points = np.random.default_rng(0).normal(size=(5, 3))
 
     def function(at):
@@ -115,10 +117,12 @@ def test_central_differences_equal_analytic_derivatives():
     weights = np.random.default_rng(1).normal(size=(5, 2))
     u, v = weights.T
     second = np.stack([-u * np.sin(x) * y, u * np.cos(x) + v * z, u * np.cos(x) + v * z, zero], axis=1)
-    np.testing.assert_allclose(curvatures(function, points, weights, 2, 1e-3), second.reshape(5, 2, 2), atol=1e-5)
+    np.testing.assert_allclose(
+        weighted_hessians(function, points, weights, 2, 1e-3), second.reshape(5, 2, 2), atol=1e-5
+    )
 
 
-def test_the_quadratic_costs_derivatives_are_those_of_its_values():
+def test_quadratic_cost_derivatives_match_finite_differences():
     random = np.random.default_rng(0)
     cost = QuadraticCost(random.normal(size=3), definite(random, 3), definite(random, 2), definite(random, 3))
     steps = 4
@@ -131,7 +135,7 @@ def test_the_quadratic_costs_derivatives_are_those_of_its_values():
     gradients, hessians = cost.derivatives(points[:, :3], points[:, 3:5], points[:, 5:])
     flat = points.reshape(1, -1)
     np.testing.assert_allclose(jacobians(values, flat, 1e-5)[0, 0], gradients.ravel(), atol=1e-8)
-    whole = curvatures(values, flat, np.ones((1, 1)), flat.shape[1], 1e-3)[0]
+    whole = weighted_hessians(values, flat, np.ones((1, 1)), flat.shape[1], 1e-3)[0]
     for step in range(steps):
         block = slice(8 * step, 8 * step + 8)
         np.testing.assert_allclose(whole[block, block], hessians[step], atol=1e-6)
@@ -156,7 +160,7 @@ class Linear:
 
 
 class Pendulum:
-    """A damped pendulum, angle 0 upright, whose torque is too weak to lift it at once."""
+    """A damped pendulum, angle 0 upright, whose torque is too weak to lift it without swinging."""
 
     def step(self, states, controls):
         angle, speed = states[..., 0], states[..., 1]
@@ -172,7 +176,7 @@ class Pendulum:
 
 
 class Height:
-    """−cos of the angle after the step, speed and torque also costing a little: a cost that curves both ways."""
+    """−cos of the next angle, plus small costs of speed and torque: a cost of indefinite curvature."""
 
     def values(self, states, controls, next_states):
         return -np.cos(next_states[..., 0]) + 0.01 * next_states[..., 1] ** 2 + 0.01 * controls[..., 0] ** 2
@@ -187,7 +191,7 @@ class Height:
         return gradients, hessians
 
 
-def test_one_iteration_solves_a_linear_quadratic_problem():
+def test_ilqr_solves_linear_quadratic_problem_in_one_iteration():
     a, b, q, r, _ = system(1)
     final, steps = definite(np.random.default_rng(9), 4), 25
     start = np.array([1.0, -1.0, 2.0, 0.5])
@@ -195,7 +199,7 @@ def test_one_iteration_solves_a_linear_quadratic_problem():
     guess = np.random.default_rng(2).normal(size=(steps, 2))
     config = ilqr.ILQRConfig(iterations=1)
     solution = ilqr.solve(Linear(a, b), cost, start, guess, -UNLIMITED, UNLIMITED, config)
-    gains, costs = finite_horizon(a, b, q, r, final, steps)
+    gains, costs = riccati_recursion(a, b, q, r, final, steps)
     np.testing.assert_allclose(solution.gains, -gains, rtol=1e-6, atol=1e-8)
     x = start
     for step in range(steps):
@@ -208,7 +212,7 @@ def test_one_iteration_solves_a_linear_quadratic_problem():
     assert again.iterations <= 3
 
 
-def test_with_limits_a_linear_quadratic_problem_ends_at_its_constrained_optimum():
+def test_ilqr_with_limits_reaches_constrained_optimum():
     a, b, q, r, _ = system(4, 2, 1)
     a, steps, start = a / (1.5 * np.abs(np.linalg.eigvals(a)).max()), 12, np.array([3.0, -2.0])
     low, high = np.array([-0.3]), np.array([0.2])
@@ -231,7 +235,7 @@ def test_with_limits_a_linear_quadratic_problem_ends_at_its_constrained_optimum(
 
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=20)
-def test_the_cost_never_rises_and_no_limit_is_passed(seed):
+def test_ilqr_cost_never_increases_and_limits_hold(seed):
     random = np.random.default_rng(seed)
     asked = []
 
@@ -250,19 +254,19 @@ def test_the_cost_never_rises_and_no_limit_is_passed(seed):
     rolled = [controls for controls in asked if len(controls) <= len(ilqr.ILQRConfig().step_lengths)]
     assert len(rolled) >= 80
     assert all(((controls >= low) & (controls <= high)).all() for controls in rolled)
-    # What it returns is a trajectory, and costs what it says.
+    # The solution is a trajectory of the system, and its cost is that of the trajectory.
     states = [start]
     for controls in solution.controls:
         states.append(Pendulum().step(states[-1], controls))
     np.testing.assert_allclose(solution.states, states, atol=1e-12)
     total = Height().values(solution.states[:-1], solution.controls, solution.states[1:]).sum()
     assert total == pytest.approx(solution.cost, abs=1e-9)
-    # At a limit no feedback; its law keeps within the limits too.
+    # The feedback keeps within the limits too.
     far = solution.act(0, start + 100 * random.normal(size=(50, 2)), low, high)
     assert ((far >= low) & (far <= high)).all()
 
 
-def test_a_weak_pendulum_is_swung_up_and_the_same_twice():
+def test_ilqr_swings_up_weak_pendulum_deterministically():
     arguments = (np.array([np.pi - 0.1, 0.0]), np.full((120, 1), 0.5), -2 * np.ones(1), 2 * np.ones(1))
     solution = ilqr.solve(Pendulum(), Height(), *arguments)
     assert np.cos(solution.states[-20:, 0]).min() > 0.99
@@ -274,7 +278,7 @@ def test_a_weak_pendulum_is_swung_up_and_the_same_twice():
     assert np.array_equal(solution.gains, again.gains)
 
 
-def test_its_feedback_brings_a_disturbed_trajectory_back():
+def test_ilqr_feedback_rejects_disturbance():
     start = np.array([np.pi - 0.1, 0.0])
     low, high = -2 * np.ones(1), 2 * np.ones(1)
     solution = ilqr.solve(Pendulum(), Height(), start, np.full((120, 1), 0.5), low, high)
@@ -289,7 +293,7 @@ def test_its_feedback_brings_a_disturbed_trajectory_back():
     assert ends[1] > 0.5
 
 
-def test_bad_input_is_refused_in_one_line():
+def test_ilqr_refuses_bad_input_in_one_line():
     linear = Linear(np.eye(2), np.eye(2))
     cost = QuadraticCost(np.zeros(2), np.eye(2), np.eye(2), np.eye(2))
     low, high, start = -np.ones(2), np.ones(2), np.zeros(2)
@@ -307,7 +311,7 @@ def test_bad_input_is_refused_in_one_line():
             dataclasses.replace(ilqr.ILQRConfig(), **change)
 
 
-def test_steps_that_lead_out_of_the_finite_are_not_taken():
+def test_ilqr_rejects_diverging_steps():
     class Cliff(Pendulum):
         def step(self, states, controls):
             after = super().step(states, controls)

@@ -8,6 +8,7 @@ import torch
 from agent_doubles import DISABLED, NEXT_STEP, SAME_STEP, Spot
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
+from toy_text import toy_text_mdp
 
 from gantry.agents import load_agent
 from gantry.agents.q_learning import (
@@ -21,7 +22,7 @@ from gantry.agents.q_learning import (
     visit_order,
 )
 from gantry.errors import GantryError
-from gantry.optimal_control.value_iteration import Process, from_outcomes, reachable, value_iteration
+from gantry.optimal_control.value_iteration import FiniteMDP, reachable_states, value_iteration
 
 
 class Finite(VectorEnv):
@@ -29,7 +30,7 @@ class Finite(VectorEnv):
 
     def __init__(self, process, num_envs=8, limit=20, mode=SAME_STEP, start=0, offset=0):
         self.process, self.num_envs, self.limit, self.mode, self.start = process, num_envs, limit, mode, start
-        states, actions = process.following.shape[:2]
+        states, actions = process.next_state.shape[:2]
         self.metadata = {"autoreset_mode": mode}
         self.single_observation_space = gymnasium.spaces.Discrete(states, start=offset)
         self.single_action_space = gymnasium.spaces.Discrete(actions, start=offset)
@@ -54,7 +55,7 @@ class Finite(VectorEnv):
         outcome = (chance > self.process.probability[place].cumsum(axis=1)).sum(axis=1)
         rewards = self.process.reward[(*place, outcome)].copy()
         terminated = self.process.terminated[(*place, outcome)]
-        following = self.process.following[(*place, outcome)]
+        following = self.process.next_state[(*place, outcome)]
         self.times += 1
         waiting, self.waiting = self.waiting, np.zeros(self.num_envs, bool)
         truncated = ~terminated & (self.times >= self.limit)
@@ -83,7 +84,7 @@ class Finite(VectorEnv):
 def random_process(seed=0, states=6, actions=3):
     rng = np.random.default_rng(seed)
     shape = (states, actions, 2)
-    return Process(
+    return FiniteMDP(
         rng.integers(states, size=shape),
         rng.normal(size=shape),
         rng.random(shape) < 0.15,
@@ -228,7 +229,7 @@ def test_one_row_follows_a_plain_loop_over_every_step_of_an_environment():
 def test_truncation_bootstraps_from_the_state_before_the_reset_and_termination_does_not(mode, terminal):
     """From state 0 one gets to state 1, which pays 1 and keeps one there; only the time limit leads back."""
     one = np.ones((2, 1, 1))
-    process = Process(one.astype(int), np.array([[[0.0]], [[1.0]]]), np.full((2, 1, 1), False), one)
+    process = FiniteMDP(one.astype(int), np.array([[[0.0]], [[1.0]]]), np.full((2, 1, 1), False), one)
     if terminal:
         process.terminated[1] = True
     config = QLearningConfig(gamma=0.5, learning_rate_start=1.0, report_steps=4)
@@ -300,7 +301,7 @@ def test_sarsa_learns_the_values_of_what_it_does():
     goes_on = process.probability * ~process.terminated
     transition = np.zeros((6, 3, 6))
     for outcome in range(2):
-        place = np.arange(6)[:, None], np.arange(3)[None], process.following[..., outcome]
+        place = np.arange(6)[:, None], np.arange(3)[None], process.next_state[..., outcome]
         np.add.at(transition, place, goes_on[..., outcome])
     reward = (process.probability * process.reward).sum(axis=2)
     state_values = np.linalg.solve(np.eye(6) - 0.8 * transition.mean(axis=1), reward.mean(axis=1))
@@ -309,9 +310,8 @@ def test_sarsa_learns_the_values_of_what_it_does():
 
 
 def test_replay_learns_the_same_values_from_fewer_steps():
-    outcomes = gymnasium.make("FrozenLake-v1", is_slippery=False, map_name="8x8").unwrapped.P
-    process = from_outcomes(outcomes)
-    exact, seen = value_iteration(process, 0.95), reachable(process, np.array([0]))
+    process = toy_text_mdp(gymnasium.make("FrozenLake-v1", is_slippery=False, map_name="8x8"))
+    exact, seen = value_iteration(process, 0.95), reachable_states(process, np.array([0]))
     errors = []
     for replay in (0, 5):
         config = QLearningConfig(

@@ -18,7 +18,7 @@ COMMANDS = {
     "table": "show the action values that Q-learning has learned",
     "plot": "draw the learning curves of runs beside one another",
     "optimize": "minimize a function of x and y, beside SciPy, and draw how it went",
-    "solve": "plan an environment's episodes by optimal control, as a yardstick for agents",
+    "solve": "plan an environment's episodes by optimal control, as a reference for agents",
     "demo": "train, evaluate and film the cart-pole's swing-up, in a minute",
     "bench": "measure Gantry against other suites, side by side",
 }

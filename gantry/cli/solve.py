@@ -1,4 +1,4 @@
-"""`gantry solve`: plan an environment's episodes by optimal control, as a yardstick for agents."""
+"""`gantry solve`: plan an environment's episodes by optimal control, as a reference for agents."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from gantry.cli.options import parse_options
 from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError
 from gantry.film.record import record
-from gantry.optimal_control.solve import METHODS, Playback, Played, solve
+from gantry.optimal_control.solve import METHODS, ControlResult, Playback, solve
 from gantry.runs.environments import canonical_id, short_name
 
 FILMS, PICTURES = (".mp4", ".gif"), (".png", ".svg", ".pdf")
@@ -22,9 +22,9 @@ FILMS, PICTURES = (".mp4", ".gif"), (".png", ".svg", ".pdf")
 class SolveArguments:
     """Plan an environment's episodes by optimal control, which knows its physics and its reward.
 
-    `lqr`: the linear-quadratic regulator around the pose that earns most. `ilqr`: iterative LQR, Newton's method on
-    whole trajectories, on the reward itself. The plans are played in the environment, on the episodes that
-    `gantry evaluate` scores agents on with the same seed: a yardstick for what there is to be had. For example:
+    `lqr`: the linear-quadratic regulator around the pose of the highest reward. `ilqr`: iterative LQR, Newton's method
+    on whole trajectories, on the reward itself. The plans are played in the environment, on the episodes that
+    `gantry evaluate` scores agents on with the same seed. For example:
 
       gantry solve gantry/CartPoleSwingUp-v0
 
@@ -32,21 +32,21 @@ class SolveArguments:
     """
 
     env_id: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ENV")]
-    """An environment with a smooth reward, whose robot is all joints: the cart-poles and the arms."""
+    """An environment with a smooth reward and no state beside its joints: the cart-poles and the arms."""
     method: Literal["lqr", "ilqr", "all"] = "all"
-    """Which of them."""
+    """The planning method."""
     episodes: int = 3
-    """How many, each planned by itself: seconds for a cart-pole, ten seconds or so for seven joints."""
+    """Number of episodes, each planned separately: seconds for a cart-pole, about ten for seven joints."""
     seed: int = 0
-    """Which block of evaluation seeds."""
+    """Block of evaluation seeds."""
     env: tuple[str, ...] = ()
     """Options of the environment, name=value, such as control=torque."""
     film: Path | None = None
     """Film the first episode of the last method, .mp4 or .gif."""
     size: tuple[int, int] = (480, 360)
-    """Of the film: width and height (pixels)."""
+    """Width and height of the film (pixels)."""
     speed: float = 1.0
-    """How much faster than real time the film runs."""
+    """Playing speed as a multiple of real time."""
     plot: Path | None = None
     """Draw how ilqr converged, .png, .svg or .pdf."""
     json: bool = False
@@ -98,9 +98,9 @@ def main(words: Sequence[str]) -> None:
         print_json({"methods": [result.to_json() for result in results]})
 
 
-def _table(results: Sequence[Played]) -> Table:
+def _table(results: Sequence[ControlResult]) -> Table:
     episodes = results[0].evaluation.episodes
-    table = Table(title=f"optimal control in {results[0].environment}, {episodes} episodes", title_justify="left")
+    table = Table(title=f"optimal control in {results[0].env_id}, {episodes} episodes", title_justify="left")
     table.add_column("method")
     for heading in ("score", "95 % interval", "success", "iterations", "seconds an episode"):
         table.add_column(heading, justify="right")
@@ -112,7 +112,7 @@ def _table(results: Sequence[Played]) -> Table:
             f"[bold]{result.evaluation.score:.1f}",
             f"{low:.1f} to {high:.1f}",
             "–" if success is None else f"{success:.0%}",
-            ", ".join(str(len(curve) - 1) for curve in result.curves) or "–",
+            ", ".join(str(len(scores) - 1) for scores in result.planned_scores) or "–",
             f"{result.seconds / episodes:.1f}",
         )
     return table

@@ -1,1 +1,1 @@
-"""Optimal control by known dynamics: linear regulators and iterative LQR, for arrays, whatever they describe."""
+"""Optimal control with known dynamics: LQR and iterative LQR for arrays, and for the environments' simulators."""

@@ -1,32 +1,32 @@
-"""The least value of a convex quadratic function within a box, by projected Newton steps.
+"""Minimize a convex quadratic function within a box, by projected Newton steps.
 
 Sources: Bertsekas, "Projected Newton methods for optimization problems with simple constraints", SIAM Journal on
 Control and Optimization 20, 1982; Tassa, Mansard and Todorov, "Control-limited differential dynamic programming",
-ICRA 2014, where it is what each step of a trajectory asks for.
+ICRA 2014, where each step of a trajectory is such a quadratic program.
 """
 
 import numpy as np
 
 ITERATIONS = 100
-"""Steps at most; a handful is usual, since the method is done once it knows which coordinates are held."""
+"""Largest number of steps; a handful is usual, since the method is done once it knows the active bounds."""
 SUFFICIENT_DECREASE = 0.1
-"""Share of the promised decrease that a step must bring."""
+"""Armijo constant: smallest accepted fraction of the decrease predicted by the gradient."""
 TOLERANCE = 1e-12
-"""Largest entry of the free gradient at the answer, over that of the gradient at 0."""
+"""Largest entry of the free gradient at the solution, relative to that of the gradient at 0."""
 
 
 def box_qp(
     hessian: np.ndarray, gradient: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the x (p,) in [low, high] that minimizes ½ xᵀHx + gᵀx, and which coordinates are free there (p,) bool.
+    """Return the x (p,) in [low, high] that minimizes ½ xᵀHx + gᵀx, and the mask (p,) bool of free coordinates.
 
-    The others are held at a bound that the value would fall beyond.
+    The other coordinates are at an active bound.
 
     Args:
         hessian: (p, p) H, symmetric and positive definite.
         gradient: (p,) g.
-        low: (p,) at most 0.
-        high: (p,) at least 0.
+        low: (p,) lower bounds, at most 0.
+        high: (p,) upper bounds, at least 0.
     """
     x = -np.linalg.solve(hessian, gradient)
     if bool(((x >= low) & (x <= high)).all()):

@@ -6,12 +6,12 @@ trajectory optimization", IROS 2012 (regularization and its schedule, the value 
 gains, the line search); Tassa, Mansard and Todorov, "Control-limited differential dynamic programming", ICRA 2014 (a
 box-constrained quadratic program at each step).
 
-One iteration: linearize the dynamics and expand the cost to second order along the trajectory; sweep backwards through
-the quadratic programs that give each step its best change of control k and feedback K; then roll the controls
-u + α k + K (x − x̄) out through the true dynamics for several α at once, and take the cheapest, if it is cheaper. Where
-none is, the controls are held closer to the old ones (larger μ), so that the cost never rises.
+One iteration linearizes the dynamics and expands the cost to second order along the trajectory; a backward pass solves
+a quadratic program per step for the change of control k and the feedback gain K; then u + α k + K (x − x̄) is rolled out
+through the true dynamics for several step lengths α at once, and the cheapest rollout is accepted if it improves on the
+trajectory. If none does, the regularization μ is raised. The cost therefore never increases.
 
-T is the number of steps, n that of state coordinates, p that of controls, m that of candidates rolled out at once.
+T is the number of steps, n the state dimension, p the number of controls, m the number of parallel rollouts.
 """
 
 import dataclasses
@@ -27,19 +27,19 @@ from gantry.optimal_control.box_qp import box_qp
 
 
 class Dynamics(Protocol):
-    """How the system moves."""
+    """A discrete-time dynamical system."""
 
     def step(self, states: np.ndarray, controls: np.ndarray) -> np.ndarray:
-        """Return the states (m, n) that follow states (m, n) under controls (m, p); not finite where that fails."""
+        """Return the next states (m, n) of states (m, n) under controls (m, p); not finite where it diverges."""
 
     def derivatives(self, states: np.ndarray, controls: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return ∂x'/∂x (T, n, n) and ∂x'/∂u (T, n, p) of T transitions."""
 
 
 class Cost(Protocol):
-    """What transitions cost, each a function of its state, its control and the state it leads to.
+    """The cost of transitions, each a function of state, control and next state.
 
-    The time axis comes first, and holds the whole trajectory, so a cost may treat the last transition, say, otherwise.
+    The first axis is time and covers the whole trajectory, so a cost may treat the last transition differently.
     """
 
     def values(self, states: np.ndarray, controls: np.ndarray, next_states: np.ndarray) -> np.ndarray:
@@ -48,7 +48,7 @@ class Cost(Protocol):
     def derivatives(
         self, states: np.ndarray, controls: np.ndarray, next_states: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return gradients (T, d) and Hessians (T, d, d) with respect to (x, u, x'), d = n + p + n, of (T, ...)."""
+        """Return gradients (T, d) and Hessians (T, d, d) in (x, u, x'), d = n + p + n."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,19 +56,19 @@ class ILQRConfig:
     """Settings of iterative LQR."""
 
     iterations: int = 200
-    """At most; each expands and sweeps once, and rolls out once."""
+    """Largest number of iterations, each with one expansion, one backward pass and one batch of rollouts."""
     tolerance: float = 1e-6
-    """Converged once an iteration lowers the cost by less than this share of its size."""
+    """Converged when an iteration lowers the cost by less than this fraction of it."""
     regularization: float = 1e-9
-    """First μ, added to the Hessian of the controls; also the least, which keeps it positive definite."""
+    """Initial and smallest μ, added to the Hessian of the controls to keep it positive definite."""
     regularization_growth: float = 2.0
-    """Factor by which μ's own factor grows with each failure, and shrinks with each success."""
+    """Factor by which the growth rate of μ grows with each failure and shrinks with each success."""
     regularization_jump: float = 1e-4
-    """The μ after a first failure at least."""
+    """Smallest μ after a failed iteration."""
     regularization_limit: float = 1e6
-    """Stalled once a larger μ would be needed."""
+    """Stalled when a larger μ would be needed."""
     step_lengths: tuple[float, ...] = (1.0, 0.6, 0.35, 0.2, 0.1, 0.03, 0.01, 0.001)
-    """The α that are tried at once, the full step first."""
+    """Step lengths α that are tried at once, the full step first."""
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or not self.step_lengths:
@@ -81,36 +81,36 @@ class ILQRConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Solution:
-    """A trajectory, and the feedback that keeps to it."""
+    """A locally optimal trajectory, and the feedback that tracks it."""
 
     states: np.ndarray
     """(T + 1, n) x̄."""
     controls: np.ndarray
     """(T, p) ū."""
     gains: np.ndarray
-    """(T, p, n) K of u = ū + K (x − x̄); zero where a limit holds the control."""
+    """(T, p, n) K of u = ū + K (x − x̄); zero for controls at a limit."""
     cost: float
     costs: tuple[float, ...]
-    """Of the first trajectory and after each iteration; it never rises."""
+    """Cost of the initial trajectory and after each iteration; it never increases."""
     reason: Literal["converged", "stalled", "iterations"]
-    """Why it ended: the improvements became small, no step improves any more, or the iterations are spent."""
+    """Why the search stopped: improvements became small, no step improves the cost, or the iterations are used up."""
 
     @property
     def iterations(self) -> int:
-        """How many there were."""
+        """Number of iterations."""
         return len(self.costs) - 1
 
     def act(self, step: int, states: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Return the controls (..., p) at a step of the trajectory in states (..., n), within their limits."""
+        """Return the feedback controls (..., p) of a step in states (..., n), clipped to their limits."""
         return clip(self.controls[step] + (states - self.states[step]) @ self.gains[step].T, low, high)
 
 
 @dataclasses.dataclass(frozen=True)
-class Sweep:
-    """What one backward sweep found."""
+class BackwardPass:
+    """Feedforward and feedback terms of every step."""
 
     feedforward: np.ndarray
-    """(T, p) k, the change of each control."""
+    """(T, p) k, the change of the controls."""
     gains: np.ndarray
     """(T, p, n) K."""
 
@@ -125,38 +125,40 @@ def solve(
     config: ILQRConfig = ILQRConfig(),
     progress: Callable[[int, float], None] | None = None,
 ) -> Solution:
-    """Find controls that lower the cost of a trajectory as far as local steps can.
+    """Minimize the cost of a trajectory over its controls, from an initial guess to a local minimum.
 
     Args:
-        dynamics: of the system.
-        cost: of its transitions; the trajectory's is their sum.
-        start: (n,) first state.
-        controls: (T, p) first guess.
-        low: (p,) least controls; may be −∞.
-        high: (p,) greatest controls; may be ∞.
+        dynamics: the system.
+        cost: cost of a transition; the trajectory's cost is the sum over its transitions.
+        start: (n,) initial state.
+        controls: (T, p) initial guess.
+        low: (p,) lower control limits; may be −∞.
+        high: (p,) upper control limits; may be ∞.
         config: settings.
-        progress: called with the number of each iteration and the cost after it.
+        progress: called with the iteration's number and the cost after it.
 
     Raises:
-        GantryError: the first guess lies outside the limits or leads to states that are not finite.
+        GantryError: the initial guess violates the limits or leads to states that are not finite.
     """
     if len(controls) == 0:
         raise GantryError("iterative LQR needs a horizon of at least 1 step")
     if not bool(((controls >= low) & (controls <= high)).all()):
-        raise GantryError("the first controls lie outside their limits, or are not finite")
-    nothing = Sweep(np.zeros_like(controls), np.zeros((*controls.shape, len(start))))
+        raise GantryError("the initial controls lie outside their limits, or are not finite")
+    no_change = BackwardPass(np.zeros_like(controls), np.zeros((*controls.shape, len(start))))
     guess = np.concatenate([np.broadcast_to(start, (1, len(start))), np.zeros((len(controls), len(start)))])
-    states, tried, totals = roll_out(dynamics, cost, guess, controls, nothing, (0.0,), low, high)
+    states, tried, totals = forward_pass(dynamics, cost, guess, controls, no_change, (0.0,), low, high)
     if not np.isfinite(totals[0]):
-        raise GantryError("the first controls lead to a state or a cost that is not finite; begin with gentler ones")
+        raise GantryError("the initial controls lead to a state or cost that is not finite; use smaller ones")
     states, controls = states[:, 0], tried[:, 0]
     costs = [float(totals[0])]
     regularization, factor = config.regularization, 1.0
     reason: Literal["converged", "stalled", "iterations"] = "iterations"
     expansion = expand(dynamics, cost, states, controls)
     while len(costs) <= config.iterations:
-        sweep = sweep_back(*expansion, controls, low, high, regularization)
-        candidates, tried, totals = roll_out(dynamics, cost, states, controls, sweep, config.step_lengths, low, high)
+        update = backward_pass(*expansion, controls, low, high, regularization)
+        candidates, tried, totals = forward_pass(
+            dynamics, cost, states, controls, update, config.step_lengths, low, high
+        )
         best = int(np.argmin(np.where(np.isnan(totals), np.inf, totals)))
         gain = costs[-1] - float(totals[best])
         if gain > 0:
@@ -176,56 +178,56 @@ def solve(
             if regularization > config.regularization_limit:
                 reason = "stalled"
                 break
-    gains = sweep_back(*expansion, controls, low, high, regularization).gains
+    gains = backward_pass(*expansion, controls, low, high, regularization).gains
     return Solution(states, controls, gains, costs[-1], tuple(costs), reason)
 
 
-def roll_out(
+def forward_pass(
     dynamics: Dynamics,
     cost: Cost,
     states: np.ndarray,
     controls: np.ndarray,
-    sweep: Sweep,
+    update: BackwardPass,
     step_lengths: tuple[float, ...],
     low: np.ndarray,
     high: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return what comes of u = clip(ū + α k + K (x − x̄)) for m step lengths α, all begun at x̄₀.
+    """Roll out u = clip(ū + α k + K (x − x̄)) from x̄₀ for m step lengths α at once.
 
     Args:
-        dynamics: of the system.
-        cost: of its transitions.
+        dynamics: the system.
+        cost: cost of a transition.
         states: (T + 1, n) x̄.
         controls: (T, p) ū.
-        sweep: k and K.
+        update: k and K.
         step_lengths: (m,) α.
-        low: (p,) least controls.
-        high: (p,) greatest controls.
+        low: (p,) lower control limits.
+        high: (p,) upper control limits.
 
     Returns:
-        States (T + 1, m, n), controls (T, m, p), and total costs (m,), infinite where anything is not finite.
+        States (T + 1, m, n), controls (T, m, p), and total costs (m,), infinite for rollouts that are not finite.
     """
     lengths = np.array(step_lengths)[:, None]
     reached = np.empty((len(states), len(lengths), states.shape[1]))
     chosen = np.empty((len(controls), len(lengths), controls.shape[1]))
     reached[0] = states[0]
-    with np.errstate(over="ignore", invalid="ignore"):  # a bold candidate may leave all bounds
+    with np.errstate(over="ignore", invalid="ignore"):  # a large step may diverge
         for step in range(len(controls)):
-            change = lengths * sweep.feedforward[step] + (reached[step] - states[step]) @ sweep.gains[step].T
+            change = lengths * update.feedforward[step] + (reached[step] - states[step]) @ update.gains[step].T
             chosen[step] = clip(controls[step] + change, low, high)
             reached[step + 1] = dynamics.step(reached[step], chosen[step])
         totals = cost.values(reached[:-1], chosen, reached[1:]).sum(0)
-    sound = np.isfinite(reached).all((0, 2)) & np.isfinite(totals)
-    return reached, chosen, np.where(sound, totals, np.inf)
+    finite = np.isfinite(reached).all((0, 2)) & np.isfinite(totals)
+    return reached, chosen, np.where(finite, totals, np.inf)
 
 
 def expand(
     dynamics: Dynamics, cost: Cost, states: np.ndarray, controls: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each step's linear dynamics and convex quadratic cost, in the changes z = (δx, δu) of state and control.
+    """Return each step's linear dynamics and convex quadratic cost in the changes z = (δx, δu) of state and control.
 
-    The next state's part in the cost is brought back through the linear dynamics. What curves the wrong way is
-    straightened: negative eigenvalues of a step's Hessian become 0, so that every quadratic program has an answer.
+    The cost's dependence on the next state is expressed in z through the linear dynamics. Negative eigenvalues of each
+    step's Hessian are clipped to zero, so that every quadratic program is convex.
 
     Returns:
         [A B] (T, n, n + p), gradients (T, n + p) and Hessians (T, n + p, n + p).
@@ -241,13 +243,13 @@ def expand(
 
 
 def convex_part(matrices: np.ndarray) -> np.ndarray:
-    """Return symmetric matrices (T, d, d) with their negative eigenvalues made 0."""
-    with torch_threads(1):  # for so small matrices a second thread costs ten times what it brings
+    """Return symmetric matrices (T, d, d) with negative eigenvalues clipped to zero."""
+    with torch_threads(1):  # for matrices this small a second thread costs ten times what it saves
         values, vectors = torch.linalg.eigh(torch.from_numpy(matrices))
         return np.asarray((vectors * values.clamp(min=0.0)[:, None, :]) @ vectors.mT)
 
 
-def sweep_back(
+def backward_pass(
     linear: np.ndarray,
     gradient: np.ndarray,
     hessian: np.ndarray,
@@ -255,32 +257,32 @@ def sweep_back(
     low: np.ndarray,
     high: np.ndarray,
     regularization: float,
-) -> Sweep:
-    """Return k and K of every step, from the last to the first.
+) -> BackwardPass:
+    """Return k and K of every step, computed from the last step to the first.
 
     With the cost to go after the step ½ δx'ᵀVδx' + vᵀδx': Q = H + [A B]ᵀ V [A B], q = g + [A B]ᵀ v; k minimizes
-    ½ kᵀ(Q_uu + μI)k + q_uᵀk with ū + k within the limits; K = −(Q_uu + μI)⁻¹ Q_ux over the controls that are free.
-    Then V = [I K]ᵀ Q [I K] and v = [I K]ᵀ (q + Q_u k), which hold for whatever gains the regularization led to.
+    ½ kᵀ(Q_uu + μI)k + q_uᵀk with ū + k within the limits; K = −(Q_uu + μI)⁻¹ Q_ux over the free controls.
+    Then V = [I K]ᵀ Q [I K] and v = [I K]ᵀ (q + Q_u k), which are exact for regularized gains too.
 
     Args:
         linear: (T, n, n + p) [A B].
         gradient: (T, n + p) g.
         hessian: (T, n + p, n + p) H, positive semidefinite.
         controls: (T, p) ū.
-        low: (p,) least controls.
-        high: (p,) greatest controls.
+        low: (p,) lower control limits.
+        high: (p,) upper control limits.
         regularization: μ.
     """
     steps, states = linear.shape[:2]
     count = controls.shape[1]
     feedforward, gains = np.zeros((steps, count)), np.zeros((steps, count, states))
-    held = regularization * np.eye(count)
+    damping = regularization * np.eye(count)
     closed = np.concatenate([np.eye(states), np.zeros((count, states))])  # [I K], stacked
     value_gradient, value_hessian = np.zeros(states), np.zeros((states, states))
     for step in reversed(range(steps)):
         slope = gradient[step] + value_gradient @ linear[step]
         curvature = hessian[step] + linear[step].T @ value_hessian @ linear[step]
-        of_controls = curvature[states:, states:] + held
+        of_controls = curvature[states:, states:] + damping
         change, free = box_qp(of_controls, slope[states:], low - controls[step], high - controls[step])
         if free.all():
             gains[step] = -np.linalg.solve(of_controls, curvature[states:, :states])
@@ -291,9 +293,9 @@ def sweep_back(
         value_gradient = (slope + curvature[:, states:] @ change) @ closed
         value_hessian = closed.T @ curvature @ closed
         value_hessian = (value_hessian + value_hessian.T) / 2
-    return Sweep(feedforward, gains)
+    return BackwardPass(feedforward, gains)
 
 
 def clip(controls: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return controls (..., p) moved into their limits."""
+    """Return controls (..., p) clipped to their limits."""
     return np.minimum(np.maximum(controls, low), high)

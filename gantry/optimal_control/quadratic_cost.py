@@ -1,10 +1,10 @@
-"""A quadratic cost around a goal, with derivatives: what regulators minimize, for iterative LQR too."""
+"""The quadratic cost of LQR around a goal state, with derivatives for iterative LQR."""
 
 import numpy as np
 
 
 class QuadraticCost:
-    """½ (x − x*)ᵀQ(x − x*) + ½ uᵀRu at each step, and ½ (x − x*)ᵀP(x − x*) for the state after the last.
+    """A cost of ½ (x − x*)ᵀQ(x − x*) + ½ uᵀRu per step, plus ½ (x − x*)ᵀP(x − x*) for the final state.
 
     Args:
         goal: (n,) x*.
@@ -18,9 +18,9 @@ class QuadraticCost:
 
     def values(self, states: np.ndarray, controls: np.ndarray, next_states: np.ndarray) -> np.ndarray:
         """Return the costs (T, m) of transitions (T, m, n), (T, m, p), (T, m, n)."""
-        away, left = states - self._goal, next_states[-1] - self._goal
-        costs = 0.5 * ((away @ self._q * away).sum(-1) + (controls @ self._r * controls).sum(-1))
-        costs[-1] += 0.5 * (left @ self._final * left).sum(-1)
+        error, final_error = states - self._goal, next_states[-1] - self._goal
+        costs = 0.5 * ((error @ self._q * error).sum(-1) + (controls @ self._r * controls).sum(-1))
+        costs[-1] += 0.5 * (final_error @ self._final * final_error).sum(-1)
         return np.asarray(costs)
 
     def derivatives(

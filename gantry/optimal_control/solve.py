@@ -1,14 +1,13 @@
-"""The classical reference: what optimal control makes of an environment whose physics and reward it knows.
+"""Score environments by optimal control, which knows their dynamics and reward, as a reference for agents.
 
-`lqr` is the linear-quadratic regulator around the pose that earns most, `ilqr` iterative LQR on the reward of the whole
-episode. Both plan each episode by itself, are played in the real environment, and are scored as any agent is: a
-yardstick for how much of what can be had a learner gets.
+`lqr` is the linear-quadratic regulator around the pose of the highest reward, `ilqr` iterative LQR on the reward of the
+whole episode. Both plan each episode separately; the actions are then played in the environment and scored.
 """
 
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,35 +15,36 @@ import numpy as np
 from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError, nearest
 from gantry.optimal_control.simulator_dynamics import SimulatedDynamics
-from gantry.optimal_control.trajectory import Law, Planner, PlannerConfig
+from gantry.optimal_control.trajectory import FeedbackPolicy, TrajectoryConfig, TrajectoryPlanner
 from gantry.runs.environments import find_task, registered_id
 from gantry.runs.evaluate import MAX_EPISODES, Evaluation, evaluate
 from gantry.runs.seeds import environment_seed
 
 Method = Literal["lqr", "ilqr"]
 METHODS: tuple[Method, ...] = get_args(Method)
-DEFAULTS = PlannerConfig()
+DEFAULTS = TrajectoryConfig()
 
 
 @dataclasses.dataclass(frozen=True)
-class Played:
-    """What a method achieved."""
+class ControlResult:
+    """The plans of one method and their evaluation."""
 
     method: Method
-    environment: str
+    env_id: str
     evaluation: Evaluation
-    """Of the actions below, played in the environment."""
+    """Scores of the actions, played in the environment."""
     actions: np.ndarray
     """(episodes, steps, p) float32."""
-    curves: tuple[tuple[float, ...], ...]
-    """Of each episode, the score planned at first and after each iteration; empty where nothing is iterated."""
+    planned_scores: tuple[tuple[float, ...], ...]
+    """For each episode, the planned score of the initial guess and after each iteration; empty for `lqr`."""
     seconds: float
-    """Wall seconds of planning, all episodes together."""
+    """Wall time of planning all episodes."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values, without the actions."""
-        plain = {"method": self.method, "environment": self.environment, "seconds": self.seconds}
-        return {**plain, "curves": [list(curve) for curve in self.curves], **self.evaluation.to_json()}
+        """Return the result as JSON values, without the actions."""
+        plain = {"method": self.method, "env_id": self.env_id, "seconds": self.seconds}
+        planned = [list(scores) for scores in self.planned_scores]
+        return {**plain, "planned_scores": planned, **self.evaluation.to_json()}
 
 
 class Playback:
@@ -63,62 +63,62 @@ class Playback:
 
 
 def solve(
-    environment: str,
+    env_id: str,
     method: Method = "ilqr",
     episodes: int = 3,
     seed: int = 0,
-    environment_options: dict[str, Any] | None = None,
-    config: PlannerConfig = DEFAULTS,
+    env_options: Mapping[str, Any] | None = None,
+    config: TrajectoryConfig = DEFAULTS,
     progress: Callable[[int, int, float], None] | None = None,
-) -> Played:
+) -> ControlResult:
     """Plan episodes of an environment and play the plans.
 
     Args:
-        environment: an id of the catalogue.
+        env_id: id of a registered task.
         method: lqr or ilqr.
-        episodes: how many; each is planned by itself.
-        seed: which block of evaluation seeds; with the same seed, `evaluate` scores agents on the same episodes.
-        environment_options: of the task.
+        episodes: number of episodes, each planned separately.
+        seed: block of evaluation seeds; `evaluate` with the same seed scores agents on the same episodes.
+        env_options: options of the task.
         config: settings.
-        progress: called with the episode, the iteration and the score planned.
+        progress: called with the episode, the iteration and the planned score.
 
     Raises:
-        GantryError: a bad setting, or an environment that optimal control can do nothing with; the message says why.
+        GantryError: an invalid setting, or an environment that optimal control cannot handle.
     """
     if method not in METHODS:
-        raise GantryError(f"there is no classical method {method!r}{nearest(method, METHODS)}")
-    if find_task(environment) is None:
-        raise GantryError(f"optimal control needs a task that Gantry simulates, not {environment}")
+        raise GantryError(f"there is no optimal control method {method!r}{nearest(method, METHODS)}")
+    if find_task(env_id) is None:
+        raise GantryError(f"optimal control needs a task that Gantry simulates, not {env_id}")
     if not 1 <= episodes <= MAX_EPISODES:
         raise GantryError(f"the number of episodes must be from 1 to {MAX_EPISODES}, not {episodes}")
     for name in ("physics", "disturb"):
-        if (environment_options or {}).get(name):
-            raise GantryError(f"optimal control plans for a world without surprises; leave out {name}")
-    begun = time.perf_counter()
-    dynamics = SimulatedDynamics(registered_id(environment), environment_options)
+        if (env_options or {}).get(name):
+            raise GantryError(f"optimal control needs known, undisturbed dynamics; leave out {name}")
+    start_time = time.perf_counter()
+    dynamics = SimulatedDynamics(registered_id(env_id), env_options)
     simulator = dynamics.simulator(episodes)
     simulator.reset(seed=environment_seed("evaluation", seed, episodes))
     steps = simulator.max_episode_steps
-    assert steps is not None  # every entry of the catalogue has a limit
-    planner = Planner(dynamics, steps, config)
-    actions, curves = [], []
+    assert steps is not None  # every registered task has a time limit
+    planner = TrajectoryPlanner(dynamics, steps, config)
+    actions, planned_scores = [], []
     with torch_threads(1):  # the tensors are small
         for episode, origin in enumerate(simulator.batch.state.copy()):
-            start = dynamics.begin(origin)
-            hold = planner.regulate(start)
-            law: Law = hold
+            start = dynamics.begin_episode(origin)
+            controller = planner.lqr_controller(start)
+            policy: FeedbackPolicy = controller
             if method == "ilqr":
                 report = None if progress is None else functools.partial(progress, episode)
-                solution = planner.plan(start, hold, report)
-                curves.append(tuple(planner.score(cost) for cost in solution.costs))
-                law = planner.following(solution)
-            actions.append(dynamics.play(law, steps))
+                solution = planner.plan(start, controller, report)
+                planned_scores.append(tuple(planner.score(cost) for cost in solution.costs))
+                policy = planner.tracking_policy(solution)
+            actions.append(dynamics.rollout(policy, steps))
     played = np.stack(actions)
-    seconds = time.perf_counter() - begun
-    evaluation = evaluate(Playback(played).act, environment, episodes, seed, environment_options)
-    return Played(method, environment, evaluation, played, tuple(curves), seconds)
+    seconds = time.perf_counter() - start_time
+    evaluation = evaluate(Playback(played).act, env_id, episodes, seed, dict(env_options or {}))
+    return ControlResult(method, env_id, evaluation, played, tuple(planned_scores), seconds)
 
 
-def yardstick(environment: str, episodes: int = 3, seed: int = 0) -> float:
-    """Return the score of iterative LQR in an environment, in seconds an episode (see `solve`)."""
-    return solve(environment, "ilqr", episodes, seed).evaluation.score
+def ilqr_score(env_id: str, episodes: int = 3, seed: int = 0) -> float:
+    """Return the mean score of iterative LQR in an environment; takes seconds per episode (see `solve`)."""
+    return solve(env_id, "ilqr", episodes, seed).evaluation.score

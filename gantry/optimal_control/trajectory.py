@@ -1,9 +1,9 @@
-"""Plans one episode of simulated dynamics: a regulator around where it pays to rest, and whole trajectories.
+"""Plan an episode by optimal control: an LQR controller around the best resting pose, and iterative LQR trajectories.
 
-A trajectory is found in three stages. First guesses: what the regulator does from the start, what follows the last
-episode's trajectory, and, where neither arrives, steering to the goal within a given time by iterative LQR on a
-quadratic cost, with the regulator for the rest. A few iterations on the reward itself sift them, and the best is
-carried on with until it converges.
+A trajectory is planned in three phases. Initial guesses: the LQR controller from the start, the previous episode's
+trajectory tracked from the new start and, if neither arrives, trajectories that reach the goal at a given time by
+iterative LQR on a quadratic cost, with the LQR controller for the rest. A few iterations on the reward rank the best
+guesses, and the best of these is optimized until it converges.
 """
 
 import dataclasses
@@ -18,178 +18,186 @@ from gantry.agents.optimizers.newton import Newton
 from gantry.agents.optimizers.problem import Bounds, Problem
 from gantry.errors import GantryError
 from gantry.optimal_control import ilqr
-from gantry.optimal_control.lqr import Regulator, infinite_horizon
+from gantry.optimal_control.lqr import LQR, dlqr
 from gantry.optimal_control.quadratic_cost import QuadraticCost
 from gantry.optimal_control.simulator_dynamics import RewardCost, SimulatedDynamics
 
-RESTLESS = 1e-3
-"""A state that a control step changes by more than this is none to rest in (rad or m, and per second)."""
-ARRIVED = 0.05
-"""A guess has arrived if its last step earns this share less than the goal, or a smaller one."""
-SEARCH = Budget(iterations=20)
-"""Of Newton's method in the search for a goal."""
-SLOPE = 1e-4
-"""It stops below this slope (reward a rad or m), which is what features of 32 bits can show."""
+EQUILIBRIUM_TOLERANCE = 1e-3
+"""States that change more than this in one control step are not equilibria (rad or m, and per second)."""
+ARRIVAL_TOLERANCE = 0.05
+"""A guess has arrived if the reward of its last step is at most this fraction below that of the goal."""
+GOAL_BUDGET = Budget(iterations=20)
+"""Budget of Newton's method in the search for a goal pose."""
+GOAL_GRADIENT_TOLERANCE = 1e-4
+"""Gradient at which that search stops (reward per rad or m); 32-bit features resolve no less."""
 
 STEERING = ilqr.ILQRConfig(iterations=100, tolerance=1e-3)
-SIFTING = ilqr.ILQRConfig(iterations=4, tolerance=1e-5)
+RANKING = ilqr.ILQRConfig(iterations=4, tolerance=1e-5)
 TRAJECTORY = ilqr.ILQRConfig(iterations=150, tolerance=1e-5)
-"""Settings of iterative LQR in the three stages."""
+"""Settings of iterative LQR for initial guesses, for ranking them, and for the final trajectory."""
 
-Law = Callable[[int, np.ndarray], np.ndarray]
-"""The number of a step and the states (m, n) at it, to controls (m, p)."""
+FeedbackPolicy = Callable[[int, np.ndarray], np.ndarray]
+"""Maps the step number and states (m, n) to controls (m, p)."""
 
 
 @dataclasses.dataclass(frozen=True)
-class PlannerConfig:
-    """Settings of the classical methods."""
+class TrajectoryConfig:
+    """Settings of trajectory planning."""
 
-    effort: float = 1e-3
-    """Added to what controls cost the regulator, so that its gains are bounded where the reward is free of effort."""
-    posture: float = 1.0
-    """Added to what the joints' distances from the goal cost the regulator: the reward alone would let an arm with more
-    joints than it needs drift, and is flatter far from the goal than at it."""
-    closeness: float = 1e-3
-    """What the search for a goal pays for the squared distance to where it began, halved: of many poses that earn the
-    same it takes a near one."""
-    arrivals: tuple[float, ...] = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
-    """Seconds within which first guesses steer to the goal."""
-    urgency: float = 100.0
-    """How much more than effort, in the regulator's units, they mind not having arrived."""
-    sifted: int = 3
-    """How many guesses are sifted, the best first."""
+    control_cost: float = 1e-3
+    """Added to the diagonal of R, so that the gains are bounded where the reward has no control cost."""
+    position_cost: float = 1.0
+    """Added to the joint positions' diagonal of Q: the reward alone lets an arm with redundant joints drift, and is
+    flatter far from the goal than at it."""
+    proximity_cost: float = 1e-3
+    """Weight of ½ the squared distance to the initial pose in the search for a goal: among poses of equal reward it
+    prefers a near one."""
+    arrival_times: tuple[float, ...] = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0)
+    """Times at which initial guesses reach the goal, s."""
+    terminal_weight: float = 100.0
+    """Weight of LQR's cost to go at the arrival time, relative to the control cost before it."""
+    candidates: int = 3
+    """Number of initial guesses that are ranked, the cheapest first."""
     steering: ilqr.ILQRConfig = STEERING
-    """Of the first guesses that steer."""
-    sifting: ilqr.ILQRConfig = SIFTING
-    """Of the guesses that are sifted."""
+    """Settings of iterative LQR for the initial guesses that reach the goal at a given time."""
+    ranking: ilqr.ILQRConfig = RANKING
+    """Settings of iterative LQR for the ranking of initial guesses."""
     trajectory: ilqr.ILQRConfig = TRAJECTORY
-    """Of the best of them."""
+    """Settings of iterative LQR for the best guess."""
 
     def __post_init__(self) -> None:
-        if not (self.effort > 0 and self.posture >= 0 and self.closeness > 0 and self.urgency > 0 and self.sifted > 0):
-            raise GantryError("a planner needs positive effort, closeness and urgency, and at least 1 guess to sift")
-        if not all(0 < seconds < 1e6 for seconds in self.arrivals):
-            raise GantryError(f"times of arrival are positive, in seconds, not {self.arrivals}")
+        if not (self.control_cost > 0 and self.proximity_cost > 0 and self.terminal_weight > 0):
+            raise GantryError("control_cost, proximity_cost and terminal_weight must be positive")
+        if not (self.position_cost >= 0 and self.candidates > 0):
+            raise GantryError("position_cost must be at least 0, and candidates at least 1")
+        if not all(0 < seconds < 1e6 for seconds in self.arrival_times):
+            raise GantryError(f"arrival_times must be positive, in seconds, not {self.arrival_times}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Hold:
-    """The regulator around a resting state: u = −K (x − x*), within the limits."""
+class LQRController:
+    """LQR feedback around an equilibrium: u = −K (x − x*), clipped to the control limits."""
 
     goal: np.ndarray
     """(n,) x*."""
-    regulator: Regulator
+    lqr: LQR
     r: np.ndarray
-    """(p, p) what controls cost it."""
-    turning: np.ndarray
-    """(n,) bool: which coordinates are angles that come round."""
+    """(p, p) R, the control cost that K was computed with."""
+    wrapped: np.ndarray
+    """(n,) bool: coordinates that are angles, whose errors are wrapped to [−π, π]."""
     low: np.ndarray
-    """(p,) least controls."""
+    """(p,) lower control limits."""
     high: np.ndarray
-    """(p,) greatest controls."""
+    """(p,) upper control limits."""
 
     def __call__(self, step: int, states: np.ndarray) -> np.ndarray:
         """Return the controls (m, p) in states (m, n)."""
-        away = states - self.goal
-        away[:, self.turning] -= 2 * np.pi * np.round(away[:, self.turning] / (2 * np.pi))
-        return ilqr.clip(-away @ self.regulator.gain.T, self.low, self.high)
+        error = states - self.goal
+        error[:, self.wrapped] -= 2 * np.pi * np.round(error[:, self.wrapped] / (2 * np.pi))
+        return ilqr.clip(-error @ self.lqr.gain.T, self.low, self.high)
 
 
-class Planner:
-    """Plans episodes of simulated dynamics, one after another; `SimulatedDynamics.begin` says which.
+class TrajectoryPlanner:
+    """Plans one episode after another, each the current episode of `dynamics`.
 
     Args:
-        dynamics: of the environment.
-        steps: of an episode.
+        dynamics: the environment's dynamics; `SimulatedDynamics.begin_episode` selects the episode.
+        steps: control steps per episode.
         config: settings.
     """
 
-    def __init__(self, dynamics: SimulatedDynamics, steps: int, config: PlannerConfig) -> None:
+    def __init__(self, dynamics: SimulatedDynamics, steps: int, config: TrajectoryConfig) -> None:
         self._dynamics, self._steps, self._config = dynamics, steps, config
         self._cost = RewardCost(dynamics)
-        self._still = np.zeros((1, len(dynamics.low)))
-        self._known: ilqr.Solution | None = None
+        self._zero_control = np.zeros((1, len(dynamics.low)))
+        self._previous: ilqr.Solution | None = None
 
-    def regulate(self, start: np.ndarray) -> Hold:
-        """Return the regulator around the resting state that earns most, sought from the state `start` (n,).
+    def lqr_controller(self, start: np.ndarray) -> LQRController:
+        """Return the LQR controller around the resting state of the highest reward found from the state `start` (n,).
 
-        Its cost is the reward's own curvature there.
+        Its quadratic cost is the second-order expansion of the reward there.
 
         Raises:
-            GantryError: the reward is flat there, nothing rests there, or no gain holds it.
+            GantryError: the reward is flat there, the state is not an equilibrium, or no gain stabilizes it.
         """
-        goal = self._dynamics.rest(self._resting_pose(start)[None])
-        if not float(np.abs(self._dynamics.step(goal, self._still) - goal).max()) < RESTLESS:
-            raise GantryError("optimal control found no pose that the robot rests in by itself")
-        linear, _, hessian = ilqr.expand(self._dynamics, self._cost, np.concatenate([goal, goal]), self._still)
+        goal = self._dynamics.resting_states(self._goal_pose(start)[None])
+        if not float(np.abs(self._dynamics.step(goal, self._zero_control) - goal).max()) < EQUILIBRIUM_TOLERANCE:
+            raise GantryError("optimal control found no equilibrium: the robot does not stay at the best pose")
+        linear, _, hessian = ilqr.expand(self._dynamics, self._cost, np.concatenate([goal, goal]), self._zero_control)
         size = goal.shape[1]
         if not hessian.any():
-            raise GantryError("optimal control needs a reward with slopes, and this one is flat, as sparse ones are")
+            raise GantryError(
+                "optimal control needs a reward with derivatives, and this one is flat, as sparse rewards are"
+            )
         q, cross, r = hessian[0, :size, :size], hessian[0, :size, size:], hessian[0, size:, size:]
         joints = np.arange(size) < self._dynamics.joints
-        q, r = q + self._config.posture * np.diag(joints), r + self._config.effort * np.eye(len(r))
-        regulator = infinite_horizon(linear[0, :, :size], linear[0, :, size:], q, r, cross)
+        q, r = q + self._config.position_cost * np.diag(joints), r + self._config.control_cost * np.eye(len(r))
+        lqr = dlqr(linear[0, :, :size], linear[0, :, size:], q, r, cross)
         model = self._dynamics.model
-        turning = np.zeros(size, bool)
-        turning[joints] = (model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE) & (model.jnt_limited == 0)
-        return Hold(goal[0], regulator, r, turning, self._dynamics.low, self._dynamics.high)
+        wrapped = np.zeros(size, bool)
+        wrapped[joints] = (model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE) & (model.jnt_limited == 0)
+        return LQRController(goal[0], lqr, r, wrapped, self._dynamics.low, self._dynamics.high)
 
     def plan(
-        self, start: np.ndarray, hold: Hold, progress: Callable[[int, float], None] | None = None
+        self, start: np.ndarray, controller: LQRController, progress: Callable[[int, float], None] | None = None
     ) -> ilqr.Solution:
-        """Return the best trajectory that is found from the state `start` (n,).
+        """Return the best trajectory found from the state `start` (n,).
 
         Args:
-            start: first state of the episode.
-            hold: the regulator around its goal.
-            progress: called with the number of each iteration on the best guess, and the score planned.
+            start: initial state of the episode.
+            controller: the LQR controller around its goal.
+            progress: called with each iteration's number on the best guess, and the planned score.
         """
-        laws: list[Law] = [hold] if self._known is None else [hold, self.following(self._known)]
-        guesses = [self._dynamics.play(law, self._steps).astype(np.float64) for law in laws]
-        costs, last = self._judge(start, guesses)
-        goal = hold.goal[None]
-        if min(last) > (1.0 - ARRIVED) * float(self._cost.values(goal, self._still, goal)[0]):
+        policies: list[FeedbackPolicy] = [controller]
+        if self._previous is not None:
+            policies.append(self.tracking_policy(self._previous))
+        guesses = [self._dynamics.rollout(policy, self._steps).astype(np.float64) for policy in policies]
+        costs, last = self._evaluate(start, guesses)
+        goal = controller.goal[None]
+        if min(last) > (1.0 - ARRIVAL_TOLERANCE) * float(self._cost.values(goal, self._zero_control, goal)[0]):
             guesses += [
-                self._steer(start, hold, arrival)
-                for arrival in (round(time / self._dynamics.seconds) for time in self._config.arrivals)
+                self._steer(start, controller, arrival)
+                for arrival in (round(time / self._dynamics.control_timestep) for time in self._config.arrival_times)
                 if 1 <= arrival <= self._steps
             ]
-            costs, _ = self._judge(start, guesses)
-        sifted = [
-            self._solve(self._cost, start, guesses[index], self._config.sifting)
-            for index in np.argsort(costs)[: self._config.sifted]
+            costs, _ = self._evaluate(start, guesses)
+        ranked = [
+            self._solve(self._cost, start, guesses[index], self._config.ranking)
+            for index in np.argsort(costs)[: self._config.candidates]
         ]
-        first = min(sifted, key=lambda solution: solution.cost)
+        first = min(ranked, key=lambda solution: solution.cost)
 
         def report(iteration: int, cost: float) -> None:
             if progress is not None:
                 progress(first.iterations + iteration, self.score(cost))
 
         found = self._solve(self._cost, start, first.controls, self._config.trajectory, report)
-        self._known = dataclasses.replace(found, costs=(*first.costs[:-1], *found.costs))
-        return self._known
+        self._previous = dataclasses.replace(found, costs=(*first.costs[:-1], *found.costs))
+        return self._previous
 
     def score(self, cost: float) -> float:
-        """Return the score of an episode that costs so much: 1000 × the mean reward."""
+        """Return the score of an episode of this cost: 1000 × the mean reward."""
         return -1000.0 * cost / self._steps
 
-    def following(self, solution: ilqr.Solution) -> Law:
-        """Return the law that keeps to a trajectory by its feedback."""
+    def tracking_policy(self, solution: ilqr.Solution) -> FeedbackPolicy:
+        """Return the policy that tracks a trajectory by its feedback gains."""
         return lambda step, states: solution.act(step, states, self._dynamics.low, self._dynamics.high)
 
-    def _steer(self, start: np.ndarray, hold: Hold, arrival: int) -> np.ndarray:
-        """Return controls (steps, p) that bring `start` near the goal in `arrival` steps, and then hold it there."""
-        idle = np.zeros_like(hold.regulator.cost_to_go)
-        cost = QuadraticCost(hold.goal, idle, hold.r / self._config.urgency, hold.regulator.cost_to_go)
-        trip = self.following(self._solve(cost, start, self._still.repeat(arrival, axis=0), self._config.steering))
+    def _steer(self, start: np.ndarray, controller: LQRController, arrival: int) -> np.ndarray:
+        """Return controls (steps, p) that reach the goal from `start` in `arrival` steps and then stabilize it."""
+        no_cost = np.zeros_like(controller.lqr.cost_to_go)
+        control_cost = controller.r / self._config.terminal_weight
+        cost = QuadraticCost(controller.goal, no_cost, control_cost, controller.lqr.cost_to_go)
+        guess = self._zero_control.repeat(arrival, axis=0)
+        steer = self.tracking_policy(self._solve(cost, start, guess, self._config.steering))
 
-        def law(step: int, states: np.ndarray) -> np.ndarray:
-            return trip(step, states) if step < arrival else hold(step, states)
+        def policy(step: int, states: np.ndarray) -> np.ndarray:
+            return steer(step, states) if step < arrival else controller(step, states)
 
-        return self._dynamics.play(law, self._steps).astype(np.float64)
+        return self._dynamics.rollout(policy, self._steps).astype(np.float64)
 
-    def _judge(self, start: np.ndarray, guesses: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Return what control sequences (steps, p) cost from `start`, in all and in the last step, (m,) each."""
+    def _evaluate(self, start: np.ndarray, guesses: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the total cost and the last step's cost, (m,) each, of m control sequences (steps, p) from `start`."""
         controls = np.stack(guesses, axis=1)
         states = np.empty((self._steps + 1, len(guesses), len(start)))
         states[0] = start
@@ -209,48 +217,48 @@ class Planner:
         low, high = self._dynamics.low, self._dynamics.high
         return ilqr.solve(self._dynamics, cost, start, controls, low, high, config, progress)
 
-    def _resting_pose(self, start: np.ndarray) -> np.ndarray:
-        """Return the joints' positions (joints,) that earn most at rest, sought from the start's and the model's."""
+    def _goal_pose(self, start: np.ndarray) -> np.ndarray:
+        """Return the joint positions (joints,) of the highest reward at rest, from the initial pose and the model's."""
         model, joints = self._dynamics.model, self._dynamics.joints
         limited, ranges = model.jnt_limited.astype(bool), torch.from_numpy(model.jnt_range.copy())
         ranges[~limited] = torch.tensor([-torch.inf, torch.inf]).double()
         bounds = Bounds(ranges[:, 0], ranges[:, 1])
-        generator = torch.Generator()  # Newton's method draws nothing
+        generator = torch.Generator()  # unused: Newton's method is deterministic
         found = []
-        for near in (start[:joints], model.qpos0):
-            begun = bounds.clip(torch.from_numpy(near.copy()))
+        for pose in (start[:joints], model.qpos0):
+            initial = bounds.clip(torch.from_numpy(pose.copy()))
             found.append(
                 minimize(
-                    self._resting_problem(begun, bounds),
-                    Newton(gradient_tolerance=SLOPE),
-                    begun,
+                    self._goal_problem(initial, bounds),
+                    Newton(gradient_tolerance=GOAL_GRADIENT_TOLERANCE),
+                    initial,
                     generator=generator,
-                    budget=SEARCH,
+                    budget=GOAL_BUDGET,
                     trace=False,
                 )
             )
         return np.asarray(min(found, key=lambda result: result.value).point)
 
-    def _resting_problem(self, begun: torch.Tensor, bounds: Bounds) -> Problem:
-        """Return the cost of a step at rest as a function of the pose (joints,), and of its distance from `begun`."""
-        joints, closeness = self._dynamics.joints, self._config.closeness
-        at_rest = self._dynamics.rest(np.eye(joints)).T  # how a resting state depends on its pose
-        lift = np.concatenate([at_rest, np.zeros((self._still.shape[1], joints)), at_rest])
+    def _goal_problem(self, initial: torch.Tensor, bounds: Bounds) -> Problem:
+        """Return the cost of a pose (joints,): of a step at rest there, plus its squared distance from `initial`."""
+        joints, proximity = self._dynamics.joints, self._config.proximity_cost
+        at_rest = self._dynamics.resting_states(np.eye(joints)).T  # Jacobian of the resting state by the pose
+        lift = np.concatenate([at_rest, np.zeros((self._zero_control.shape[1], joints)), at_rest])
 
         def values(poses: torch.Tensor) -> torch.Tensor:
-            rest, still = self._dynamics.rest(poses.numpy()), self._still.repeat(len(poses), axis=0)
-            return torch.from_numpy(self._cost.values(rest, still, rest)) + closeness / 2 * ((poses - begun) ** 2).sum(
-                1
-            )
+            rest, still = self._dynamics.resting_states(poses.numpy()), self._zero_control.repeat(len(poses), axis=0)
+            return torch.from_numpy(self._cost.values(rest, still, rest)) + proximity / 2 * (
+                (poses - initial) ** 2
+            ).sum(1)
 
         def derivatives(pose: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-            rest = self._dynamics.rest(pose.numpy()[None])
-            gradient, hessian = self._cost.derivatives(rest, self._still, rest)
+            rest = self._dynamics.resting_states(pose.numpy()[None])
+            gradient, hessian = self._cost.derivatives(rest, self._zero_control, rest)
             return gradient[0] @ lift, lift.T @ hessian[0] @ lift
 
         return Problem(
             values,
-            gradient=lambda pose: torch.from_numpy(derivatives(pose)[0]) + closeness * (pose - begun),
-            hessian=lambda pose: torch.from_numpy(derivatives(pose)[1]) + closeness * torch.eye(joints),
+            gradient=lambda pose: torch.from_numpy(derivatives(pose)[0]) + proximity * (pose - initial),
+            hessian=lambda pose: torch.from_numpy(derivatives(pose)[1]) + proximity * torch.eye(joints),
             bounds=bounds,
         )

@@ -1,91 +1,73 @@
-"""Value iteration: the exact action values of a process whose transitions are known, against which tables are judged.
+"""Value iteration: the exact action values of a known finite Markov decision process, a reference for Q-learning.
 
 Source: Bellman, "A Markovian decision process", 1957; the stopping rule is that of Puterman, "Markov decision
 processes", 1994, section 6.3.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gantry.agents.parts.validation import require
+from gantry.errors import GantryError
 
 
 @dataclasses.dataclass(frozen=True)
-class Process:
-    """A finite Markov decision process: S states, A actions, and at most K outcomes of each."""
+class FiniteMDP:
+    """A finite Markov decision process with S states, A actions, and at most K outcomes per state and action."""
 
-    following: NDArray[np.int64]
-    """(S, A, K) the next state."""
+    next_state: NDArray[np.int64]
+    """(S, A, K)."""
     reward: NDArray[np.float64]
     """(S, A, K)."""
     terminated: NDArray[np.bool_]
-    """(S, A, K) whether the episode is over with this outcome, so that nothing follows."""
+    """(S, A, K) whether the outcome ends the episode."""
     probability: NDArray[np.float64]
-    """(S, A, K); they sum to 1 over outcomes."""
+    """(S, A, K); sums to 1 over the outcomes."""
 
 
-def deterministic(following: NDArray[np.int64], reward: NDArray[np.float64], terminal: NDArray[np.bool_]) -> Process:
-    """The process without chance: next states (S, A), rewards (S, A), and which states end an episode (S,)."""
-    one = np.ones((*following.shape, 1))
-    return Process(following[..., None], reward[..., None], terminal[following][..., None], one)
+def deterministic_mdp(
+    next_state: NDArray[np.int64], reward: NDArray[np.float64], terminal: NDArray[np.bool_]
+) -> FiniteMDP:
+    """Return the MDP with deterministic next states (S, A) and rewards (S, A), and terminal states (S,)."""
+    probability = np.ones((*next_state.shape, 1))
+    return FiniteMDP(next_state[..., None], reward[..., None], terminal[next_state][..., None], probability)
 
 
-def from_outcomes(outcomes: Mapping[int, Mapping[int, Any]]) -> Process:
-    """The process that Gymnasium's toy-text environments keep as `P`.
+def value_iteration(mdp: FiniteMDP, gamma: float, tolerance: float = 1e-9) -> NDArray[np.float64]:
+    """Return the optimal action values Q* (S, A), each within `tolerance`.
 
-    Args:
-        outcomes: of each state and action, a list of (probability, next state, reward, terminated).
-    """
-    states, actions = len(outcomes), len(outcomes[0])
-    most = max(len(listed) for of_state in outcomes.values() for listed in of_state.values())
-    shape = (states, actions, most)
-    process = Process(np.zeros(shape, np.int64), np.zeros(shape), np.zeros(shape, np.bool_), np.zeros(shape))
-    for state, of_state in outcomes.items():
-        for action, listed in of_state.items():
-            for number, (probability, following, reward, terminated) in enumerate(listed):
-                place = (state, action, number)
-                process.probability[place], process.following[place] = probability, following
-                process.reward[place], process.terminated[place] = reward, terminated
-    return process
-
-
-def value_iteration(process: Process, gamma: float, tolerance: float = 1e-9) -> NDArray[np.float64]:
-    """Optimal action values Q* (S, A), each within `tolerance`.
-
-    Repeats Q(s, a) ← Σ p (r + γ max Q(s', ·)) until the largest change is so small that what all later sweeps could
-    add up to, change · γ / (1 - γ), is below the tolerance.
+    Repeats Q(s, a) ← Σ p (r + γ max Q(s', ·)) until change · γ / (1 - γ), the bound on the remaining error, is at most
+    the tolerance.
 
     Args:
-        process: what happens.
+        mdp: the mdp.
         gamma: discount, below 1.
-        tolerance: largest error.
+        tolerance: largest absolute error.
 
     Raises:
-        GantryError: γ is not in [0, 1), for which the sweeps may never end.
+        GantryError: γ is not in [0, 1), so that convergence is not guaranteed.
     """
-    require(0.0 <= gamma < 1.0, "gamma", "at least 0 and below 1", gamma)
-    goes_on = gamma * ~process.terminated
-    values = np.zeros(process.following.shape[:2])
+    if not 0.0 <= gamma < 1.0:
+        raise GantryError(f"gamma must be at least 0 and below 1, not {gamma}")
+    discount = gamma * ~mdp.terminated
+    values = np.zeros(mdp.next_state.shape[:2])
     while True:
-        ahead = values.max(axis=1)[process.following]
-        swept = (process.probability * (process.reward + goes_on * ahead)).sum(axis=2)
+        next_values = values.max(axis=1)[mdp.next_state]
+        swept = (mdp.probability * (mdp.reward + discount * next_values)).sum(axis=2)
         change = float(np.abs(swept - values).max())
         values = swept
         if change * gamma <= tolerance * (1.0 - gamma):
             return values
 
 
-def reachable(process: Process, starts: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which states (S,) some sequence of actions leads to from the starts (k,), while the episode goes on."""
-    reached = np.zeros(len(process.following), np.bool_)
+def reachable_states(mdp: FiniteMDP, starts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return the mask (S,) of states that some action sequence reaches from `starts` (k,) before the episode ends."""
+    reached = np.zeros(len(mdp.next_state), np.bool_)
     frontier = np.unique(starts)
     while len(frontier):
         reached[frontier] = True
-        possible = (process.probability[frontier] > 0) & ~process.terminated[frontier]
-        following = np.unique(process.following[frontier][possible])
-        frontier = following[~reached[following]]
+        possible = (mdp.probability[frontier] > 0) & ~mdp.terminated[frontier]
+        next_states = np.unique(mdp.next_state[frontier][possible])
+        frontier = next_states[~reached[next_states]]
     return reached

@@ -1,22 +1,22 @@
-"""Draws how iterative LQR converged: what each episode's plan still had to gain, iteration by iteration."""
+"""Plot the convergence of iterative LQR: the remaining improvement of each episode's plan over iterations."""
 
 from pathlib import Path
 
 from gantry.files import replacing
-from gantry.optimal_control.solve import Played
+from gantry.optimal_control.solve import ControlResult
 
 SIZE = (7.2, 4.0)
-"""Width and height, inches of 100 pixels."""
-NAMED = 8
-"""Up to so many episodes the legend names each."""
+"""Width and height in inches, at 100 pixels per inch."""
+MAX_LEGEND = 8
+"""Largest number of episodes that the legend lists."""
 
 
-def draw_convergence(path: Path, played: Played) -> None:
-    """Draw, an episode a line, the score at the end less the score planned after each iteration.
+def draw_convergence(path: Path, result: ControlResult) -> None:
+    """Draw the final planned score minus the planned score after each iteration, one line per episode.
 
     Args:
-        path: a picture, such as .png or .svg.
-        played: what a method that iterates achieved.
+        path: the picture; its suffix, such as .png or .svg, chooses the format.
+        result: result of an iterative method.
 
     Raises:
         GantryError: the file cannot be written.
@@ -27,13 +27,14 @@ def draw_convergence(path: Path, played: Played) -> None:
     figure = Figure(figsize=SIZE, dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for episode, curve in enumerate(played.curves):
-        left = [curve[-1] - score for score in curve[:-1]]
-        axes.plot(range(len(left)), left, "o-", ms=3, lw=1.5, label=f"episode {episode}: {curve[-1]:.1f} in the end")
-    axes.set(yscale="log", xlabel="iterations", ylabel="score still to be gained")
-    axes.set_title(f"{played.method} in {played.environment}", loc="left")
+    for episode, scores in enumerate(result.planned_scores):
+        remaining = [scores[-1] - score for score in scores[:-1]]
+        label = f"episode {episode}: {scores[-1]:.1f} finally"
+        axes.plot(range(len(remaining)), remaining, "o-", ms=3, lw=1.5, label=label)
+    axes.set(yscale="log", xlabel="iterations", ylabel="remaining improvement of the score")
+    axes.set_title(f"{result.method} in {result.env_id}", loc="left")
     axes.grid(alpha=0.25)
-    if len(played.curves) <= NAMED:
+    if len(result.planned_scores) <= MAX_LEGEND:
         axes.legend(frameon=False, fontsize=9)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
