@@ -7,6 +7,7 @@ from agent_doubles import NEXT_STEP, SAME_STEP, Spot, Wage
 from small_mdp import SmallMDP, gradient, one_hot, returns_by_hand, trajectories
 
 from gantry.agents.a2c import A2C, A2CConfig, policy_loss, value_loss
+from gantry.agents.parts.optim import gradients_and_norm
 from gantry.agents.parts.rmsprop import RMSprop
 from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
@@ -18,9 +19,9 @@ def _one_thread():
         yield
 
 
-def leaves(network):
+def leaves(tensors, network):
     """The parameters of a network as separate leaf tensors: weight, bias, weight, …"""
-    parts = [part for pair in zip(network.weights, network.biases, strict=True) for part in pair]
+    parts = [tensor for name, tensor in tensors.items() if name.startswith(f"{network}.")]
     return [part.clone().requires_grad_() for part in parts]
 
 
@@ -40,7 +41,7 @@ def test_targets_are_n_step_returns_from_the_observation_before_the_reset():
     env = Spot(3, length=4)
     config = A2CConfig(gamma=0.9, normalize_return=False, normalize_observation=False)
     agent = A2C(env, config)
-    agent.trainer_state()  # resets the environment
+    agent.stepper.begin_episodes()
     rewards, dones, following, step = [], [], [], env.step
 
     def recording(actions):
@@ -51,7 +52,7 @@ def test_targets_are_n_step_returns_from_the_observation_before_the_reset():
         return observation, reward, terminated, truncated, infos
 
     env.step = recording
-    batch = agent._collect(10**9)
+    _, batch = agent.collect(10**9)
     for row in range(3):
         for start in range(5):
             target, weight = 0.0, 1.0
@@ -77,7 +78,7 @@ def test_truncation_bootstraps_and_termination_does_not(terminal, expected):
     )  # fmt: skip
     agent = A2C(Wage(terminal=terminal), config)
     agent.learn(48_000)
-    assert agent._collect(10**9).value.mean() == pytest.approx(expected, rel=0.1 if terminal else 0.02)
+    assert agent.collect(10**9)[1].value.mean() == pytest.approx(expected, rel=0.1 if terminal else 0.02)
 
 
 # Losses and gradients
@@ -87,8 +88,8 @@ def test_truncation_bootstraps_and_termination_does_not(terminal, expected):
 def test_the_policy_losses_gradient_is_that_of_the_expected_return_whatever_the_critic_says(gamma):
     agent = A2C(SmallMDP(), A2CConfig(hidden_sizes=(), normalize_observation=False))
     with torch.no_grad():
-        agent.networks["actor"].vector.copy_(torch.randn(8, generator=torch.Generator().manual_seed(5)))
-    vector = agent.networks["actor"].vector.detach().numpy().astype(np.float64)
+        agent.policy.network.vector.copy_(torch.randn(8, generator=torch.Generator().manual_seed(5)))
+    vector = agent.policy.network.vector.detach().numpy().astype(np.float64)
     anything = np.random.default_rng(0).normal(size=3)
     inputs, actions, weighted = [], [], []
     for chance, states, taken, rewards in trajectories(vector, 3):
@@ -96,10 +97,10 @@ def test_the_policy_losses_gradient_is_that_of_the_expected_return_whatever_the_
         actions += taken
         for time, back in enumerate(returns_by_hand(rewards, gamma)):
             weighted.append(chance * gamma**time * (back - anything[states[time]]))
-    output = agent.actor(one_hot(inputs))
-    log_probability = agent.head.log_probability(output, torch.tensor(actions))
+    output = agent.policy.network(one_hot(inputs))
+    log_probability = agent.policy.distribution.log_prob(output, torch.tensor(actions))
     loss = len(weighted) * policy_loss(log_probability, torch.tensor(weighted).float())
-    (slope,) = torch.autograd.grad(loss, agent.networks["actor"].vector)
+    (slope,) = torch.autograd.grad(loss, agent.policy.network.vector)
     np.testing.assert_allclose(-slope.numpy(), gradient(vector, gamma, 3), atol=5e-6)
 
 
@@ -116,24 +117,25 @@ def test_an_update_is_a_clipped_step_down_the_loss_written_out(shared, discrete)
     )
     agent = A2C(Spot(discrete=discrete), config, seed=2)
     agent.learn(800)
-    tensors = agent._learner_state()[0]
-    squares = [tensors[f"all.{index}.square"] for index in range(len(agent.optimizers["all"].parameters))]
-    batch = agent._collect(10**9)
-    rebuilt = {name: leaves(network) for name, network in agent.networks.items()}
+    tensors = agent.checkpoint.state()
+    squares = [tensors[f"optimizer.{index}.square"] for index in range(len(agent.optimizer.parameters))]
+    _, batch = agent.collect(10**9)
+    names = ["body"] if shared else ["policy.network", "critic"]
+    rebuilt = [leaves(tensors, name) for name in names]
     if shared:
-        both = forward(rebuilt["body"], batch.inputs)
+        both = forward(rebuilt[0], batch.inputs)
         output, value = both[:, :-1], both[:, -1]
     else:
-        output, value = forward(rebuilt["actor"], batch.inputs), forward(rebuilt["critic"], batch.inputs)[:, 0]
-    parameters = [leaf for parts in rebuilt.values() for leaf in parts]
+        output, value = forward(rebuilt[0], batch.inputs), forward(rebuilt[1], batch.inputs)[:, 0]
+    parameters = [leaf for parts in rebuilt for leaf in parts]
     if discrete:
         distribution = torch.distributions.Categorical(logits=output)
     else:
-        log_std = agent.head.log_std.detach().clone().requires_grad_()
+        log_std = agent.policy.distribution.log_std.detach().clone().requires_grad_()
         parameters.append(log_std)
         distribution = torch.distributions.Independent(torch.distributions.Normal(output, log_std.exp()), 1)
     loss = (
-        -(distribution.log_prob(batch.actions) * batch.advantage).mean()
+        -(distribution.log_prob(batch.samples) * batch.advantage).mean()
         - 0.02 * distribution.entropy().mean()
         + 0.5 * (value - batch.target).square().mean()
     )
@@ -144,8 +146,8 @@ def test_an_update_is_a_clipped_step_down_the_loss_written_out(shared, discrete)
     flat = torch.cat([leaf.detach().reshape(-1) for leaf in parameters])
     square = 0.99 * torch.cat([part.reshape(-1) for part in squares]) + 0.01 * flat_slope**2
     expected = flat - 0.01 * flat_slope / torch.sqrt(square + 1e-5)
-    agent._update(batch, 10**9)
-    result = torch.cat([parameter.detach().reshape(-1) for parameter in agent.optimizers["all"].parameters])
+    agent.improve(batch, 0.01)
+    result = torch.cat([parameter.detach().reshape(-1) for parameter in agent.optimizer.parameters])
     assert (expected - flat).abs().max() > 1e-4
     torch.testing.assert_close(result, expected, rtol=1e-4, atol=2e-6)
 
@@ -154,8 +156,8 @@ def test_a_shared_body_begins_with_the_same_broad_policy_everywhere():
     agent = A2C(Spot(discrete=True), A2CConfig(shared_body=True))
     with torch.no_grad():
         inputs = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
-        output, value = agent._outputs_and_values(inputs)
-        torch.testing.assert_close(agent.actor(inputs), output)
+        output, value = agent.policy_and_value(inputs)
+        torch.testing.assert_close(agent.policy.network(inputs), output)
         torch.testing.assert_close(agent.critic(inputs)[:, 0], value)
     assert output.abs().max() < 0.05
     assert value.abs().max() > 0.1
@@ -171,7 +173,7 @@ def test_rmsprop_in_pytorchs_form_is_pytorchs():
     reference = torch.optim.RMSprop([theirs], lr=0.03, alpha=0.9, eps=0.1)
     for step in range(20):
         target = torch.randn(50, generator=torch.Generator().manual_seed(100 + step))
-        gradients, norm = optimizer.gradients((ours - target).square().sum())
+        gradients, norm = gradients_and_norm((ours - target).square().sum(), [ours])
         optimizer.step(gradients, 0.03, scale=min(1.0, 4.0 / norm))
         theirs.grad = None
         (theirs - target).square().sum().backward()
@@ -193,7 +195,7 @@ def test_rmsprop_is_stable_baselines3s():
     mine, other = start.clone().requires_grad_(), start.clone().requires_grad_()
     optimizer, reference = RMSprop([mine]), theirs([other], lr=7e-4, alpha=0.99, eps=1e-5)
     for _ in range(30):
-        gradients, _ = optimizer.gradients(mine.pow(4).sum())
+        gradients, _ = gradients_and_norm(mine.pow(4).sum(), [mine])
         optimizer.step(gradients, 7e-4)
         other.grad = None
         other.pow(4).sum().backward()
@@ -211,7 +213,7 @@ ADAM = {"optimizer": "adam", "learning_rate": 3e-3, "gamma": 0.5}
 def test_learns_discrete_actions(shared, mode):
     agent = A2C(Spot(discrete=True, mode=mode), A2CConfig(shared_body=shared, **ADAM), seed=1)
     agent.learn(12_000)
-    assert agent._episodes.metrics()["reward_mean"] > 0.85
+    assert agent.stepper.episodes.metrics()["reward_mean"] > 0.85
     assert agent.act(np.array([[-0.5, 0.2], [0.5, 0.2]])).tolist() == [0, 1]
 
 
@@ -233,7 +235,7 @@ def test_rmsprop_learns_too():
     config = A2CConfig(learning_rate=7e-3, gamma=0.5, rmsprop_decay=0.9)
     agent = A2C(Spot(discrete=True), config, seed=1)
     agent.learn(16_000)
-    assert agent._episodes.metrics()["reward_mean"] > 0.85
+    assert agent.stepper.episodes.metrics()["reward_mean"] > 0.85
 
 
 def test_a_row_of_metrics_stands_for_several_updates():

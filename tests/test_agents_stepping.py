@@ -4,7 +4,9 @@ import pytest
 from agent_doubles import DISABLED, NEXT_STEP, SAME_STEP, Forgetful, Spot
 from gymnasium.vector import SyncVectorEnv
 
-from gantry.agents.ladder.stepping import EpisodeStatistics, VectorStepper, open_environment
+from gantry.agents.parts.episode_statistics import EpisodeStatistics
+from gantry.agents.parts.spaces import Spaces
+from gantry.agents.parts.vector_stepper import ResumableEnv, VectorStepper
 from gantry.errors import GantryError
 
 
@@ -36,16 +38,15 @@ def countdowns(mode, lengths=(2, 3), terminal=False):
 
 def episodes_seen(mode, steps):
     """(row, observation, next observation, done) of every valid transition."""
-    stepper = VectorStepper(countdowns(mode))
-    stepper.reset(0)
+    stepper = VectorStepper(countdowns(mode), 0)
+    stepper.begin_episodes()
     seen = []
     for _ in range(steps):
         before = stepper.observation
-        transition, _ = stepper.step(np.zeros(2, np.int64))
+        transition = stepper.step(np.zeros(2, np.int64))
         after = stepper.observation.copy()
-        after[transition.final_rows] = transition.final_observations
-        valid = np.ones(2, bool) if transition.valid is None else transition.valid
-        seen += [(row, *before[row], *after[row], transition.done[row]) for row in range(2) if valid[row]]
+        after[transition.final_envs] = transition.final_observations
+        seen += [(row, *before[row], *after[row], transition.done[row]) for row in range(2) if transition.mask[row]]
     return [entry for entry in sorted(seen) if entry[1] <= 3]
 
 
@@ -62,10 +63,10 @@ def test_all_autoreset_modes_tell_the_same_story():
 
 @pytest.mark.parametrize("objects", [False, True])
 def test_final_observations_come_as_one_array_or_as_many(objects):
-    stepper = VectorStepper(Spot(4, length=1, objects=objects))
-    stepper.reset(0)
-    transition, _ = stepper.step(np.zeros((4, 1), np.float32))
-    assert transition.final_rows.tolist() == [0, 1, 2, 3]
+    stepper = VectorStepper(Spot(4, length=1, objects=objects), 0)
+    stepper.begin_episodes()
+    transition = stepper.step(np.zeros((4, 1), np.float32))
+    assert transition.final_envs.tolist() == [0, 1, 2, 3]
     assert (transition.final_observations[:, 1] == 1.0).all()
     assert (stepper.observation[:, 1] == 0.0).all()
 
@@ -74,8 +75,8 @@ def test_final_observations_that_are_missing_are_missed():
     env = Spot(2, length=1)
     step = env.step
     env.step = lambda actions: (*step(actions)[:4], {})
-    stepper = VectorStepper(env)
-    stepper.reset(0)
+    stepper = VectorStepper(env, 0)
+    stepper.begin_episodes()
     with pytest.raises(GantryError, match="final_obs"):
         stepper.step(np.zeros((2, 1), np.float32))
 
@@ -84,39 +85,26 @@ def test_an_unstated_autoreset_mode_is_refused():
     env = Spot(2)
     env.metadata = {}
     with pytest.raises(GantryError, match="autoreset_mode"):
-        VectorStepper(env)
-
-
-def test_ids_are_opened_and_bad_ones_refused():
-    env = open_environment("MountainCar-v0", 3)
-    assert env.num_envs == 3
-    assert VectorStepper(env).mode == SAME_STEP
-    with pytest.raises(GantryError, match="cannot make"):
-        open_environment("NoSuchThing-v0", 3)
-    with pytest.raises(GantryError, match="make_vec"):
-        open_environment(gymnasium.make("MountainCar-v0"), 3)
+        VectorStepper(env, 0)
 
 
 @pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP, DISABLED])
 def test_first_episodes_are_staggered(mode):
     env = countdowns(mode, lengths=(8, 8, 8, 8))
     env.spec = gymnasium.envs.registration.EnvSpec("Countdown-v0", max_episode_steps=8)
-    stepper = VectorStepper(env, stagger=True)
-    stepper.reset(0)
-    statistics = EpisodeStatistics(4)
+    stepper = VectorStepper(env, 0, stagger=True)
+    stepper.begin_episodes()
     ends = []
     for step in range(1, 17):
-        transition, infos = stepper.step(np.zeros(4, np.int64))
-        counted = transition.valid
-        statistics.add(transition, infos, counted)
-        ends += [(step, row) for row in transition.final_rows.tolist()]
-        for row, final in zip(transition.final_rows, transition.final_observations, strict=True):
+        transition = stepper.step(np.zeros(4, np.int64))
+        ends += [(step, row) for row in transition.final_envs.tolist()]
+        for row, final in zip(transition.final_envs, transition.final_observations, strict=True):
             assert final[0] == (1 if step <= 8 else 2)
             assert stepper.observation[row][0] == final[0] + (mode != NEXT_STEP or step < 8)
     assert ends[:4] == [(2, 0), (4, 1), (6, 2), (8, 3)]
     assert [step for step, _ in ends[4:7]] == [10, 12, 14]
     # Episodes that we cut are not counted; the last row's cut falls on its own end.
-    assert statistics.metrics()["length_mean"] == 8.0
+    assert stepper.episodes.metrics()["length_mean"] == 8.0
 
 
 def test_staggering_an_environment_that_resets_all_rows_happens_once():
@@ -124,40 +112,72 @@ def test_staggering_an_environment_that_resets_all_rows_happens_once():
     env.spec = gymnasium.envs.registration.EnvSpec("Spot-v0", max_episode_steps=100)
     reset = env.reset
     env.reset = lambda seed=None, options=None: reset(seed=seed)
-    stepper = VectorStepper(env, stagger=True)
-    stepper.reset(0)
+    stepper = VectorStepper(env, 0, stagger=True)
+    stepper.begin_episodes()
     ends = []
     for step in range(1, 60):
-        transition, _ = stepper.step(np.zeros((4, 1), np.float32))
-        ends += [(step, row) for row in transition.final_rows.tolist()]
+        transition = stepper.step(np.zeros((4, 1), np.float32))
+        ends += [(step, row) for row in transition.final_envs.tolist()]
     assert ends == [(25, row) for row in range(4)]
 
 
-def test_episode_statistics():
-    stepper, statistics = VectorStepper(countdowns(SAME_STEP)), EpisodeStatistics(2, window=3)
-    stepper.reset(0)
-    assert np.isnan(statistics.metrics()["return_mean"])
+def test_episode_statistics_are_those_of_the_last_finished_episodes():
+    stepper = VectorStepper(countdowns(SAME_STEP), 0)
+    stepper.episodes = EpisodeStatistics(2, window=3)
+    stepper.begin_episodes()
+    assert np.isnan(stepper.episodes.metrics()["return_mean"])
     for _ in range(6):
-        statistics.add(*stepper.step(np.zeros(2, np.int64)), None)
-    metrics = statistics.metrics()
+        stepper.step(np.zeros(2, np.int64))
+    metrics = stepper.episodes.metrics()
     assert metrics["episodes"] == 5.0
-    # The window's three: row 0 (length 2) after four and six steps, row 1 (length 3) after six.
+    # The window's three: environment 0 (length 2) after four and six steps, environment 1 (length 3) after six.
     assert metrics["length_mean"] == pytest.approx(7 / 3)
     assert metrics["reward_mean"] == 1.0
     assert metrics["success_mean"] == pytest.approx(2 / 3)
 
 
-def test_state_goes_on_exactly():
+def test_restored_stepper_continues_exactly():
     actions = np.full((6, 1), 0.3, np.float32)
-    stepper = VectorStepper(Spot(6, mode=NEXT_STEP))
-    stepper.reset(3)
+    stepper = VectorStepper(Spot(6, mode=NEXT_STEP), 3)
+    stepper.begin_episodes()
     for _ in range(7):
         stepper.step(actions)
-    tensors, meta = stepper.state()
-    expected = [stepper.step(actions)[0].rewards for _ in range(9)]
-    other = VectorStepper(Spot(6, mode=NEXT_STEP))
-    other.reset(8)
-    other.load_state(tensors, meta)
-    np.testing.assert_array_equal(expected, [other.step(actions)[0].rewards for _ in range(9)])
-    assert other.resumable
-    assert not VectorStepper(Forgetful()).resumable
+    tensors = stepper.state()
+    expected = [stepper.step(actions).rewards for _ in range(9)]
+    other = VectorStepper(Spot(6, mode=NEXT_STEP), 8)
+    other.load_state(tensors)
+    np.testing.assert_array_equal(expected, [other.step(actions).rewards for _ in range(9)])
+    assert other.steps == stepper.steps
+    assert isinstance(Spot(), ResumableEnv)
+    assert not isinstance(Forgetful(), ResumableEnv)
+
+
+@pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP])
+def test_budget_masks_the_steps_beyond_it(mode):
+    stepper = VectorStepper(Spot(6, length=3, mode=mode), 0)
+    stepper.begin_episodes()
+    while stepper.steps < 40:
+        before = stepper.steps
+        transition = stepper.step(np.zeros((6, 1), np.float32), 40 - before)
+        assert stepper.steps - before == transition.mask.sum() <= 40 - before
+    assert stepper.steps == 40
+    only = np.arange(6) == 2
+    assert (stepper.step(np.zeros((6, 1), np.float32), only=only).mask <= only).all()
+
+
+def test_rollback_returns_to_the_mark():
+    actions = np.full((4, 1), -0.2, np.float32)
+    stepper = VectorStepper(Spot(4), 0)
+    stepper.begin_episodes()
+    stepper.step(actions)
+    stepper.mark()
+    expected = [stepper.step(actions).rewards for _ in range(8)]
+    stepper.rollback()
+    assert stepper.steps == 4
+    np.testing.assert_array_equal(expected, [stepper.step(actions).rewards for _ in range(8)])
+
+
+def test_spaces_stand_in_for_an_environment_that_is_not_stepped():
+    env = Spot(3)
+    stepper = VectorStepper(Spaces(env.single_observation_space, env.single_action_space, 3), 0)
+    assert stepper.observation.shape == (3, 2)

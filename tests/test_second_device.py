@@ -6,6 +6,8 @@ import torch
 from agent_states import opened, policy_state, restore, trainer_state
 
 from gantry.agents import agent_class
+from gantry.agents.parts.optim import Adam
+from gantry.agents.parts.rmsprop import RMSprop
 
 SMALL = {"num_envs": 4, "hidden_sizes": (16, 16)}
 OFF_POLICY = {**SMALL, "warm_up_steps": 40, "batch_size": 16, "buffer_size": 500, "report_every": 10}
@@ -48,10 +50,13 @@ def test_an_agent_whose_networks_are_elsewhere_learns_the_same(case, monkeypatch
     here, action = learned(case, "cpu")
     second_device.provide(monkeypatch)
     elsewhere, again = learned(case, "cuda")
-    networks = (
-        [elsewhere.policy.network, elsewhere.critic] if hasattr(elsewhere, "policy") else elsewhere.networks.values()
-    )
-    assert all(isinstance(network.vector, second_device.Elsewhere) for network in networks)
+    if hasattr(elsewhere, "checkpoint"):
+        optimizers = [part for part in vars(elsewhere).values() if isinstance(part, Adam | RMSprop)]
+        learned_tensors = [tensor for optimizer in optimizers for tensor in optimizer.parameters]
+    else:
+        learned_tensors = [network.vector for network in elsewhere.networks.values()]
+    assert learned_tensors
+    assert all(isinstance(tensor, second_device.Elsewhere) for tensor in learned_tensors)
     assert (action == again).all()
     ours, theirs = policy_state(here), policy_state(elsewhere)
     for name, tensor in ours.items():

@@ -8,7 +8,6 @@ from agent_states import opened
 from gantry.agents.a2c import A2C, A2CConfig
 from gantry.agents.ddpg import DDPG, DDPGConfig
 from gantry.agents.ladder.off_policy import polyak
-from gantry.agents.ladder.on_policy import Batch as LadderBatch
 from gantry.agents.parts.replay import Columns, Minibatch
 from gantry.agents.parts.rollouts import Batch
 from gantry.agents.ppo import PPO, PPOConfig
@@ -18,7 +17,7 @@ peers = pytest.importorskip("stable_baselines3")
 ENVIRONMENT = "Pendulum-v1"
 UPDATES = 3
 """Enough for an optimizer's running means to matter."""
-PLAIN = {"num_envs": 4, "normalize_observation": False, "normalize_return": False, "action_units": "own"}
+PLAIN = {"num_envs": 4, "normalize_observation": False, "normalize_return": False, "action_scaling": "none"}
 UNCLIPPED = 1e9
 """The length of a gradient that neither side cuts: ours is each network's, theirs that of both networks together."""
 
@@ -45,7 +44,7 @@ def assert_same(networks, expected):
             np.testing.assert_allclose(ours[name], tensor, rtol=1e-4, atol=2e-6, err_msg=f"{network} {name}")
 
 
-def check_ppo(agent, model):
+def check_on_policy(agent, model):
     """Compare `UPDATES` updates of ours, from what theirs collected and from its first networks, with its own."""
     networks = {"actor": agent.policy.network, "critic": agent.critic}
     for name, tensors in of_actor_critic(model.policy).items():
@@ -64,25 +63,6 @@ def check_ppo(agent, model):
     assert (agent.policy.network.vector - before).abs().max() > 1e-4
 
 
-def check_on_policy(agent, model):
-    """Compare `UPDATES` updates of ours, from what theirs collected and from its first networks, with its own."""
-    for name, tensors in of_actor_critic(model.policy).items():
-        agent.networks[name].load_state(tensors)
-    before = agent.actor.vector.detach().clone()
-    for _ in range(UPDATES):
-        _, callback = model._setup_learn(0)
-        model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
-        (data,) = model.rollout_buffer.get(None)
-        model.train()
-        agent._seen = data.observations.numpy()
-        columns = (data.observations, data.actions, data.old_log_prob, data.advantages, data.returns)
-        agent._update(LadderBatch(*columns, data.old_values.flatten()), 1_000_000)
-        assert_same(agent.networks, of_actor_critic(model.policy))
-        ours, theirs = agent.head.log_std.detach(), model.policy.log_std.detach()
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-6)
-    assert (agent.actor.vector - before).abs().max() > 1e-4
-
-
 def their_environment():
     from stable_baselines3.common.env_util import make_vec_env
 
@@ -91,19 +71,17 @@ def their_environment():
 
 def test_updates_of_a2c_are_stable_baselines3s():
     model = peers.A2C("MlpPolicy", their_environment(), seed=7, device="cpu")
-    agent = A2C(ENVIRONMENT, A2CConfig(**PLAIN, optimizer="rmsprop-pytorch"))
+    agent = A2C(opened(ENVIRONMENT, 4), A2CConfig(**PLAIN, optimizer="rmsprop-pytorch"))
     check_on_policy(agent, model)
 
 
 def test_updates_of_ppo_are_stable_baselines3s_where_neither_clips_gradients():
     settings = {"batch_size": 128, "n_steps": 32, "n_epochs": 1, "max_grad_norm": UNCLIPPED}
     model = peers.PPO("MlpPolicy", their_environment(), seed=7, device="cpu", **settings)
-    plain = {**PLAIN, "action_scaling": "none"}
-    del plain["action_units"]
     config = PPOConfig(
-        **plain, minibatch_size=128, epochs=1, max_gradient_norm=UNCLIPPED, value_coefficient=1.0, learning_rate=3e-4
+        **PLAIN, minibatch_size=128, epochs=1, max_gradient_norm=UNCLIPPED, value_coefficient=1.0, learning_rate=3e-4
     )
-    check_ppo(PPO(opened(ENVIRONMENT, 4), config), model)
+    check_on_policy(PPO(opened(ENVIRONMENT, 4), config), model)
 
 
 def test_critic_steps_and_targets_of_ddpg_are_stable_baselines3s(monkeypatch):

@@ -2,128 +2,253 @@
 
 Source: Mnih, Puigdomènech Badia, Mirza, Graves, Lillicrap, Harley, Silver and Kavukcuoglu, "Asynchronous methods for
 deep reinforcement learning", 2016 (arXiv:1602.01783), section 4 and algorithm S3, with environments that are stepped
-together instead of by threads that race. Every few steps, each action is made likelier by as much as it turned out
-better than the critic had expected. Where this departs from the paper is listed in docs/a2c.md.
+together instead of by threads that race. Every few steps, each action becomes more likely in proportion to how much
+better it turned out than the critic expected. Where this departs from the paper is listed in docs/a2c.md.
 """
 
 import dataclasses
 import math
-from typing import Any, Literal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 import torch
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
 
-from gantry.agents.parts.adam import Adam
-from gantry.agents.parts.validation import require
-from gantry.agents.parts.descent import Descent
-from gantry.agents.parts.networks import Columns
-from gantry.agents.ladder.on_policy import Batch, OnPolicyAgent, RolloutConfig, standardized
+from gantry.agents.parts.advantages import gae
+from gantry.agents.parts.checkpoint import Checkpoint
+from gantry.agents.parts.networks import MLP, Activation
+from gantry.agents.parts.normalization import ReturnNormalizer
+from gantry.agents.parts.optim import Adam, descend
+from gantry.agents.parts.policy import Policy
+from gantry.agents.parts.policy_file import load_policy, save_policy
 from gantry.agents.parts.rmsprop import RMSprop
+from gantry.agents.parts.rollouts import Batch, Rollout, RolloutCollector, standardized
+from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces, check_spaces
+from gantry.agents.parts.threads import torch_threads
+from gantry.agents.parts.training_loop import Metrics, training_loop
+from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
+from gantry.agents.parts.vector_stepper import VectorStepper
+
+Network = Callable[[torch.Tensor], torch.Tensor]
+TwoOutputs = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
-class A2CConfig(RolloutConfig):
+class A2CConfig:
     """Settings of A2C."""
 
+    num_envs: int = 64
+    """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
     rollout_steps: int = 5
     """Steps of every environment between updates (n of n-step returns)."""
     learning_rate: float = 7e-4
     """The optimizer's step size."""
+    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    """Keep the learning rate, or decay it linearly to 0 at the last step of `learn`."""
+    gamma: float = 0.99
+    """Discount per step."""
     gae_lambda: float = 1.0
     """λ of generalized advantage estimation; 1 gives the paper's returns of up to `rollout_steps` steps."""
-    normalize_advantage: bool = False
-    """Shift and scale the advantages of each update to mean 0 and standard deviation 1."""
-    shared_body: bool = False
-    """One network of which the last layer alone is the actor's or the critic's, instead of a network each."""
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus."""
+    value_coefficient: float = 0.5
+    """Weight of the critic's loss."""
+    max_gradient_norm: float = 0.5
+    """Clip the gradient norm, over all networks together, to this."""
     optimizer: Literal["rmsprop", "rmsprop-pytorch", "adam"] = "rmsprop"
-    """What follows the gradient; `rmsprop` is the paper's, which begins with short steps, PyTorch's with long ones."""
+    """`rmsprop` is the paper's, whose first steps are short; PyTorch's form takes long ones."""
     optimizer_epsilon: float = 1e-5
     """ε of the optimizer."""
     rmsprop_decay: float = 0.99
-    """α of RMSprop: how slowly the mean of the gradient's square forgets."""
+    """α of RMSprop: decay of the running mean of the squared gradient."""
+    normalize_advantage: bool = False
+    """Shift and scale the advantages of each update to mean 0 and standard deviation 1."""
+    normalize_observation: bool = True
+    """Scale observations by their running mean and standard deviation."""
+    normalize_return: bool = True
+    """Scale rewards by the running standard deviation of the discounted return."""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers, of actor and critic alike."""
+    activation: Activation = "tanh"
+    """Nonlinearity of the hidden layers."""
+    shared_body: bool = False
+    """Share all layers but the last between actor and critic, instead of a network each."""
+    initial_log_std: float = 0.0
+    """Logarithm of the first standard deviation of Box actions, as scaled by `action_scaling`."""
+    action_scaling: Literal["bounds", "none"] = "bounds"
+    """Scale Box actions so that ±1 are their bounds, or leave them in the environment's units, as stable-baselines3."""
+    squash_actions: bool = False
+    """Bring Box actions within their bounds by a tanh that is learned through, instead of by clipping."""
+    stagger_first_episodes: bool = True
+    """Cut first episodes short at evenly spread times, so that a rollout holds every phase of an episode."""
     report_every: int = 10
-    """Updates from one row of metrics to the next, which is also what an interrupt may undo."""
+    """Updates per row of metrics, which is also the most that an interrupt undoes."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the networks are; small ones learn fastest on the CPU."""
+    torch_threads: int = 1
+    """PyTorch's threads in updates (acting takes one); another number rounds differently."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            GantryError: names the setting and its range.
-        """
-        super().__post_init__()
-        require(self.optimizer_epsilon > 0.0, "optimizer_epsilon", "above 0", self.optimizer_epsilon)
+        """Refuse values that cannot work; raises GantryError with the setting and its range."""
+        require_at_least(self, 1, "num_envs", "rollout_steps", "torch_threads", "report_every")
+        require_positive(self, "learning_rate", "value_coefficient", "max_gradient_norm", "optimizer_epsilon")
+        require_between(self, 0.0, 1.0, "gamma", "gae_lambda")
+        require_at_least(self, 0.0, "entropy_coefficient")
         require(0.0 <= self.rmsprop_decay < 1.0, "rmsprop_decay", "from 0 to below 1", self.rmsprop_decay)
-        require(self.report_every >= 1, "report_every", "at least 1", self.report_every)
+        require_network(self.hidden_sizes, self.device)
 
 
-def policy_loss(log_probability: torch.Tensor, advantage: torch.Tensor) -> torch.Tensor:
-    """What to descend so that good actions become likelier, (): -mean of A log π(a|s).
+def policy_loss(log_prob: torch.Tensor, advantage: torch.Tensor) -> torch.Tensor:
+    """Return -mean of A log π(a|s), (), from (B,) each.
 
-    Its gradient is, in expectation, that of the expected return with its sign changed (the policy gradient theorem),
-    as long as the advantage (B,) does not carry a gradient itself.
+    Its gradient is, in expectation, minus the policy gradient of the expected return, provided that the advantage
+    carries no gradient itself.
     """
-    return -(log_probability * advantage).mean()
+    return -(log_prob * advantage).mean()
 
 
 def value_loss(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of the critic (B,) against the returns (B,), (); without PPO's ½, as in the paper."""
+    """Return the critic's mean squared error against the returns, () from (B,) each; without PPO's ½, as in the paper."""
     return (target - value).square().mean()
 
 
-class A2C(OnPolicyAgent):
-    """An actor and a critic that take one gradient step for each short rollout."""
+class A2C:
+    """An actor and a critic that take one gradient step per short rollout.
 
-    name = "a2c"
-    config_class = A2CConfig
+    Args:
+        env: any vector environment (or its spaces alone, for a policy that only acts).
+        config: settings.
+        seed: of initial weights and exploration; no global random state is used or changed.
+        env_seed: of the environment's first reset; None takes `seed`.
+
+    Attributes:
+        policy: the actor with all that acting needs.
+        critic: from normalized observations (B, d) to values (B, 1).
+        steps: environment steps learned from so far.
+
+    Raises:
+        GantryError: the spaces are not ones that agents handle.
+    """
+
+    name: ClassVar[str] = "a2c"
+    config_class: ClassVar[type[A2CConfig]] = A2CConfig
+
+    def __init__(
+        self, env: VectorEnv | Spaces, config: A2CConfig = A2CConfig(), seed: int = 0, env_seed: int | None = None
+    ) -> None:
+        self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
+        self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
+        self._random = torch.Generator().manual_seed(seed)
+        self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
+        with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads
+            networks = self._make_networks(env)
+        learned = [*(network.vector for network in networks.values()), *self.policy.distribution.parameters().values()]
+        self.optimizer: Adam | RMSprop
+        if config.optimizer == "adam":
+            self.optimizer = Adam(learned, epsilon=config.optimizer_epsilon)
+        else:
+            like_pytorch = config.optimizer == "rmsprop-pytorch"
+            self.optimizer = RMSprop(learned, config.rmsprop_decay, config.optimizer_epsilon, like_pytorch)
+        self.return_normalizer = ReturnNormalizer(env.num_envs, config.gamma, config.normalize_return)
+        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed, config.stagger_first_episodes)
+        self.rollouts = RolloutCollector(self.stepper, self.policy, config.rollout_steps, self._random)
+        networks.pop("actor", None)  # the policy's own
+        self.checkpoint = Checkpoint(
+            policy={"policy": self.policy, **networks, "return_moments": self.return_normalizer.moments},
+            trainer={
+                "optimizer": self.optimizer,
+                "return_normalizer": self.return_normalizer,
+                "stepper": self.stepper,
+                "random": self._random,
+                "acting_random": self._acting_random,
+            },
+        )
+
+    def _make_networks(self, env: VectorEnv | Spaces) -> dict[str, MLP]:
+        """Make policy and critic from two networks, or from one, which are returned by name."""
+        config, spaces = self.config, (env.single_observation_space, env.single_action_space)
+        if not config.shared_body:
+            self.policy = Policy(*spaces, config, self._random)
+            widths = (self.policy.observations.size, *config.hidden_sizes, 1)
+            critic = MLP(widths, config.activation, 1.0, self._random, config.device)
+            self.critic: Network = critic
+            self.policy_and_value: TwoOutputs = lambda inputs: (self.policy.network(inputs), critic(inputs).squeeze(1))
+            return {"actor": self.policy.own_network, "critic": critic}
+        check_spaces(*spaces)
+        widths = (ObservationMap(spaces[0]).size, *config.hidden_sizes, ActionMap(spaces[1]).size + 1)
+        body = MLP(widths, config.activation, 1.0, self._random, config.device)
+        body.weights[-1][:, :-1] *= 0.01  # a first policy that is equally broad in every state
+        self.policy = Policy(*spaces, config, self._random, lambda inputs: body(inputs)[:, :-1])
+        self.critic = lambda inputs: body(inputs)[:, -1:]
+
+        def policy_and_value(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            both = body(inputs)  # passed through once
+            return both[:, :-1], both[:, -1]
+
+        self.policy_and_value = policy_and_value
+        return {"body": body}
+
+    @property
+    def steps(self) -> int:
+        """Environment steps learned from so far."""
+        return self.stepper.steps
+
+    def act(self, observation: Any, deterministic: bool = True) -> NDArray[Any]:
+        """Return the action for one observation or a batch of them; see `Policy.act`."""
+        return self.policy.act(observation, None if deterministic else self._acting_random)
+
+    def learn(self, total_steps: int, callback: Callable[[Self, Metrics], bool | None] | None = None) -> Self:
+        """Learn until `total_steps` environment steps have been taken in all; see `training_loop`."""
+        config = self.config
+        with training_loop(self, total_steps, callback) as updates:
+            for update in updates:
+                records: list[Metrics] = []
+                while len(records) < config.report_every and update.remaining:
+                    rate = config.learning_rate
+                    if config.learning_rate_schedule == "linear":
+                        rate *= 1.0 - update.progress
+                    rollout, batch = self.collect(update.remaining)
+                    records.append(self.improve(batch, rate))
+                    self.policy.normalizer.update(rollout.observations)
+                update.report({name: math.fsum(record[name] for record in records) / len(records) for name in records[0]})
+        return self
+
+    def collect(self, budget: int) -> tuple[Rollout, Batch]:
+        """Let the policy act for a rollout of at most `budget` steps, and estimate the advantages of its actions."""
+        with torch_threads(1):  # for the small batches of acting; more would take CPUs from the simulator
+            rollout = self.rollouts.collect(budget)
+            values, next_values = rollout.values(self.critic)
+            rewards = self.return_normalizer.apply(rollout.rewards, rollout.done, rollout.mask)
+            advantages = gae(
+                rewards, values, next_values, rollout.terminated, rollout.ends,
+                gamma=self.config.gamma, lam=self.config.gae_lambda,
+            )  # fmt: skip
+            return rollout, rollout.batch(values, advantages)
+
+    def improve(self, batch: Batch, learning_rate: float) -> Metrics:
+        """Take one gradient step on a whole rollout; returns metrics."""
+        config, distribution = self.config, self.policy.distribution
+        with torch_threads(config.torch_threads):
+            advantage = standardized(batch.advantage) if config.normalize_advantage else batch.advantage
+            output, value = self.policy_and_value(batch.inputs)
+            actor_loss = policy_loss(distribution.log_prob(output, batch.samples), advantage)
+            critic_loss = value_loss(value, batch.target)
+            entropy = distribution.entropy(output)
+            loss = actor_loss - config.entropy_coefficient * entropy + config.value_coefficient * critic_loss
+            descend(loss, self.optimizer, learning_rate, config.max_gradient_norm)
+            residual = (batch.target - batch.value).var(correction=0)
+            explained = 1.0 - residual / batch.target.var(correction=0)
+            metrics = torch.stack([actor_loss.detach(), critic_loss.detach(), entropy.detach(), explained]).tolist()
+        names = ("policy_loss", "value_loss", "entropy", "explained_variance")
+        return {**dict(zip(names, metrics, strict=True)), "learning_rate": learning_rate}
+
+    def save(self, folder: str | Path) -> None:
+        """Write `policy.safetensors` and `policy.json`: all that acting needs; see `save_policy`."""
+        save_policy(self, folder)
 
     @classmethod
-    def _network_sizes(cls, observation: int, action: int, config: A2CConfig) -> dict[str, tuple[int, ...]]:
-        if config.shared_body:
-            return {"body": (observation, *config.hidden_sizes, action + 1)}
-        return super()._network_sizes(observation, action, config)
-
-    def _connect(self) -> None:
-        if not self.config.shared_body:
-            super()._connect()
-            return
-        body = self.networks["body"]
-        self.actor, self.critic = Columns(body, slice(0, -1)), Columns(body, slice(-1, None))
-        body.weights[-1][:, :-1] *= 0.01  # the same broad distribution in every state, as in an actor of its own
-
-    def _make_optimizers(self) -> dict[str, Descent]:
-        config = self.config
-        parameters = [*(network.vector for network in self.networks.values()), *self.head.parameters().values()]
-        if config.optimizer == "adam":
-            return {"all": Adam(parameters, epsilon=config.optimizer_epsilon)}
-        pytorch = config.optimizer == "rmsprop-pytorch"
-        return {"all": RMSprop(parameters, config.rmsprop_decay, config.optimizer_epsilon, pytorch)}
-
-    def _advance(self, total_steps: int) -> dict[str, float]:
-        records: list[dict[str, float]] = []
-        while len(records) < self.config.report_every and self.steps < total_steps:
-            records.append(super()._advance(total_steps))
-        return {name: math.fsum(record[name] for record in records) / len(records) for name in records[0]}
-
-    def _update(self, batch: Batch, total_steps: int) -> dict[str, float]:
-        """One gradient step on a whole rollout; returns its metrics."""
-        config = self.config
-        rate = config.learning_rate_at(self.steps - len(batch.advantage), total_steps)
-        advantage = standardized(batch.advantage) if config.normalize_advantage else batch.advantage
-        output, value = self._outputs_and_values(batch.inputs)
-        actor_loss = policy_loss(self.head.log_probability(output, batch.actions), advantage)
-        critic_loss = value_loss(value, batch.target)
-        entropy = self.head.entropy(output)
-        loss = actor_loss - config.entropy_coefficient * entropy + config.value_coefficient * critic_loss
-        self._descend(loss, self.optimizers["all"], rate)
-        self.observation_normalizer.update(self._seen)
-        spread = batch.target.var(correction=0)
-        explained = 1.0 - (batch.target - batch.value).var(correction=0) / spread
-        names = ("policy_loss", "value_loss", "entropy", "explained_variance")
-        figures = torch.stack([actor_loss.detach(), critic_loss.detach(), entropy.detach(), explained]).tolist()
-        return {**dict(zip(names, figures, strict=True)), "learning_rate": rate}
-
-    def _outputs_and_values(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the head takes (B, K), and the values (B,), of inputs (B, d); a shared body is passed through once."""
-        if self.config.shared_body:
-            both: Any = self.networks["body"](inputs)
-            return both[:, :-1], both[:, -1]
-        return self.actor(inputs), self.critic(inputs).squeeze(1)
+    def load(cls, folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Self:
+        """Load a saved agent to act, or with `env` to learn on; see `load_policy`."""
+        return load_policy(cls, folder, env, seed)

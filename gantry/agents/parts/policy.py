@@ -71,7 +71,7 @@ class Policy:
         self.observations = ObservationMap(observation_space)
         self.actions = ActionMap(action_space, scaled=config.action_scaling == "bounds")
         self.normalizer = ObservationNormalizer(self.observations.size, config.normalize_observation)
-        self._own = None
+        self._own: MLP | None = None
         if network is None:
             sizes = (self.observations.size, *config.hidden_sizes, self.actions.size)
             network = self._own = MLP(sizes, config.activation, 0.01, generator, config.device)
@@ -85,6 +85,12 @@ class Policy:
             self.distribution = SquashedGaussian(self.actions.size, config.initial_log_std, config.device)
         else:
             raise GantryError(f"squash_actions needs bounds on every action, not {action_space}; turn it off")
+
+    @property
+    def own_network(self) -> MLP:
+        """The network, where it is the policy's own."""
+        assert self._own is not None
+        return self._own
 
     @property
     def parameters(self) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""RMSprop, as the asynchronous methods' paper and TensorFlow have it, or as PyTorch has it.
+"""RMSprop, in TensorFlow's form, which the A3C paper used, or in PyTorch's.
 
 Source: Tieleman and Hinton, "Lecture 6.5 - RMSProp", 2012; Mnih et al., "Asynchronous methods for deep reinforcement
 learning", 2016 (arXiv:1602.01783), equations 8 and 9. TensorFlow's form, with which the published results were found,
@@ -6,15 +6,15 @@ adds ε under the root and begins the running mean of the square at 1; PyTorch's
 TensorFlow's takes short steps at first, and wherever gradients are below √ε, where PyTorch's takes long ones.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
-from gantry.agents.parts.descent import Descent
+from gantry.agents.parts.checkpoint import Tensors
 
 
-class RMSprop(Descent):
-    """Steps against the gradients of some leaf tensors, each divided by the root of its running mean square.
+class RMSprop:
+    """Step against the gradient divided by the root of its running mean square.
 
     g ← α g + (1 - α) Δ², θ ← θ - η Δ / √(g + ε), for a gradient Δ; in PyTorch's form, Δ / (√g + ε).
 
@@ -22,30 +22,31 @@ class RMSprop(Descent):
         parameters: leaf tensors that require gradients.
         decay: α, of the running mean of the gradient's square.
         epsilon: ε.
-        pytorch: whether in PyTorch's form, not TensorFlow's.
+        pytorch: use PyTorch's form, not TensorFlow's.
     """
 
     def __init__(
         self, parameters: Sequence[torch.Tensor], decay: float = 0.99, epsilon: float = 1e-5, pytorch: bool = False
     ) -> None:
-        super().__init__(parameters)
+        self.parameters = list(parameters)
+        self._targets = [parameter.detach() for parameter in self.parameters]
         self.decay = decay
         self.epsilon = epsilon
         self.pytorch = pytorch
         self._squares = [torch.full_like(target, 0.0 if pytorch else 1.0) for target in self._targets]
 
     def step(self, gradients: Sequence[torch.Tensor], learning_rate: float, scale: float = 1.0) -> None:
-        """Move the parameters by one step; the gradients are taken times `scale` (clipping)."""
+        """Move the parameters by one step, with the gradients multiplied by `scale` (clipping)."""
         for target, square, gradient in zip(self._targets, self._squares, gradients, strict=True):
             square.mul_(self.decay).addcmul_(gradient, gradient, value=(1.0 - self.decay) * scale * scale)
             root = square.sqrt().add_(self.epsilon) if self.pytorch else square.add(self.epsilon).sqrt_()
             target.addcdiv_(gradient, root, value=-learning_rate * scale)
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """Copies of the running mean squares, on the processor."""
+    def state(self) -> Tensors:
+        """Return copies of the running mean squares, on the CPU."""
         return {f"{index}.square": square.cpu().clone() for index, square in enumerate(self._squares)}
 
-    def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Take over what `state` returned."""
+    def load_state(self, tensors: Tensors) -> None:
+        """Restore what `state` returned."""
         for index, square in enumerate(self._squares):
             square.copy_(tensors[f"{index}.square"])
