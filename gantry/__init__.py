@@ -8,8 +8,9 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantry.envs.registry import register_environments
+from gantry.envs.registry import register_task
 from gantry.envs.rendering.gl_guard import drop_unusable_mujoco_gl
+from gantry.envs.tasks import register_shipped_tasks
 from gantry.errors import GantryError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from gantry.runs.recipes import Recipe, register_recipe
 
 __version__ = "0.1.0"
-__all__ = ["GantryError", "Recipe", "__version__", "load", "register_environments", "register_recipe"]
+__all__ = ["GantryError", "Recipe", "__version__", "load", "register_recipe", "register_task"]
 
 _EXPORTS = {"Recipe": "gantry.runs.recipes", "register_recipe": "gantry.runs.recipes"}
 """Name → the module that it is imported from when it is first asked for."""
@@ -42,4 +43,4 @@ def __getattr__(name: str) -> Any:
 
 
 drop_unusable_mujoco_gl()  # before anything imports MuJoCo, which an unusable setting would make fail
-register_environments()
+register_shipped_tasks()

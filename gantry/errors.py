@@ -1,7 +1,9 @@
 """The one error that users meet: a single line that says what is wrong and what to do."""
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class GantryError(Exception):
@@ -18,3 +20,13 @@ def nearest(name: str, names: Iterable[str]) -> str:
     if close:
         return f" (did you mean {' or '.join(folded[match] for match in close)}?)"
     return f" (there are: {', '.join(folded.values())})"
+
+
+def described(error: BaseException) -> str:
+    """Return an exception's kind, message and place (file and line) in one line."""
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error  # a KeyError shows a string's quotes
+    words = " ".join(str(text).split())
+    kind = type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{kind}: {words}{place}" if words else f"{kind}{place}"

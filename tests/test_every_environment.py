@@ -11,7 +11,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import vector
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
-from gantry.envs.registry import ENVIRONMENTS
+from gantry.envs.registry import registered_tasks
 from gantry.envs.simulator import Simulator, make_simulator, make_task
 from gantry.envs.single import SingleEnvironment, make_single
 
@@ -22,11 +22,11 @@ ROOMS = "gantry/VacuumRooms-v0"
 def variants() -> list:
     """Every id as it is, and with each option that is a switch or a choice set to each other value, one at a time."""
     cases = []
-    for environment_id in ENVIRONMENTS:
+    for environment_id in registered_tasks():
         kind = type(make_task(environment_id))
         cases.append(pytest.param(environment_id, {}, id=environment_id))
         defaults = {name: setting.default for name, setting in inspect.signature(kind).parameters.items()}
-        usual = {**defaults, **ENVIRONMENTS[environment_id].options}
+        usual = {**defaults, **registered_tasks()[environment_id].options}
         for name, hint in typing.get_type_hints(kind.__init__).items():
             choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
             values = [value for value in ((False, True) if hint is bool else choices) if value != usual[name]]
@@ -36,7 +36,7 @@ def variants() -> list:
     return cases
 
 
-every_id = pytest.mark.parametrize("environment_id", ENVIRONMENTS)
+every_id = pytest.mark.parametrize("environment_id", registered_tasks())
 every_variant = pytest.mark.parametrize(("environment_id", "options"), variants())
 
 
@@ -102,7 +102,7 @@ def test_observations_are_finite_inside_their_space_and_say_something(environmen
 
 
 # A vacuum that wanders at random leaves far rooms as dirty as they were, so some of what it sees stays the same.
-@pytest.mark.parametrize("environment_id", [name for name in ENVIRONMENTS if "Vacuum" not in name])
+@pytest.mark.parametrize("environment_id", [name for name in registered_tasks() if "Vacuum" not in name])
 def test_no_column_of_the_observation_is_constant_or_repeats_another(environment_id):
     numbers = wander(make_simulator(environment_id, ROWS), steps_for(environment_id))["observations"]
     columns = numbers.reshape(-1, numbers.shape[-1])
@@ -180,7 +180,7 @@ def _one(space: gymnasium.Space, observation) -> np.ndarray:
 
 @every_id
 def test_every_way_to_make_it_gives_the_same_environment(environment_id):
-    limit = ENVIRONMENTS[environment_id].max_episode_steps
+    limit = registered_tasks()[environment_id].max_episode_steps
     by_gymnasium = gymnasium.make_vec(environment_id, num_envs=3)
     by_function = make_simulator(environment_id, 3)
     by_constructor = Simulator(make_task(environment_id), 3, max_episode_steps=limit)

@@ -26,8 +26,8 @@ def test_a_wheel_works_outside_the_repository_assets_included(tmp_path):
     program = (
         "import gantry, gymnasium, pathlib\n"
         f"assert pathlib.Path(gantry.__file__).is_relative_to({str(site)!r}), gantry.__file__\n"
-        "from gantry.envs.registry import ENVIRONMENTS\n"
-        "for environment in ENVIRONMENTS:\n"
+        "from gantry.envs.registry import registered_tasks\n"
+        "for environment in registered_tasks():\n"
         "    env = gymnasium.make(environment)\n"
         "    env.reset(seed=0)\n"
         "    env.step(env.action_space.sample())\n"

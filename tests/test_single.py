@@ -32,7 +32,7 @@ def test_values_are_plain_numbers_and_arrays_of_one_environment():
     assert env.unwrapped.spec.id == ID
 
 
-def test_the_time_limit_is_the_catalogues_or_the_one_given_and_truncates():
+def test_time_limit_is_the_registered_or_the_given_one_and_truncates():
     for given, limit in (({}, 500), ({"max_episode_steps": 7}, 7)):
         env = make(**given)
         env.reset(seed=0)
@@ -135,9 +135,9 @@ def test_unknown_names_and_settings_are_refused():
         make_single(ID, render_mode="human")
 
 
-def test_a_batch_of_several_or_with_autoreset_is_no_single_environment():
+def test_single_environment_refuses_a_larger_batch_and_autoreset():
     for simulator in (Simulator(CartPole(), 2, autoreset_mode="Disabled"), Simulator(CartPole(), 1)):
-        with pytest.raises(ValueError, match="one row, without autoreset"):
+        with pytest.raises(ValueError, match="one environment, without autoreset"):
             SingleEnvironment(simulator)
 
 

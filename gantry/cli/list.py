@@ -7,7 +7,7 @@ from rich.table import Table
 
 from gantry.agents import AGENTS, DESCRIPTIONS
 from gantry.cli.output import console, parse, print_json
-from gantry.envs.registry import ENVIRONMENTS
+from gantry.envs.registry import registered_tasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +25,11 @@ def main(words: Sequence[str]) -> None:
     """Run `gantry list`."""
     arguments = parse(ListArguments, "list", words)
     if arguments.json:
-        print_json({"environments": list(ENVIRONMENTS), "agents": list(AGENTS)})
+        print_json({"environments": list(registered_tasks()), "agents": list(AGENTS)})
         return
     screen = console(False)
     for title, rows in (
-        ("environments", {name: entry.summary for name, entry in ENVIRONMENTS.items()}),
+        ("environments", {name: spec.summary for name, spec in registered_tasks().items()}),
         ("agents", DESCRIPTIONS),
     ):
         table = Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2))

@@ -1,7 +1,7 @@
-"""Physical quantities that differ from row to row: given, or drawn anew for each episode (domain randomization).
+"""Physical quantities that differ between environments: given, or sampled for each episode (domain randomization).
 
-Each quantity is a number, one number a row, or a range (`Range(0.5, 2.0)`, in text `0.5..2.0`) from which every row
-draws at the beginning of every episode, from a stream of its own (Tobin et al. 2017, "Domain randomization for
+Each quantity is a number, one number per environment, or a range (`Range(0.5, 2.0)`, in text `0.5..2.0`) from which it
+is sampled at the beginning of every episode, from a random stream of its own (Tobin et al. 2017, "Domain randomization for
 transferring deep neural networks from simulation to the real world"; Peng et al. 2018, "Sim-to-real transfer of robotic
 control with dynamics randomization").
 """
@@ -9,20 +9,22 @@ control with dynamics randomization").
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import mujoco
 import numpy as np
 from mujoco.batch import Batch
 
 from gantry.envs.random_streams import RandomStreams
-from gantry.errors import GantryError
-from gantry.errors import nearest
+from gantry.errors import GantryError, nearest
+
+if TYPE_CHECKING:
+    from gantry.envs.capabilities import Randomizable
 
 
 @dataclass(frozen=True)
 class PhysicalParameter:
-    """A physical quantity that may differ from row to row."""
+    """A physical quantity that may differ between environments."""
 
     default: float
     low: float
@@ -36,7 +38,7 @@ class PhysicalParameter:
 
 @dataclass(frozen=True)
 class Range:
-    """Drawn uniformly from [low, high] for each episode."""
+    """Sampled uniformly from [low, high] for each episode."""
 
     low: float
     high: float
@@ -53,7 +55,7 @@ COMMON: dict[str, PhysicalParameter] = {
     "motor_delay": PhysicalParameter(0, 0, 20, "control steps", "how late controls arrive", integer=True),
     "sensor_noise": PhysicalParameter(0.0, 0.0, 10.0, "standard deviation", "noise on each observation, in its unit"),
 }
-"""What every task can vary, beside its own quantities."""
+"""The quantities that every task can vary, beside its own."""
 
 SCALED_FIELDS = {
     "mass": ("body_mass", "body_inertia"),
@@ -61,7 +63,7 @@ SCALED_FIELDS = {
     "friction": ("geom_friction",),
     "gear": ("actuator_gainprm", "actuator_biasprm", "actuator_forcerange", "jnt_actfrcrange"),
 }
-"""The model fields that a factor multiplies. Forces stand for the motors' gear ratios, which would also scale the
+"""The model fields that a factor multiplies. For the motors these are forces, since gear ratios would also scale the
 position or speed that a servo goes to."""
 
 WITHOUT_EFFECT: dict[str, Callable[[mujoco.MjModel], bool]] = {
@@ -69,10 +71,10 @@ WITHOUT_EFFECT: dict[str, Callable[[mujoco.MjModel], bool]] = {
     "friction": lambda model: bool(model.geom_condim.max() == 1),
     "gravity_tilt": lambda model: bool(model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_GRAVITY),
 }
-"""Which quantities a model does not have: varying them would look like randomized physics and be none."""
+"""Tells which quantities a model does not have: varying them would look like randomized physics and change nothing."""
 
 PHYSICS_STREAM, NOISE_STREAM = 1_000_001, 1_000_002
-"""Counters that keep these draws apart from those of the initial states."""
+"""Counters that keep these samples apart from those of the initial states."""
 
 
 def parse_quantity(text: str) -> Quantity:
@@ -89,18 +91,17 @@ def parse_quantity(text: str) -> Quantity:
 
 
 def _stream(name: str, seeds: np.ndarray, episodes: np.ndarray) -> RandomStreams:
-    """Return the streams of one quantity: what is drawn depends neither on what else varies nor on its order."""
+    """Return the streams of one quantity: its samples depend neither on what else varies nor on the order."""
     own = zlib.crc32(name.encode())
     return RandomStreams(seeds, episodes, np.full(len(seeds), PHYSICS_STREAM), np.full(len(seeds), own))
 
 
 class Physics:
-    """The physical quantities of the rows of one batch, and what they do to controls and observations.
+    """The physical quantities of the environments of a batch, and their effect on controls and observations.
 
     Args:
-        declared: the task's own quantities.
-        set_own: writes the task's quantities, `Task.set_physics`.
-        batch: whose model fields are written.
+        task: what writes quantities of its own, if the task has any.
+        batch: the simulations whose model fields are written.
         given: quantities by name; those not given are as in the model.
         neutral: the control (columns,) that asks for nothing, which delayed motors get until the first one arrives.
 
@@ -110,29 +111,29 @@ class Physics:
 
     def __init__(
         self,
-        declared: Mapping[str, PhysicalParameter],
-        set_own: Any,
+        task: "Randomizable | None",
         batch: Batch,
         given: Mapping[str, Quantity],
         neutral: np.ndarray,
     ) -> None:
-        self._declared = {**COMMON, **declared}
-        self._own = tuple(declared)
-        self._set_own, self._batch = set_own, batch
-        rows = batch.nsim
+        own = {} if task is None else task.physics
+        self._declared = {**COMMON, **own}
+        self._own = tuple(own)
+        self._task, self._batch = task, batch
+        count = batch.nsim
         if not isinstance(given, Mapping):
             raise GantryError(f"physics must be quantities by name, such as {{'mass': '0.5..2.0'}}, not {given!r}")
         self.ranges: dict[str, Range] = {}
         self.values: dict[str, np.ndarray] = {}
-        """One value a row, (n,) float64, of every quantity in use."""
+        """One value per environment, (n,) float64, of every quantity in use."""
         for name, quantity in given.items():
             parameter = self._parameter(name)
-            self.values[name] = self._checked(name, parameter, quantity, rows)
+            self.values[name] = self._checked(name, parameter, quantity, count)
         if any(name in self._own for name in self.values):  # the task writes all of its quantities together
             for name in self._own:
-                self.values.setdefault(name, np.full(rows, self._declared[name].default))
+                self.values.setdefault(name, np.full(count, self._declared[name].default))
         if "gravity_tilt" in self.values:
-            self.values["gravity_direction"] = np.zeros(rows)
+            self.values["gravity_direction"] = np.zeros(count)
         for name in self.values:
             if name in WITHOUT_EFFECT and WITHOUT_EFFECT[name](batch.model):
                 raise GantryError(f"{name} changes nothing here: this robot's model has none; leave it out")
@@ -142,8 +143,8 @@ class Physics:
         if "motor_delay" in self.ranges:
             longest = self.ranges["motor_delay"].high
         self._neutral = neutral.astype(np.float32)
-        self._sent = np.tile(self._neutral, (rows, int(longest) + 1, 1))
-        """The latest controls of each row, the newest first."""
+        self._sent = np.tile(self._neutral, (count, int(longest) + 1, 1))
+        """The latest controls of each environment, the newest first."""
         self.noisy = "sensor_noise" in self.values
 
     def _parameter(self, name: str) -> PhysicalParameter:
@@ -151,8 +152,8 @@ class Physics:
             raise GantryError(f"unknown physical parameter {name!r}{nearest(name, self._declared)}")
         return self._declared[name]
 
-    def _checked(self, name: str, parameter: PhysicalParameter, quantity: Any, rows: int) -> np.ndarray:
-        """Return the first values (n,), and note a range."""
+    def _checked(self, name: str, parameter: PhysicalParameter, quantity: object, count: int) -> np.ndarray:
+        """Return the initial values (n,), and keep a range."""
         if isinstance(quantity, str):
             quantity = parse_quantity(quantity)
         if isinstance(quantity, Range):
@@ -162,21 +163,21 @@ class Physics:
             if parameter.integer and not (float(quantity.low).is_integer() and float(quantity.high).is_integer()):
                 raise GantryError(f"{name} must range over whole numbers of {parameter.unit}")
             self.ranges[name] = quantity
-            return np.full(rows, quantity.low)
+            return np.full(count, quantity.low)
         try:
             array = np.asarray(quantity, np.float64)
         except (TypeError, ValueError):
             raise GantryError(f"{name} must be a number or a range, not {quantity!r}") from None
-        if array.shape not in ((), (rows,)):
-            raise GantryError(f"{name} must be one number, or one for each of the {rows} rows")
+        if array.shape not in ((), (count,)):
+            raise GantryError(f"{name} must be one number, or one for each of the {count} environments")
         if not ((array >= parameter.low) & (array <= parameter.high)).all():
             raise GantryError(f"{name} must lie in {parameter.low:g}..{parameter.high:g} {parameter.unit}")
         if parameter.integer and (array != np.round(array)).any():
             raise GantryError(f"{name} must be a whole number of {parameter.unit}")
-        return np.broadcast_to(array, (rows,)).copy()
+        return np.broadcast_to(array, (count,)).copy()
 
     def begin_episodes(self, ids: np.ndarray, seeds: np.ndarray, episodes: np.ndarray) -> None:
-        """Draw and write the random quantities of the rows `ids` (k,), whose seeds and episodes (k,) are given."""
+        """Sample and write the random quantities of the environments `ids` (k,), given their seeds and episodes (k,)."""
         if self.ranges or "gravity_direction" in self.values:
             for name, spread in self.ranges.items():
                 streams = _stream(name, seeds, episodes)
@@ -192,13 +193,13 @@ class Physics:
         self._sent[ids] = self._neutral
 
     def write(self, ids: np.ndarray) -> None:
-        """Write the quantities of the rows `ids` (k,) into the batch's model fields."""
+        """Write the quantities of the environments `ids` (k,) into the batch's model fields."""
         batch = self._batch
         for name in self._scaled:
             for field in SCALED_FIELDS[name]:
                 batch.expand(field)[ids] = getattr(batch.model, field)
-        if any(name in self._own for name in self.values):
-            self._set_own(batch, ids, {name: self.values[name][ids] for name in self._own})
+        if self._task is not None and any(name in self._own for name in self.values):
+            self._task.set_physics(batch, ids, {name: self.values[name][ids] for name in self._own})
         for name in self._scaled:
             factor = self.values[name][ids]
             for field in SCALED_FIELDS[name]:
@@ -224,19 +225,19 @@ class Physics:
         return self._sent[np.arange(len(control)), self._delay.astype(np.int64)]
 
     def noise(self, seeds: np.ndarray, episodes: np.ndarray, elapsed: np.ndarray, size: int) -> np.ndarray:
-        """Return the noise (n, size) float32 on what is observed `elapsed` (n,) steps into each row's episode."""
+        """Return the noise (n, size) float32 on observations `elapsed` (n,) steps into each episode."""
         streams = RandomStreams(seeds, episodes, np.full(len(seeds), NOISE_STREAM), elapsed)
         return (self.values["sensor_noise"][:, None] * streams.normal(size)).astype(np.float32)
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Return the values and the controls under way, by name."""
+        """Return the values and the delayed controls, by name."""
         state = {f"physics/{name}": value.copy() for name, value in self.values.items()}
         if self._delay is not None:
             state["controls_sent"] = self._sent.copy()
         return state
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take over what `get_state` returned, and write it.
+        """Restore what `get_state` returned, and write it into the batch.
 
         Raises:
             GantryError: a value is out of range; nothing has changed.

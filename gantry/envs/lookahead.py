@@ -1,6 +1,6 @@
-"""A simulated world as a planner sees it: its reward and its ends as functions, and futures tried out in copies of it.
+"""A simulated world as a planner sees it: reward and termination as functions, and model rollouts in copies of it.
 
-Planners know arrays alone, so they ask the vector environment for this object by name (`planning_model`).
+Agents import nothing of environments: a planner finds this object as `planning_model()` of its vector environment.
 """
 
 from typing import Any
@@ -9,35 +9,40 @@ import numpy as np
 from mujoco.batch import Batch
 
 from gantry.envs.batch import NO_STAGE, threads_for
-from gantry.envs.simulator import Simulator
+from gantry.envs.capabilities import Plannable, PlanDrawable
 from gantry.envs.state import State
 from gantry.envs.task import Task
 
 SIZE_STEP = 32
-"""Numbers of futures are rounded up to multiples of this, so that few batches of simulations are ever made."""
+"""Numbers of rollouts are rounded up to multiples of this, so that few batches of simulations are ever made."""
 MOST = 2048
-"""Futures simulated at once."""
+"""Rollouts simulated at once."""
 
 
 class PlanningModel:
-    """What a planner may ask of a simulator. Physics are the model's own, without what is randomized or disturbed.
+    """What a planner may ask of a simulated task. Physics are the model's own, neither randomized nor disturbed.
 
     Args:
-        simulator: whose rows are planned for, from the states they are in when `rollout` is called.
+        task: the task.
+        state: the live simulations that are planned for, from where they are when `rollout` is called.
     """
 
-    def __init__(self, simulator: Simulator) -> None:
-        self._simulator = simulator
-        self._task = simulator.task
-        self._batches: dict[int, tuple[Batch, State]] = {}
-        self.control_timestep = simulator.control_timestep
-        """Seconds of simulated time an action."""
-        self.can_terminate = type(simulator.task).terminated is not Task.terminated
-        """Whether episodes can end for good at all."""
+    def __init__(self, task: Task, state: State) -> None:
+        self._task, self._state = task, state
+        self._copies: dict[int, State] = {}
+        self.control_timestep = float(state.batch.model.opt.timestep) * task.decimation
+        """Simulated seconds per control step."""
+        self.can_terminate = task.can_terminate
+        """Whether episodes can end in a terminal state at all."""
 
     def features(self, observations: np.ndarray) -> np.ndarray | None:
-        """Return the features of observations (..., observation) as `Task.planning_features` does."""
-        return self._task.planning_features(observations)
+        """Return features of observations (..., observation), or None where these do not show them.
+
+        See `Plannable.planning_features`; where observations are the features, it is them.
+        """
+        if isinstance(self._task, Plannable):
+            return self._task.planning_features(observations)
+        return observations if self._task.observes_features else None
 
     def controls(self, actions: np.ndarray) -> np.ndarray:
         """Return the controls (k, number) of actions (k, ...), as `reward` takes them."""
@@ -48,42 +53,42 @@ class PlanningModel:
         return self._task.reward(features, control, next_features)[0]
 
     def terminated(self, next_features: Any) -> Any:
-        """Return whether episodes are over for good, (...) bool (see `Task.terminated`)."""
+        """Return whether episodes end in a terminal state, (...) bool (see `Task.terminated`)."""
         return self._task.terminated(next_features)
 
     def point(self, features: Any) -> Any | None:
-        """Return the point (..., 3) in m that pictures draw for features, or None (see `Task.drawn_point`)."""
-        return self._task.drawn_point(features)
+        """Return the point (..., 3) in m that pictures draw for features, or None for a task that draws none."""
+        return self._task.drawn_point(features) if isinstance(self._task, PlanDrawable) else None
 
     def rollout(
-        self, rows: np.ndarray, actions: np.ndarray, repeat: int = 1
+        self, env_ids: np.ndarray, actions: np.ndarray, repeat: int = 1
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Simulate futures from where rows of the simulator are now; the simulator itself stays as it is.
+        """Simulate rollouts from where environments are now; these themselves stay as they are.
 
         Args:
-            rows: (m,) which row each future begins in.
+            env_ids: (m,) the environment that each rollout starts from.
             actions: (m, H, ...) environment actions.
-            repeat: control steps that each action is held for.
+            repeat: control steps for which each action is held.
 
         Returns:
             Features (H + 1, m, number) before and after every action; rewards (H, m), summed over the control steps of
-            an action, nothing after an end; and (H, m) bool, which futures have ended by then.
+            an action, zero after a termination; and whether a rollout has terminated by then, (H, m) bool.
         """
         parts = [
-            self._simulate(rows[start : start + MOST], actions[start : start + MOST], repeat)
-            for start in range(0, len(rows), MOST)
+            self._simulate(env_ids[start : start + MOST], actions[start : start + MOST], repeat)
+            for start in range(0, len(env_ids), MOST)
         ]
         features, rewards, ended = zip(*parts, strict=True)
         return np.concatenate(features, 1), np.concatenate(rewards, 1), np.concatenate(ended, 1)
 
     def _simulate(
-        self, rows: np.ndarray, actions: np.ndarray, repeat: int
+        self, env_ids: np.ndarray, actions: np.ndarray, repeat: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        count, horizon = len(rows), actions.shape[1]
-        batch, state = self._copies(-(-count // SIZE_STEP) * SIZE_STEP)
-        task = self._task
+        count, horizon = len(env_ids), actions.shape[1]
+        state, task = self._copy(-(-count // SIZE_STEP) * SIZE_STEP), self._task
+        batch = state.batch
         padded = np.resize(np.arange(count), batch.nsim)
-        batch.state[:] = self._simulator.batch.state[rows[padded]]
+        batch.state[:] = self._state.batch.state[env_ids[padded]]
         if int(task.stage) != NO_STAGE:
             batch.forward(None, int(task.stage))  # what is derived from the state is no part of it
         steps = horizon * repeat
@@ -99,11 +104,10 @@ class PlanningModel:
         rewards[1:][over[:-1]] = 0.0
         return path[::repeat], rewards.reshape(horizon, repeat, count).sum(1), over[repeat - 1 :: repeat]
 
-    def _copies(self, count: int) -> tuple[Batch, State]:
-        """Return as many simulations to try futures in."""
-        if count not in self._batches:
-            simulator = self._simulator
-            batch = Batch(simulator.model, count, threads_for(count))
-            shown = simulator.state.qpos.shape[1], simulator.state.qvel.shape[1]
-            self._batches[count] = batch, State(batch, simulator.task.outputs, *shown)
-        return self._batches[count]
+    def _copy(self, count: int) -> State:
+        """Return as many simulations to simulate rollouts in."""
+        if count not in self._copies:
+            batch = Batch(self._state.batch.model, count, threads_for(count))
+            shown = self._state.qpos.shape[1], self._state.qvel.shape[1]
+            self._copies[count] = State(batch, self._task.outputs, *shown)
+        return self._copies[count]

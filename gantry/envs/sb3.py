@@ -1,4 +1,4 @@
-"""The batched simulator as a stable-baselines3 `VecEnv`, so that its agents train on all rows at once."""
+"""The batched simulator as a stable-baselines3 `VecEnv`, so that its agents train on all environments at once."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.vec_env import VecEnv
 
-from gantry.envs.registry import full_id
+from gantry.envs.registry import canonical_id
 from gantry.envs.simulator import Simulator, make_simulator
 from gantry.errors import GantryError
 
@@ -17,8 +17,8 @@ Observations = np.ndarray | dict[str, np.ndarray]
 class SB3VecEnv(VecEnv):
     """A thin adapter: SB3 sees `num_envs` environments, one simulator steps them all.
 
-    Where an episode ends, its info holds `terminal_observation`, `TimeLimit.truncated`, and the task's measures, a
-    measure `success` also under SB3's name `is_success`. What `get_attr`, `set_attr` and `env_method` reach is the
+    Where an episode ends, its info holds `terminal_observation`, `TimeLimit.truncated`, and the task's metrics, a
+    metric `success` also under SB3's name `is_success`. What `get_attr`, `set_attr` and `env_method` reach is the
     simulator, which all environments share.
 
     Args:
@@ -46,32 +46,32 @@ class SB3VecEnv(VecEnv):
         self._actions = np.asarray(actions)
 
     def step_wait(self) -> tuple[Observations, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-        """Step, and return observations, rewards (n,), whether episodes ended (n,), and an info a row."""
+        """Step, and return observations, rewards (n,), whether episodes ended (n,), and one info per environment."""
         assert self._actions is not None, "call step_async() first"
         observations, rewards, terminations, truncations, infos = self.simulator.step(self._actions)
         dones = terminations | truncations
-        rows: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        per_env: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if dones.any():
             final = infos["final_obs"]
-            measures = {key: value for key, value in infos.items() if np.shape(value) == (self.num_envs,)}
-            measures.pop("_final_obs")
-            for row in np.flatnonzero(dones):
-                rows[row] = {
-                    "terminal_observation": _row(final, row),
-                    "TimeLimit.truncated": bool(truncations[row] and not terminations[row]),
-                    **{name: values[row].item() for name, values in measures.items()},
+            metrics = {key: value for key, value in infos.items() if np.shape(value) == (self.num_envs,)}
+            metrics.pop("_final_obs")
+            for index in np.flatnonzero(dones):
+                per_env[index] = {
+                    "terminal_observation": _one(final, index),
+                    "TimeLimit.truncated": bool(truncations[index] and not terminations[index]),
+                    **{name: values[index].item() for name, values in metrics.items()},
                 }
-                if "success" in measures:
-                    rows[row]["is_success"] = rows[row]["success"]
-        return observations, rewards.astype(np.float32), dones, rows
+                if "success" in metrics:
+                    per_env[index]["is_success"] = per_env[index]["success"]
+        return observations, rewards.astype(np.float32), dones, per_env
 
     def close(self) -> None:
         """Free the renderers."""
         self.simulator.close()
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """Return a frame (height, width, 3) a row."""
-        return [self.simulator.render_row(row) for row in range(self.num_envs)]
+        """Return a frame (height, width, 3) per environment."""
+        return [self.simulator.render_one(index) for index in range(self.num_envs)]
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """Return an attribute of the simulator once for each of the environments `indices`."""
@@ -94,7 +94,7 @@ class SB3VecEnv(VecEnv):
         return [result for _ in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type, indices: Any = None) -> list[bool]:
-        """Return False for each environment: a batch has no wrappers around its rows."""
+        """Return False for each environment: a batch has no wrappers around single environments."""
         return [False for _ in self._get_indices(indices)]
 
     def _get_indices(self, indices: int | Iterable[int] | None) -> Iterable[int]:
@@ -103,22 +103,25 @@ class SB3VecEnv(VecEnv):
         return [indices] if isinstance(indices, int) else list(indices)
 
 
-def _row(observations: Any, row: np.intp) -> Any:
+def _one(observations: Any, index: np.intp) -> Any:
     if isinstance(observations, dict):
-        return {name: values[row] for name, values in observations.items()}
-    return observations[row]
+        return {name: values[index] for name, values in observations.items()}
+    return observations[index]
 
 
-def make_sb3(environment: str, num_envs: int = 1, seed: int | None = None, **settings: Any) -> SB3VecEnv:
-    """Build the stable-baselines3 `VecEnv` of one of Gantry's environments.
+def make_sb3(env_id: str, num_envs: int = 1, seed: int | None = None, **settings: Any) -> SB3VecEnv:
+    """Make the stable-baselines3 `VecEnv` of a registered task.
 
     Args:
-        environment: id, such as `gantry/CartPoleSwingUp-v0`.
-        num_envs: how many environments.
-        seed: of the first reset; environment i gets seed + i.
+        env_id: such as `gantry/CartPoleSwingUp-v0`.
+        num_envs: number of environments.
+        seed: seed of the first reset; environment i gets seed + i.
         settings: of the simulator and of the task.
+
+    Raises:
+        GantryError: the id is unknown, or a setting does not fit.
     """
-    env = SB3VecEnv(make_simulator(full_id(environment), num_envs, **settings))
+    env = SB3VecEnv(make_simulator(canonical_id(env_id), num_envs, **settings))
     if seed is not None:
         env.seed(seed)
     return env

@@ -1,14 +1,14 @@
 """The batched simulator: any task as a `gymnasium.vector.VectorEnv` over one `mujoco.batch.Batch`.
 
-All rows step together on a pool of C threads, bit-identical to a serial `mj_step` loop at any thread count. Row i
-depends on (its seed, its episode) alone, never on the other rows, so it equals the single environment with that seed.
+All environments step together on a pool of C threads, bit-identical to a serial `mj_step` loop at any thread count.
+Environment i depends on (its seed, its episode) alone, never on the others, so it equals the single environment with
+that seed.
 """
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import mujoco
@@ -17,24 +17,23 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from mujoco.batch import Batch
 
-from gantry.envs.registry import find_environment
 from gantry.envs.batch import NO_STAGE, threads_for
+from gantry.envs.capabilities import Disturbable, GoalConditioned, Randomizable, drawing
 from gantry.envs.disturbances import Disturbance, Kind, add_balls, check_kind
 from gantry.envs.domain_randomization import Physics, Quantity
+from gantry.envs.lookahead import PlanningModel
 from gantry.envs.random_streams import RandomStreams
+from gantry.envs.registry import require_task
 from gantry.envs.state import State
 from gantry.envs.task import Task
 from gantry.errors import GantryError
-
-if TYPE_CHECKING:
-    from gantry.envs.lookahead import PlanningModel
 
 DIVERGENCE_WARNINGS = [
     int(mujoco.mjtWarning.mjWARN_BADQPOS),  # as integers: an enumeration's members index no array
     int(mujoco.mjtWarning.mjWARN_BADQVEL),
     int(mujoco.mjtWarning.mjWARN_BADQACC),
 ]
-"""MuJoCo's warnings that say a simulation has blown up."""
+"""MuJoCo's warnings that a simulation has diverged."""
 
 NEVER = 2**62
 """A deadline, in vector steps, that is not reached."""
@@ -53,21 +52,21 @@ _keep_log_out_of_files()
 class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """`num_envs` copies of a task, stepped as one.
 
-    `infos` holds `terms`, the reward's named terms, (n,) each, and the task's measures, such as `success`. When
-    episodes end with SAME_STEP autoreset, it also
-    holds `final_obs` (n, observation), their last observations, with the mask `_final_obs` (n,). Where physics differ
-    from row to row, `physics` holds their values. `diverged` is a mask (n,), present when simulations blew up: those
-    rows are truncated, with their last finite observation as the final one.
+    `infos` holds `terms`, the reward's named terms, (n,) each, and the task's metrics, such as `success`. When
+    episodes end with SAME_STEP autoreset, it also holds `final_obs` (n, observation), their last observations, with the
+    mask `_final_obs` (n,). Where physics differ between environments, `physics` holds their values. `diverged` is a
+    mask (n,), present when simulations diverged: their episodes are truncated, with the last finite observation as the
+    final one.
 
     Args:
         task: the world.
-        num_envs: the number of rows, n.
+        num_envs: number of environments, n.
         max_episode_steps: time limit in control steps, after which an episode is truncated; None for no limit.
-        autoreset_mode: SAME_STEP, NEXT_STEP or DISABLED, with Gymnasium's meanings.
-        num_threads: simulation threads, 0 for one a CPU; the results do not depend on it.
+        autoreset_mode: SAME_STEP, NEXT_STEP or DISABLED, as Gymnasium defines them.
+        num_threads: simulation threads, 0 for one per CPU; results do not depend on it.
         physics: physical quantities that differ from the model's, by the names in the task's `physics` and in
-            `gantry.envs.domain_randomization.COMMON`: each a number, one number a row, or a range that every row draws from anew
-            for each episode, such as `Range(0.5, 2.0)` or `"0.5..2.0"`.
+            `gantry.envs.domain_randomization.COMMON`: each a number, one number per environment, or a range sampled
+            anew for each episode, such as `Range(0.5, 2.0)` or `"0.5..2.0"`.
         disturb: `pushes` or `balls`, thrown at the robot (see `gantry.envs.disturbances`); None for neither.
         render_mode: None or `rgb_array`.
         width: of a rendered frame, in pixels.
@@ -101,7 +100,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.render_mode = render_mode
         self.model = self._load_model(disturb)
         self.control_timestep = float(self.model.opt.timestep) * task.decimation
-        """Seconds of simulated time a control step."""
+        """Simulated seconds per control step."""
         self.metadata = {
             "render_modes": ["rgb_array"],
             "render_fps": max(1, round(1.0 / self.control_timestep)),
@@ -128,50 +127,50 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if physics:
             anything = np.zeros((1, *(task.action_space.shape or ())), task.action_space.dtype)
             neutral = np.full(task.control(anything).shape[1], task.neutral)
-            self._physics = Physics(task.physics, task.set_physics, self.batch, physics, neutral)
+            self._physics = Physics(task if isinstance(task, Randomizable) else None, self.batch, physics, neutral)
             self._physics.write(self._all)
             self._check_noise()
         if disturb is not None:
-            assert task.disturbance_target is not None  # _load_model has seen to it
+            assert isinstance(task, Disturbable)  # _load_model has seen to it
             seconds = float(self.model.opt.timestep) * (task.motor_decimation or task.decimation)
             disturbance = Disturbance(disturb, task.disturbance_target, self.model, seconds)
-            self.state.disturber = lambda rows: disturbance.apply(self.batch, rows, self._seeds, self._episodes)
+            self.state.disturber = lambda mask: disturbance.apply(self.batch, mask, self._seeds, self._episodes)
 
         self._begin_counting(num_envs)
-        self._can_terminate = type(task).terminated is not Task.terminated
+        self._can_terminate = task.can_terminate
         self.features = np.zeros((num_envs, 0), np.float32)
-        """What each row's state shows now, (n, number): see `Task.features`."""
+        """The current features of each environment, (n, number): see `Task.features`."""
         self._render_settings = (width, height, camera)
         self._renderers: dict[int, Any] = {}
-        if hasattr(task, "compute_reward"):  # only then: by this name others recognize what has goals
+        if isinstance(task, GoalConditioned):  # only then: by this name others recognize what has goals
             self.compute_reward = task.compute_reward
             """The reward (...) for goals (..., goal), as hindsight replay asks for it."""
 
     def _begin_counting(self, num_envs: int) -> None:
-        """Set up what each row's episodes are counted and timed with."""
+        """Set up what episodes are counted and timed with."""
         self._seeds = np.zeros(num_envs, np.uint64)
         self._episodes = np.zeros(num_envs, np.int64)
         self._clock = 0
         """Vector steps so far."""
         self._starts = np.zeros(num_envs, np.int64)
-        """The clock when each row's episode began."""
+        """The clock when each environment's episode began."""
         self._deadlines = np.zeros(num_envs, np.int64)
-        """The clock when each row's episode is truncated."""
+        """The clock when each environment's episode is truncated."""
         self._next_deadline = 0
         self._ended = np.ones(num_envs, bool)
-        """Rows whose episode is over and that wait for a reset; at first all."""
+        """Environments whose episode is over and that wait for a reset; initially all."""
         self._some_ended = True
         self._seeded = False
 
     def reset(
         self, *, seed: int | list[int] | np.ndarray | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin new episodes in all rows, or in those of `options["reset_mask"]` (n,) bool.
+        """Begin new episodes in all environments, or in those of `options["reset_mask"]` (n,) bool.
 
         Args:
-            seed: row i is seeded with `seed + i` (Gymnasium's custom), or with `seed[i]`, and counts its episodes from
-                0 again; None goes on with the streams in use.
-            options: see above.
+            seed: environment i is seeded with `seed + i`, as Gymnasium does it, or with `seed[i]`, and counts its
+                episodes from 0 again; None continues the random streams in use.
+            options: may hold `reset_mask`.
 
         Returns:
             Observations (n, observation) and infos.
@@ -185,18 +184,18 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if seed is None and not self._seeded:
             seed = int(self.np_random.integers(2**62))
         if seed is not None:
-            seeded = ids if self._seeded else self._all  # the first seed is for all rows, however few it resets
-            self._seeds[seeded] = self._row_seeds(seed)[seeded]
+            seeded = ids if self._seeded else self._all  # the first seed is for all, however few are reset
+            self._seeds[seeded] = self._env_seeds(seed)[seeded]
             self._episodes[seeded] = -1
             self._seeded = True
         self._begin_episodes(ids)
         return self.observe(), self.physics_infos()
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Advance every row by one control step.
+        """Advance every environment by one control step.
 
         Args:
-            actions: (n, ...) as in `action_space`; beyond a Box's bounds they are clipped, as the motors do.
+            actions: (n, ...) as in `action_space`; beyond a Box's bounds they are clipped.
 
         Returns:
             Observations (n, observation) float32, rewards (n,) float64, terminations and truncations (n,) bool, infos.
@@ -212,7 +211,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if diverged is not None:
             infos["diverged"] = diverged
         rewards = np.array(rewards, np.float64, ndmin=1)
-        if waiting is not None:  # NEXT_STEP: these rows spend the step on beginning their next episode
+        if waiting is not None:  # NEXT_STEP: these environments spend the step on beginning their next episode
             self._begin_episodes(np.flatnonzero(waiting))
             rewards[waiting] = 0.0
             terminations[waiting] = False
@@ -228,11 +227,11 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self.observe(), rewards, terminations, truncations, infos
 
     def transition(self, actions: np.ndarray) -> tuple[Any, dict[str, Any], np.ndarray, np.ndarray, np.ndarray | None]:
-        """Advance every row that is not waiting for a reset by one control step; `step` without autoreset.
+        """Advance every environment that is not waiting for a reset by one control step: `step` without autoreset.
 
         Returns:
             Rewards and their named terms, (n,) each, but scalars in a batch of one; terminations and truncations (n,)
-            bool; and which rows blew up, (n,) bool or None. `features` has become the observed ones.
+            bool; and which simulations diverged, (n,) bool or None. `features` is up to date afterwards.
         """
         control = self.task.control(self._checked(actions))
         waiting = self._ended if self._some_ended else None
@@ -264,14 +263,14 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             terminations, truncations = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         return rewards, terms, terminations, truncations, diverged
 
-    def observe(self, rows: int | EllipsisType = ...) -> Any:
-        """Return what the controllers of all rows see now, (n, observation), or that of one row, as new arrays."""
-        observations = self.task.observation(self.features[rows])
+    def observe(self, index: int | EllipsisType = ...) -> Any:
+        """Return the current observations (n, observation), or those of one environment, as new arrays."""
+        observations = self.task.observation(self.features[index])
         if self._physics is None or not self._physics.noisy:
             return observations
         space = self.single_observation_space
         size = int(np.prod(space.shape or ()))
-        noise = self._physics.noise(self._seeds, self._episodes, self._clock - self._starts, size)[rows]
+        noise = self._physics.noise(self._seeds, self._episodes, self._clock - self._starts, size)[index]
         return np.clip(observations + noise.reshape(observations.shape), space.low, space.high)  # type: ignore[attr-defined]
 
     def physics_infos(self) -> dict[str, Any]:
@@ -280,30 +279,28 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             return {}
         return {"physics": {name: value.copy() for name, value in self._physics.values.items()}}
 
-    def planning_model(self) -> "PlanningModel":
-        """Return what a planner may ask: the reward and the ends as functions, and futures tried out in copies."""
-        from gantry.envs.lookahead import PlanningModel
-
-        return PlanningModel(self)
+    def planning_model(self) -> PlanningModel:
+        """Return what a planner may ask: reward and termination as functions, and model rollouts in copies."""
+        return PlanningModel(self.task, self.state)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
-        """Return one frame (height, width, 3) uint8 a row, or None without a render mode."""
+        """Return one frame (height, width, 3) uint8 per environment, or None without a render mode."""
         if self.render_mode is None:
             gymnasium.logger.warn("render() needs render_mode='rgb_array', given when the environment is made")
             return None
-        return tuple(self.render_row(row) for row in range(self.num_envs))
+        return tuple(self.render_one(index) for index in range(self.num_envs))
 
-    def render_row(self, row: int) -> np.ndarray:
-        """Return a frame (height, width, 3) uint8 of one row."""
-        key = row if self._physics else 0  # rows of equal physics share a renderer
+    def render_one(self, index: int) -> np.ndarray:
+        """Return a frame (height, width, 3) uint8 of one environment."""
+        key = index if self._physics else 0  # environments of equal physics share a renderer
         if key not in self._renderers:
             from gantry.envs.rendering import make_renderer
 
             width, height, camera = self._render_settings
-            model = self.batch.get_model(row) if self._physics else self.model
-            self._renderers[key] = make_renderer(self.task.picture(model), width, height, camera)
-        data = self.batch.get_data(row)
-        return self._renderers[key].render(data, self.task.markers(data))
+            model = self.batch.get_model(index) if self._physics else self.model
+            self._renderers[key] = make_renderer(drawing(self.task).picture(model), width, height, camera)
+        data = self.batch.get_data(index)
+        return self._renderers[key].render(data, drawing(self.task).markers(data))
 
     def close_extras(self, **_: Any) -> None:
         """Free the renderers."""
@@ -358,7 +355,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._seeded = True
 
     def _begin_episodes(self, ids: np.ndarray) -> None:
-        """Reset the rows `ids` (k,) to the start of their next episode."""
+        """Reset the environments `ids` (k,) to the start of their next episode."""
         self._episodes[ids] += 1
         self._starts[ids] = self._clock
         self._set_deadlines()
@@ -376,7 +373,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if self.features.shape != features.shape:
             self.features = features
         else:
-            # The rows that go on may be observed here too, but what they showed after their step stays.
+            # Those whose episode continues may be observed here too, but what they showed after their step stays.
             self.features = self.features.copy()
             self.features[ids] = features[ids]
 
@@ -385,7 +382,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if disturb is None:
             return self.task.load_model()
         check_kind(disturb)
-        if self.task.disturbance_target is None:
+        if not isinstance(self.task, Disturbable):
             raise GantryError(f"{type(self.task).__name__} has nothing that can be disturbed")
         if disturb == "pushes":
             return self.task.load_model()
@@ -407,12 +404,12 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._next_deadline = int(self._deadlines.min())
 
     def _diverged(self, features: np.ndarray) -> np.ndarray | None:
-        """Return the rows (n,) bool whose simulation blew up in this step, counted, or None where none did."""
+        """Return the mask (n,) of simulations that diverged in this step, after counting them, or None for none."""
         if not np.count_nonzero(self._warning) and all_finite(features):
             return None
         diverged = self._warning[:, DIVERGENCE_WARNINGS, 1].any(axis=1) | ~np.isfinite(features).all(axis=1)
         if self._some_ended:
-            diverged &= ~self._ended  # those that wait for their reset were counted when they blew up
+            diverged &= ~self._ended  # those that wait for their reset were counted when they diverged
         count = int(diverged.sum())
         self.divergences += count
         return diverged if count else None
@@ -440,13 +437,13 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise GantryError(f"actions must lie in {self.single_action_space}")
         return actions
 
-    def _row_seeds(self, seed: int | list[int] | np.ndarray) -> np.ndarray:
-        """Return one seed a row, (n,) uint64."""
+    def _env_seeds(self, seed: int | list[int] | np.ndarray) -> np.ndarray:
+        """Return one seed per environment, (n,) uint64."""
         if isinstance(seed, (int, np.integer)):
             if seed < 0:
                 raise GantryError(f"a seed must not be negative: {seed}")
             if seed > 2**64 - self.num_envs:
-                raise GantryError(f"a seed must leave room for {self.num_envs} rows below 2**64: {seed}")
+                raise GantryError(f"a seed must leave room for {self.num_envs} environments below 2**64: {seed}")
             self._np_random, self._np_random_seed = gymnasium.utils.seeding.np_random(int(seed))
             return np.uint64(seed) + np.arange(self.num_envs, dtype=np.uint64)
         try:
@@ -454,7 +451,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         except ValueError as error:
             raise GantryError(f"seeds must be integers: {error}") from error
         if seeds.shape != (self.num_envs,):
-            raise GantryError(f"a seed must be one integer, or a list of one for each of the {self.num_envs} rows")
+            raise GantryError(f"a seed must be one integer, or a list of one for each of the {self.num_envs} environments")
         if seeds.dtype.kind not in "iu" or (seeds < 0).any():
             raise GantryError("seeds must be integers, none of them negative")
         return seeds.astype(np.uint64)
@@ -485,32 +482,38 @@ def all_finite(array: np.ndarray) -> bool:
     return np.count_nonzero(np.isfinite(array)) == array.size  # twice as fast as `all`
 
 
-def make_task(environment_id: str, **options: Any) -> Task:
-    """Build the task of a catalogued environment, with the options that its id implies overridden by `options`."""
-    environment = find_environment(environment_id)
-    module, _, name = environment.task.partition(":")
-    kind, settings = getattr(importlib.import_module(module), name), {**environment.options, **options}
+def make_task(env_id: str, **options: Any) -> Task:
+    """Build the task of a registered id, with the options that the id implies overridden by `options`.
+
+    Raises:
+        GantryError: the id is unknown, its class cannot be imported, or an option does not fit.
+    """
+    spec = require_task(env_id)
+    kind, settings = spec.load_class(), {**spec.options, **options}
     try:
-        task: Task = kind(**settings)
+        task = kind(**settings)
     except TypeError as error:
-        raise GantryError(f"{environment_id}: {str(error).removeprefix(f'{name}.__init__() ')}") from error
+        raise GantryError(f"{env_id}: {str(error).removeprefix(f'{kind.__name__}.__init__() ')}") from error
     usual = inspect.signature(kind).parameters
-    changed = [f"{key}={value!r}" for key, value in sorted(settings.items()) if value != usual[key].default]
-    task.name = f"{name}({', '.join(changed)})"
+    changed = [f"{key}={value!r}" for key, value in sorted(settings.items()) if key not in usual or value != usual[key].default]
+    task.name = f"{kind.__name__}({', '.join(changed)})"
     return task
 
 
 SIMULATOR_SETTINGS = ("autoreset_mode", "num_threads", "physics", "disturb", "render_mode", "width", "height", "camera")
 
 
-def make_simulator(environment_id: str, num_envs: int = 1, **settings: Any) -> Simulator:
-    """Build the batched simulator of a catalogued environment.
+def make_simulator(env_id: str, num_envs: int = 1, **settings: Any) -> Simulator:
+    """Build the batched simulator of a registered task.
 
     Args:
-        environment_id: such as `gantry/CartPoleSwingUp-v0`.
-        num_envs: the number of rows.
+        env_id: such as `gantry/CartPoleSwingUp-v0`.
+        num_envs: number of environments.
         settings: the settings of `Simulator`, and the task's own options.
+
+    Raises:
+        GantryError: the id is unknown, or a setting does not fit.
     """
-    limit = settings.pop("max_episode_steps", find_environment(environment_id).max_episode_steps)
+    limit = settings.pop("max_episode_steps", require_task(env_id).max_episode_steps)
     of_simulator = {name: settings.pop(name) for name in SIMULATOR_SETTINGS if name in settings}
-    return Simulator(make_task(environment_id, **settings), num_envs, max_episode_steps=limit, **of_simulator)
+    return Simulator(make_task(env_id, **settings), num_envs, max_episode_steps=limit, **of_simulator)

@@ -6,28 +6,29 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from gantry.envs.capabilities import GoalConditioned
 from gantry.envs.simulator import Simulator, make_simulator
 from gantry.envs.task import Task
 from gantry.errors import GantryError
 
 
 class SingleEnvironment(gymnasium.Env[np.ndarray, Any]):
-    """One environment, simulated as a batch of one; row i of a batch with seed s equals it with seed s + i.
+    """One environment, simulated as a batch of one; environment i of a batch with seed s equals it with seed s + i.
 
     Args:
-        simulator: of one row, without autoreset.
+        simulator: a batch of one, without autoreset.
     """
 
     def __init__(self, simulator: Simulator) -> None:
         if simulator.num_envs != 1 or simulator.autoreset_mode is not AutoresetMode.DISABLED:
-            raise ValueError("a single environment takes a simulator of one row, without autoreset")
+            raise ValueError("a single environment takes a simulator of one environment, without autoreset")
         self.simulator = simulator
         self.task = simulator.task
         self._has_metrics = type(self.task).metrics is not Task.metrics
         self.observation_space = simulator.single_observation_space
         self.action_space = simulator.single_action_space
         self.render_mode = simulator.render_mode
-        if hasattr(simulator, "compute_reward"):
+        if isinstance(simulator, GoalConditioned):
             self.compute_reward = simulator.compute_reward
         self.metadata = {key: value for key, value in simulator.metadata.items() if key != "autoreset_mode"}
 
@@ -37,7 +38,7 @@ class SingleEnvironment(gymnasium.Env[np.ndarray, Any]):
         """Begin a new episode; with a seed, the first one of that seed."""
         super().reset(seed=seed)
         _, infos = self.simulator.reset(seed=seed, options=options)
-        return self.simulator.observe(0), _first_row(infos)
+        return self.simulator.observe(0), _first(infos)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Advance by one control step; `info["terms"]` holds the reward's named terms."""
@@ -51,7 +52,7 @@ class SingleEnvironment(gymnasium.Env[np.ndarray, Any]):
             for name, metric in self.task.metrics(self.simulator.features[0]).items():
                 info[name] = metric.item()
         if self.simulator.varied:
-            info.update(_first_row(self.simulator.physics_infos()))
+            info.update(_first(self.simulator.physics_infos()))
         if diverged is not None:
             info["diverged"] = True
         return self.simulator.observe(0), float(reward), terminated.item(), truncated.item(), info
@@ -74,13 +75,12 @@ class SingleEnvironment(gymnasium.Env[np.ndarray, Any]):
         self.simulator.set_state(state)
 
 
-def _first_row(infos: dict[str, Any]) -> dict[str, Any]:
+def _first(infos: dict[str, Any]) -> dict[str, Any]:
     """Return the infos of a batch of one as those of a single environment."""
-    return {key: _first_row(value) if isinstance(value, dict) else value.item() for key, value in infos.items()}
+    return {key: _first(value) if isinstance(value, dict) else value.item() for key, value in infos.items()}
 
 
-def make_single(environment_id: str, **settings: Any) -> SingleEnvironment:
-    """Build the single environment of a catalogued id, for `gymnasium.make`, which itself adds the time limit."""
-    return SingleEnvironment(
-        make_simulator(environment_id, 1, max_episode_steps=None, autoreset_mode=AutoresetMode.DISABLED, **settings)
-    )
+def make_single(env_id: str, **settings: Any) -> SingleEnvironment:
+    """Build the single environment of a registered task, for `gymnasium.make`, which itself adds the time limit."""
+    simulator = make_simulator(env_id, 1, max_episode_steps=None, autoreset_mode=AutoresetMode.DISABLED, **settings)
+    return SingleEnvironment(simulator)

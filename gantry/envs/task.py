@@ -1,131 +1,80 @@
 """What a new environment writes: a task, over a whole batch at once.
 
 A task says which model it simulates, how episodes begin, what is observed, what is rewarded and when an episode ends.
-It holds no simulation of its own: the simulator (`gantry.envs.simulator`) owns the batch and calls the task.
+It holds no simulation of its own: the simulator (`gantry.envs.simulator`) owns the batch and calls the task. What only
+some tasks can is declared by the protocols of `gantry.envs.capabilities`. docs/new_task.md builds one step by step.
 """
 
 import math
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import gymnasium
 import mujoco
 import numpy as np
-from mujoco.batch import Batch
 
-from gantry.envs.disturbances import DisturbanceTarget
-from gantry.envs.domain_randomization import PhysicalParameter
+from gantry.envs.components import Component
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.state import State
-
-if TYPE_CHECKING:
-    from gantry.envs.rendering.scene import Marker
+from gantry.errors import GantryError
 
 
 class Task(ABC):
-    """One world. `n` is the number of rows of the batch and `k` the number of rows being reset."""
+    """A simulated world and what is to be done in it, for `n` environments at once.
+
+    Required: `model_file`, `observation_space`, `action_space`, `reset`, `control`, `features` and `reward`.
+    """
 
     model_file: ClassVar[str]
-    """The MJCF file in `gantry.assets`."""
+    """The MJCF file, in the folder of the module whose class names it, or in `gantry.assets`."""
+    observation_space: gymnasium.spaces.Space[Any]
+    """The space of one environment's observation."""
+    action_space: gymnasium.spaces.Space[Any]
+    """The space of one environment's action."""
+    observation_components: Sequence[Component] = ()
+    """Names, units and bounds of what is observed, in order (see `Component`)."""
+    action_components: Sequence[Component] = ()
+    """Names, units and bounds of the actions, in order (see `Component`)."""
     decimation: ClassVar[int] = 1
-    """Simulation steps a control step."""
+    """Physics steps per control step."""
     motor_decimation: ClassVar[int] = 0
-    """Simulation steps for which the motors' controls, and disturbances, stay as they are: fewer than `substeps` where
-    the task's own controller works faster than its policy; 0 stands for `substeps`."""
-    stage: ClassVar[mujoco.mjtStage] = mujoco.mjtStage.mjSTAGE_NONE
-    """How far derived fields (site positions, sensors) are brought up to date after a step; positions and velocities
-    always are."""
-    outputs: ClassVar[Sequence[str]] = ()
-    """The fields that the task reads of `State` and that MuJoCo computes: positions of sites, sensors, contacts."""
-    physics: ClassVar[Mapping[str, PhysicalParameter]] = {}
-    """The quantities that `set_physics` can set row by row, beside those that every task has."""
-    disturbance_target: ClassVar[DisturbanceTarget | None] = None
-    """What pushes and thrown balls are aimed at; None: nothing of this robot can be disturbed."""
+    """Physics steps for which motor commands and disturbances hold: fewer than `decimation` where the task's own
+    controller works faster than its policy; 0 stands for `decimation`."""
     neutral: ClassVar[float] = 0.0
     """The control, in each column, that asks for nothing: with motor delay it arrives before an episode's first."""
-
-    def __init_subclass__(cls) -> None:
-        cls._stage = int(cls.stage)  # converting the enumeration at every step would cost as much as a small reward
+    outputs: ClassVar[Sequence[str]] = ()
+    """The fields of `State` that the task reads and MuJoCo computes: positions of sites, sensors, contacts."""
+    stage: ClassVar[mujoco.mjtStage] = mujoco.mjtStage.mjSTAGE_NONE
+    """How far `outputs` are brought up to date after a step; positions and velocities always are."""
+    visible: slice = slice(None)
+    """The columns of the features that an observation consists of."""
+    name: str = ""
+    """The class and its options, as `make_task` fills it in: tells states of different tasks apart."""
 
     _stage: ClassVar[int] = 0
-    observation_space: gymnasium.spaces.Space[Any]
-    """Of one row."""
-    action_space: gymnasium.spaces.Space[Any]
-    """Of one row."""
-    visible: slice = slice(None)
-    """The columns of the features that the controller observes."""
-    name: str = ""
-    """Its class and options, as `make_task` builds it: tells the states of tasks of equal shapes apart."""
 
-    def load_specification(self) -> mujoco.MjSpec:
-        """Return the model's specification; a task's options may change it, and disturbances may add bodies."""
-        with resources.as_file(resources.files("gantry.assets")) as folder:
-            return mujoco.MjSpec.from_file(str(folder / self.model_file))
-
-    def load_model(self) -> mujoco.MjModel:
-        """Compile the model."""
-        return self.load_specification().compile()
-
-    def picture(self, model: mujoco.MjModel) -> mujoco.MjModel:
-        """Return the model to draw in place of the simulated `model`: any with the same joints; by default itself."""
-        return model
-
-    def markers(self, data: mujoco.MjData) -> "Sequence[Marker]":
-        """Return what is drawn beside the model's own shapes, given one row's state; by default nothing."""
-        return ()
-
-    def value_markers(self, values: np.ndarray) -> "Sequence[Marker]":
-        """Return how films show what a controller thinks of each of its actions, (A,); by default not at all."""
-        return ()
-
-    def set_physics(self, batch: Batch, ids: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
-        """Write physical quantities, (k,) each, into the rows `ids` of the batch's expanded model fields."""
-        raise ValueError(f"{type(self).__name__} has no physical parameters to set")
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._stage = int(cls.stage)  # converting the enumeration at every step would cost as much as a small reward
 
     @abstractmethod
-    def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
-        """Write initial positions and velocities into the rows `ids` (k,), drawing from `random` (k streams)."""
+    def reset(self, state: State, env_ids: np.ndarray, random: RandomStreams) -> None:
+        """Write initial positions and velocities of the environments `env_ids` (k,), sampled from `random`.
+
+        Before, MuJoCo has cleared their state. `random` holds k streams: `random.normal(3)` is (k, 3).
+        """
 
     @abstractmethod
     def control(self, actions: np.ndarray) -> np.ndarray:
-        """Return the actuator controls (n, nu) for valid actions (n, ...), within the actuators' range."""
-
-    def advance(self, state: State, control: np.ndarray, rows: np.ndarray | None) -> None:
-        """Simulate one control step of the rows in the mask `rows` (n,) bool, or of all for None.
-
-        By default the control is applied throughout. A task whose motors follow a moving target, or whose controller
-        works faster than its policy, does that here (in a loop over time, never over rows). What must last from step
-        to step belongs in MuJoCo's state (`ctrl`, `userdata`), which saving and resetting know about.
-        """
-        state.ctrl[:] = control
-        state.step(rows, self.decimation, self._stage)
+        """Return actuator controls (n, nu), within the actuators' range, for valid actions (n, ...)."""
 
     @abstractmethod
     def features(self, state: State) -> np.ndarray:
-        """Return the features (n, number), float32: everything that reward and termination are functions of."""
-
-    def observation(self, features: np.ndarray) -> Any:
-        """Return what the controller sees of features (..., number), as new arrays; by default the visible columns."""
-        return features[..., self.visible].copy()
-
-    def planning_features(self, observations: np.ndarray) -> np.ndarray | None:
-        """Return the features of observations (..., observation), for planners; None where these do not show them.
-
-        As many columns as an observation has: the first of the features, and at least those that rewards and ends are
-        functions of.
-        """
-        shows_all = self.visible == slice(None) and type(self).observation is Task.observation
-        return observations if shows_all else None
-
-    def drawn_point(self, features: Any) -> Any | None:
-        """Return the point (..., 3) in m that shows in pictures where features (..., number) are; by default None."""
-        return None
-
-    def metrics(self, features: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what is reported beside the reward, (...) each, such as `success` (bool); by default nothing."""
-        return {}
+        """Return the features (n, number), float32: all that reward and termination are functions of."""
 
     @abstractmethod
     def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
@@ -136,5 +85,61 @@ class Task(ABC):
         """
 
     def terminated(self, next_features: Any) -> Any:
-        """Return whether episodes are over for good, (...) bool; by default never."""
+        """Return whether episodes end in a terminal state, (...) bool; by default never."""
         return next_features[..., 0] > math.inf
+
+    def metrics(self, features: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what is reported beside the reward, (...) each, such as `success` (bool); by default nothing."""
+        return {}
+
+    def observation(self, features: np.ndarray) -> Any:
+        """Return observations of features (..., number), as new arrays; by default the columns `visible`."""
+        return features[..., self.visible].copy()
+
+    def advance(self, state: State, control: np.ndarray, mask: np.ndarray | None) -> None:
+        """Simulate one control step of the environments in `mask` (n,) bool, or of all for None.
+
+        By default the control is applied throughout. A task whose motors follow a moving target, or whose controller
+        works faster than its policy, does that here (in a loop over time, never over environments). What must last
+        from step to step belongs in MuJoCo's state (`ctrl`, `userdata`), which saving and resetting know about.
+        """
+        state.ctrl[:] = control
+        state.step(mask, self.decimation, self._stage)
+
+    def load_specification(self) -> mujoco.MjSpec:
+        """Return the model's specification; a task's options may change it, and disturbances may add bodies.
+
+        Raises:
+            GantryError: there is no such file, or MuJoCo cannot read it.
+        """
+        own_folder = self._model_folder()
+        with resources.as_file(resources.files("gantry.assets")) as assets:
+            for folder in (own_folder, assets):
+                path = folder / self.model_file
+                if path.is_file():
+                    try:
+                        return mujoco.MjSpec.from_file(str(path))
+                    except ValueError as error:
+                        raise GantryError(f"{path}: {' '.join(str(error).split())}") from error
+        kind = type(self).__name__
+        raise GantryError(f"{kind} needs the model {self.model_file!r}, which is neither in {own_folder} nor in assets")
+
+    def load_model(self) -> mujoco.MjModel:
+        """Return the compiled model."""
+        return self.load_specification().compile()
+
+    @property
+    def can_terminate(self) -> bool:
+        """Whether episodes can end in a terminal state at all."""
+        return type(self).terminated is not Task.terminated
+
+    @property
+    def observes_features(self) -> bool:
+        """Whether an observation is all of the features, as they are."""
+        return self.visible == slice(None) and type(self).observation is Task.observation
+
+    def _model_folder(self) -> Path:
+        """Return the folder of the module whose class sets `model_file`, or the current one for a notebook's."""
+        owner = next(kind for kind in type(self).__mro__ if "model_file" in vars(kind))
+        file = getattr(sys.modules.get(owner.__module__), "__file__", None)
+        return Path(file).parent if file else Path.cwd()

@@ -17,6 +17,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from gantry.agents.pets import PETS
 from gantry.agents.protocol import ActionValued, Controller, EpisodicActor
+from gantry.envs.capabilities import drawing
 from gantry.envs.rendering import make_renderer
 from gantry.envs.rendering.scene import Marker
 from gantry.envs.simulator import Simulator
@@ -165,7 +166,7 @@ class _SimulatorSource:
     def _open(self) -> None:
         self._model = self.env.batch.get_model(0)
         self._data = mujoco.MjData(self._model)
-        self._renderer = make_renderer(self.env.task.picture(self._model), *self._settings)
+        self._renderer = make_renderer(drawing(self.env.task).picture(self._model), *self._settings)
 
     def begin(self) -> None:
         """Prepare for an episode that has just been reset; randomized physics needs a new renderer."""
@@ -186,7 +187,7 @@ class _SimulatorSource:
     def render(self, snapshot: _Snapshot, markers: Sequence[Marker]) -> np.ndarray:
         """Return the picture (height, width, 3) uint8 of an instant."""
         mujoco.mj_setState(self._model, self._data, snapshot.content, mujoco.mjtState.mjSTATE_INTEGRATION)
-        return self._renderer.render(self._data, [*markers, *self.env.task.markers(self._data)])
+        return self._renderer.render(self._data, [*markers, *drawing(self.env.task).markers(self._data)])
 
     def close(self) -> None:
         """Free the renderer and the environment."""
@@ -285,9 +286,9 @@ def _play(source: FrameSource, policy: Controller, env_id: str, seed: int, title
 def _markers(policy: Controller, observations: Any, env: Simulator) -> Sequence[Marker]:
     """Return the shapes that show a policy's action values or model rollouts for observations (1, ...)."""
     if isinstance(policy, ActionValued):
-        return env.task.value_markers(policy.action_values(observations)[0])
+        return drawing(env.task).value_markers(policy.action_values(observations)[0])
     if isinstance(policy, PETS) and policy.mpc.record is not None:
-        return plan_markers(policy.mpc.record, env.task.drawn_point, extent=float(env.model.stat.extent))
+        return plan_markers(policy.mpc.record, env.planning_model().point, extent=float(env.model.stat.extent))
     return ()
 
 

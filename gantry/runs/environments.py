@@ -6,77 +6,20 @@ Gymnasium (`CartPole-v1`), or `module:ID`, whose module registers the environmen
 """
 
 import contextlib
-import importlib
-import os
-import sys
-import traceback
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, SupportsFloat, overload
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
-from gantry.envs.registry import ENVIRONMENTS, Environment, full_id
-from gantry.errors import GantryError, nearest
-
-
-def canonical_id(name: str) -> str:
-    """Return the full id that `name` stands for, after importing the module of `module:ID`.
-
-    The module stays part of the id, so that a run can be opened again in a new process.
-
-    Raises:
-        GantryError: the module cannot be imported, or no environment has that id; the message names the nearest ones.
-    """
-    module, _, env_id = name.rpartition(":")
-    if not module:
-        return full_id(env_id)
-    if module == "gantry":
-        return full_id(env_id)
-    registry = gymnasium.registry
-    before = set(registry)
-    _import_module(module, name)
-    if env_id not in registry:
-        there = sorted(set(registry) - before)
-        hint = nearest(env_id, there) if there else "; its import must register it (see docs/new_task.md)"
-        raise GantryError(f"the module {module!r} registers no environment {env_id!r}{hint}")
-    return name
-
-
-def registered_id(env_id: str) -> str:
-    """Return the id under which Gymnasium knows an environment: without the module of `module:ID`."""
-    return env_id.rpartition(":")[2]
+from gantry.envs.registry import canonical_id, find_task, registered_id
+from gantry.errors import GantryError, described
 
 
 def short_name(env_id: str) -> str:
     """Return an environment's name without module and namespace, such as `CartPoleSwingUp-v0`."""
     return registered_id(env_id).rpartition("/")[2]
-
-
-def find_task(env_id: str) -> Environment | None:
-    """Return the registered task behind an id, or None where another package made the environment."""
-    return ENVIRONMENTS.get(registered_id(env_id))
-
-
-def _import_module(module: str, name: str) -> None:
-    """Import the module of `name`, an id `module:ID`; the current folder counts as a place to look."""
-    folder = os.getcwd()
-    if not {"", folder} & set(sys.path):
-        sys.path.append(folder)
-    importlib.invalidate_caches()
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
-            raise GantryError(
-                f"cannot open {name!r}: no module {error.name!r} here or installed; go to the folder that holds it, "
-                "or install its package"
-            ) from error
-        raise GantryError(f"cannot import {module!r}, which {name!r} names: {_described(error)}") from error
-    except (Exception, SystemExit) as error:
-        raise GantryError(f"cannot import {module!r}, which {name!r} names: {_described(error)}") from error
 
 
 @overload
@@ -146,7 +89,7 @@ def open_env(
 def _is_ours(env_id: str) -> bool:
     """Return whether Gantry ships the environment, so that an exception in it would be an error of Gantry's own."""
     task = find_task(env_id)
-    return task is not None and task.task.startswith("gantry.")
+    return task is not None and task.class_path.startswith("gantry.")
 
 
 class _ForeignEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -203,14 +146,4 @@ def _one_line(what: str) -> Iterator[None]:
     except GantryError:
         raise
     except Exception as error:
-        raise GantryError(f"{what}: {_described(error)}") from error
-
-
-def _described(error: BaseException) -> str:
-    """Return an exception's kind, message and place (file and line) in one line."""
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error  # a KeyError shows a string's quotes
-    words = " ".join(str(text).split())
-    kind = type(error).__name__
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{kind}: {words}{place}" if words else f"{kind}{place}"
+        raise GantryError(f"{what}: {described(error)}") from error

@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 from mujoco.batch import Batch
 
+from gantry.envs.capabilities import Disturbable, PlanDrawable, Randomizable
 from gantry.envs.disturbances import DisturbanceTarget
 from gantry.envs.domain_randomization import PhysicalParameter
 from gantry.envs.random_streams import RandomStreams
@@ -59,7 +60,7 @@ def capsule_inertia(mass: np.ndarray, radius: float, length: np.ndarray) -> np.n
     return np.stack([transverse, transverse, axial], axis=1)
 
 
-class CartPole(Task):
+class CartPole(Task, Randomizable, Disturbable, PlanDrawable):
     """Balance or swing up a pole on a cart.
 
     Observations (float32):
@@ -89,7 +90,7 @@ class CartPole(Task):
         "pole_mass": PhysicalParameter(0.1, 1e-3, 10.0, "kg", "mass of the pole"),
         "cart_mass": PhysicalParameter(1.0, 0.1, 100.0, "kg", "mass of the cart"),
     }
-    disturbance_target: ClassVar[DisturbanceTarget | None] = DisturbanceTarget(
+    disturbance_target: ClassVar[DisturbanceTarget] = DisturbanceTarget(
         "pole", force=1.0, ball_mass=0.015, ball_radius=0.06, axes=(0,), aim=(0.0, 0.0, 0.7)
     )
 
@@ -112,31 +113,31 @@ class CartPole(Task):
         )
         self._discrete = actions == "discrete"
 
-    def set_physics(self, batch: Batch, ids: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
+    def set_physics(self, batch: Batch, env_ids: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
         """Set lengths and masses, (k,) each, and the inertias and shapes that follow from them."""
         cart, pole = batch.model.body("cart").id, batch.model.body("pole").id
         geom = batch.model.geom("pole").id
         cart_mass, pole_mass, length = values["cart_mass"], values["pole_mass"], values["pole_length"]
         mass, inertia = batch.expand("body_mass"), batch.expand("body_inertia")
-        mass[ids, cart] = cart_mass
-        inertia[ids, cart] = box_inertia(cart_mass, CART_HALF_SIZES)
-        mass[ids, pole] = pole_mass
-        inertia[ids, pole] = capsule_inertia(pole_mass, POLE_RADIUS, length)
-        batch.expand("body_ipos")[ids, pole, 2] = length / 2
-        batch.expand("geom_pos")[ids, geom, 2] = length / 2
-        batch.expand("geom_size")[ids, geom, 1] = length / 2
-        batch.expand("geom_rbound")[ids, geom] = length / 2 + POLE_RADIUS
-        batch.expand("geom_aabb")[ids, geom, 5] = length / 2 + POLE_RADIUS
+        mass[env_ids, cart] = cart_mass
+        inertia[env_ids, cart] = box_inertia(cart_mass, CART_HALF_SIZES)
+        mass[env_ids, pole] = pole_mass
+        inertia[env_ids, pole] = capsule_inertia(pole_mass, POLE_RADIUS, length)
+        batch.expand("body_ipos")[env_ids, pole, 2] = length / 2
+        batch.expand("geom_pos")[env_ids, geom, 2] = length / 2
+        batch.expand("geom_size")[env_ids, geom, 1] = length / 2
+        batch.expand("geom_rbound")[env_ids, geom] = length / 2 + POLE_RADIUS
+        batch.expand("geom_aabb")[env_ids, geom, 5] = length / 2 + POLE_RADIUS
 
-    def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
+    def reset(self, state: State, env_ids: np.ndarray, random: RandomStreams) -> None:
         """Start near the bottom or near the top, almost at rest, as dm_control's cart-pole does."""
         if self.swing_up:
             position = 0.01 * random.normal(2)
             position[:, 1] += np.pi
         else:
             position = np.concatenate([random.uniform(-0.1, 0.1, 1), random.uniform(-0.034, 0.034, 1)], axis=1)
-        state.qpos[ids] = position
-        state.qvel[ids] = 0.01 * random.normal(2)
+        state.qpos[env_ids] = position
+        state.qvel[env_ids] = 0.01 * random.normal(2)
 
     def control(self, actions: np.ndarray) -> np.ndarray:
         """Return the share of the motor's force, (n, 1) in [-1, 1]."""

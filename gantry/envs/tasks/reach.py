@@ -15,6 +15,7 @@ import gymnasium
 import mujoco
 import numpy as np
 
+from gantry.envs.capabilities import Disturbable, GoalConditioned, PlanDrawable
 from gantry.envs.disturbances import DisturbanceTarget
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.rewards import namespace, tolerance
@@ -95,7 +96,7 @@ def fingertip(positions: np.ndarray) -> np.ndarray:
     return tip
 
 
-class Reach(Task):
+class Reach(Task, Disturbable, PlanDrawable):
     """Bring the fingertip of a 7-joint arm within 2 cm of a target and hold it there until the episode ends.
 
     Observations (float32):
@@ -126,7 +127,7 @@ class Reach(Task):
     model_file: ClassVar[str] = "reach_arm.xml"
     decimation: ClassVar[int] = 2
     outputs: ClassVar[Sequence[str]] = ("ncon",)
-    disturbance_target: ClassVar[DisturbanceTarget | None] = DisturbanceTarget("link5", 60.0, ball_mass=0.5, ball_radius=0.06, reach=0.85)
+    disturbance_target: ClassVar[DisturbanceTarget] = DisturbanceTarget("link5", 60.0, ball_mass=0.5, ball_radius=0.06, reach=0.85)
 
     def __init__(self, control: Literal["position", "torque"] = "position") -> None:
         if control not in ("position", "torque"):
@@ -150,32 +151,32 @@ class Reach(Task):
             actuator.ctrlrange[:] = -1.0, 1.0
         return specification
 
-    def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
+    def reset(self, state: State, env_ids: np.ndarray, random: RandomStreams) -> None:
         """Start at rest near the home pose, with the target anywhere that the arm can reach."""
         start = HOME + random.uniform(-START_SPREAD, START_SPREAD, JOINTS)
-        pose = self._draw_free_pose(state, ids, random)
-        state.userdata[ids] = pose
-        state.mocap_pos[ids, 0] = fingertip(pose)
-        state.qpos[ids] = start
+        pose = self._sample_free_pose(state, env_ids, random)
+        state.userdata[env_ids] = pose
+        state.mocap_pos[env_ids, 0] = fingertip(pose)
+        state.qpos[env_ids] = start
         if self.servos:
-            state.ctrl[ids] = start
+            state.ctrl[env_ids] = start
 
-    def _draw_free_pose(self, state: State, ids: np.ndarray, random: RandomStreams) -> np.ndarray:
-        """Return joint positions (k, 7), uniform among those free of collisions, tried out in the rows `ids`."""
+    def _sample_free_pose(self, state: State, env_ids: np.ndarray, random: RandomStreams) -> np.ndarray:
+        """Return joint positions (k, 7), uniform among those free of collisions, tried out in the environments `env_ids`."""
         contacts = state.ncon
-        state.qpos[ids] = pose = np.tile(HOME, (len(ids), 1))
-        resting = np.zeros_like(contacts[ids])
+        state.qpos[env_ids] = pose = np.tile(HOME, (len(env_ids), 1))
+        resting = np.zeros_like(contacts[env_ids])
         if state.batch.model.nv > JOINTS:  # balls lie about, waiting to be thrown
-            state.batch.forward(ids, POSITIONS)
-            resting = contacts[ids]
-        waiting = np.arange(len(ids))
+            state.batch.forward(env_ids, POSITIONS)
+            resting = contacts[env_ids]
+        waiting = np.arange(len(env_ids))
         for _ in range(TARGET_TRIES):
-            # Every row draws at every try, so that what a row draws does not depend on the others.
+            # Every environment samples at every try, so that what one samples does not depend on the others.
             drawn = random.uniform(0.0, 1.0, JOINTS)[waiting] * RANGES + LOWEST
-            rows = ids[waiting]
-            state.qpos[rows] = drawn
-            state.batch.forward(rows, POSITIONS)
-            free = (contacts[rows] <= resting[waiting]).reshape(-1)
+            trying = env_ids[waiting]
+            state.qpos[trying] = drawn
+            state.batch.forward(trying, POSITIONS)
+            free = (contacts[trying] <= resting[waiting]).reshape(-1)
             pose[waiting[free]] = drawn[free]
             waiting = waiting[~free]
             if not len(waiting):
@@ -186,15 +187,15 @@ class Reach(Task):
         """Return the shares of the greatest increments or torques, (n, 7) in [-1, 1]."""
         return np.minimum(np.maximum(actions, -self._limit), self._limit)
 
-    def advance(self, state: State, control: np.ndarray, rows: np.ndarray | None) -> None:
+    def advance(self, state: State, control: np.ndarray, mask: np.ndarray | None) -> None:
         """Move the servos' aims by their increments, within the joints' ranges, or apply the torques."""
         if self.servos:
             position, aims = state.qpos, state.ctrl
             lowest = np.maximum(position - GREATEST_LEAD, LOWEST)
             highest = np.minimum(position + GREATEST_LEAD, HIGHEST)
             moved = np.minimum(np.maximum(aims + control * INCREMENTS, lowest), highest)
-            control = moved if rows is None else np.where(rows[:, None], moved, aims)
-        super().advance(state, control, rows)
+            control = moved if mask is None else np.where(mask[:, None], moved, aims)
+        super().advance(state, control, mask)
 
     def features(self, state: State) -> np.ndarray:
         """Return the features (n, 27 with servos, else 20) of the table above."""
@@ -253,7 +254,7 @@ class Reach(Task):
         return reached * terms["steady"] * terms["gentle"], terms
 
 
-class ReachGoal(Reach):
+class ReachGoal(Reach, GoalConditioned):
     """`Reach` with goals in the open, as hindsight replay needs them (Andrychowicz et al. 2017).
 
     Observations (a dictionary, float32):

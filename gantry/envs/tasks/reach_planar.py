@@ -11,6 +11,7 @@ import gymnasium
 import mujoco
 import numpy as np
 
+from gantry.envs.capabilities import Disturbable, PlanDrawable
 from gantry.envs.disturbances import DisturbanceTarget
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.rewards import namespace, tolerance
@@ -44,7 +45,7 @@ FEATURE_BOUNDS = np.array([1.0, 1.0, 4.0, 0.5, 0.5, 100.0, 100.0], np.float32)
 """What no feature's magnitude exceeds."""
 
 
-class ReachPlanar(Task):
+class ReachPlanar(Task, Disturbable, PlanDrawable):
     """Bring the fingertip of a two-link arm into the target, drawn anew in every episode.
 
     Observations (float32):
@@ -70,7 +71,7 @@ class ReachPlanar(Task):
 
     model_file: ClassVar[str] = "reach_planar.xml"
     decimation: ClassVar[int] = 2
-    disturbance_target: ClassVar[DisturbanceTarget | None] = DisturbanceTarget("lower", 0.3, ball_mass=0.01, ball_radius=0.012, reach=0.24)
+    disturbance_target: ClassVar[DisturbanceTarget] = DisturbanceTarget("lower", 0.3, ball_mass=0.01, ball_radius=0.012, reach=0.24)
 
     def __init__(self, target: Literal["easy", "hard"] = "easy", sparse: bool = False) -> None:
         if target not in TARGET_RADII:
@@ -88,14 +89,14 @@ class ReachPlanar(Task):
         specification.geom("target").size[0] = self.target_radius
         return specification
 
-    def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
+    def reset(self, state: State, env_ids: np.ndarray, random: RandomStreams) -> None:
         """Start at rest in any pose, with the target anywhere in its ring."""
-        state.qpos[ids, 0] = random.uniform(-np.pi, np.pi, 1)[:, 0]
-        state.qpos[ids, 1] = random.uniform(-WRIST_RANGE, WRIST_RANGE, 1)[:, 0]
+        state.qpos[env_ids, 0] = random.uniform(-np.pi, np.pi, 1)[:, 0]
+        state.qpos[env_ids, 1] = random.uniform(-WRIST_RANGE, WRIST_RANGE, 1)[:, 0]
         bearing = random.uniform(0.0, 2 * np.pi, 1)[:, 0]
         radius = random.uniform(*TARGET_RING, 1)[:, 0]
-        state.mocap_pos[ids, 0, 0] = radius * np.cos(bearing)
-        state.mocap_pos[ids, 0, 1] = radius * np.sin(bearing)
+        state.mocap_pos[env_ids, 0, 0] = radius * np.cos(bearing)
+        state.mocap_pos[env_ids, 0, 1] = radius * np.sin(bearing)
 
     def control(self, actions: np.ndarray) -> np.ndarray:
         """Return the shares of the motors' torques, (n, 2) in [-1, 1]."""

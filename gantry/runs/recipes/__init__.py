@@ -14,7 +14,7 @@ import gymnasium
 
 from gantry.agents import agent_of_config
 from gantry.agents.protocol import AgentConfig
-from gantry.envs.registry import ENVIRONMENTS
+from gantry.envs.registry import find_task
 from gantry.errors import GantryError
 from gantry.runs.environments import registered_id
 
@@ -125,10 +125,9 @@ def tuned_config(env_id: str, kind: type[Config]) -> Config:
 def default_options(env_id: str) -> dict[str, Any]:
     """Return an environment's options and their default values, as far as they can be known."""
     name = registered_id(env_id)
-    if name in ENVIRONMENTS:
-        entry = ENVIRONMENTS[name]
-        module, _, attribute = entry.task.partition(":")
-        return {**_defaults(getattr(importlib.import_module(module), attribute)), **entry.options}
+    task = find_task(name)
+    if task is not None:
+        return {**_defaults(task.load_class()), **task.options}
     spec = gymnasium.spec(name)
     if isinstance(spec.entry_point, str):
         module, _, attribute = spec.entry_point.partition(":")

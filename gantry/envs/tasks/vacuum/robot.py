@@ -11,6 +11,7 @@ import mujoco
 import numpy as np
 
 from gantry.envs.tasks.vacuum.apartment import specify_apartment
+from gantry.envs.capabilities import Disturbable, Drawable
 from gantry.envs.disturbances import DisturbanceTarget, add_balls, has_balls
 from gantry.envs.tasks.vacuum.plan_file import load_plan
 from gantry.envs.random_streams import RandomStreams
@@ -53,7 +54,7 @@ BUMPERS = 3
 """Parts of the bumper that feel a touch: front left, front right, back."""
 
 
-class Vacuum(Task):
+class Vacuum(Task, Disturbable, Drawable):
     """A disc robot in an apartment. `n` is the number of rows, `m` the number of floor cells.
 
     Args:

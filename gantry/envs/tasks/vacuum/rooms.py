@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import gymnasium
 import numpy as np
 
+from gantry.envs.capabilities import Plannable, PlanDrawable
 from gantry.envs.tasks.vacuum.floor_plan import FloorPlan
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.rendering.scene import Marker
@@ -31,7 +32,7 @@ LEVELS = VERY_DIRTY + 1
 """Number of dirt levels."""
 
 
-class VacuumRooms(Vacuum):
+class VacuumRooms(Vacuum, Plannable, PlanDrawable):
     """Clean the apartment room by room, with R rooms.
 
     Actions: i = drive to room i, if a door or an opening joins it to this one; otherwise, and for this one, stay. A

@@ -1,0 +1,98 @@
+"""What only some tasks can: optional capabilities, each a small protocol.
+
+A task declares one by naming it as a base class, `class MyTask(Task, Disturbable)`, and takes over the methods that it
+does not write itself. The simulator asks with `isinstance`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+import mujoco
+import numpy as np
+from mujoco.batch import Batch
+
+from gantry.envs.disturbances import DisturbanceTarget
+from gantry.envs.domain_randomization import PhysicalParameter
+
+if TYPE_CHECKING:
+    from gantry.envs.rendering.scene import Marker
+
+
+@runtime_checkable
+class Randomizable(Protocol):
+    """A task with physical quantities of its own to randomize, beside those that every task has."""
+
+    physics: ClassVar[Mapping[str, PhysicalParameter]]
+    """The quantities by name."""
+
+    def set_physics(self, batch: Batch, env_ids: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
+        """Write all quantities of `physics`, (k,) each, into the model fields of the environments `env_ids` (k,)."""
+        ...
+
+
+@runtime_checkable
+class Disturbable(Protocol):
+    """A task whose robot can be pushed and hit by balls."""
+
+    disturbance_target: ClassVar[DisturbanceTarget]
+    """What pushes and balls aim at."""
+
+
+@runtime_checkable
+class GoalConditioned(Protocol):
+    """A task that rewards reaching a goal, whichever it is, as hindsight replay needs it."""
+
+    def compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any = None) -> Any:
+        """Return the reward (...) for reaching `achieved_goal` (..., goal) when asked for `desired_goal`."""
+        ...
+
+
+@runtime_checkable
+class Plannable(Protocol):
+    """A task whose observations are not its features, but from which a planner can tell them."""
+
+    def planning_features(self, observations: np.ndarray) -> np.ndarray | None:
+        """Return features (..., observation) of observations (..., observation); None where these do not show them.
+
+        As many columns as an observation has: the first of the features, and at least those that rewards and
+        terminations depend on.
+        """
+        ...
+
+
+@runtime_checkable
+class PlanDrawable(Protocol):
+    """A task whose plans films can draw as lines through points."""
+
+    def drawn_point(self, features: Any) -> Any:
+        """Return the point (..., 3) in m that shows where features (..., number) are."""
+        ...
+
+
+@runtime_checkable
+class Drawable(Protocol):
+    """A task that changes or adds to the picture of its model."""
+
+    def picture(self, model: mujoco.MjModel) -> mujoco.MjModel:
+        """Return the model to draw in place of the simulated `model`: any with the same joints."""
+        return model
+
+    def markers(self, data: mujoco.MjData) -> "Sequence[Marker]":
+        """Return what is drawn beside the model's own shapes, given one environment's state."""
+        return ()
+
+    def value_markers(self, values: np.ndarray) -> "Sequence[Marker]":
+        """Return how films show a controller's value of each action, (A,)."""
+        return ()
+
+
+class _Plain(Drawable):
+    """The picture of a task that declares nothing about it: its model as it is."""
+
+
+_PLAIN = _Plain()
+
+
+def drawing(task: object) -> Drawable:
+    """Return the task itself where it is `Drawable`, else what draws its model as it is."""
+    return task if isinstance(task, Drawable) else _PLAIN
