@@ -1,9 +1,9 @@
-"""Draw how much of the variance of REINFORCE's gradient a baseline takes away, over the course of a training.
+"""Plot how much a baseline reduces the variance of REINFORCE's gradient, over the course of a training.
 
     python scripts/baseline_variance.py docs/images/reinforce_variance.png
 
-After each update, one batch of episodes is played with the policy of the moment, and the variance of the gradient
-estimate is taken from it with each baseline in turn; nothing is learned from that batch.
+After each update the policy plays one batch of episodes, from which the variance of the gradient estimate is computed
+with each baseline in turn; nothing is learned from that batch.
 """
 
 import sys
@@ -14,13 +14,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from gantry.agents.parts.threads import torch_threads
-from gantry.benchmark.reinforce_variance import ENVIRONMENT, EPISODES, variances
+from gantry.benchmark.reinforce_variance import ENV_ID, EPISODES, variances
 
 SEED = 0
 LABELS = {"none": "none", "mean": "mean of the other episodes", "value": "learned value"}
 
 
 def main(path: str) -> None:
+    """Measure, and save the picture to `path`."""
     with torch_threads(1):
         rows = variances(SEED)
     steps = [row["steps"] for row in rows]
@@ -29,9 +30,9 @@ def main(path: str) -> None:
         axes.semilogy(steps, [row[baseline] for row in rows], marker="o", markersize=3, label=label)
         print(baseline, " ".join(f"{row[baseline]:.4g}" for row in rows))
     print("return", " ".join(f"{row['return_mean']:.0f}" for row in rows))
-    axes.set_xlabel("environment steps learned from")
+    axes.set_xlabel("environment steps")
     axes.set_ylabel(f"variance of the gradient ({EPISODES} episodes)")
-    axes.set_title(f"REINFORCE on {ENVIRONMENT}: what a baseline takes away", fontsize=10)
+    axes.set_title(f"REINFORCE on {ENV_ID}: gradient variance by baseline", fontsize=10)
     axes.grid(alpha=0.3)
     figure.legend(title="baseline", fontsize=8, loc="outside lower center", ncols=len(LABELS))
     figure.savefig(path)

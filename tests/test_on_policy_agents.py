@@ -133,13 +133,11 @@ def test_squashed_actions_stay_within_bounds_and_need_them(kind):
 def test_in_their_own_units_actions_are_what_the_network_says(kind, tmp_path):
     wide = Spot()
     wide.single_action_space = gymnasium.spaces.Box(-3.0, 3.0, (1,), np.float32)
-    unscaled = {"action_units": "own"} if "reinforce" in kind else {"action_scaling": "none"}
-    agent = make(kind, wide, **unscaled, normalize_observation=False)
+    agent = make(kind, wide, action_scaling="none", normalize_observation=False)
     agent.learn(400)
     observations = np.random.default_rng(0).uniform(-1, 1, (50, 2)).astype(np.float32)
     with torch.no_grad():
-        actor = agent.actor if "reinforce" in kind else agent.policy.network
-        said = actor(torch.from_numpy(observations)).numpy()
+        said = agent.policy.network(torch.from_numpy(observations)).numpy()
     np.testing.assert_allclose(agent.act(observations), np.clip(said, -3, 3), rtol=1e-6)
     agent.save(tmp_path)
     np.testing.assert_array_equal(load_agent(tmp_path).act(observations), agent.act(observations))

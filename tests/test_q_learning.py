@@ -1,4 +1,3 @@
-import json
 import math
 
 import gymnasium
@@ -6,27 +5,28 @@ import numpy as np
 import pytest
 import torch
 from agent_doubles import DISABLED, NEXT_STEP, SAME_STEP, Spot
+from agent_states import opened, parameters, restore, trainer_state
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from toy_text import toy_text_mdp
 
 from gantry.agents import load_agent
 from gantry.agents.q_learning import (
-    Memory,
     QLearning,
     QLearningConfig,
-    Steps,
+    TransitionReplay,
+    Transitions,
     epsilon_greedy,
     move_cells,
     next_values,
-    visit_order,
+    occurrence_numbers,
 )
 from gantry.errors import GantryError
 from gantry.optimal_control.value_iteration import FiniteMDP, reachable_states, value_iteration
 
 
 class Finite(VectorEnv):
-    """A process as a vector environment; what happens is drawn from a counted stream, so that it can be resumed."""
+    """A process as a vector environment; outcomes are sampled from a counted stream, so that it can be resumed."""
 
     def __init__(self, process, num_envs=8, limit=20, mode=SAME_STEP, start=0, offset=0):
         self.process, self.num_envs, self.limit, self.mode, self.start = process, num_envs, limit, mode, start
@@ -98,8 +98,8 @@ def histories(agent, total):
     return rows
 
 
-def steps(states, actions, rewards, next_states, terminated, next_actions=None):
-    return Steps(
+def transitions(states, actions, rewards, next_states, terminated, next_actions=None):
+    return Transitions(
         np.array(states),
         np.array(actions),
         np.array(rewards, float),
@@ -110,12 +110,12 @@ def steps(states, actions, rewards, next_states, terminated, next_actions=None):
 
 
 def fresh(table, **settings):
-    """An agent of two rows that learns by hand-made steps from a given table (states, actions), or two."""
+    """An agent of two environments that learns from hand-made transitions, beginning with a table (S, A), or two."""
     table = np.array(table, float)
     tables = table if table.ndim == 3 else table[None]
     process = random_process(states=tables.shape[1], actions=tables.shape[2])
     agent = QLearning(Finite(process, 2), QLearningConfig(gamma=0.5, **settings))
-    agent.tables[:] = tables
+    agent.q.values[:] = tables
     return agent
 
 
@@ -125,54 +125,54 @@ TABLE = [[1.0, 2.0], [4.0, 3.0], [6.0, 8.0]]
 # Updates
 
 
-def test_q_learning_moves_towards_reward_and_the_next_states_largest_value():
+def test_q_learning_update_by_hand():
     agent = fresh(TABLE, learning_rate_start=0.25)
-    agent._learn_from(steps([0, 1], [1, 0], [10, 1], [1, 2], [False, True]), np.array([0, 0]), 0.0, new=True)
+    agent.update(transitions([0, 1], [1, 0], [10, 1], [1, 2], [False, True]), np.array([0, 0]), 0.0)
     # 2 + ¼ (10 + ½ · 4 - 2), and after a termination 4 + ¼ (1 - 4)
     assert agent.table.tolist() == [[1.0, 4.5], [3.25, 3.0], [6.0, 8.0]]
 
 
-def test_sarsa_uses_the_action_that_is_taken_next():
+def test_sarsa_update_by_hand():
     agent = fresh(TABLE, learning_rate_start=0.25, rule="sarsa")
-    agent._learn_from(steps([0], [1], [10], [1], [False], [1]), np.array([0]), 0.0, new=True)
+    agent.update(transitions([0], [1], [10], [1], [False], [1]), np.array([0]), 0.0)
     assert agent.table[0, 1] == 2 + 0.25 * (10 + 0.5 * 3 - 2)
 
 
-def test_double_q_learning_asks_one_table_which_action_and_the_other_what_it_is_worth():
+def test_double_q_learning_update_by_hand():
     tables = np.array([[[0, 0], [5, 1]], [[0, 0], [2, 7]]], float)
     agent = fresh(tables, learning_rate_start=0.5, rule="double")
-    agent._learn_from(steps([0, 0], [0, 1], [1, 1], [1, 1], [False, False]), np.array([0, 1]), 0.0, new=True)
+    agent.update(transitions([0, 0], [0, 1], [1, 1], [1, 1], [False, False]), np.array([0, 1]), 0.0)
     # Table 0 thinks action 0 best, which table 1 values 2; table 1 thinks action 1 best, which table 0 values 1.
-    assert agent.tables[0, 0].tolist() == [0.5 * (1 + 0.5 * 2), 0.0]
-    assert agent.tables[1, 0].tolist() == [0.0, 0.5 * (1 + 0.5 * 1)]
+    assert agent.q.values[0, 0].tolist() == [0.5 * (1 + 0.5 * 2), 0.0]
+    assert agent.q.values[1, 0].tolist() == [0.0, 0.5 * (1 + 0.5 * 1)]
     assert agent.table[1].tolist() == [3.5, 4.0]
 
 
-def test_values_of_next_states():
+def test_next_values_by_hand():
     table = np.array([TABLE])
     assert next_values(table, np.array([0, 0]), np.array([1, 2])).tolist() == [4, 8]
     assert next_values(table, np.array([0, 0]), np.array([1, 2]), np.array([1, 0])).tolist() == [3, 6]
 
 
-def test_rows_that_hit_one_cell_move_it_as_far_as_updates_one_after_another_do_on_average_over_their_order():
+def test_move_cells_with_repeats_matches_mean_over_update_orders():
     values = np.array([2.0, 5.0, -1.0])
     move_cells(values, np.array([1, 1, 0]), np.array([9.0, 1.0, 4.0]), np.array([0.5, 0.5, 0.25]))
     orders = [0.5 * (0.5 * (5 + a) + b) for a, b in ((9, 1), (1, 9))]
     assert values.tolist() == [2.5, np.mean(orders), -1.0]
 
 
-def test_with_rates_of_one_over_visits_a_cell_is_the_mean_of_all_targets_however_they_fall_into_steps():
+def test_visits_schedule_averages_all_targets():
     targets = np.random.default_rng(0).normal(size=24)
     for sizes in ([24], [1] * 24, [5, 1, 7, 11]):
         agent = fresh([[9.0]], learning_rate_schedule="visits")
         for part in np.split(targets, np.cumsum(sizes)[:-1]):
             zeros = np.zeros(len(part), int)
-            agent._learn_from(steps(zeros, zeros, part, zeros, zeros + 1), zeros, 0.0, new=True)
+            agent.update(transitions(zeros, zeros, part, zeros, zeros + 1), zeros, 0.0)
         assert agent.table[0, 0] == pytest.approx(targets.mean())
-        assert agent.visits.tolist() == [[[24]]]
+        assert agent.visits.tolist() == [[24]]
 
 
-def test_the_order_of_rows_does_not_matter():
+def test_move_cells_is_independent_of_order():
     rng = np.random.default_rng(1)
     cells, targets = rng.integers(3, size=40), rng.normal(size=40)
     results = []
@@ -183,34 +183,33 @@ def test_the_order_of_rows_does_not_matter():
     np.testing.assert_allclose(results[0], results[1], rtol=1e-12)
 
 
-def test_visits_are_counted_in_the_order_of_rows():
-    assert visit_order(np.array([7, 3, 7, 7, 3, 0])).tolist() == [1, 1, 2, 3, 2, 1]
-    assert visit_order(np.array([], np.int64)).tolist() == []
+def test_occurrence_numbers_by_hand():
+    assert occurrence_numbers(np.array([7, 3, 7, 7, 3, 0])).tolist() == [1, 1, 2, 3, 2, 1]
+    assert occurrence_numbers(np.array([], np.int64)).tolist() == []
 
 
-def test_one_row_follows_a_plain_loop_over_every_step_of_an_environment():
+def test_q_learning_matches_naive_loop():
     """Every rule, step by step, against a table that is kept by the textbook's formula."""
     process = random_process()
     agent = QLearning(
         Finite(process, 1, limit=7), QLearningConfig(report_steps=1, gamma=0.8, epsilon_schedule="constant")
     )
-    agent.trainer_state()
-    expected, step = np.zeros((6, 3)), agent._stepper.step
+    expected, step = np.zeros((6, 3)), agent.stepper.step
     seen = {}
 
-    def recording(actions):
-        seen["before"] = int(agent._stepper.observation.argmax())
-        transition, infos = step(actions)
-        after = transition.final_observations if transition.done[0] else agent._stepper.observation
+    def recording(actions, budget):
+        seen["before"] = int(agent.stepper.observation.argmax())
+        transition = step(actions, budget)
+        after = transition.final_observations if transition.done[0] else agent.stepper.observation
         seen.update(
             action=int(actions[0]),
             reward=float(transition.rewards[0]),
             after=int(after.argmax()),
             terminated=bool(transition.terminated[0]),
         )
-        return transition, infos
+        return transition
 
-    agent._stepper.step = recording
+    agent.stepper.step = recording
     truncations = []
 
     def compare(agent, _):
@@ -226,7 +225,7 @@ def test_one_row_follows_a_plain_loop_over_every_step_of_an_environment():
 
 @pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP, DISABLED], ids=str)
 @pytest.mark.parametrize("terminal", [False, True])
-def test_truncation_bootstraps_from_the_state_before_the_reset_and_termination_does_not(mode, terminal):
+def test_truncation_bootstraps_and_termination_does_not(mode, terminal):
     """From state 0 one gets to state 1, which pays 1 and keeps one there; only the time limit leads back."""
     one = np.ones((2, 1, 1))
     process = FiniteMDP(one.astype(int), np.array([[[0.0]], [[1.0]]]), np.full((2, 1, 1), False), one)
@@ -241,7 +240,7 @@ def test_truncation_bootstraps_from_the_state_before_the_reset_and_termination_d
 # Exploring, schedules
 
 
-def test_actions_are_greedy_with_ties_broken_evenly_and_random_for_a_share_epsilon():
+def test_epsilon_greedy_frequencies():
     values = np.tile([1.0, 3.0, 3.0, 0.0], (40_000, 1))
     noise = np.random.default_rng(0).random((40_000, 5))
     shares = np.bincount(epsilon_greedy(values, 0.0, noise), minlength=4) / 40_000
@@ -250,7 +249,7 @@ def test_actions_are_greedy_with_ties_broken_evenly_and_random_for_a_share_epsil
     assert shares == pytest.approx([0.1, 0.4, 0.4, 0.1], abs=0.01)
 
 
-def test_learning_rates_and_exploration_follow_their_schedules():
+def test_schedules_of_learning_rate_and_exploration():
     config = QLearningConfig(
         learning_rate_schedule="exponential", learning_rate_start=1.0, learning_rate_end=0.01,
         epsilon_start=0.8, epsilon_end=0.2, epsilon_fraction=0.5,
@@ -261,7 +260,7 @@ def test_learning_rates_and_exploration_follow_their_schedules():
     assert counted.learning_rate_at(0.5, np.array([1, 4, 100])) == pytest.approx([1.0, 0.5, 0.1])
 
 
-def test_an_optimistic_start_tries_every_action_without_random_ones():
+def test_optimistic_initial_value_explores():
     tried = {}
     for first in (0.0, 5.0):
         process = random_process(states=1)
@@ -269,7 +268,7 @@ def test_an_optimistic_start_tries_every_action_without_random_ones():
         config = QLearningConfig(epsilon_start=0.0, epsilon_end=0.0, gamma=0.0, initial_value=first, num_envs=1)
         agent = QLearning(Finite(process, 1), config)
         agent.learn(300)
-        tried[first] = agent.visits[0, 0]
+        tried[first] = agent.visits[0]
     assert (tried[5.0] > 0).all()
     assert tried[5.0].argmax() == 1
     assert np.count_nonzero(tried[0.0]) == 1
@@ -279,7 +278,7 @@ def test_an_optimistic_start_tries_every_action_without_random_ones():
 
 
 @pytest.mark.parametrize("rule", ["q-learning", "double"])
-def test_values_converge_to_those_of_value_iteration(rule):
+def test_values_converge_to_value_iteration(rule):
     process = random_process()
     exact = value_iteration(process, 0.8)
     config = QLearningConfig(
@@ -291,7 +290,7 @@ def test_values_converge_to_those_of_value_iteration(rule):
     np.testing.assert_allclose(agent.table, exact, atol=0.03 * np.abs(exact).max())
 
 
-def test_sarsa_learns_the_values_of_what_it_does():
+def test_sarsa_converges_to_policy_values():
     """With ε = 1 that is the random policy, whose values solve linear equations."""
     process = random_process(2)
     config = QLearningConfig(gamma=0.8, rule="sarsa", epsilon_schedule="constant", learning_rate_schedule="visits",
@@ -309,7 +308,7 @@ def test_sarsa_learns_the_values_of_what_it_does():
     np.testing.assert_allclose(agent.table, expected, atol=0.04 * np.abs(expected).max())
 
 
-def test_replay_learns_the_same_values_from_fewer_steps():
+def test_replay_needs_fewer_steps():
     process = toy_text_mdp(gymnasium.make("FrozenLake-v1", is_slippery=False, map_name="8x8"))
     exact, seen = value_iteration(process, 0.95), reachable_states(process, np.array([0]))
     errors = []
@@ -325,7 +324,7 @@ def test_replay_learns_the_same_values_from_fewer_steps():
 
 
 def test_frozen_lake_is_solved():
-    agent = QLearning("FrozenLake-v1", QLearningConfig(initial_value=1.0), env_kwargs={"is_slippery": False})
+    agent = QLearning(opened("FrozenLake-v1", 16, is_slippery=False), QLearningConfig(initial_value=1.0))
     agent.learn(6_000)
     env = gymnasium.make("FrozenLake-v1", is_slippery=False)
     observation, _ = env.reset(seed=5)
@@ -337,7 +336,7 @@ def test_frozen_lake_is_solved():
     assert terminated
 
 
-def test_spaces_that_do_not_begin_at_0_are_counted_from_their_start():
+def test_discrete_spaces_with_an_offset():
     process = random_process()
     agents = []
     for offset in (0, 3):
@@ -354,7 +353,7 @@ def test_spaces_that_do_not_begin_at_0_are_counted_from_their_start():
 def settings(rule):
     return QLearningConfig(
         num_envs=8, rule=rule, report_steps=5, gamma=0.9, learning_rate_schedule="visits", visit_power=0.8,
-        replay_batches=0 if rule == "sarsa" else 2, replay_batch_size=8, memory=100,
+        replay_batches=0 if rule == "sarsa" else 2, replay_batch_size=8, replay_capacity=100,
     )  # fmt: skip
 
 
@@ -363,56 +362,55 @@ RULES = ["q-learning", "double", "sarsa"]
 
 @pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
 @pytest.mark.parametrize("total", [1, 7, 8, 9, 403])
-def test_exactly_the_budget_is_used(mode, total):
+def test_budget_is_exact(mode, total):
     agent = QLearning(Finite(random_process(), mode=mode), settings("q-learning"))
     agent.learn(total)
     assert agent.steps == total == agent.visits.sum()
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_two_runs_of_one_seed_are_identical_and_of_two_seeds_not(rule):
+def test_same_seed_same_bytes(rule):
     runs = []
     for seed in (0, 0, 1):
         torch.manual_seed(len(runs))
         np.random.seed(len(runs))  # noqa: NPY002
         agent = QLearning(Finite(random_process()), settings(rule), seed=seed)
-        runs.append((repr(histories(agent, 2_000)), agent.tables.tobytes()))
+        runs.append((repr(histories(agent, 2_000)), agent.q.values.tobytes()))
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
 
 
 @pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
 @pytest.mark.parametrize("rule", RULES)
-def test_a_resumed_run_gives_the_same_numbers(mode, rule):
+def test_resume_matches_uninterrupted_run(mode, rule):
     whole = QLearning(Finite(random_process(), mode=mode), settings(rule), seed=5)
     expected = histories(whole, 900)
     first, rows = QLearning(Finite(random_process(), mode=mode), settings(rule), seed=5), []
     first.learn(900, lambda _, row: rows.append(row) or len(rows) < 9)
-    tensors, meta = first.trainer_state()
     second = QLearning(Finite(random_process(), mode=mode), settings(rule), seed=77)
-    second.load_trainer_state({name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(meta)))
+    restore(second, trainer_state(first))
     rows += histories(second, 900)
     assert repr(rows) == repr(expected)
-    assert second.tables.tobytes() == whole.tables.tobytes()
+    assert torch.equal(parameters(second), parameters(whole))
     assert second.visits.tobytes() == whole.visits.tobytes()
 
 
-def test_evaluating_in_between_changes_nothing():
+def test_acting_does_not_change_learning():
     agents = [QLearning(Finite(random_process()), settings("q-learning")) for _ in range(2)]
     agents[0].learn(500)
     agents[1].learn(500, lambda agent, _: agent.act(np.arange(6), deterministic=False) is None)
     agents[1].learn(500, lambda agent, _: bool(agent.act(np.arange(6), deterministic=False).any()) or True)
-    assert agents[0].tables.tobytes() == agents[1].tables.tobytes()
+    assert agents[0].q.values.tobytes() == agents[1].q.values.tobytes()
 
 
-def test_memory_holds_the_last_transitions_wherever_it_wraps_around():
-    memory, rng = Memory(10), np.random.default_rng(0)
+def test_replay_keeps_the_last_transitions():
+    memory, rng = TransitionReplay(10), np.random.default_rng(0)
     added = np.zeros(0, int)
     for count in (3, 4, 6, 9, 1, 25, 2):
         states = rng.integers(1000, size=count)
-        memory.add(steps(states, states + 1, states + 0.5, states + 2, states % 2))
+        memory.add(transitions(states, states + 1, states + 0.5, states + 2, states % 2))
         added = np.append(added, states)
-        held = memory.rows(np.arange(len(memory)))
+        held = memory.select(np.arange(len(memory)))
         assert sorted(held.states) == sorted(added[-10:])
         assert (held.actions == held.states + 1).all()
         assert (held.rewards == held.states + 0.5).all()
@@ -421,49 +419,49 @@ def test_memory_holds_the_last_transitions_wherever_it_wraps_around():
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_reward_that_is_no_number_stops_learning_in_one_line_and_keeps_the_good_table(rule):
+def test_nan_reward_stops_learning_and_keeps_last_table(rule):
     env = Finite(random_process())
     env.poison_at = 33
     agent, seen = QLearning(env, settings(rule)), []
     with pytest.raises(GantryError, match="NaN or infinite") as caught:
-        agent.learn(2_000, lambda agent, _: seen.append(agent.tables.copy()))
+        agent.learn(2_000, lambda agent, _: seen.append(agent.q.values.copy()))
     assert "\n" not in str(caught.value)
     assert agent.steps == 240
-    assert np.array_equal(agent.tables, seen[-1])
-    assert np.isfinite(agent.tables).all()
+    assert np.array_equal(agent.q.values, seen[-1])
+    assert np.isfinite(agent.q.values).all()
 
 
 # Saving, and what is refused
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_saved_and_loaded_it_acts_the_same(rule, tmp_path):
+def test_save_and_load_keep_actions(rule, tmp_path):
     agent = QLearning(Finite(random_process()), settings(rule))
     agent.learn(500)
     agent.save(tmp_path)
     loaded = load_agent(tmp_path)
     assert isinstance(loaded, QLearning)
-    assert loaded.tables.tobytes() == agent.tables.tobytes()
+    assert loaded.q.values.tobytes() == agent.q.values.tobytes()
     assert loaded.act(np.arange(6)).tolist() == agent.act(np.arange(6)).tolist() == agent.table.argmax(axis=1).tolist()
-    assert loaded.epsilon == agent.epsilon
+    assert loaded.q.epsilon == agent.q.epsilon
     going_on = QLearning.load(tmp_path, env=Finite(random_process()))
     going_on.learn(700)
     assert going_on.visits.sum() == 700
 
 
-def test_spaces_without_a_table_are_refused_in_a_line_that_names_another_agent():
-    for environment, options, other in (
-        (Spot(discrete=True), {}, "dqn"),
-        ("CartPole-v1", {}, "dqn"),
-        ("gantry/VacuumRooms-v0", {}, "observation=discrete"),
-        ("Blackjack-v1", {}, "dqn"),
+def test_spaces_without_table_error_names_another_agent():
+    for env, other in (
+        (Spot(discrete=True), "dqn"),
+        (opened("CartPole-v1", 2), "dqn"),
+        (opened("gantry/VacuumRooms-v0", 2), "observation=discrete"),
+        (opened("Blackjack-v1", 2), "dqn"),
     ):
         with pytest.raises(GantryError, match=other) as caught:
-            QLearning(environment, env_kwargs=options)
+            QLearning(env)
         assert "\n" not in str(caught.value)
 
 
-def test_a_policy_fits_its_environment_only(tmp_path):
+def test_load_refuses_other_spaces(tmp_path):
     agent = QLearning(Finite(random_process()))
     agent.save(tmp_path)
     with pytest.raises(GantryError, match="observes"):
@@ -476,7 +474,7 @@ def test_a_policy_fits_its_environment_only(tmp_path):
     "wrong",
     [{"gamma": 1.5}, {"report_steps": 0}, {"learning_rate_start": 0.0}, {"learning_rate_end": 1.5}, {"visit_power": 0},
      {"epsilon_start": -0.1}, {"epsilon_fraction": 0.0}, {"replay_batches": -1}, {"replay_batch_size": 0},
-     {"memory": 0}, {"rule": "sarsa", "replay_batches": 1}],
+     {"replay_capacity": 0}, {"rule": "sarsa", "replay_batches": 1}],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(GantryError, match=list(wrong)[-1]):

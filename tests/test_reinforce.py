@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from agent_doubles import NEXT_STEP, SAME_STEP, Spot, Wage
+from agent_states import parameters
 from small_mdp import (
     SmallMDP,
     expected_return,
@@ -22,9 +23,12 @@ from gantry.agents.reinforce import (
     Reinforce,
     ReinforceConfig,
     advantages,
+    episode_gradients,
     estimator_variance,
     mean_baseline,
+    policy_gradient_loss,
 )
+from gantry.benchmark.reinforce_variance import baseline_variances
 from gantry.errors import GantryError
 
 
@@ -40,25 +44,27 @@ LINEAR = {
 
 
 def linear_agent(horizon=3, mode=SAME_STEP, **settings):
-    """One whose policy and values are a number a state, set to something."""
+    """An agent whose policy and values are tables, set to random numbers."""
     agent = Reinforce(SmallMDP(horizon=horizon, mode=mode), ReinforceConfig(**{**LINEAR, **settings}), seed=3)
     numbers = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for network in agent.networks.values():
-            network.vector.copy_(torch.randn(network.vector.shape, generator=numbers))
-    return agent, agent.networks["actor"].vector.detach().numpy().astype(np.float64)
+        for network in (agent.policy.network, agent.critic):
+            if network is not None:
+                network.vector.copy_(torch.randn(network.vector.shape, generator=numbers))
+    return agent, agent.policy.network.vector.detach().numpy().astype(np.float64)
 
 
 def episodes_of(played, gamma, state_values=None):
-    """The agent's view of trajectories."""
+    """Trajectories in the form in which the agent plays them."""
     states = [state for _, visited, _, _ in played for state in visited]
     times = [time for _, visited, _, _ in played for time in range(len(visited))]
     return Episodes(
         inputs=one_hot(states),
-        actions=torch.tensor([action for _, _, actions, _ in played for action in actions]),
+        samples=torch.tensor([action for _, _, actions, _ in played for action in actions]),
         returns=torch.tensor([g for _, _, _, rewards in played for g in returns_by_hand(rewards, gamma)]).float(),
         values=torch.zeros(len(states)) if state_values is None else torch.tensor(state_values[times, states]).float(),
         lengths=[len(visited) for _, visited, _, _ in played],
+        observations=one_hot(states).numpy(),
     )
 
 
@@ -67,18 +73,19 @@ def episodes_of(played, gamma, state_values=None):
 
 @pytest.mark.parametrize("baseline", ["none", "value"])
 @pytest.mark.parametrize("gamma", [1.0, 0.8])
-def test_the_mean_estimate_is_the_gradient_of_the_expected_return(baseline, gamma):
-    agent, vector = linear_agent(gamma=gamma, discount_states=True)
+def test_mean_episode_gradient_matches_expected_return_gradient(baseline, gamma):
+    agent, vector = linear_agent(gamma=gamma)
     played = list(trajectories(vector, 3))
     chances = np.array([probability for probability, *_ in played])
     assert chances.sum() == pytest.approx(1.0)
     arbitrary = np.random.default_rng(0).normal(size=(3, 3))
     episodes = episodes_of(played, gamma, arbitrary)
-    contributions = agent.contributions(episodes, advantages(episodes, baseline)).double().numpy()
+    weights = advantages(episodes, baseline) * gamma ** episodes.times()
+    contributions = episode_gradients(agent.policy, episodes, weights).double().numpy()
     np.testing.assert_allclose(chances @ contributions, gradient(vector, gamma, 3), atol=2e-6)
 
 
-def test_the_mean_of_other_episodes_leaves_the_gradient_as_it_is():
+def test_mean_baseline_leaves_gradient_unbiased():
     agent, vector = linear_agent(gamma=1.0)
     played = list(trajectories(vector, 2))
     chances = np.array([probability for probability, *_ in played])
@@ -87,7 +94,9 @@ def test_the_mean_of_other_episodes_leaves_the_gradient_as_it_is():
         pairs = [episodes_of([own, other], 1.0) for own in played]
         parts = [(advantages(pair, "mean"), pair.lengths[0]) for pair in pairs]
         alone = episodes_of(played, 1.0)
-        contributions = agent.contributions(alone, torch.cat([advantage[:length] for advantage, length in parts]))
+        contributions = episode_gradients(
+            agent.policy, alone, torch.cat([advantage[:length] for advantage, length in parts])
+        )
         expectation += other[0] * (chances @ contributions.double().numpy())
     np.testing.assert_allclose(expectation, gradient(vector, 1.0, 2), atol=2e-6)
 
@@ -97,27 +106,27 @@ def exact_variance(contributions, chances):
     return float(chances @ ((contributions - mean) ** 2).sum(1))
 
 
-def test_a_value_shrinks_the_variance():
+def test_value_baseline_reduces_variance():
     agent, vector = linear_agent(gamma=1.0)
     played = list(trajectories(vector, 3))
     chances = np.array([probability for probability, *_ in played])
     episodes = episodes_of(played, 1.0, values(vector, 1.0, 3))
     spread = {
         baseline: exact_variance(
-            agent.contributions(episodes, advantages(episodes, baseline)).double().numpy(), chances
+            episode_gradients(agent.policy, episodes, advantages(episodes, baseline)).double().numpy(), chances
         )
         for baseline in ("none", "value")
     }
     assert spread["value"] < 0.6 * spread["none"]
 
 
-def test_reported_variance_is_that_of_the_estimate():
+def test_estimator_variance_matches_exact_variance():
     """Its expectation over all pairs of episodes is the exact variance of a mean of two."""
     agent, vector = linear_agent(gamma=1.0)
     played = list(trajectories(vector, 2))
     chances = np.array([probability for probability, *_ in played])
     episodes = episodes_of(played, 1.0)
-    contributions = agent.contributions(episodes, episodes.returns)
+    contributions = episode_gradients(agent.policy, episodes, episodes.returns)
     expectation = sum(
         chances[i] * chances[j] * estimator_variance(contributions[[i, j]])
         for i in range(len(played))
@@ -127,13 +136,41 @@ def test_reported_variance_is_that_of_the_estimate():
     assert np.isnan(estimator_variance(contributions[:1]))
 
 
+@pytest.mark.parametrize("discount_states", [False, True])
+@pytest.mark.parametrize("entropy_coefficient", [0.0, 0.3])
+@pytest.mark.parametrize("discrete", [False, True])
+def test_measured_and_plain_gradient_step_agree(discrete, entropy_coefficient, discount_states):
+    after = []
+    for measured in (False, True):
+        config = ReinforceConfig(
+            episodes=24, gamma=0.9, report_gradient_variance=measured, entropy_coefficient=entropy_coefficient,
+            discount_states=discount_states,
+        )  # fmt: skip
+        agent = Reinforce(Spot(discrete=discrete), config, seed=4)
+        agent.learn(24 * 5)
+        after.append(parameters(agent))
+    assert torch.allclose(*after, atol=1e-5)
+    untrained = parameters(Reinforce(Spot(discrete=discrete), config, seed=4))
+    assert float((after[0] - untrained).abs().max()) > 1e-3
+
+
+def test_policy_gradient_loss_has_the_mean_of_episode_gradients():
+    agent, vector = linear_agent(gamma=1.0)
+    episodes = episodes_of(list(trajectories(vector, 2)), 1.0)
+    output = agent.policy.network(episodes.inputs)
+    loss = policy_gradient_loss(agent.policy.distribution.log_prob(output, episodes.samples), episodes.returns)
+    (slope,) = torch.autograd.grad(loss, agent.policy.network.vector)
+    contributions = episode_gradients(agent.policy, episodes, episodes.returns)
+    torch.testing.assert_close(-slope * len(episodes.returns), contributions.sum(0), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
-def test_played_episodes_give_the_gradient_too_whatever_their_lengths(mode):
+def test_played_episodes_match_gradient(mode):
     agent, vector = linear_agent(gamma=1.0, mode=mode, episodes=1500, baseline="none")
-    agent.trainer_state()  # resets the environment
-    episodes = agent._collect(10**9)
+    agent.stepper.begin_episodes()
+    episodes = agent.play(10**9)
     assert len(episodes.lengths) == 1500
-    contributions = agent.contributions(episodes, episodes.returns).double().numpy()
+    contributions = episode_gradients(agent.policy, episodes, episodes.returns).double().numpy()
     error = contributions.mean(0) - gradient(vector, 1.0, 3)
     assert (np.abs(error) < 4 * contributions.std(0) / np.sqrt(1500) + 1e-6).all()
     start = episodes.returns[np.cumsum([0, *episodes.lengths[:-1]])].numpy()
@@ -142,8 +179,8 @@ def test_played_episodes_give_the_gradient_too_whatever_their_lengths(mode):
 
 def test_mean_baseline_by_hand():
     episodes = Episodes(
-        inputs=torch.zeros(6, 1), actions=torch.zeros(6), values=torch.zeros(6), lengths=[3, 1, 2],
-        returns=torch.tensor([3.0, 2.0, 1.0, 10.0, 6.0, 4.0]),
+        inputs=torch.zeros(6, 1), samples=torch.zeros(6), values=torch.zeros(6), lengths=[3, 1, 2],
+        returns=torch.tensor([3.0, 2.0, 1.0, 10.0, 6.0, 4.0]), observations=np.zeros((6, 1), np.float32),
     )  # fmt: skip
     # Second steps: 2 and 4 of the two that got as far. Only one got to a third step: nothing to compare with.
     assert mean_baseline(episodes).tolist() == [8.0, 4.0, 0.0, 4.5, 6.5, 2.0]
@@ -170,42 +207,42 @@ class Begun(Wage):
 
 
 @pytest.mark.parametrize(("terminal", "expected"), [(False, 1 / (1 - 0.9)), (True, None)])
-def test_a_learned_value_stands_for_what_follows_a_truncation_but_not_a_termination(terminal, expected):
+def test_truncation_bootstraps_and_termination_does_not(terminal, expected):
     config = ReinforceConfig(
         gamma=0.9, normalize_return=False, normalize_observation=False, hidden_sizes=(), max_gradient_norm=100.0,
         value_epochs=20, learning_rate=0.05, value_learning_rate=0.05, learning_rate_schedule="linear",
     )  # fmt: skip
     agent = Reinforce(Begun(terminal=terminal), config)
     agent.learn(6_000)
-    episodes = agent._collect(10**9)
+    episodes = agent.play(10**9)
     if expected is None:
         expected = np.mean([(1 - 0.9**left) / (1 - 0.9) for left in range(1, 6)])
     assert episodes.values.mean() == pytest.approx(expected, rel=0.05)
 
 
-def test_without_a_value_the_return_ends_with_the_time_limit():
+def test_return_ends_at_time_limit_without_value():
     agent = Reinforce(Begun(), ReinforceConfig(gamma=0.5, baseline="none", normalize_return=False))
-    agent.trainer_state()
-    episodes = agent._collect(10**9)
+    agent.stepper.begin_episodes()
+    episodes = agent.play(10**9)
     assert episodes.lengths == [5] * 16
     assert episodes.returns[:5].tolist() == returns_by_hand([1.0] * 5, 0.5)
 
 
 @pytest.mark.parametrize(("num_envs", "number"), [(4, 4), (4, 10), (8, 3)])
-def test_a_batch_holds_so_many_whole_episodes_of_the_present_policy(num_envs, number):
+def test_batch_holds_n_whole_episodes(num_envs, number):
     agent = Reinforce(Spot(num_envs, length=5), ReinforceConfig(episodes=number, baseline="none"))
-    agent.trainer_state()
+    agent.stepper.begin_episodes()
     for _ in range(3):
         before = agent.steps
-        episodes = agent._collect(10**9)
+        episodes = agent.play(10**9)
         assert episodes.lengths == [5] * number
         assert agent.steps - before == 5 * number
         # The second component of the observation is the share of the episode that has passed.
-        shares = agent._seen[:, 1].reshape(number, 5)
+        shares = episodes.observations[:, 1].reshape(number, 5)
         np.testing.assert_allclose(shares, np.tile(np.arange(5) / 5, (number, 1)))
 
 
-def test_episodes_that_the_budget_cuts_short_count_as_truncated():
+def test_budget_truncates_episodes():
     agent = Reinforce(Spot(4, length=5), ReinforceConfig(episodes=4, baseline="value", gamma=0.5))
     rows = []
     agent.learn(30, lambda _, row: rows.append(row))
@@ -214,26 +251,27 @@ def test_episodes_that_the_budget_cuts_short_count_as_truncated():
     assert rows[-1]["episodes"] == 4
 
 
-def test_comparing_baselines_changes_nothing():
+def test_baseline_variances_are_measured_without_changing_the_agent():
     config = ReinforceConfig(episodes=32, gamma=0.5)
-    plain, measured = Reinforce(Spot(discrete=True), config), Reinforce(Spot(discrete=True), config)
+    plain, learner = Reinforce(Spot(discrete=True), config), Reinforce(Spot(discrete=True), config)
+    player = Reinforce(Spot(discrete=True), config, seed=1)
     plain.learn(1_000)
     compared = []
-    measured.learn(1_000, lambda agent, _: compared.append(agent.baseline_variances()))
-    for name, network in plain.networks.items():
-        assert torch.equal(network.vector, measured.networks[name].vector)
+    learner.learn(1_000, lambda agent, _: compared.append(baseline_variances(agent, player)))
+    assert torch.equal(parameters(plain), parameters(learner))
     assert set(compared[0]) == set(BASELINES)
     assert all(0 < variance < np.inf for row in compared for variance in row.values())
+    without_value = Reinforce(Spot(), ReinforceConfig(baseline="mean"))
     with pytest.raises(GantryError, match="baseline"):
-        Reinforce(Spot(), ReinforceConfig(baseline="mean")).baseline_variances()
+        baseline_variances(without_value, player)
 
 
-def test_comparing_baselines_does_not_begin_the_same_episodes_again_and_again():
-    agent = Reinforce(SmallMDP(32), ReinforceConfig(episodes=32))  # it has no state to go back to
+def test_baseline_variances_play_other_episodes_each_time():
+    agent, player = (Reinforce(SmallMDP(32), ReinforceConfig(episodes=32)) for _ in range(2))
     starts = []
     for _ in range(2):
-        agent.baseline_variances()
-        starts.append(agent._stepper.observation)
+        baseline_variances(agent, player)
+        starts.append(player.stepper.observation)
     assert not np.array_equal(*starts)
 
 
@@ -246,7 +284,7 @@ def test_learns_discrete_actions(baseline):
     agent = Reinforce(Spot(discrete=True), config, seed=1)
     agent.learn(8_000)
     assert agent.act(np.array([[-0.5, 0.2], [0.5, 0.2]])).tolist() == [0, 1]
-    assert agent._episodes.metrics()["reward_mean"] > 0.8
+    assert agent.stepper.episodes.metrics()["reward_mean"] > 0.8
 
 
 @pytest.mark.parametrize("squash", [False, True])
@@ -259,7 +297,7 @@ def test_learns_continuous_actions(squash):
     np.testing.assert_allclose(actions[:, 0], spots, atol=0.2)
 
 
-def test_an_entropy_bonus_keeps_the_policy_broad():
+def test_entropy_bonus_keeps_policy_broad():
     entropies = []
     for coefficient in (0.0, 1.0):
         config = ReinforceConfig(
@@ -272,7 +310,15 @@ def test_an_entropy_bonus_keeps_the_policy_broad():
     assert entropies[1] > 0.6
 
 
-@pytest.mark.parametrize("settings", [{"episodes": 0}, {"value_learning_rate": 0.0}, {"value_epochs": 0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"episodes": 0},
+        {"value_learning_rate": 0.0},
+        {"value_epochs": 0},
+        {"action_scaling": "none", "squash_actions": True},
+    ],
+)
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(GantryError, match=next(iter(settings))):
         ReinforceConfig(**settings)

@@ -1,134 +1,135 @@
-"""Policies trained directly: an optimizer searches their parameters, and whole episodes say how good they are.
+"""Direct policy search: an optimizer searches a policy's parameters, judged by the returns of whole episodes.
 
-Sources: Mannor, Rubinstein and Gat, "The cross entropy method for fast policy search", ICML 2003 (and Szita and
-Lőrincz, "Learning Tetris using the noisy cross-entropy method", 2006, for the floor under the deviations); Salimans,
-Ho, Chen, Sidor and Sutskever, "Evolution strategies as a scalable alternative to reinforcement learning", 2017, for the
-search gradient. The optimizers themselves, which know nothing of policies, are in `gantry.agents.optimizers`.
+Sources: Mannor, Rubinstein and Gat, "The cross entropy method for fast policy search", ICML 2003, with a lower bound on
+the standard deviation (Szita and Lőrincz, "Learning Tetris using the noisy cross-entropy method", 2006): `CEM`.
+Wierstra et al., "Natural evolution strategies", 2014, and Salimans, Ho, Chen, Sidor and Sutskever, "Evolution
+strategies as a scalable alternative to reinforcement learning", 2017: `NES`. The optimizers themselves, which know
+nothing of policies, are in `gantry.agents.optimizers`.
 
-A generation is a population of parameter vectors, drawn from a Gaussian. Row i of the vector environment is steered by
-the i-th of them for whole episodes, all rows at once; their returns move the Gaussian, and its mean is the policy.
-Nothing is learned from single steps, so that neither rewards need be dense nor the policy differentiable.
+A generation is a population of parameter vectors sampled from a Gaussian. The i-th of them acts in environment i for
+whole episodes, in all environments at once; the returns move the Gaussian, whose mean is the policy. Single steps teach
+nothing, so rewards may be sparse and the policy need not be differentiable.
 """
 
 import dataclasses
 import math
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, Self
 
-import gymnasium
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.ladder.agent import Agent, Shapes, State, prefixed, under
-from gantry.agents.parts.validation import require, require_network
-from gantry.agents.parts.networks import MLP, Activation, layer_shapes
-from gantry.agents.parts.normalization import ObservationNormalizer, moment_shapes
-from gantry.agents.optimizers.cross_entropy import CrossEntropy, CrossEntropyState
+from gantry.agents.optimizers.cross_entropy import CrossEntropy
+from gantry.agents.optimizers.nes import NaturalEvolutionStrategy
 from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState
-from gantry.agents.optimizers.nes import NaturalEvolutionStrategy, NaturalEvolutionState
-from gantry.agents.parts.spaces import ActionMap, ObservationMap
+from gantry.agents.parts.checkpoint import Checkpoint, Part, Tensors, prefixed, under
+from gantry.agents.parts.networks import MLP, Activation, layer_shapes
+from gantry.agents.parts.normalization import ObservationNormalizer
+from gantry.agents.parts.policy_file import load_policy, save_policy
+from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces, check_spaces
 from gantry.agents.parts.threads import torch_threads
+from gantry.agents.parts.training_loop import Metrics, training_loop
+from gantry.agents.parts.validation import require, require_at_least, require_network
+from gantry.agents.parts.vector_stepper import VectorStepper
 from gantry.errors import GantryError
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "elu": torch.nn.functional.elu}
 
 
 @dataclasses.dataclass(frozen=True)
-class PolicySearchConfig:
-    """Settings that every policy search has."""
+class CEMConfig:
+    """Settings of the cross-entropy method on policies."""
 
     num_envs: int = 64
-    """Policies a generation, the population: each steers one environment."""
+    """Population: policies per generation, each acting in one environment."""
     episodes: int = 1
     """Whole episodes that judge a policy."""
+    elite_fraction: float = 0.2
+    """Fraction of the population that the Gaussian is refitted to."""
+    covariance: Literal["full", "diagonal"] = "diagonal"
+    """diagonal: a standard deviation per parameter. full: (P, P), for up to some hundred parameters."""
+    smoothing: float = 1.0
+    """Weight of the elites' mean in the new mean."""
+    covariance_smoothing: float = 0.6
+    """Weight of the elites' covariance in the new one; the smaller, the longer the Gaussian stays wide."""
+    initial_std: float = 1.0
+    """Standard deviation of each parameter in the first generation."""
+    min_std: float = 0.0
+    """Lower bound on every parameter's standard deviation; keeps the search going where returns are noisy."""
     hidden_sizes: tuple[int, ...] = ()
     """Widths of the hidden layers; none: the policy is linear."""
     activation: Activation = "tanh"
     """Nonlinearity of the hidden layers."""
-    squash: Literal["clip", "tanh"] = "clip"
-    """How outputs are brought into the bounds of Box actions; of Discrete actions the one with the largest is taken."""
+    squash_actions: bool = False
+    """Bring Box actions within their bounds by a tanh instead of by clipping."""
     normalize_observation: bool = False
     """Scale observations by their running mean and standard deviation, which change between generations."""
-    initial_std: float = 1.0
-    """Standard deviation of each parameter in the first generation."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            GantryError: names the setting and its range.
-        """
-        require(self.num_envs >= 2, "num_envs", "at least 2, the smallest population", self.num_envs)
-        require(self.episodes >= 1, "episodes", "at least 1", self.episodes)
-        require(0.0 < self.initial_std < math.inf, "initial_std", "above 0", self.initial_std)
-        require_network(self.hidden_sizes, "cpu")
-
-
-@dataclasses.dataclass(frozen=True)
-class CEMConfig(PolicySearchConfig):
-    """Settings of the cross-entropy method on policies."""
-
-    elite_fraction: float = 0.2
-    """Share of the population that the Gaussian is refitted to."""
-    covariance: Literal["full", "diagonal"] = "diagonal"
-    """diagonal: a deviation for each parameter. full: (P, P), for up to some hundred parameters."""
-    smoothing: float = 1.0
-    """Share of the elites' mean in the new one."""
-    covariance_smoothing: float = 0.6
-    """The same for the covariance; the less, the longer it stays wide."""
-    min_std: float = 0.0
-    """Floor under every parameter's deviation, which keeps the search going where episodes differ by chance."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            GantryError: names the setting and its range.
-        """
-        super().__post_init__()
+        """Refuse values that cannot work; raises GantryError with the setting and its range."""
+        _check_common(self)
         for name in ("elite_fraction", "smoothing", "covariance_smoothing"):
             require(0.0 < getattr(self, name) <= 1.0, name, "above 0 and at most 1", getattr(self, name))
-        require(self.min_std >= 0.0, "min_std", "at least 0", self.min_std)
+        require_at_least(self, 0.0, "min_std")
 
 
 @dataclasses.dataclass(frozen=True)
-class NESConfig(PolicySearchConfig):
-    """Settings of the search gradient on policies."""
+class NESConfig:
+    """Settings of natural evolution strategies on policies."""
 
+    num_envs: int = 64
+    """Population: policies per generation, each acting in one environment; even, as samples come in pairs."""
+    episodes: int = 1
+    """Whole episodes that judge a policy."""
     covariance: Literal["full", "diagonal", "fixed"] = "diagonal"
-    """diagonal: a deviation for each parameter. full: (P, P). fixed: only the mean moves."""
+    """diagonal: a standard deviation per parameter. full: (P, P). fixed: only the mean moves."""
     shaping: Literal["rank", "standardized"] = "rank"
-    """What a return counts: by its rank in the generation, or by its distance from the mean in deviations."""
+    """Weigh returns by their rank in the generation, or by their distance from the mean in standard deviations."""
     mean_learning_rate: float = 1.0
     """Step size of the mean."""
     covariance_learning_rate: float | None = None
     """Step size of the covariance; by default that of the method's papers."""
+    initial_std: float = 1.0
+    """Standard deviation of each parameter in the first generation."""
+    hidden_sizes: tuple[int, ...] = ()
+    """Widths of the hidden layers; none: the policy is linear."""
+    activation: Activation = "tanh"
+    """Nonlinearity of the hidden layers."""
+    squash_actions: bool = False
+    """Bring Box actions within their bounds by a tanh instead of by clipping."""
+    normalize_observation: bool = False
+    """Scale observations by their running mean and standard deviation, which change between generations."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            GantryError: names the setting and its range.
-        """
-        super().__post_init__()
+        """Refuse values that cannot work; raises GantryError with the setting and its range."""
+        _check_common(self)
         require(self.num_envs % 2 == 0, "num_envs", "even, since samples come in pairs", self.num_envs)
         require(self.mean_learning_rate > 0.0, "mean_learning_rate", "above 0", self.mean_learning_rate)
         rate = self.covariance_learning_rate
         require(rate is None or rate > 0.0, "covariance_learning_rate", "above 0, or none", rate)
 
 
+def _check_common(config: CEMConfig | NESConfig) -> None:
+    """Refuse values of the settings that both methods have."""
+    require(config.num_envs >= 2, "num_envs", "at least 2, the smallest population", config.num_envs)
+    require_at_least(config, 1, "episodes")
+    require(0.0 < config.initial_std < math.inf, "initial_std", "above 0", config.initial_std)
+    require_network(config.hidden_sizes, "cpu")
+
+
 def population_outputs(
     parameters: torch.Tensor, sizes: Sequence[int], activation: Activation, inputs: torch.Tensor
 ) -> torch.Tensor:
-    """Outputs (n, sizes[-1]) of n networks, each for its own row of `inputs` (n, sizes[0]).
+    """Return the outputs (n, sizes[-1]) of n networks, each for its own input.
 
     Args:
-        parameters: (n, P), each row laid out as an `MLP`'s vector.
+        parameters: (n, P) parameter vectors, laid out as an `MLP`'s.
         sizes: widths from input to output.
         activation: of the hidden layers.
-        inputs: what each network sees.
+        inputs: (n, sizes[0]).
     """
     shapes = list(layer_shapes(sizes).values())
     parts = torch.split(parameters, [math.prod(shape) for shape in shapes], dim=1)
@@ -141,168 +142,288 @@ def population_outputs(
     return hidden[:, 0, :]
 
 
-class PolicySearch(Agent):
-    """A network whose parameters an optimizer searches; a subclass says which."""
+class DeterministicPolicy:
+    """A network from observations to actions, with an observation normalizer: all that acting needs.
 
-    def _build(self) -> None:
-        config = self.config
-        self._sizes = (self._observation_map.size, *config.hidden_sizes, self._action_map.size)
-        self.network = MLP(self._sizes, config.activation, 0.01, self._generator)
-        self.observation_normalizer = ObservationNormalizer(self._observation_map.size, config.normalize_observation)
+    Args:
+        env: the spaces.
+        config: widths, activation, squashing.
+        generator: of the initial weights.
+    """
 
-    def _prepare(self) -> None:
-        self._method = self._make_method()
-        self._state = self._method.begin(self.network.vector.detach().clone())
+    def __init__(self, env: VectorEnv | Spaces, config: CEMConfig | NESConfig, generator: torch.Generator) -> None:
+        check_spaces(env.single_observation_space, env.single_action_space)
+        self.observations, self.actions = ObservationMap(env.single_observation_space), ActionMap(env.single_action_space)
+        sizes = (self.observations.size, *config.hidden_sizes, self.actions.size)
+        with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads
+            self.network = MLP(sizes, config.activation, 0.01, generator)
+        self.normalizer = ObservationNormalizer(self.observations.size, config.normalize_observation)
+        self._squash = config.squash_actions
 
-    @abstractmethod
-    def _make_method(self) -> SamplingMethod:
-        """The optimizer, with a population of `num_envs`."""
-
-    def _actions(self, outputs: torch.Tensor) -> NDArray[Any]:
-        """Policy actions of outputs (k, A): integers (k,), or (k, A) in half-widths of the bounds."""
-        if not self._action_map.continuous:
-            return outputs.argmax(dim=1).numpy()
-        return (outputs.tanh() if self.config.squash == "tanh" else outputs).numpy()
-
-    def _inputs(self, observations: NDArray[np.float32]) -> torch.Tensor:
+    def inputs(self, observations: NDArray[np.float32]) -> torch.Tensor:
+        """Return observation vectors (k, d) as the network sees them."""
         inputs = torch.empty(observations.shape)
-        self.observation_normalizer.apply(observations, inputs.numpy())
+        self.normalizer.apply(observations, inputs.numpy())
         return inputs
 
-    def _decide(self, observations: NDArray[np.float32], deterministic: bool) -> NDArray[Any]:
-        # The search explores parameters, not actions: the policy itself, the Gaussian's mean, draws nothing.
-        return self._actions(self.network(self._inputs(observations)))
+    def environment_actions(self, outputs: torch.Tensor) -> NDArray[Any]:
+        """Return environment actions (k, *action shape) for network outputs (k, A): the largest output, if Discrete."""
+        if not self.actions.continuous:
+            return self.actions.to_environment(outputs.argmax(dim=1).numpy())
+        return self.actions.to_environment((outputs.tanh() if self._squash else outputs).numpy())
 
-    def _advance(self, total_steps: int) -> dict[str, float]:
-        """A generation: sample, judge, update. One that the budget cuts short is counted but not learned from."""
-        with torch_threads(1), torch.no_grad():
-            population = self._method.sample(self._state, self._generator)
-            returns, seen = self._judge(population, total_steps)
-            if returns is not None:
-                if not np.isfinite(returns).all():
-                    raise GantryError(
-                        f"learning stopped after {self.steps} steps: an episode's return is NaN or infinite; the last "
-                        "good policy is kept; look for NaN or huge values in rewards"
-                    )
-                values = torch.from_numpy(-returns).to(population)
-                self._state = self._method.update(self._state, population, values)
-                self.network.vector.copy_(self._state.mean)
-                self.observation_normalizer.update(seen)
-        return {
-            "generations": float(self._state.iteration),
-            "population_mean": math.nan if returns is None else float(returns.mean()),
-            "population_best": math.nan if returns is None else float(returns.max()),
-            "std": float(self._state.std.mean()),
-        }
+    def act(self, observation: Any) -> NDArray[Any]:
+        """Return the environment action for one observation or a batch of them.
 
-    def _judge(
-        self, population: torch.Tensor, total_steps: int
-    ) -> tuple[NDArray[np.float64] | None, NDArray[np.float32]]:
-        """Mean returns (n,) of the policies' episodes, None where the budget ended before them; and what they saw.
-
-        Rows that are through with their episodes go on until the last one is: their steps are counted, not judged.
+        Raises:
+            GantryError: the observation has another shape, is not numeric, or holds NaN or infinity.
         """
-        config, stepper = self.config, self._stepper
-        stepper.reset(None)
-        self._episodes.abandon()
-        returns, finished = np.zeros(config.num_envs), np.zeros(config.num_envs, np.int64)
-        seen = []
-        while finished.min() < config.episodes:
-            if self.steps >= total_steps:
-                return None, stepper.observation[:0]
-            if config.normalize_observation:
-                seen.append(stepper.observation[finished < config.episodes])
-            outputs = population_outputs(population, self._sizes, config.activation, self._inputs(stepper.observation))
-            counted = self._counted(total_steps - self.steps)
-            transition, infos = stepper.step(self._action_map.to_environment(self._actions(outputs)))
-            self._note(transition, infos, counted)
-            judged = finished < config.episodes
-            if counted is not None:
-                judged &= counted
-            returns[judged] += transition.rewards[judged]
-            finished += transition.done & judged
-        observations = np.concatenate(seen) if seen else stepper.observation[:0]
-        return returns / config.episodes, observations
+        vectors, single = self.observations.given(observation)
+        with torch.no_grad(), torch_threads(1):
+            actions = self.environment_actions(self.network(self.inputs(vectors)))
+        return actions[0] if single else actions
 
-    # Saving, and going on
+    def state(self) -> Tensors:
+        """Return copies of the network's parameters and the normalizer's statistics."""
+        return {**prefixed("network", self.network.state()), **prefixed("normalizer", self.normalizer.state())}
 
-    def _policy_tensors(self) -> dict[str, torch.Tensor]:
-        return {
-            **prefixed("actor", self.network.state()),
-            **prefixed("observation_normalizer", self.observation_normalizer.state()),
-        }
+    def load_state(self, tensors: Tensors) -> None:
+        """Restore what `state` returned."""
+        self.network.load_state(under(tensors, "network"))
+        self.normalizer.load_state(under(tensors, "normalizer"))
 
-    def _load_policy_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self.network.load_state(under(tensors, "actor"))
-        self.observation_normalizer.load_state(under(tensors, "observation_normalizer"))
 
-    @classmethod
-    def _expected_tensors(
-        cls, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any], config: Any
-    ) -> Shapes:
-        size = ObservationMap(observation_space).size
-        layers = layer_shapes((size, *config.hidden_sizes, ActionMap(action_space).size))
-        expected: Shapes = {f"actor.{name}": (shape, torch.float32) for name, shape in layers.items()}
-        return {**expected, **{f"observation_normalizer.{name}": shape for name, shape in moment_shapes(size).items()}}
+class Search:
+    """A sampling optimizer and the state of its search.
 
-    def _learner_state(self) -> State:
-        state = self._state
-        tensors = {name: getattr(state, name).clone() for name in ("point", "mean", "std")}
-        tensors["value"] = torch.tensor(state.value, dtype=torch.float64)  # infinite at first, which JSON does not know
-        tensors.update(self._shape_of(state))
-        return tensors, {"iteration": state.iteration}
+    Args:
+        method: the optimizer.
+        start: (P,) first mean.
 
-    def _load_learner_state(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
-        fields = {name: tensor.clone() for name, tensor in tensors.items() if name != "value"}
-        self._state = dataclasses.replace(
-            self._state, **fields, value=float(tensors["value"]), iteration=int(meta["iteration"])
+    Attributes:
+        current: the optimizer's state; its `mean` (P,) is the policy.
+    """
+
+    def __init__(self, method: SamplingMethod, start: torch.Tensor) -> None:
+        self.method = method
+        self.current: SamplingState = method.begin(start)
+
+    def state(self) -> Tensors:
+        """Return copies of the Gaussian, the best point and its value, and the number of updates."""
+        fields = {field.name: getattr(self.current, field.name) for field in dataclasses.fields(self.current)}
+        tensors = {name: value.clone() for name, value in fields.items() if isinstance(value, torch.Tensor)}
+        tensors.pop("population", None)  # updates do not depend on the population before
+        value = torch.tensor(self.current.value, dtype=torch.float64)
+        return {**tensors, "value": value, "iteration": torch.tensor(self.current.iteration)}
+
+    def load_state(self, tensors: Tensors) -> None:
+        """Restore what `state` returned."""
+        fields: dict[str, Any] = {name: tensor.clone() for name, tensor in tensors.items()}
+        fields |= {"value": float(tensors["value"]), "iteration": int(tensors["iteration"])}
+        self.current = dataclasses.replace(self.current, **fields)
+
+
+@dataclasses.dataclass
+class Generation:
+    """What a population of n policies achieved: mean returns (n,), and the observations (N, d) of judged episodes."""
+
+    returns: NDArray[np.float64]
+    observations: NDArray[np.float32]
+
+
+def play_generation(
+    policy: DeterministicPolicy, population: torch.Tensor, stepper: VectorStepper, episodes: int, budget: int
+) -> Generation | None:
+    """Play new episodes with a population of policies, one in each environment.
+
+    Environments whose episodes have ended continue until the last one is done: those steps are counted, not judged.
+
+    Args:
+        policy: maps observations and actions; its own parameters are not used.
+        population: (n, P) parameter vectors.
+        stepper: of n environments.
+        episodes: whole episodes that judge a policy.
+        budget: environment steps that may be taken.
+
+    Returns:
+        The generation, or None where the budget ended first.
+    """
+    last = stepper.steps + budget
+    stepper.restart()
+    returns, finished = np.zeros(stepper.num_envs), np.zeros(stepper.num_envs, np.int64)
+    seen = [stepper.observation[:0]]
+    while finished.min() < episodes:
+        if stepper.steps >= last:
+            return None
+        if policy.normalizer.enabled:
+            seen.append(stepper.observation[finished < episodes])
+        network, inputs = policy.network, policy.inputs(stepper.observation)
+        outputs = population_outputs(population, network.sizes, network.activation, inputs)
+        transition = stepper.step(policy.environment_actions(outputs), last - stepper.steps)
+        judged = (finished < episodes) & transition.mask
+        returns[judged] += transition.rewards[judged]
+        finished += transition.done & judged
+    if not np.isfinite(returns).all():
+        raise GantryError(
+            "learning stopped: an episode's return is NaN or infinite; the last good policy is kept; look for NaN or "
+            "huge values in rewards"
         )
-
-    @abstractmethod
-    def _shape_of(self, state: SamplingState) -> dict[str, torch.Tensor]:
-        """Copies of what the state keeps of its Gaussian's shape beside the standard deviations, by the fields' names."""
+    return Generation(returns / episodes, np.concatenate(seen))
 
 
-class CEM(PolicySearch):
-    """Searches a policy by the cross-entropy method."""
+class Searcher(Protocol):
+    """An agent that `learn_by_search` can train."""
 
-    name = "cem"
-    config_class = CEMConfig
+    config: Any
+    policy: DeterministicPolicy
+    search: Search
+    stepper: VectorStepper
+    checkpoint: Checkpoint
+    random: torch.Generator
 
-    def _make_method(self) -> CrossEntropy:
-        config = self.config
-        return CrossEntropy(
-            population=config.num_envs,
+
+def learn_by_search(
+    agent: Searcher, total_steps: int, callback: Callable[[Any, Metrics], bool | None] | None = None
+) -> None:
+    """Sample, play and update generation by generation until `total_steps` environment steps have been taken in all.
+
+    A generation that the budget cuts short is counted but not learned from.
+    """
+    policy, search = agent.policy, agent.search
+    with training_loop(agent, total_steps, callback) as updates:
+        for update in updates:
+            with torch_threads(1), torch.no_grad():
+                population = search.method.sample(search.current, agent.random)
+                played = play_generation(policy, population, agent.stepper, agent.config.episodes, update.remaining)
+                if played is not None:
+                    costs = torch.from_numpy(-played.returns).to(population)
+                    search.current = search.method.update(search.current, population, costs)
+                    policy.network.vector.copy_(search.current.mean)
+                    policy.normalizer.update(played.observations)
+            update.report(
+                {
+                    "generations": float(search.current.iteration),
+                    "population_mean": math.nan if played is None else float(played.returns.mean()),
+                    "population_best": math.nan if played is None else float(played.returns.max()),
+                    "std": float(search.current.std.mean()),
+                }
+            )
+
+
+class CEM:
+    """Policy search by the cross-entropy method.
+
+    Args:
+        env: any vector environment (or its spaces alone, for a policy that only acts).
+        config: settings.
+        seed: of initial weights and samples; no global random state is used or changed.
+        env_seed: of the environment's first reset; None takes `seed`.
+
+    Attributes:
+        policy: the Gaussian's mean, with all that acting needs.
+        search: the optimizer and its Gaussian.
+        steps: environment steps learned from so far.
+
+    Raises:
+        GantryError: the spaces are not ones that agents handle.
+    """
+
+    name: ClassVar[str] = "cem"
+    config_class: ClassVar[type[CEMConfig]] = CEMConfig
+
+    def __init__(
+        self, env: VectorEnv | Spaces, config: CEMConfig = CEMConfig(), seed: int = 0, env_seed: int | None = None
+    ) -> None:
+        self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
+        self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
+        self.random = torch.Generator().manual_seed(seed)
+        self.policy = DeterministicPolicy(env, config, self.random)
+        optimizer = CrossEntropy(
+            population=env.num_envs,
             initial_std=config.initial_std,
-            elites=max(1, round(config.elite_fraction * config.num_envs)),
+            elites=max(1, round(config.elite_fraction * env.num_envs)),
             covariance=config.covariance,
             smoothing=config.smoothing,
             covariance_smoothing=config.covariance_smoothing,
             min_std=config.min_std,
         )
+        self.search = Search(optimizer, self.policy.network.vector.detach().clone())
+        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed)
+        self.checkpoint = _checkpoint(self)
 
-    def _shape_of(self, state: SamplingState) -> dict[str, torch.Tensor]:
-        assert isinstance(state, CrossEntropyState)
-        return {} if state.covariance is None else {"covariance": state.covariance.clone()}
+    @property
+    def steps(self) -> int:
+        """Environment steps learned from so far."""
+        return self.stepper.steps
+
+    def act(self, observation: Any, deterministic: bool = True) -> NDArray[Any]:
+        """Return the policy's action for one observation or a batch; there is no randomness to switch off."""
+        return self.policy.act(observation)
+
+    def learn(self, total_steps: int, callback: Callable[[Self, Metrics], bool | None] | None = None) -> Self:
+        """Learn until `total_steps` environment steps have been taken in all; see `learn_by_search`."""
+        learn_by_search(self, total_steps, callback)
+        return self
+
+    def save(self, folder: str | Path) -> None:
+        """Write `policy.safetensors` and `policy.json`: all that acting needs; see `save_policy`."""
+        save_policy(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Self:
+        """Load a saved agent to act, or with `env` to learn on; see `load_policy`."""
+        return load_policy(cls, folder, env, seed)
 
 
-class NES(PolicySearch):
-    """Searches a policy by the search gradient."""
+class NES:
+    """Policy search by natural evolution strategies; arguments and attributes as in `CEM`."""
 
-    name = "nes"
-    config_class = NESConfig
+    name: ClassVar[str] = "nes"
+    config_class: ClassVar[type[NESConfig]] = NESConfig
 
-    def _make_method(self) -> NaturalEvolutionStrategy:
-        config = self.config
-        return NaturalEvolutionStrategy(
-            population=config.num_envs,
+    def __init__(
+        self, env: VectorEnv | Spaces, config: NESConfig = NESConfig(), seed: int = 0, env_seed: int | None = None
+    ) -> None:
+        self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
+        self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
+        self.random = torch.Generator().manual_seed(seed)
+        self.policy = DeterministicPolicy(env, config, self.random)
+        optimizer = NaturalEvolutionStrategy(
+            population=env.num_envs,
             initial_std=config.initial_std,
             covariance=config.covariance,
             shaping=config.shaping,
             mean_learning_rate=config.mean_learning_rate,
             covariance_learning_rate=config.covariance_learning_rate,
         )
+        self.search = Search(optimizer, self.policy.network.vector.detach().clone())
+        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed)
+        self.checkpoint = _checkpoint(self)
 
-    def _shape_of(self, state: SamplingState) -> dict[str, torch.Tensor]:
-        assert isinstance(state, NaturalEvolutionState)
-        return {"factor": state.factor.clone()}
+    @property
+    def steps(self) -> int:
+        """Environment steps learned from so far."""
+        return self.stepper.steps
+
+    def act(self, observation: Any, deterministic: bool = True) -> NDArray[Any]:
+        """Return the policy's action for one observation or a batch; there is no randomness to switch off."""
+        return self.policy.act(observation)
+
+    def learn(self, total_steps: int, callback: Callable[[Self, Metrics], bool | None] | None = None) -> Self:
+        """Learn until `total_steps` environment steps have been taken in all; see `learn_by_search`."""
+        learn_by_search(self, total_steps, callback)
+        return self
+
+    def save(self, folder: str | Path) -> None:
+        """Write `policy.safetensors` and `policy.json`: all that acting needs; see `save_policy`."""
+        save_policy(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Self:
+        """Load a saved agent to act, or with `env` to learn on; see `load_policy`."""
+        return load_policy(cls, folder, env, seed)
+
+
+def _checkpoint(agent: CEM | NES) -> Checkpoint:
+    policy: dict[str, Part] = {"policy": agent.policy}
+    return Checkpoint(policy, {"search": agent.search, "stepper": agent.stepper, "random": agent.random})

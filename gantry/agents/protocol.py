@@ -117,5 +117,5 @@ class Tabular(Protocol):
 
     @property
     def visits(self) -> NDArray[Any]:
-        """How often each action was tried in each state: (tables, S, A)."""
+        """How often each action was tried in each state: (S, A)."""
         ...

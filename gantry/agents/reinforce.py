@@ -1,70 +1,112 @@
-"""REINFORCE, the plain policy gradient, with a choice of baselines and a measure of what they bring.
+"""REINFORCE, the plain policy gradient, with a choice of baselines.
 
-Source: Williams, "Simple statistical gradient-following algorithms for connectionist reinforcement learning", 1992;
+Sources: Williams, "Simple statistical gradient-following algorithms for connectionist reinforcement learning", 1992;
 Sutton, McAllester, Singh and Mansour, "Policy gradient methods for reinforcement learning with function approximation",
-2000. Whole episodes are played, and each action is made likelier in proportion to the rewards that followed it, less a
-baseline that does not depend on the action: it changes the estimate's spread, but not its mean. Where this departs from
-the papers is listed in docs/reinforce.md.
+2000. Whole episodes are played, and the probability of each action is raised in proportion to the return that followed
+it minus a baseline. The baseline does not depend on the action, so it changes the variance of the gradient estimate but
+not its mean. docs/reinforce.md lists where this departs from the papers.
 """
 
 import dataclasses
 import math
-from typing import Literal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.parts.adam import Adam
 from gantry.agents.parts.advantages import returns_to_go
-from gantry.agents.parts.validation import require
-from gantry.agents.parts.descent import Descent
-from gantry.agents.ladder.on_policy import OnPolicyAgent, OnPolicyConfig, minibatches
-from gantry.agents.ladder.rollouts import RolloutBuffer
+from gantry.agents.parts.checkpoint import Checkpoint
+from gantry.agents.parts.networks import MLP, Activation
+from gantry.agents.parts.normalization import ReturnNormalizer
+from gantry.agents.parts.optim import Adam, descend
+from gantry.agents.parts.policy import Policy
+from gantry.agents.parts.policy_file import load_policy, save_policy
+from gantry.agents.parts.rollouts import Rollout, RolloutBuffer, minibatches
+from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.threads import torch_threads
-from gantry.errors import GantryError
+from gantry.agents.parts.training_loop import Metrics, training_loop
+from gantry.agents.parts.validation import (
+    require,
+    require_at_least,
+    require_between,
+    require_finite,
+    require_network,
+    require_positive,
+)
+from gantry.agents.parts.vector_stepper import VectorStepper
 
 Baseline = Literal["none", "mean", "value"]
 BASELINES: tuple[Baseline, ...] = ("none", "mean", "value")
 
 BLOCK = 64
-"""Steps for which the noise of acting is drawn at once, and for which there is room at first."""
+"""Vector steps for which the noise of acting is sampled at once, and for which a buffer has room initially."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ReinforceConfig(OnPolicyConfig):
+class ReinforceConfig:
     """Settings of REINFORCE."""
 
     num_envs: int = 16
     """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
     episodes: int = 16
-    """Whole episodes an update (N); best a multiple of `num_envs`, as environments without one to play stand idle."""
+    """Whole episodes per update (N); best a multiple of `num_envs`, as environments without an episode stand idle."""
+    baseline: Baseline = "value"
+    """Subtracted from the returns: nothing, the mean return of the batch's other episodes, or a learned value."""
+    gamma: float = 0.99
+    """Discount per step."""
+    discount_states: bool = False
+    """Weigh step t of an episode by γ^t, as the exact gradient of the discounted return requires; rarely done, as late
+    steps are then hardly learned from."""
     learning_rate: float = 1e-2
     """Adam's step size for the policy."""
-    baseline: Baseline = "value"
-    """What is taken off the returns: nothing, the mean return of the batch's other episodes, or a learned value."""
-    normalize_advantage: bool = True
-    """Divide the returns, less the baseline, by their standard deviation in the batch; nothing is taken off."""
-    discount_states: bool = False
-    """Weigh step t of an episode by γ^t, as the exact gradient of the discounted return asks; few do, as late steps
-    are then hardly learned from."""
+    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    """Keep the learning rates, or decay them linearly to 0 at the last step of `learn`."""
     value_learning_rate: float = 1e-2
     """Adam's step size for the learned value."""
     value_epochs: int = 4
     """Passes over each batch to fit the learned value."""
     value_minibatch_size: int = 1024
-    """Steps of the environment a gradient step of the learned value, at most."""
+    """Transitions per gradient step of the learned value, at most."""
+    entropy_coefficient: float = 0.0
+    """Weight of the entropy bonus."""
+    max_gradient_norm: float = 0.5
+    """Clip the gradient norm of the policy and of the learned value, each, to this."""
+    normalize_advantage: bool = True
+    """Divide the advantages of each batch by their standard deviation; their mean stays."""
+    normalize_observation: bool = True
+    """Scale observations by their running mean and standard deviation."""
+    normalize_return: bool = True
+    """Scale rewards by the running standard deviation of the discounted return."""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers, of policy and learned value alike."""
+    activation: Activation = "tanh"
+    """Nonlinearity of the hidden layers."""
+    initial_log_std: float = 0.0
+    """Logarithm of the first standard deviation of Box actions, as scaled by `action_scaling`."""
+    action_scaling: Literal["bounds", "none"] = "bounds"
+    """Scale Box actions so that ±1 are their bounds, or leave them in the environment's units, as stable-baselines3."""
+    squash_actions: bool = False
+    """Bring Box actions within their bounds by a tanh that is learned through, instead of by clipping."""
+    report_gradient_variance: bool = False
+    """Compute each episode's own gradient and report the variance of their mean; learning becomes slower."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the networks are; small ones learn fastest on the CPU."""
+    torch_threads: int = 1
+    """PyTorch's threads for each network in updates (acting takes one); another number rounds differently."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            GantryError: names the setting and its range.
-        """
-        super().__post_init__()
-        for name in ("episodes", "value_epochs", "value_minibatch_size"):
-            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        require(self.value_learning_rate > 0.0, "value_learning_rate", "above 0", self.value_learning_rate)
+        """Refuse values that cannot work; raises GantryError with the setting and its range."""
+        require_at_least(self, 1, "num_envs", "episodes", "value_epochs", "value_minibatch_size", "torch_threads")
+        require_positive(self, "learning_rate", "value_learning_rate", "max_gradient_norm")
+        require_between(self, 0.0, 1.0, "gamma")
+        require_at_least(self, 0.0, "entropy_coefficient")
+        scaled = self.action_scaling == "bounds" or not self.squash_actions
+        require(scaled, "action_scaling", "bounds with squash_actions", self.action_scaling)
+        require_network(self.hidden_sizes, self.device)
 
 
 @dataclasses.dataclass
@@ -72,265 +114,303 @@ class Episodes:
     """N whole episodes one after another, B steps in all."""
 
     inputs: torch.Tensor  # (B, d)
-    actions: torch.Tensor  # (B, A) or (B,)
+    samples: torch.Tensor  # (B, A) or (B,), of the policy's distribution
     returns: torch.Tensor  # (B,) reward-to-go
-    values: torch.Tensor  # (B,) the learned ones, from before they are fitted to these returns; else 0
+    values: torch.Tensor  # (B,) learned values before they are fitted to these returns; else 0
     lengths: list[int]  # (N,)
+    observations: NDArray[np.float32]  # (B, d), not normalized
 
     def times(self) -> torch.Tensor:
-        """(B,) the step within its episode, from 0."""
+        """Return the step within its episode, from 0, of each step, (B,)."""
         return torch.cat([torch.arange(length) for length in self.lengths])
 
 
 def mean_baseline(episodes: Episodes) -> torch.Tensor:
-    """Of each step the mean return from that step on, over the other episodes that got as far, (B,); 0 if none did.
+    """Return for each step the mean return from that time on over the *other* episodes that lasted as long, (B,).
 
-    An episode's own return is left out, since it depends on the action: the estimate would be drawn towards 0.
+    An episode's own return is left out, since it depends on the action and would bias the estimate towards 0. Where no
+    other episode lasted as long, the baseline is 0.
     """
     count, longest = len(episodes.lengths), max(episodes.lengths)
-    under_way = torch.arange(longest) < torch.tensor(episodes.lengths)[:, None]
+    running = torch.arange(longest) < torch.tensor(episodes.lengths)[:, None]
     returns = torch.zeros(count, longest)
-    returns[under_way] = episodes.returns.cpu()
-    others = under_way.sum(0) - 1
+    returns[running] = episodes.returns.cpu()
+    others = running.sum(0) - 1
     means = (returns.sum(0) - returns) / others.clamp(min=1)
-    return means[under_way].to(episodes.returns.device)
+    return means[running].to(episodes.returns.device)
 
 
 def advantages(episodes: Episodes, baseline: Baseline) -> torch.Tensor:
-    """The returns less a baseline, (B,)."""
+    """Return the returns minus a baseline, (B,)."""
     if baseline == "none":
         return episodes.returns
     return episodes.returns - (episodes.values if baseline == "value" else mean_baseline(episodes))
 
 
-def estimator_variance(contributions: torch.Tensor) -> float:
-    """Estimated variance of the mean of N contributions (N, P): E|ĝ - E ĝ|², summed over the P parameters.
+def policy_gradient_loss(log_prob: torch.Tensor, advantage: torch.Tensor) -> torch.Tensor:
+    """Return -mean(A log π), (), whose gradient is minus the policy gradient; log_prob and advantage are (B,).
 
-    Unbiased where contributions are independent, which those with a baseline of the other episodes are but nearly.
-    NaN of a single one.
+    The mean is over steps rather than a sum per episode, so that learning rate, clipping and entropy bonus mean the
+    same however long episodes are.
+    """
+    return -(advantage * log_prob).mean()
+
+
+class Reinforce:
+    """A policy that learns by REINFORCE from a Gymnasium vector environment.
+
+    Args:
+        env: any vector environment (or its spaces alone, for a policy that only acts).
+        config: settings.
+        seed: of initial weights, exploration and shuffling; no global random state is used or changed.
+        env_seed: of the environment's first reset; None takes `seed`.
+
+    Attributes:
+        policy: the actor with all that acting needs.
+        critic: from normalized observations (B, d) to values (B, 1); None without the `value` baseline.
+        steps: environment steps learned from so far.
+
+    Raises:
+        GantryError: the spaces are not ones that agents handle.
+    """
+
+    name: ClassVar[str] = "reinforce"
+    config_class: ClassVar[type[ReinforceConfig]] = ReinforceConfig
+
+    def __init__(
+        self,
+        env: VectorEnv | Spaces,
+        config: ReinforceConfig = ReinforceConfig(),
+        seed: int = 0,
+        env_seed: int | None = None,
+    ) -> None:
+        self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
+        self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
+        self._random = torch.Generator().manual_seed(seed)
+        self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
+        self.critic: MLP | None = None
+        with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads
+            self.policy = Policy(env.single_observation_space, env.single_action_space, config, self._random)
+            if config.baseline == "value":
+                sizes = (self.policy.observations.size, *config.hidden_sizes, 1)
+                self.critic = MLP(sizes, config.activation, 1.0, self._random, config.device)
+        self.optimizer = Adam(self.policy.parameters)
+        self.return_normalizer = ReturnNormalizer(env.num_envs, config.gamma, config.normalize_return)
+        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed)
+        self._buffer = RolloutBuffer(BLOCK, env.num_envs, self.policy)
+        learned, trained = {}, {}
+        if self.critic is not None:
+            self.critic_optimizer = Adam([self.critic.vector])
+            learned["critic"], trained["critic_optimizer"] = self.critic, self.critic_optimizer
+        self.checkpoint = Checkpoint(
+            policy={"policy": self.policy, **learned, "return_moments": self.return_normalizer.moments},
+            trainer={
+                "optimizer": self.optimizer,
+                **trained,
+                "return_normalizer": self.return_normalizer,
+                "stepper": self.stepper,
+                "random": self._random,
+                "acting_random": self._acting_random,
+            },
+        )
+
+    @property
+    def steps(self) -> int:
+        """Environment steps learned from so far."""
+        return self.stepper.steps
+
+    def act(self, observation: Any, deterministic: bool = True) -> NDArray[Any]:
+        """Return the action for one observation or a batch of them; see `Policy.act`."""
+        return self.policy.act(observation, None if deterministic else self._acting_random)
+
+    def learn(self, total_steps: int, callback: Callable[[Self, Metrics], bool | None] | None = None) -> Self:
+        """Learn until `total_steps` environment steps have been taken in all; see `training_loop`."""
+        config = self.config
+        with training_loop(self, total_steps, callback) as updates:
+            for update in updates:
+                decay = 1.0 - update.progress if config.learning_rate_schedule == "linear" else 1.0
+                rate = config.learning_rate * decay
+                with torch_threads(1):  # for the small batches of acting; more would take CPUs from the simulator
+                    episodes = self.play(update.remaining)
+                with torch_threads(config.torch_threads):
+                    advantage = advantages(episodes, config.baseline)
+                    metrics = self.improve_policy(episodes, advantage, rate)
+                    if self.critic is not None:
+                        metrics |= self.fit_value(self.critic, episodes, config.value_learning_rate * decay)
+                self.policy.normalizer.update(episodes.observations)
+                update.report({**metrics, "learning_rate": rate})
+        return self
+
+    def improve_policy(self, episodes: Episodes, advantage: torch.Tensor, learning_rate: float) -> Metrics:
+        """Take one gradient step of the policy on episodes of B steps with advantages (B,); returns metrics."""
+        config, policy = self.config, self.policy
+        std = float(advantage.std()) + 1e-8 if config.normalize_advantage and len(advantage) > 1 else 1.0
+        if config.discount_states:
+            advantage = advantage * (config.gamma ** episodes.times()).to(advantage)
+        if config.report_gradient_variance:
+            return self._improve_and_measure(episodes, advantage, std, learning_rate)
+        output = policy.network(episodes.inputs)
+        entropy = policy.distribution.entropy(output)
+        loss = policy_gradient_loss(policy.distribution.log_prob(output, episodes.samples), advantage / std)
+        descend(loss - config.entropy_coefficient * entropy, self.optimizer, learning_rate, config.max_gradient_norm)
+        return {"policy_loss": loss.item(), "entropy": entropy.item()}
+
+    def fit_value(self, critic: MLP, episodes: Episodes, learning_rate: float) -> Metrics:
+        """Fit the learned value to the returns of B steps, in shuffled minibatches; returns metrics."""
+        config, number = self.config, len(episodes.returns)
+        parts = math.ceil(number / config.value_minibatch_size)
+        losses: list[float] = []
+        for _ in range(config.value_epochs):
+            order = torch.randperm(number, generator=self._random).to(config.device)
+            for inputs, returns in minibatches((episodes.inputs, episodes.returns), order, parts):
+                loss = 0.5 * (returns - critic(inputs).squeeze(1)).square().mean()
+                losses.append(descend(loss, self.critic_optimizer, learning_rate, config.max_gradient_norm))
+        residual = (episodes.returns - episodes.values).var(correction=0).item()
+        variance = episodes.returns.var(correction=0).item()
+        return {
+            "value_loss": math.fsum(losses) / len(losses),
+            "explained_variance": 1.0 - residual / variance if variance > 0 else math.nan,
+        }
+
+    def play(self, budget: int) -> Episodes:
+        """Play the N episodes of a batch to their ends, or until the budget of environment steps is used up.
+
+        All environments begin together, and begin further episodes until N have begun. So a batch holds N episodes
+        whatever their lengths; the first N to *end* would be too short ones.
+        """
+        config, stepper, policy = self.config, self.stepper, self.policy
+        last = stepper.steps + budget
+        self.return_normalizer.sums[:] = 0.0
+        playing = np.arange(config.num_envs) < config.episodes
+        not_begun = max(0, config.episodes - config.num_envs)
+        finals: list[tuple[int, NDArray[np.int64], NDArray[np.float32]]] = []
+        length, all_ended = 0, False
+        with torch.no_grad():
+            while playing.any() and stepper.steps < last:
+                if length % BLOCK == 0:
+                    noise = policy.distribution.noise((BLOCK, config.num_envs), self._random).to(config.device)
+                if length == len(self._buffer.rewards):
+                    self._buffer = _doubled(self._buffer, policy)
+                step = self._buffer.step(length, stepper, policy, noise[length % BLOCK], last - stepper.steps, playing)
+                if len(step.final_envs):
+                    finals.append((length, step.final_envs, step.final_observations))
+                ended = np.flatnonzero(step.done & step.mask)
+                playing[ended[not_begun:]] = False
+                not_begun = max(0, not_begun - len(ended))
+                length, all_ended = length + 1, bool(step.done.all())
+        if not all_ended:  # the next policy must not be judged by the rest of an episode that this one began
+            stepper.restart()
+        return self._episodes(Rollout(self._buffer, length, policy, finals))
+
+    def _episodes(self, rollout: Rollout) -> Episodes:
+        """Return the steps of a rollout that count, episode after episode, with their returns and values."""
+        config, mask = self.config, rollout.mask
+        rewards = self.return_normalizer.apply(rollout.rewards, rollout.done, mask)
+        values, next_values = np.zeros((2, *mask.shape), np.float32)
+        if self.critic is not None:
+            values, next_values = rollout.values(self.critic)
+        ends = rollout.ends  # also where the budget cuts an episode short
+        ends[-1] = True
+        returns = returns_to_go(rewards, next_values * ~rollout.terminated, ends, config.gamma)
+        envs, times = np.nonzero(mask.T)  # ordered by environment, so that each episode is in one piece
+        steps = torch.from_numpy(times * config.num_envs + envs)
+
+        def column(array: torch.Tensor) -> torch.Tensor:
+            return array[: rollout.length].flatten(0, 1).index_select(0, steps).to(config.device)
+
+        return Episodes(
+            inputs=column(rollout.buffer.inputs),
+            samples=column(rollout.buffer.samples),
+            returns=column(torch.from_numpy(returns)),
+            values=column(torch.from_numpy(values)),
+            lengths=np.diff(np.flatnonzero(ends[times, envs]) + 1, prepend=0).tolist(),
+            observations=rollout.buffer.observations[times, envs],
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write `policy.safetensors` and `policy.json`: all that acting needs; see `save_policy`."""
+        save_policy(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Self:
+        """Load a saved agent to act, or with `env` to learn on; see `load_policy`."""
+        return load_policy(cls, folder, env, seed)
+
+    # Measuring the variance of the gradient
+
+    def _improve_and_measure(
+        self, episodes: Episodes, advantage: torch.Tensor, std: float, learning_rate: float
+    ) -> Metrics:
+        """Take the step of `improve_policy` up the mean of per-episode gradients, and report their variance.
+
+        The same gradient up to rounding; `std` divides the advantages of the step, not those of the report.
+        """
+        config, policy, parameters = self.config, self.policy, self.optimizer.parameters
+        contributions = episode_gradients(policy, episodes, advantage)
+        gradient = contributions.mean(0)
+        reward_scale = float(self.return_normalizer.scale)
+        metrics = {
+            "gradient_norm": float(torch.linalg.vector_norm(gradient)) * reward_scale,
+            "gradient_variance": estimator_variance(contributions) * reward_scale**2,
+        }
+        gradient = gradient * (len(episodes.lengths) / len(advantage) / std)
+        entropy = policy.distribution.entropy(policy.network(episodes.inputs))
+        if config.entropy_coefficient > 0.0:
+            bonus = torch.autograd.grad(entropy, parameters, materialize_grads=True)
+            gradient = gradient + config.entropy_coefficient * torch.cat([part.reshape(-1) for part in bonus])
+        norm = float(torch.linalg.vector_norm(gradient))
+        require_finite(norm)
+        parts = zip(gradient.split([each.numel() for each in parameters]), parameters, strict=True)
+        descent = [-part.view_as(parameter) for part, parameter in parts]
+        self.optimizer.step(descent, learning_rate, min(1.0, config.max_gradient_norm / (norm + 1e-8)))
+        return {**metrics, "entropy": entropy.item()}
+
+
+def _doubled(buffer: RolloutBuffer, policy: Policy) -> RolloutBuffer:
+    """Return a buffer of twice as many steps that holds those of `buffer`."""
+    steps, num_envs = buffer.rewards.shape
+    larger = RolloutBuffer(2 * steps, num_envs, policy)
+    for name in ("inputs", "outputs", "samples", "observations", "rewards", "terminated", "done", "mask"):
+        content = getattr(buffer, name)
+        getattr(larger, name)[: len(content)] = content
+    return larger
+
+
+def episode_gradients(policy: Policy, episodes: Episodes, advantage: torch.Tensor) -> torch.Tensor:
+    """Return each episode's estimate of the gradient of the expected return, Σ_t A_t ∇ log π(a_t|s_t), (N, P).
+
+    The P parameters are those of the policy's network and of its distribution, in this order. The network is passed
+    through backwards once for all episodes; only the last product, inputs times slopes, is taken per episode.
+
+    Args:
+        policy: with a network of its own.
+        episodes: N of them, B steps.
+        advantage: (B,) A.
+    """
+    network, lengths = policy.network, episodes.lengths
+    assert isinstance(network, MLP)
+    workspace = network.take_workspace(len(advantage))
+    with torch.no_grad():
+        output = network.forward(episodes.inputs, workspace)
+    surrogate = policy.distribution.log_prob(output.requires_grad_(), episodes.samples) * advantage
+    (slope,) = torch.autograd.grad(surrogate.sum(), output, retain_graph=True)
+    parts = [network.backward_by_part(episodes.inputs, workspace, slope, lengths)]
+    network.return_workspace(workspace)
+    # The distribution's own parameters, which are few, are differentiated once per episode.
+    owner = torch.repeat_interleave(torch.eye(len(lengths)), torch.tensor(lengths), dim=1).to(advantage)
+    for parameter in policy.distribution.parameters().values():
+        (part,) = torch.autograd.grad(surrogate, parameter, owner, retain_graph=True, is_grads_batched=True)
+        parts.append(part.flatten(1))
+    return torch.cat(parts, 1)
+
+
+def estimator_variance(contributions: torch.Tensor) -> float:
+    """Return the estimated variance E|ĝ - E ĝ|² of the mean ĝ of N contributions (N, P), summed over parameters.
+
+    Unbiased where contributions are independent; with the mean of the other episodes as baseline they nearly are. NaN
+    for a single contribution.
     """
     count = len(contributions)
     if count < 2:
         return math.nan
     return float((contributions - contributions.mean(0)).square().sum()) / (count * (count - 1))
-
-
-class Reinforce(OnPolicyAgent):
-    """A policy that learns from whole episodes, and a value for a baseline if so wished."""
-
-    name = "reinforce"
-    config_class = ReinforceConfig
-    staggers = False
-
-    @classmethod
-    def _network_sizes(cls, observation: int, action: int, config: ReinforceConfig) -> dict[str, tuple[int, ...]]:
-        sizes = super()._network_sizes(observation, action, config)
-        return sizes if config.baseline == "value" else {"actor": sizes["actor"]}
-
-    def _connect(self) -> None:
-        self.actor = self.networks["actor"]
-        if "critic" in self.networks:
-            self.critic = self.networks["critic"]
-
-    def _make_optimizers(self) -> dict[str, Descent]:
-        optimizers: dict[str, Descent] = {
-            "actor": Adam([self.networks["actor"].vector, *self.head.parameters().values()])
-        }
-        if "critic" in self.networks:
-            optimizers["critic"] = Adam([self.networks["critic"].vector])
-        return optimizers
-
-    def _prepare(self) -> None:
-        num_envs, actions = self.config.num_envs, self._action_map
-        self.return_normalizer.sums = np.zeros(num_envs)
-        self._buffer = RolloutBuffer(BLOCK, num_envs, self._observation_map.size, actions.size, actions.continuous)
-
-    # Playing
-
-    def _collect(self, total_steps: int) -> Episodes:
-        """Play the batch's episodes to their ends, or until the budget is used up.
-
-        All environments begin together, and go on with another episode as long as fewer than N have begun. So a batch
-        holds N episodes whatever their lengths; the first N to end would be too short ones.
-        """
-        config, stepper, target = self.config, self._stepper, self.config.episodes
-        self.return_normalizer.sums[:] = 0.0
-        playing = np.arange(config.num_envs) < target
-        waiting = max(0, target - config.num_envs)  # episodes that nobody plays yet
-        final_cells: list[tuple[int, NDArray[np.int64]]] = []
-        final_observations: list[NDArray[np.float32]] = []
-        length, all_ended = 0, False
-        with torch.no_grad():
-            while playing.any() and self.steps < total_steps:
-                if length % BLOCK == 0:
-                    noise = self.head.noise((BLOCK, config.num_envs), self._generator).to(config.device)
-                if length == len(self._buffer.rewards):
-                    self._buffer = self._buffer.doubled()
-                active = playing & ~stepper.pending_resets
-                counted = active & (np.cumsum(active) <= total_steps - self.steps)
-                transition = self._step_into(self._buffer, length, noise[length % BLOCK], counted)
-                if len(transition.final_rows):
-                    final_cells.append((length, transition.final_rows))
-                    final_observations.append(transition.final_observations)
-                ended = np.flatnonzero(transition.done & counted)
-                playing[ended[waiting:]] = False
-                waiting = max(0, waiting - len(ended))
-                length, all_ended = length + 1, bool(transition.done.all())
-            if not all_ended:  # some stand in the midst of an episode that the next policy is not to be judged by
-                stepper.restart()
-                self._episodes.abandon()
-            return self._episodes_of(length, final_cells, final_observations)
-
-    def _episodes_of(
-        self,
-        length: int,
-        final_cells: list[tuple[int, NDArray[np.int64]]],
-        final_observations: list[NDArray[np.float32]],
-    ) -> Episodes:
-        """The first `length` steps in the buffer, episode after episode, with their returns and values."""
-        config, buffer = self.config, self._buffer
-        valid, terminated = buffer.valid[:length], buffer.terminated[:length]
-        rewards = self.return_normalizer.apply(buffer.rewards[:length], buffer.done[:length], valid)
-        values, next_values = np.zeros((2, length, config.num_envs), np.float32)
-        if "critic" in self.networks:
-            everything = self._values(buffer.inputs[: length + 1].flatten(0, 1)).reshape(length + 1, config.num_envs)
-            values, next_values = everything[:-1], everything[1:].copy()
-            self._value_finals(next_values, final_cells, final_observations)
-        ends = buffer.done[:length].copy()
-        ends[:-1] |= ~valid[1:]  # also where the budget cuts an episode short
-        ends[-1] = True
-        returns = returns_to_go(rewards, next_values * ~terminated, ends, config.gamma)
-        # Cells (t, row) in the order of rows, so that episodes are in one piece.
-        rows, times = np.nonzero(valid.T)
-        cells = torch.from_numpy(times * config.num_envs + rows)
-        stops = np.flatnonzero(ends[times, rows]) + 1
-        self._seen = buffer.observations[times, rows]
-
-        def column(array: torch.Tensor) -> torch.Tensor:
-            return array[:length].flatten(0, 1).index_select(0, cells).to(config.device)
-
-        return Episodes(
-            inputs=column(buffer.inputs),
-            actions=column(buffer.actions),
-            returns=column(torch.from_numpy(returns)),
-            values=column(torch.from_numpy(values)),
-            lengths=np.diff(stops, prepend=0).tolist(),
-        )
-
-    # Learning
-
-    def contributions(self, episodes: Episodes, advantage: torch.Tensor) -> torch.Tensor:
-        """Each episode's own estimate of the gradient of the expected return, (N, P).
-
-        Σ_t A_t ∇ log π(a_t|s_t), with respect to the policy network's vector and the head's parameters, in this order.
-
-        Args:
-            episodes: N of them, B steps.
-            advantage: (B,) returns less a baseline.
-        """
-        if self.config.discount_states:
-            advantage = advantage * (self.config.gamma ** episodes.times()).to(advantage)
-        network, lengths = self.networks["actor"], episodes.lengths
-        workspace = network.take_workspace(len(advantage))
-        with torch.no_grad():
-            output = network.forward(episodes.inputs, workspace)
-        surrogate = self.head.log_probability(output.requires_grad_(), episodes.actions) * advantage
-        (slope,) = torch.autograd.grad(surrogate.sum(), output, retain_graph=True)
-        parts = [network.backward_by_part(episodes.inputs, workspace, slope, lengths)]
-        network.return_workspace(workspace)
-        # The head's own parameters, which are few, are differentiated once an episode.
-        owner = torch.repeat_interleave(torch.eye(len(lengths)), torch.tensor(lengths), dim=1).to(advantage)
-        for parameter in self.head.parameters().values():
-            (part,) = torch.autograd.grad(surrogate, parameter, owner, retain_graph=True, is_grads_batched=True)
-            parts.append(part.flatten(1))
-        return torch.cat(parts, 1)
-
-    def _update(self, episodes: Episodes, total_steps: int) -> dict[str, float]:
-        """One gradient step of the policy, then the value is fitted; returns the update's metrics."""
-        config, number = self.config, len(episodes.returns)
-        progress_before = self.steps - number
-        advantage = advantages(episodes, config.baseline)
-        contributions = self.contributions(episodes, advantage)
-        gradient = contributions.mean(0)
-        metrics = {
-            "gradient_norm": float(torch.linalg.vector_norm(gradient)) * float(self.return_normalizer.scale),
-            "gradient_variance": estimator_variance(contributions) * float(self.return_normalizer.scale) ** 2,
-        }
-        # Of a step's mean, so that rate, clipping and entropy bonus mean the same however long episodes are.
-        scale = len(episodes.lengths) / number
-        if config.normalize_advantage and number > 1:
-            scale /= float(advantage.std()) + 1e-8
-        rate = config.learning_rate_at(progress_before, total_steps)
-        metrics["entropy"] = self._climb(gradient * scale, episodes.inputs, rate)
-        if "critic" in self.networks:
-            share = rate / config.learning_rate
-            metrics |= self._fit_value(episodes, config.value_learning_rate * share)
-        self.observation_normalizer.update(self._seen)
-        return {**metrics, "learning_rate": rate}
-
-    def _climb(self, gradient: torch.Tensor, inputs: torch.Tensor, rate: float) -> float:
-        """One step of the policy up a gradient (P,) and the entropy bonus's, clipped; returns the mean entropy.
-
-        Raises:
-            GantryError: the gradient is NaN or infinite.
-        """
-        config, optimizer = self.config, self.optimizers["actor"]
-        entropy = self.head.entropy(self.actor(inputs))
-        if config.entropy_coefficient > 0.0:
-            bonus, _ = optimizer.gradients(entropy)
-            gradient = gradient + config.entropy_coefficient * torch.cat([part.reshape(-1) for part in bonus])
-        norm = float(torch.linalg.vector_norm(gradient))
-        self._check_finite(norm)
-        lengths = [parameter.numel() for parameter in optimizer.parameters]
-        descent = [
-            -part.view_as(parameter)
-            for part, parameter in zip(gradient.split(lengths), optimizer.parameters, strict=True)
-        ]
-        optimizer.step(descent, rate, scale=min(1.0, config.max_gradient_norm / (norm + 1e-8)))
-        return entropy.item()
-
-    def _fit_value(self, episodes: Episodes, rate: float) -> dict[str, float]:
-        """Fit the learned value to the returns, in shuffled minibatches; returns the metrics."""
-        config, number = self.config, len(episodes.returns)
-        parts = math.ceil(number / config.value_minibatch_size)
-        losses: list[float] = []
-        for _ in range(config.value_epochs):
-            order = torch.randperm(number, generator=self._generator).to(config.device)
-            for inputs, returns in minibatches((episodes.inputs, episodes.returns), order, parts):
-                loss = 0.5 * (returns - self.critic(inputs).squeeze(1)).square().mean()
-                losses.append(self._descend(loss, self.optimizers["critic"], rate))
-        residual = (episodes.returns - episodes.values).var(correction=0).item()
-        spread = episodes.returns.var(correction=0).item()
-        return {
-            "value_loss": math.fsum(losses) / len(losses),
-            "explained_variance": 1.0 - residual / spread if spread > 0 else math.nan,
-        }
-
-    # Measuring
-
-    def baseline_variances(self) -> dict[str, float]:
-        """Variance that the present policy's gradient estimate has with each baseline, on the same fresh episodes.
-
-        Nothing is learned from them, and learning goes on as if they had not been played; from other first states
-        though, where the environment cannot take back its state.
-
-        Raises:
-            GantryError: there is no environment, or no learned value.
-        """
-        if self.env is None or "critic" not in self.networks:
-            raise GantryError("comparing baselines needs an environment to play in, and a value (baseline=value)")
-        self._begin_episodes()
-        before = self._snapshot()
-        try:
-            with torch_threads(1):
-                episodes = self._collect(self.steps + 2**62)
-                scale = float(self.return_normalizer.scale) ** 2
-                return {
-                    baseline: estimator_variance(self.contributions(episodes, advantages(episodes, baseline))) * scale
-                    for baseline in BASELINES
-                }
-        finally:
-            self._restore(before)
-            if self._needs_reset:  # no state to go back to: other episodes, but not those of the first batch again
-                self._stepper.restart()
-                self._needs_reset = False

@@ -45,7 +45,7 @@ def main(words: Sequence[str]) -> None:
         raise GantryError(f"{arguments.run} is a run of {config.agent}, which keeps no table; q-learning does")
     if arguments.states < 0:
         raise GantryError(f"the number of states must be at least 0, not {arguments.states}")
-    values, visits = agent.table, agent.visits.sum(axis=0)
+    values, visits = agent.table, agent.visits
     what = meaning(config.env_id, config.env_options)
     of_state = visits.sum(axis=1)
     visited = np.flatnonzero(of_state)
