@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gantry.cli import main
-from gantry.minimization.film import ellipse, moments
+from gantry.minimization.film import ellipse, film_steps
 
 
 def run(capsys, *words):
@@ -13,7 +13,7 @@ def run(capsys, *words):
     return status, captured.out, captured.err
 
 
-def test_json_tells_what_each_method_took(capsys):
+def test_optimize_json_lists_evaluations(capsys):
     status, out, _ = run(capsys, "rosenbrock", "--method", "newton", "--json")
     assert status == 0
     result = json.loads(out.splitlines()[-1])
@@ -26,7 +26,7 @@ def test_json_tells_what_each_method_took(capsys):
     assert out.count("\n") == 1
 
 
-def test_the_table_names_every_method_and_what_was_found(capsys):
+def test_optimize_table_lists_every_method(capsys):
     status, out, _ = run(capsys, "(x - 1)**2 + (y + 2)**2 + 3", "--method", "all", "--budget", "600", "--no-scipy")
     assert status == 0
     for name in ("gradient-descent", "newton", "three-point", "cross-entropy", "nes", "icem", "mppi"):
@@ -35,19 +35,19 @@ def test_the_table_names_every_method_and_what_was_found(capsys):
     assert "3 at (1, -2)" in out
 
 
-def test_one_seed_gives_one_output(capsys):
+def test_optimize_is_deterministic(capsys):
     words = ("himmelblau", "--method", "cross-entropy", "--json", "--no-scipy", "--seed", "7")
     assert run(capsys, *words)[1] == run(capsys, *words)[1]
 
 
-def test_settings_start_and_bounds_are_obeyed(capsys):
+def test_optimize_settings_start_and_bounds(capsys):
     words = ["quadratic", "--method", "gradient-descent", "--set", "rule=fixed", "step_size=0.1", "--start", "0", "0"]
     result = json.loads(run(capsys, *words, "--bounds", "-0.5", "0.5", "--json")[1])
     (row,) = result["methods"]
     np.testing.assert_allclose(row["point"], [0.5, -0.25], atol=1e-6)  # on the bound x = ½ the bowl is least at −¼
 
 
-def test_a_noisy_landscape_is_judged_without_its_noise(capsys):
+def test_optimize_noisy_function_is_scored_without_noise(capsys):
     words = ("noisy", "--method", "cross-entropy", "--budget", "3000", "--no-scipy", "--json")
     result = json.loads(run(capsys, *words)[1])
     assert result["least"] == 0
@@ -57,7 +57,7 @@ def test_a_noisy_landscape_is_judged_without_its_noise(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["x.real"], "no arithmetic"),
+        (["x.real"], "not arithmetic"),
         (["rosenbrok"], "did you mean rosenbrock"),
         (["quadratic", "--method", "newtn"], "did you mean newton"),
         (["quadratic", "--method", "cross-entropy", "--set", "elites=99"], "smaller than its 99 elites"),
@@ -78,7 +78,7 @@ def test_a_noisy_landscape_is_judged_without_its_noise(capsys):
         (["sqrt(x)", "--start", "0", "0"], "gradient is not finite"),
     ],
 )
-def test_bad_input_is_one_clear_line(capsys, words, message):
+def test_optimize_refuses_bad_input_in_one_line(capsys, words, message):
     status, out, err = run(capsys, *words)
     assert status == 1
     assert message in err
@@ -87,7 +87,7 @@ def test_bad_input_is_one_clear_line(capsys, words, message):
 
 
 @pytest.mark.parametrize("suffix", ["png", "mp4", "gif"])
-def test_pictures_and_films_are_drawn(capsys, tmp_path, suffix):
+def test_optimize_writes_pictures_and_films(capsys, tmp_path, suffix):
     path = tmp_path / f"search.{suffix}"
     words = ("himmelblau", "--method", "cross-entropy", "--budget", "150", "--no-scipy", "--out", str(path))
     assert run(capsys, *words)[0] == 0
@@ -97,16 +97,16 @@ def test_pictures_and_films_are_drawn(capsys, tmp_path, suffix):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-def test_an_ellipse_lies_one_deviation_out():
+def test_ellipse_points_have_mahalanobis_distance():
     covariance = np.array([[2.0, 0.6], [0.6, 0.5]])
     away = ellipse(np.array([1.0, -1.0]), covariance, 2.0) - [1.0, -1.0]
     distances = np.einsum("ni,ij,nj->n", away, np.linalg.inv(covariance), away)
     np.testing.assert_allclose(distances, 4.0)
 
 
-def test_long_searches_are_thinned_but_begin_and_end_whole():
-    assert moments(40) == list(range(40))
-    thinned = moments(5000)
+def test_film_steps_subsample_long_searches():
+    assert film_steps(40) == list(range(40))
+    thinned = film_steps(5000)
     assert thinned[:20] == list(range(20))
     assert thinned[-1] == 4999
     assert len(thinned) <= 130

@@ -22,7 +22,7 @@ from gantry.errors import GantryError
 from gantry.film.overlay import PlanReturns
 from gantry.film.plan_overlay import PlanPrediction, plan_markers, plan_returns
 from gantry.film.record import record
-from gantry.plots import model_calibration
+from gantry.plots.model_calibration import draw_model_calibration
 from gantry.runs.environments import open_env
 from gantry.runs.evaluate import evaluate
 from gantry.runs.folder import Run
@@ -532,7 +532,7 @@ def test_plan_markers_follow_trajectories_and_end_with_boldest():
 def test_planner_run_is_trained_filmed_and_plotted(tmp_path):
     run = Run(tmp_path / "run")
     agent = train(run, SWING_UP, "planner", config(action_repeat=10), 400, seed=0)
-    model_calibration.draw(run.folder / "dynamics.png", agent.accuracy)
+    draw_model_calibration(run.folder / "dynamics.png", agent.accuracy)
     with Image.open(run.folder / "dynamics.png") as picture:
         assert picture.size[0] > picture.size[1] > 300
     assert [row["steps"] for row in run.read_metrics()] == [200.0, 300.0, 400.0]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from gantry.agents.optimizers.minimize import Method, Result
     from gantry.minimization.scipy_peers import Count
+    from gantry.minimization.test_functions import TestFunction
 
 PICTURES = (".png", ".mp4", ".gif")
 
@@ -28,8 +29,8 @@ PICTURES = (".png", ".mp4", ".gif")
 class OptimizeArguments:
     """Minimize a function of x and y, count the evaluations beside SciPy's methods, and draw how it went.
 
-    FUNCTION is a landscape (quadratic, valley, saddle, rosenbrock, rastrigin, himmelblau, noisy) or an expression in x
-    and y such as "sin(x) + (y - 1)**2 + abs(x*y)": + - * / **, sin cos exp log sqrt abs, pi and e.
+    FUNCTION is a test function (quadratic, valley, saddle, rosenbrock, rastrigin, himmelblau, noisy) or an expression
+    in x and y such as "sin(x) + (y - 1)**2 + abs(x*y)": + - * / **, sin cos exp log sqrt abs, pi and e.
 
     Methods: gradient-descent, newton (derivatives by torch.func); three-point (a direct search); cross-entropy,
     nes (natural evolution strategy); icem, mppi, random-shooting (planners' methods). `all` runs every one.
@@ -44,11 +45,11 @@ class OptimizeArguments:
     """
 
     function: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FUNCTION")]
-    """A landscape's name, or an expression in x and y."""
+    """Name of a test function, or an expression in x and y."""
     method: str = "newton"
     """The optimizer, or `all`."""
     start: tuple[float, float] | None = None
-    """Where to begin, x and y; by default the landscape's own start."""
+    """Where to begin, x and y; by default the test function's own."""
     set: tuple[str, ...] = ()
     """Settings of the method, name=value; docs/optimizers.md lists them."""
     bounds: tuple[float, float] | None = None
@@ -85,12 +86,12 @@ def main(words: Sequence[str]) -> None:
     screen.print(_table(arguments, comparison))
     for name, count in comparison.ours.items():
         place = ", ".join(f"{number:.6g}" for number in count.point)
-        screen.print(f"{name}: {count.said}; {count.value:.6g} at ({place})", soft_wrap=True)
+        screen.print(f"{name}: {count.message}; {count.value:.6g} at ({place})", soft_wrap=True)
     if arguments.out is not None:
         from gantry.minimization import film as optimization_film
 
         result = comparison.results[names[0]]
-        optimization_film.draw(arguments.out, comparison.landscape, names[0], result, comparison.curves())
+        optimization_film.draw_minimization(arguments.out, comparison.function, names[0], result, comparison.curves())
         screen.print(f"drawn: {arguments.out}", soft_wrap=True)
     if arguments.json:
         print_json(comparison.to_json(arguments))
@@ -122,9 +123,9 @@ def configured(name: str, words: Sequence[str]) -> "Method":
 
 @dataclasses.dataclass
 class Comparison:
-    """What our methods and SciPy's took on one landscape."""
+    """What our methods and SciPy's took on one function."""
 
-    landscape: Any
+    function: "TestFunction"
     least: float
     """The least value: the exact one, else the least that anyone found."""
     ours: dict[str, "Count"]
@@ -155,7 +156,7 @@ class Comparison:
                 "spent": count.evaluations,
                 "value": count.value,
                 "point": count.point,
-                "stop": count.said,
+                "stop": count.message,
             }
             for name, count in counts.items()
         ]
@@ -175,32 +176,32 @@ def _compare(arguments: OptimizeArguments, methods: "dict[str, Method]") -> Comp
 
     from gantry.agents.optimizers.problem import Bounds
     from gantry.minimization.scipy_peers import PEERS, count_ours, count_scipy
-    from gantry.minimization.test_functions import landscape
+    from gantry.minimization.test_functions import find_function
 
-    ground = landscape(arguments.function)
+    function = find_function(arguments.function)
     bounds = None if arguments.bounds is None else Bounds.box(*arguments.bounds)
-    start = torch.tensor(arguments.start or ground.start, dtype=torch.float64)
-    # The values of a noisy landscape say nothing about how near the minimum is.
-    known = ground.minimum is not None and ground.noise == 0 and bounds is None
-    target = ground.minimum + arguments.tolerance if known and ground.minimum is not None else None
+    start = torch.tensor(arguments.start or function.start, dtype=torch.float64)
+    # The values of a noisy function say nothing about how near the minimum is.
+    known = function.minimum is not None and function.noise == 0 and bounds is None
+    target = function.minimum + arguments.tolerance if known and function.minimum is not None else None
     ours, results = {}, {}
     for name, method in methods.items():
-        problem = ground.problem(bounds, arguments.seed)
+        problem = function.problem(bounds, arguments.seed)
         ours[name], results[name] = count_ours(problem, method, start, target, arguments.seed, arguments.budget)
     theirs: dict[str, Count] = {}
     if arguments.scipy and bounds is None:
-        box = bounds or Bounds(torch.tensor(ground.low).double(), torch.tensor(ground.high).double())
+        box = bounds or Bounds(torch.tensor(function.low).double(), torch.tensor(function.high).double())
         for peer in dict.fromkeys(peer for name in methods for peer in PEERS[name]):
-            problem = ground.problem(bounds, arguments.seed)
+            problem = function.problem(bounds, arguments.seed)
             theirs[peer] = count_scipy(problem, peer, start, target, arguments.seed, arguments.budget, box)
-    if ground.noise > 0:
+    if function.noise > 0:
         # The least value seen was luck; what counts is the value without noise of where the search ended.
-        ours = {name: _without_noise(ground.function, count, results[name]) for name, count in ours.items()}
-        theirs = {name: _without_noise(ground.function, count, None) for name, count in theirs.items()}
+        ours = {name: _without_noise(function.function, count, results[name]) for name, count in ours.items()}
+        theirs = {name: _without_noise(function.function, count, None) for name, count in theirs.items()}
     least = min(count.value for count in (*ours.values(), *theirs.values()) if not math.isnan(count.value))
-    if ground.minimum is not None and bounds is None:
-        least = ground.minimum
-    return Comparison(ground, least, ours, theirs, results, arguments.tolerance)
+    if function.minimum is not None and bounds is None:
+        least = function.minimum
+    return Comparison(function, least, ours, theirs, results, arguments.tolerance)
 
 
 def _without_noise(function: "Callable[[Tensor], Tensor]", count: "Count", result: "Result | None") -> "Count":

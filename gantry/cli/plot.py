@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from gantry.cli.output import console, parse, print_json
-from gantry.plots.learning_curves import curves, draw
+from gantry.plots.learning_curves import draw_learning_curves, learning_curves
 from gantry.runs.folder import Run
 
 
@@ -26,8 +26,8 @@ class PlotArguments:
     """The runs' folders."""
     out: Path = Path("curves.png")
     """The picture: .png, .svg or .pdf."""
-    figure: str = "score"
-    """What to draw: any column of metrics.csv, such as success_mean or steps_per_second."""
+    metric: str = "score"
+    """What to plot: any column of metrics.csv, such as success_mean or steps_per_second."""
     against: Literal["steps", "wall_seconds"] = "steps"
     """Against environment steps, or against the seconds that training took."""
     log: bool = False
@@ -39,10 +39,10 @@ class PlotArguments:
 def main(words: Sequence[str]) -> None:
     """Run `gantry plot`."""
     arguments = parse(PlotArguments, "plot", words)
-    lines = curves(arguments.runs, arguments.figure, arguments.against, arguments.log)
+    curves = learning_curves(arguments.runs, arguments.metric, arguments.against, arguments.log)
     environments = {Run(folder).read_config().env_id for folder in arguments.runs}
     title = ", ".join(sorted(environments))
-    draw(arguments.out, lines, arguments.figure, arguments.against, title, arguments.log)
+    draw_learning_curves(arguments.out, curves, arguments.metric, arguments.against, title, arguments.log)
     console(arguments.json).print(f"{len(arguments.runs)} runs → {arguments.out}", soft_wrap=True)
     if arguments.json:
-        print_json({"picture": str(arguments.out), "curves": [line.label for line in lines]})
+        print_json({"picture": str(arguments.out), "curves": [curve.label for curve in curves]})

@@ -13,7 +13,7 @@ from gantry.agents import load_agent
 from gantry.agents.protocol import Tabular
 from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError
-from gantry.plots.q_table import draw, meaning
+from gantry.plots.q_table import draw_q_table, table_labels
 from gantry.runs.folder import Run
 
 
@@ -46,7 +46,7 @@ def main(words: Sequence[str]) -> None:
     if arguments.states < 0:
         raise GantryError(f"the number of states must be at least 0, not {arguments.states}")
     values, visits = agent.table, agent.visits
-    what = meaning(config.env_id, config.env_options)
+    labels = table_labels(config.env_id, config.env_options)
     of_state = visits.sum(axis=1)
     visited = np.flatnonzero(of_state)
     shown = visited
@@ -57,7 +57,7 @@ def main(words: Sequence[str]) -> None:
     table = Table(title=f"{title}: {len(shown)} of {len(visited)} visited states", title_justify="left")
     table.add_column("state")
     table.add_column("visits", justify="right", no_wrap=True)
-    for action in what.actions:
+    for action in labels.actions:
         table.add_column(action, justify="right", min_width=6)
     for state in shown:
         row, best = values[state], int(values[state].argmax())
@@ -65,18 +65,18 @@ def main(words: Sequence[str]) -> None:
             "–" if visits[state, action] == 0 else f"[bold green]{value:.3g}" if action == best else f"{value:.3g}"
             for action, value in enumerate(row)
         ]
-        table.add_row(what.state(int(state)), f"{of_state[state]:,}", *cells)
+        table.add_row(labels.state(int(state)), f"{of_state[state]:,}", *cells)
     screen.print(table)
     if arguments.out is not None:
-        draw(arguments.out, values, visits, what, title)
+        draw_q_table(arguments.out, values, visits, labels, title)
         screen.print(f"→ {arguments.out}", soft_wrap=True)
     if arguments.json:
         print_json(
             {
                 "run": str(arguments.run),
-                "actions": list(what.actions),
+                "actions": list(labels.actions),
                 "states": [
-                    {"state": int(state), "name": what.state(int(state)), "visits": int(of_state[state]),
+                    {"state": int(state), "name": labels.state(int(state)), "visits": int(of_state[state]),
                      "values": values[state].tolist()}
                     for state in shown
                 ],

@@ -177,9 +177,9 @@ def _draw_model(agent: "Agent", run: Run) -> None:
     """Draw how well the model of an agent that learns one predicts."""
     accuracy = getattr(agent, "accuracy", None)
     if accuracy:
-        from gantry.plots import model_calibration
+        from gantry.plots.model_calibration import draw_model_calibration
 
-        model_calibration.draw(run.folder / "dynamics.png", accuracy)
+        draw_model_calibration(run.folder / "dynamics.png", accuracy)
 
 
 def _default_steps(recipe: "Recipe | None") -> int:

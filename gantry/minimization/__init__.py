@@ -1,1 +1,1 @@
-"""Minimization of plain functions of x and y, as `gantry optimize` shows it."""
+"""Test functions for optimizers, films of minimizations, and SciPy's methods for comparison."""

@@ -1,4 +1,4 @@
-"""How many evaluations a minimization takes, ours and SciPy's, counted alike."""
+"""Count the evaluations that Gantry's and SciPy's methods need for the same minimization."""
 
 import dataclasses
 from collections.abc import Callable
@@ -28,33 +28,33 @@ WITH_HESSIAN = ("trust-exact", "Newton-CG")
 
 @dataclasses.dataclass(frozen=True)
 class Count:
-    """What one minimization took."""
+    """Evaluations and result of one minimization."""
 
     evaluations: int
-    """Values, gradients and Hessians together, up to the target or to the end."""
+    """Number of values, gradients and Hessians evaluated, until the target or the end."""
     reached: bool
     """Whether the target was reached."""
     value: float
-    """The best value seen."""
+    """Best value found."""
     point: tuple[float, ...]
-    """Where it was seen."""
+    """Point of the best value."""
     curve: tuple[tuple[int, float], ...]
-    """(evaluations, best value) at every improvement."""
-    said: str
-    """Why it ended."""
+    """(evaluations, best value) at each improvement."""
+    message: str
+    """Reason for stopping."""
 
 
-class _Enough(Exception):
-    """The target is reached, or the budget spent."""
+class _Stop(Exception):
+    """The target is reached or the budget used up."""
 
 
 def count_ours(
     problem: Problem, method: Method, start: Tensor, target: float | None, seed: int, budget: int
 ) -> tuple[Count, Result]:
-    """Minimize by one of our methods.
+    """Minimize with one of Gantry's methods.
 
     Returns:
-        The count, and the whole `Result` for pictures.
+        The count, and the full `Result` for pictures.
     """
     generator = torch.Generator().manual_seed(seed)
     result = minimize(problem, method, start, generator=generator, budget=Budget(budget, budget, target))
@@ -63,51 +63,51 @@ def count_ours(
         if not curve or iterate.value < curve[-1][1]:
             curve.append((iterate.evaluations.total, iterate.value))
     reached = target is not None and result.value <= target
-    place = tuple(result.point.tolist())
-    return Count(result.evaluations.total, reached, result.value, place, tuple(curve), result.stop.message), result
+    point = tuple(result.point.tolist())
+    return Count(result.evaluations.total, reached, result.value, point, tuple(curve), result.stop.message), result
 
 
 def count_scipy(
     problem: Problem, name: str, start: Tensor, target: float | None, seed: int, budget: int, box: Bounds
 ) -> Count:
-    """Minimize by one of SciPy's methods, asking the same problem; ended at the target by an exception.
+    """Minimize with one of SciPy's methods, counting the same problem's evaluations and stopping at the target.
 
     Args:
         problem: what to minimize.
         name: SciPy's method.
-        start: (d,)
-        target: a value that is good enough, or None.
-        seed: of differential evolution.
-        budget: evaluations at most.
-        box: where differential evolution draws its first population.
+        start: (d,) initial point.
+        target: value at which to stop, or None.
+        seed: seed of differential evolution.
+        budget: largest number of evaluations.
+        box: domain of differential evolution's initial population.
     """
     from scipy import optimize
 
     curve: list[tuple[int, float]] = []
     best: list[np.ndarray] = [start.numpy()]
 
-    def spend() -> None:
+    def check_budget() -> None:
         if problem.evaluations.total >= budget:
-            raise _Enough
+            raise _Stop
 
     def value(point: np.ndarray) -> float:
-        spend()
+        check_budget()
         found = problem.value(torch.from_numpy(point.copy()))
         if not curve or found < curve[-1][1]:
             curve.append((problem.evaluations.total, found))
             best[0] = point.copy()
         if target is not None and found <= target:
-            raise _Enough
+            raise _Stop
         return found
 
     def derivative(ask: Callable[[Tensor], Tensor]) -> Callable[[np.ndarray], np.ndarray]:
         def asked(point: np.ndarray) -> np.ndarray:
-            spend()
+            check_budget()
             return ask(torch.from_numpy(point.copy())).numpy()
 
         return asked
 
-    said = "the target or the budget"
+    message = "the target or the budget was reached"
     try:
         if name == "differential evolution":
             corners = list(
@@ -121,12 +121,12 @@ def count_scipy(
             if name in WITH_HESSIAN:
                 given["hess"] = derivative(problem.hessian)
             outcome = optimize.minimize(value, start.numpy(), method=name, tol=1e-14, **given)
-        said = str(outcome.message)
-    except _Enough:
+        message = str(outcome.message)
+    except _Stop:
         pass
     except GantryError as error:
-        said = str(error)
+        message = str(error)
     reached = target is not None and bool(curve) and curve[-1][1] <= target
     least = curve[-1][1] if curve else float("nan")
-    place = tuple(best[0].tolist())
-    return Count(problem.evaluations.total, reached, least, place, tuple(curve), said)
+    point = tuple(best[0].tolist())
+    return Count(problem.evaluations.total, reached, least, point, tuple(curve), message)

@@ -1,4 +1,4 @@
-"""Functions of two coordinates to try optimizers on, and a safe reader of expressions in x and y."""
+"""Test functions of two coordinates for optimizers, and a safe parser of expressions in x and y."""
 
 import ast
 import dataclasses
@@ -13,30 +13,32 @@ from gantry.agents.optimizers.problem import Bounds, Problem
 from gantry.errors import GantryError, nearest
 
 NOISE = 0.05
-"""Standard deviation of the noisy landscape's values."""
+"""Standard deviation of the noise in the values of `noisy`."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Landscape:
-    """A function to minimize, with what a picture and a comparison need to know of it."""
+class TestFunction:
+    """A function to minimize, with its domain and its known minimum."""
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
 
     name: str
     description: str
     function: Callable[[Tensor], Tensor]
     """(…, d) → (…); d is 2, or for `rastrigin` and `rosenbrock` any."""
     start: tuple[float, float]
-    """Where searches begin."""
+    """Initial point."""
     low: tuple[float, float]
-    """Lower corner of the picture."""
+    """Lower corner of the plotted domain."""
     high: tuple[float, float]
-    """Upper corner of the picture."""
+    """Upper corner of the plotted domain."""
     minimum: float | None = None
-    """The least value, where it is known."""
+    """The minimum, if known."""
     noise: float = 0.0
-    """Standard deviation of the noise that is added to each value."""
+    """Standard deviation of the Gaussian noise added to each value."""
 
     def problem(self, bounds: Bounds | None = None, seed: int = 0) -> Problem:
-        """Return it as a problem; its derivatives are those of the function without the noise."""
+        """Return the function as a problem; derivatives are those without the noise."""
         function = self.function
         if self.noise == 0:
             return Problem(function, bounds=bounds)
@@ -59,7 +61,7 @@ def quadratic(points: Tensor) -> Tensor:
 
 
 def valley(points: Tensor) -> Tensor:
-    """½ ((x + y)² / 2 + 100 (x − y)² / 2): 0 at the origin, a hundred times steeper across than along."""
+    """½ ((x + y)² / 2 + 100 (x − y)² / 2): 0 at the origin, condition number 100."""
     x, y = points[..., 0], points[..., 1]
     return 0.25 * ((x + y) ** 2 + 100.0 * (x - y) ** 2)
 
@@ -80,7 +82,7 @@ def rosenbrock(points: Tensor) -> Tensor:
 
 
 def rastrigin(points: Tensor) -> Tensor:
-    """Σ 10 + x_i² − 10 cos 2πx_i: 0 at the origin, and a local minimum near every other whole point."""
+    """Σ 10 + x_i² − 10 cos 2πx_i: 0 at the origin, and a local minimum near every other integer point."""
     return (10.0 + points**2 - 10.0 * torch.cos(2.0 * math.pi * points)).sum(-1)
 
 
@@ -93,33 +95,33 @@ def himmelblau(points: Tensor) -> Tensor:
     return (x**2 + y - 11.0) ** 2 + (x + y**2 - 7.0) ** 2
 
 
-LANDSCAPES: dict[str, Landscape] = {
-    landscape.name: landscape
-    for landscape in (
-        Landscape("quadratic", "a bowl", quadratic, (-1.5, 1.5), (-2, -2), (2.5, 2), 0.0),
-        Landscape("valley", "a narrow valley, condition 100", valley, (1.8, 0.6), (-2, -2), (2, 2), 0.0),
-        Landscape("saddle", "a saddle between two minima", saddle, (1.5, 0.01), (-2, -1.8), (2, 1.8), -0.25),
-        Landscape("rosenbrock", "a curved, flat valley", rosenbrock, (-1.2, 1.0), (-2, -1), (2, 3), 0.0),
-        Landscape("rastrigin", "a hundred local minima", rastrigin, (3.3, -2.8), (-5.12, -5.12), (5.12, 5.12), 0.0),
-        Landscape("himmelblau", "four equal minima", himmelblau, (-0.5, -1.0), (-5, -5), (5, 5), 0.0),
-        Landscape("noisy", f"the bowl, values ± {NOISE}", quadratic, (-1.5, 1.5), (-2, -2), (2.5, 2), 0.0, NOISE),
+TEST_FUNCTIONS: dict[str, TestFunction] = {
+    function.name: function
+    for function in (
+        TestFunction("quadratic", "a bowl", quadratic, (-1.5, 1.5), (-2, -2), (2.5, 2), 0.0),
+        TestFunction("valley", "a narrow valley, condition 100", valley, (1.8, 0.6), (-2, -2), (2, 2), 0.0),
+        TestFunction("saddle", "a saddle between two minima", saddle, (1.5, 0.01), (-2, -1.8), (2, 1.8), -0.25),
+        TestFunction("rosenbrock", "a curved, flat valley", rosenbrock, (-1.2, 1.0), (-2, -1), (2, 3), 0.0),
+        TestFunction("rastrigin", "a hundred local minima", rastrigin, (3.3, -2.8), (-5.12, -5.12), (5.12, 5.12), 0.0),
+        TestFunction("himmelblau", "four equal minima", himmelblau, (-0.5, -1.0), (-5, -5), (5, 5), 0.0),
+        TestFunction("noisy", f"the bowl, values ± {NOISE}", quadratic, (-1.5, 1.5), (-2, -2), (2.5, 2), 0.0, NOISE),
     )
 }
-"""Name → landscape."""
+"""Name → test function."""
 
 
-def landscape(text: str) -> Landscape:
-    """Return the landscape of that name, or the one that an expression in x and y describes.
+def find_function(text: str) -> TestFunction:
+    """Return the test function of that name, or the one that an expression in x and y defines.
 
     Raises:
-        GantryError: neither a name nor arithmetic.
+        GantryError: neither a known name nor an arithmetic expression.
     """
     text = text.strip()
-    if text in LANDSCAPES:
-        return LANDSCAPES[text]
+    if text in TEST_FUNCTIONS:
+        return TEST_FUNCTIONS[text]
     if text.isidentifier() and text not in ("x", "y"):
-        raise GantryError(f"there is no landscape {text!r}{nearest(text, LANDSCAPES)}")
-    return Landscape("expression", text, parse_expression(text), (-1.5, 1.0), (-3, -3), (3, 3))
+        raise GantryError(f"there is no test function {text!r}{nearest(text, TEST_FUNCTIONS)}")
+    return TestFunction("expression", text, parse_expression(text), (-1.5, 1.0), (-3, -3), (3, 3))
 
 
 FUNCTIONS: dict[str, tuple[Callable[[float], float], Callable[[Tensor], Tensor]]] = {
@@ -130,33 +132,33 @@ FUNCTIONS: dict[str, tuple[Callable[[float], float], Callable[[Tensor], Tensor]]
     "sqrt": (math.sqrt, torch.sqrt),
     "abs": (abs, torch.abs),
 }
-"""What an expression can call: on a number, and on a tensor."""
+"""Functions allowed in expressions: of a number, and of a tensor."""
 CONSTANTS = {"pi": math.pi, "e": math.e}
-LONGEST = 500
-"""Characters in an expression."""
-LARGEST_EXPONENT = 64.0
-GRAMMAR = "write arithmetic in x and y: + - * / **, sin cos exp log sqrt abs, pi, e"
+MAX_LENGTH = 500
+"""Largest number of characters in an expression."""
+MAX_EXPONENT = 64.0
+GRAMMAR = "write an arithmetic expression in x and y: + - * / **, sin cos exp log sqrt abs, pi, e"
 
 
 def parse_expression(text: str) -> Callable[[Tensor], Tensor]:
     """Return the function (…, 2) → (…) of an expression in x and y, such as `sin(x) + (y - 1)**2`.
 
-    The text is never executed: its syntax tree is walked, and everything but arithmetic refused.
+    The text is never executed: its syntax tree is walked, and everything but arithmetic is rejected.
 
     Raises:
-        GantryError: it is no arithmetic, too long, or a constant part of it has no finite value.
+        GantryError: not arithmetic, too long, or a constant subexpression has no finite value.
     """
-    if len(text) > LONGEST:
-        raise GantryError(f"an expression has at most {LONGEST} characters, not {len(text)}")
+    if len(text) > MAX_LENGTH:
+        raise GantryError(f"an expression has at most {MAX_LENGTH} characters, not {len(text)}")
     if "^" in text:
-        raise GantryError("a power is written **, not ^")
+        raise GantryError("write powers with **, not ^")
     try:
         tree = ast.parse(text.strip(), mode="eval")
         evaluate = _compile(tree.body)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise GantryError(f"cannot read the expression {text!r}; {GRAMMAR}") from error
     if not callable(evaluate):
-        raise GantryError(f"the expression {text!r} has neither x nor y in it; {GRAMMAR}")
+        raise GantryError(f"the expression {text!r} contains neither x nor y; {GRAMMAR}")
     return lambda points: evaluate(points[..., 0], points[..., 1])
 
 
@@ -165,7 +167,7 @@ _Compiled = float | Callable[[Tensor, Tensor], Tensor]
 
 
 def _compile(node: ast.expr) -> _Compiled:
-    """Return a part of an expression as a constant or a function."""
+    """Return a subexpression as a constant or a function."""
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         return _constant(lambda: float(node.value), node)  # type: ignore[arg-type]
     if isinstance(node, ast.Name):
@@ -177,7 +179,7 @@ def _compile(node: ast.expr) -> _Compiled:
         return _binary(node)
     if isinstance(node, ast.Call):
         return _call(node)
-    raise GantryError(f"{_show(node)!r} is no arithmetic; {GRAMMAR}")
+    raise GantryError(f"{_show(node)!r} is not arithmetic; {GRAMMAR}")
 
 
 def _name(name: str) -> _Compiled:
@@ -205,10 +207,10 @@ def _call(node: ast.Call) -> _Compiled:
 def _binary(node: ast.BinOp) -> _Compiled:
     operation = _OPERATIONS.get(type(node.op))
     if operation is None:
-        raise GantryError(f"{_show(node)!r} uses an operator that is no arithmetic; {GRAMMAR}")
+        raise GantryError(f"{_show(node)!r} uses an operator that is not supported; {GRAMMAR}")
     left, right = _compile(node.left), _compile(node.right)
-    if isinstance(node.op, ast.Pow) and not callable(right) and abs(right) > LARGEST_EXPONENT:
-        raise GantryError(f"the exponent {right:g} is too large; at most {LARGEST_EXPONENT:g}")
+    if isinstance(node.op, ast.Pow) and not callable(right) and abs(right) > MAX_EXPONENT:
+        raise GantryError(f"the exponent {right:g} is too large; at most {MAX_EXPONENT:g}")
     if not callable(left) and not callable(right):
         return _constant(lambda: operation(left, right), node)
 
@@ -230,7 +232,7 @@ _OPERATIONS: dict[type, Callable[[Any, Any], Any]] = {
 
 
 def _constant(compute: Callable[[], float], node: ast.expr) -> float:
-    """Return the finite real value of a constant part.
+    """Return the finite real value of a constant subexpression.
 
     Raises:
         GantryError: it has none.
@@ -245,6 +247,6 @@ def _constant(compute: Callable[[], float], node: ast.expr) -> float:
 
 
 def _show(node: ast.expr) -> str:
-    """Return a part of an expression as short text."""
+    """Return a subexpression as text of at most 40 characters."""
     text = ast.unparse(node)
     return text if len(text) <= 40 else f"{text[:39]}…"

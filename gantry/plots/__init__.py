@@ -1,1 +1,1 @@
-"""Pictures of what runs measured."""
+"""Figures of what runs measured and of what agents learned."""

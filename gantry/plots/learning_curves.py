@@ -1,4 +1,4 @@
-"""Learning curves: what runs wrote to their `metrics.csv`, drawn beside one another."""
+"""Learning curves of runs, from their `metrics.csv`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,98 +15,101 @@ Against = Literal["steps", "wall_seconds"]
 
 INCHES, DOTS_PER_INCH = (7.0, 4.0), 120
 POINTS = 400
-"""Places along the axis at which the seeds of one agent are put together."""
-COLOURS = ("#3b6fd4", "#e2572b", "#2a9d6f", "#8a4fbf", "#c9961a", "#4d4d4d", "#d04a86", "#1c9bb3")
-AXES = {"steps": "environment steps", "wall_seconds": "seconds, on this machine"}
+"""Grid points along the horizontal axis at which seeds are interpolated and aggregated."""
+COLORS = ("#3b6fd4", "#e2572b", "#2a9d6f", "#8a4fbf", "#c9961a", "#4d4d4d", "#d04a86", "#1c9bb3")
+AXIS_LABELS = {"steps": "environment steps", "wall_seconds": "wall-clock seconds on this machine"}
+SUFFIXES = (".png", ".svg", ".pdf")
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """One agent in one environment, over its seeds.
+    """The learning curve of one agent in one environment, aggregated over seeds.
 
     Attributes:
-        label: what it is called in the picture.
-        at: (k,) steps or seconds.
-        median, lowest, highest: (k,) over the seeds.
-        seeds: how many.
+        label: name in the legend.
+        x: (k,) environment steps or seconds.
+        median: (k,) over seeds.
+        low: (k,) minimum over seeds.
+        high: (k,) maximum over seeds.
+        seeds: number of seeds.
     """
 
     label: str
-    at: np.ndarray
+    x: np.ndarray
     median: np.ndarray
-    lowest: np.ndarray
-    highest: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     seeds: int
 
 
-def curves(
-    folders: Sequence[Path], figure: str = "score", against: Against = "steps", logarithmic: bool = False
+def learning_curves(
+    folders: Sequence[Path], metric: str = "score", against: Against = "steps", logarithmic: bool = False
 ) -> list[Curve]:
-    """Read runs and put the seeds of each agent together.
+    """Read runs and aggregate the seeds of each agent.
 
     Args:
-        folders: of runs; those of one agent in one environment make one curve.
-        figure: a column of `metrics.csv`.
-        against: the column along the axis.
-        logarithmic: put the seeds together at places that lie evenly on a logarithmic axis.
+        folders: run folders; the runs of one agent in one environment make one curve.
+        metric: a column of `metrics.csv`.
+        against: the column of the horizontal axis.
+        logarithmic: space the grid points logarithmically.
 
     Returns:
-        The curves, in the order in which their first runs were named. A curve ends where its shortest run does.
+        The curves, in the order of their first runs. A curve ends with its shortest run.
 
     Raises:
-        GantryError: no runs, or one without metrics or without the figure.
+        GantryError: no runs, or a run without metrics or without this metric.
     """
     if not folders:
-        raise GantryError("name at least one run's folder to draw")
+        raise GantryError("name at least one run folder to plot")
     runs: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
     for folder in folders:
         run = Run(folder)
         config, rows = run.read_config(), run.read_metrics()
         if not rows:
             raise GantryError(f"{folder} holds no metrics yet; train it first")
-        if figure not in rows[0]:
-            raise GantryError(f"{folder} has no figure {figure!r}; it has {', '.join(rows[0])}")
-        at = np.array([row[against] for row in rows])
-        values = np.array([row[figure] for row in rows])
-        known = np.isfinite(values)
-        if not known.any():
-            raise GantryError(f"{folder} has only NaN for {figure!r}: no episode ended; train it longer")
-        runs.setdefault((config.env_id, config.agent), []).append((at[known], values[known]))
-    several = len({environment for environment, _ in runs}) > 1
+        if metric not in rows[0]:
+            raise GantryError(f"{folder} has no metric {metric!r}; it has {', '.join(rows[0])}")
+        x = np.array([row[against] for row in rows])
+        values = np.array([row[metric] for row in rows])
+        finite = np.isfinite(values)
+        if not finite.any():
+            raise GantryError(f"{folder} has only NaN for {metric!r}: no episode ended; train it longer")
+        runs.setdefault((config.env_id, config.agent), []).append((x[finite], values[finite]))
+    several = len({env_id for env_id, _ in runs}) > 1
     result = []
-    for (environment, agent), series in runs.items():
-        start, stop = max(at[0] for at, _ in series), min(at[-1] for at, _ in series)
+    for (env_id, agent), series in runs.items():
+        start, stop = max(x[0] for x, _ in series), min(x[-1] for x, _ in series)
         grid = (np.geomspace if logarithmic else np.linspace)(start, max(start, stop), POINTS)
-        stacked = np.stack([np.interp(grid, at, values) for at, values in series])
-        label = f"{agent} in {environment.removeprefix('gantry/')}" if several else agent
+        stacked = np.stack([np.interp(grid, x, values) for x, values in series])
+        label = f"{agent} in {env_id.removeprefix('gantry/')}" if several else agent
         result.append(
             Curve(label, grid, np.median(stacked, 0), stacked.min(0), stacked.max(0), len(series)),
         )
     return result
 
 
-def draw(
+def draw_learning_curves(
     path: Path,
-    lines: Sequence[Curve],
-    figure: str = "score",
+    curves: Sequence[Curve],
+    metric: str = "score",
     against: Against = "steps",
     title: str = "",
     logarithmic: bool = False,
 ) -> None:
-    """Draw curves to a picture: the median over seeds as a line, the range of the seeds as a band.
+    """Draw learning curves: the median over seeds as a line, the range over seeds as a band.
 
     Args:
-        path: .png, .svg or .pdf.
-        lines: what `curves` returned.
-        figure: names the vertical axis.
-        against: names the horizontal one.
-        title: above the picture.
-        logarithmic: let equal ways along the horizontal axis stand for equal ratios.
+        path: the picture, .png, .svg or .pdf.
+        curves: what to draw.
+        metric: the vertical axis.
+        against: the horizontal axis.
+        title: title of the picture.
+        logarithmic: make the horizontal axis logarithmic.
 
     Raises:
         GantryError: an unknown suffix, or the file cannot be written.
     """
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+    if path.suffix.lower() not in SUFFIXES:
         raise GantryError(f"a picture's name must end in .png, .svg or .pdf, not {path.suffix or path.name!r}")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -114,15 +117,15 @@ def draw(
     picture = Figure(INCHES, layout="constrained")
     FigureCanvasAgg(picture)
     axes = picture.subplots()
-    for index, line in enumerate(lines):
-        colour = COLOURS[index % len(COLOURS)]
-        seeds = "1 seed" if line.seeds == 1 else f"{line.seeds} seeds"
-        axes.plot(line.at, line.median, color=colour, linewidth=1.8, label=f"{line.label} ({seeds})")
-        if line.seeds > 1:
-            axes.fill_between(line.at, line.lowest, line.highest, color=colour, alpha=0.18, linewidth=0)
+    for index, curve in enumerate(curves):
+        color = COLORS[index % len(COLORS)]
+        seeds = "1 seed" if curve.seeds == 1 else f"{curve.seeds} seeds"
+        axes.plot(curve.x, curve.median, color=color, linewidth=1.8, label=f"{curve.label} ({seeds})")
+        if curve.seeds > 1:
+            axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.18, linewidth=0)
     if logarithmic:
         axes.set_xscale("log")
-    axes.set(xlabel=AXES[against], ylabel=figure.replace("_", " "), title=title)
+    axes.set(xlabel=AXIS_LABELS[against], ylabel=metric.replace("_", " "), title=title)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

@@ -1,4 +1,4 @@
-"""The picture of how well a planner's model foretold what it had not seen: errors ahead, and calibration."""
+"""Plot the prediction errors and the calibration of a planner's dynamics model on data it was not fitted to."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +12,16 @@ INCHES, DOTS_PER_INCH = (9.0, 3.6), 120
 LINE, IDEAL = "#3b6fd4", "#8a8f98"
 
 
-def draw(path: Path, accuracies: Sequence[ModelAccuracy]) -> None:
-    """Draw the last updates' accuracy to a picture.
+def draw_model_calibration(path: Path, accuracies: Sequence[ModelAccuracy]) -> None:
+    """Draw the accuracy of the last updates' models.
 
-    Left, the error 1 … H decisions ahead, in deviations of the features: the median over updates as a line, their range
-    as a band. Right, the share of true values that the central intervals cover, beside the share that they should.
+    Left, the error 1 … H planning steps ahead, in standard deviations of the features: the median over updates as a
+    line, the range as a band. Right, the fraction of true values inside the predicted central intervals, over the
+    nominal fraction.
 
     Args:
-        path: .png.
-        accuracies: at least one.
+        path: the picture, .png.
+        accuracies: one per update, at least one.
 
     Raises:
         GantryError: the file cannot be written.
@@ -39,12 +40,12 @@ def draw(path: Path, accuracies: Sequence[ModelAccuracy]) -> None:
         ahead.fill_between(steps, errors.min(0), errors.max(0), color=LINE, alpha=0.18, linewidth=0)
         ahead.set_yscale("log")
     one = float(np.median([accuracy.one_step_rmse for accuracy in accuracies]))
-    ahead.set(xlabel="decisions ahead", ylabel="error, deviations of the features",
-              title=f"a decision ahead: {one:.3f} (root mean square)")  # fmt: skip
+    ahead.set(xlabel="planning steps ahead", ylabel="error (standard deviations of the features)",
+              title=f"one-step RMSE: {one:.3f}")  # fmt: skip
     covered = np.stack([accuracy.coverage.numpy() for accuracy in accuracies])
     calibration.plot((0, 1), (0, 1), color=IDEAL, linewidth=1.0, linestyle="--", label="calibrated")
     calibration.plot(LEVELS, covered.mean(0), color=LINE, linewidth=1.8, label="ensemble")
-    calibration.set(xlabel="central interval", ylabel="share of true values inside", xlim=(0, 1), ylim=(0, 1),
+    calibration.set(xlabel="central interval", ylabel="fraction of true values inside", xlim=(0, 1), ylim=(0, 1),
                     title=f"last {len(accuracies)} updates, before each fit")  # fmt: skip
     calibration.legend(frameon=False)
     for axes in (ahead, calibration):

@@ -1,7 +1,7 @@
-"""A table of action values for people: what its states and actions are called, as text and as a picture."""
+"""Name the states and actions of a table of action values, and draw it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.spaces import Discrete
 
 from gantry.envs.simulator import Simulator
+from gantry.envs.task import Task
 from gantry.envs.tasks.vacuum.rooms import LEVELS, VacuumRooms, state_parts
 from gantry.errors import GantryError
 from gantry.files import replacing
@@ -18,57 +19,59 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = "RdYlGn"
+COLORMAP = "RdYlGn"
 DOTS_PER_INCH = 120
-MOST_NUMBERED = 64
-"""Cells of a grid into which numbers are written; in larger ones they could not be read."""
-MOST_PICTURED_ROOMS = 6
-MOST_PICTURED_STATES = 200
-MOST_TICKS = 9
+MAX_NUMBERED_CELLS = 64
+"""Largest grid whose cells show their values as numbers; in larger ones they would be illegible."""
+MAX_ROOMS = 6
+MAX_COLUMNS = 200
+"""Largest number of columns of a heat map; more states are averaged into bins."""
+MAX_TICKS = 9
 ARROWS = {(0, -1): "←", (0, 1): "→", (-1, 0): "↑", (1, 0): "↓"}
-"""Row and column that a move adds → how it is written."""
+"""Row and column offset of a move → arrow."""
 MOVES = {
     "FrozenLake": ((0, -1), (1, 0), (0, 1), (-1, 0)),
     "CliffWalking": ((-1, 0), (0, 1), (1, 0), (0, -1)),
 }
-"""What each action means on Gymnasium's grids."""
+"""Environment → row and column offset of each action, on Gymnasium's grids."""
 ENDS = {b"H": "hole", b"G": "goal"}
-"""Cells of the frozen lake from which nothing is learned."""
+"""Terminal cells of the frozen lake → label."""
 TAXI_ACTIONS = ("south", "north", "east", "west", "pick up", "drop off")
 TAXI_PLACES = ("red", "green", "yellow", "blue", "in the taxi")
 
 
 @dataclasses.dataclass(frozen=True)
-class Meaning:
-    """What the rows and columns of a table stand for."""
+class TableLabels:
+    """Names of a table's states and actions."""
 
     state: Callable[[int], str]
+    """State number → name."""
     actions: tuple[str, ...]
     grid: tuple[int, int] | None = None
-    """Rows and columns, where states are the cells of a grid, row by row."""
+    """Number of rows and columns, if the states are the cells of a grid in row-major order."""
     moves: tuple[tuple[int, int], ...] = ()
-    """On a grid: row and column that each action adds."""
+    """On a grid: row and column offset of each action."""
     ends: tuple[str, ...] = ()
-    """On a grid: what each cell is where an episode ends, else nothing."""
+    """On a grid: label of each terminal cell, empty for the others."""
     rooms: tuple[str, ...] = ()
-    """Of the vacuum room by room: the rooms' names."""
+    """Names of the rooms, for the vacuum robot's room-level task."""
 
 
-def meaning(environment: str, options: dict[str, Any]) -> Meaning:
-    """Say what the Discrete observations and actions of an environment stand for; by default their numbers.
+def table_labels(env_id: str, env_options: Mapping[str, Any]) -> TableLabels:
+    """Return the names of an environment's Discrete observations and actions; by default their numbers.
 
     Raises:
-        GantryError: it cannot be made, or its observations or actions are not Discrete.
+        GantryError: the environment cannot be made, or its observations or actions are not Discrete.
     """
-    env = open_env(environment, 1, options)
+    env = open_env(env_id, 1, env_options)
     try:
         observations, actions = env.single_observation_space, env.single_action_space
         if not isinstance(observations, Discrete) or not isinstance(actions, Discrete):
-            raise GantryError(f"{environment} with these options has no table: its observations are {observations}")
+            raise GantryError(f"{env_id} with these options has no table: its observations are {observations}")
         inner = env.unwrapped
         if isinstance(inner, Simulator):
-            return _of_task(inner.task, int(actions.n))
-        return _of_foreign(inner.envs[0].unwrapped, environment, int(observations.n), int(actions.n))  # type: ignore[attr-defined]
+            return _task_labels(inner.task, int(actions.n))
+        return _foreign_labels(inner.envs[0].unwrapped, env_id, int(observations.n), int(actions.n))  # type: ignore[attr-defined]
     finally:
         env.close()
 
@@ -77,9 +80,9 @@ def _numbered(actions: int) -> tuple[str, ...]:
     return tuple(f"action {action}" for action in range(actions))
 
 
-def _of_task(task: Any, actions: int) -> Meaning:
+def _task_labels(task: Task, actions: int) -> TableLabels:
     if not isinstance(task, VacuumRooms):
-        return Meaning(lambda state: f"state {state}", _numbered(actions))
+        return TableLabels(lambda state: f"state {state}", _numbered(actions))
     names = tuple(room.name for room in task.plan.rooms)
 
     def described(state: int) -> str:
@@ -87,15 +90,15 @@ def _of_task(task: Any, actions: int) -> Meaning:
         dirt = [f"{name} {'•' * int(level)}" for name, level in zip(names, levels, strict=True) if level]
         return f"{names[int(room)]}; {', '.join(dirt) or 'all clean'}"
 
-    return Meaning(described, names, rooms=names)
+    return TableLabels(described, names, rooms=names)
 
 
-def _of_foreign(env: Any, environment: str, states: int, actions: int) -> Meaning:
-    kind = short_name(environment).partition("-")[0].removesuffix("8x8")
+def _foreign_labels(env: Any, env_id: str, states: int, actions: int) -> TableLabels:
+    kind = short_name(env_id).partition("-")[0].removesuffix("8x8")
     shape = (env.nrow, env.ncol) if hasattr(env, "nrow") else getattr(env, "shape", None)
     if kind in MOVES and shape is not None and shape[0] * shape[1] == states:
         columns = int(shape[1])
-        return Meaning(
+        return TableLabels(
             lambda state: f"row {state // columns}, column {state % columns}",
             tuple(ARROWS[move] for move in MOVES[kind]),
             (int(shape[0]), columns),
@@ -108,51 +111,51 @@ def _of_foreign(env: Any, environment: str, states: int, actions: int) -> Meanin
             row, column, passenger, destination = env.decode(state)
             return f"taxi {row}, {column}; passenger {TAXI_PLACES[passenger]} to {TAXI_PLACES[destination]}"
 
-        return Meaning(described, TAXI_ACTIONS)
-    return Meaning(lambda state: f"state {state}", _numbered(actions))
+        return TableLabels(described, TAXI_ACTIONS)
+    return TableLabels(lambda state: f"state {state}", _numbered(actions))
 
 
-def draw(path: Path, table: np.ndarray, visits: np.ndarray, what: Meaning, title: str = "") -> None:
-    """Draw a table to a picture.
+def draw_q_table(path: Path, table: np.ndarray, visits: np.ndarray, labels: TableLabels, title: str = "") -> None:
+    """Draw a table of action values.
 
-    A grid shows the four moves' values in each cell; the vacuum's rooms show the best room and its value for every
-    distribution of the dirt; anything else a heat map of states and actions. What was never visited stays grey.
+    A grid shows the values of the four moves in each cell; the vacuum robot's rooms show the best room and its value
+    for every combination of dirt levels; any other table is a heat map. Unvisited entries are gray.
 
     Args:
-        path: .png, .svg or .pdf.
+        path: the picture, .png, .svg or .pdf.
         table: (S, A) action values.
-        visits: (S, A) how often each was learned from.
-        what: names.
-        title: above the picture.
+        visits: (S, A) number of updates of each value.
+        labels: names of states and actions.
+        title: title of the picture.
 
     Raises:
         GantryError: an unknown suffix, too many states for a picture, or the file cannot be written.
     """
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise GantryError(f"a picture's name must end in .png, .svg or .pdf, not {path.suffix or path.name!r}")
-    if len(what.rooms) > MOST_PICTURED_ROOMS:
-        raise GantryError(f"a picture shows up to {MOST_PICTURED_ROOMS} rooms; these are {len(what.rooms)}")
+    if len(labels.rooms) > MAX_ROOMS:
+        raise GantryError(f"a picture shows up to {MAX_ROOMS} rooms, not {len(labels.rooms)}")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     known = np.where(visits > 0, table, np.nan)
     if not np.isfinite(known).any():
-        raise GantryError("the table has never been learned from; train it first")
+        raise GantryError("the table has not been updated yet; train it first")
     picture = Figure(layout="constrained")
     FigureCanvasAgg(picture)
     picture.suptitle(title)
-    if what.grid is not None:
-        _draw_grid(picture, known, what)
-    elif what.rooms:
-        _draw_rooms(picture, known, what.rooms)
+    if labels.grid is not None:
+        _draw_grid(picture, known, labels)
+    elif labels.rooms:
+        _draw_rooms(picture, known, labels.rooms)
     else:
-        _draw_heat_map(picture, known, what)
+        _draw_heat_map(picture, known, labels)
     with replacing(path) as temporary:
         picture.savefig(temporary, dpi=DOTS_PER_INCH, format=path.suffix[1:].lower())
 
 
 def _bounds(values: np.ndarray) -> tuple[float, float]:
-    """Return the range of colours, as wide as the values are."""
+    """Return the color range of values."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
@@ -163,23 +166,23 @@ def _bare(axes: "Axes", title: str = "") -> None:
     axes.set_facecolor("0.88")
 
 
-def _draw_grid(picture: "Figure", known: np.ndarray, what: Meaning) -> None:
-    """Each cell in four triangles, one for each move, and an arrow for the best one."""
+def _draw_grid(picture: "Figure", known: np.ndarray, labels: TableLabels) -> None:
+    """Draw each cell as four triangles, one per move, with an arrow for the best move."""
     from matplotlib.collections import PolyCollection
 
-    assert what.grid is not None
-    rows, columns = what.grid
+    assert labels.grid is not None
+    rows, columns = labels.grid
     picture.set_size_inches(1.0 + min(1.05 * columns, 13.0), 0.6 + min(1.05 * rows, 13.0))
     axes = picture.subplots()
     _bare(axes)
     triangles, values = [], []
     low, high = _bounds(known)
-    numbered = rows * columns <= MOST_NUMBERED
+    numbered = rows * columns <= MAX_NUMBERED_CELLS
     for state, row_of_values in enumerate(known):
         row, column = divmod(state, columns)
         middle = np.array([column + 0.5, row + 0.5])
         best = None if np.isnan(row_of_values).all() else int(np.nanargmax(row_of_values))
-        for action, ((down, right), value) in enumerate(zip(what.moves, row_of_values, strict=True)):
+        for action, ((down, right), value) in enumerate(zip(labels.moves, row_of_values, strict=True)):
             if np.isnan(value):
                 continue
             side = np.array([right, down])
@@ -190,9 +193,9 @@ def _draw_grid(picture: "Figure", known: np.ndarray, what: Meaning) -> None:
                 weight = "bold" if action == best else "normal"
                 x, y = (middle + 0.36 * side).tolist()
                 axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, weight=weight)
-        text, size = (what.ends[state], 9) if best is None else (what.actions[best], 13)
+        text, size = (labels.ends[state], 9) if best is None else (labels.actions[best], 13)
         axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=size, weight="bold")
-    shapes = PolyCollection(triangles, array=np.array(values), cmap=COLOURS, edgecolors="white", linewidths=0.6)
+    shapes = PolyCollection(triangles, array=np.array(values), cmap=COLORMAP, edgecolors="white", linewidths=0.6)
     shapes.set_clim(low, high)
     axes.add_collection(shapes)
     axes.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal")
@@ -200,9 +203,9 @@ def _draw_grid(picture: "Figure", known: np.ndarray, what: Meaning) -> None:
 
 
 def _draw_rooms(picture: "Figure", known: np.ndarray, names: tuple[str, ...]) -> None:
-    """A panel for each room that the robot may be in: the best value, and the room to drive to, for all dirt levels.
+    """Draw one panel per current room, with the best value and the room to drive to for all dirt levels.
 
-    The levels of the first half of the rooms run along x, the others' along y, a digit a room.
+    The levels of the first half of the rooms run along x, those of the others along y, one digit per room.
     """
     rooms = len(names)
     across = rooms // 2
@@ -222,14 +225,14 @@ def _draw_rooms(picture: "Figure", known: np.ndarray, names: tuple[str, ...]) ->
             axes.set_axis_off()
             continue
         _bare(axes, f"robot in the {names[room]}")
-        image = axes.imshow(values[room], cmap=COLOURS, vmin=low, vmax=high, origin="lower")
+        image = axes.imshow(values[room], cmap=COLORMAP, vmin=low, vmax=high, origin="lower")
         for axis, count, some in ((axes.xaxis, across, names[:across]), (axes.yaxis, rooms - across, names[across:])):
             axis.set_label_text(f"dirt: {', '.join(reversed(some))}")
-            if LEVELS**count <= MOST_TICKS:
+            if LEVELS**count <= MAX_TICKS:
                 axis.set_ticks(
                     range(LEVELS**count), [np.base_repr(n, LEVELS).zfill(count) for n in range(LEVELS**count)]
                 )
-        if max(width, height) > MOST_TICKS:
+        if max(width, height) > MAX_TICKS:
             continue
         for y, x in np.argwhere(visited[room]):
             axes.text(x, y, _initials(names)[choice[room, y, x]], ha="center", va="center", fontsize=7)
@@ -238,21 +241,21 @@ def _draw_rooms(picture: "Figure", known: np.ndarray, names: tuple[str, ...]) ->
 
 
 def _initials(names: tuple[str, ...]) -> list[str]:
-    """Return short names: the first letters of each word, digits in full."""
+    """Return abbreviations: the initial of each word, and numbers in full."""
     return ["".join(word if word.isdigit() else word[0].upper() for word in name.split()) for name in names]
 
 
-def _draw_heat_map(picture: "Figure", known: np.ndarray, what: Meaning) -> None:
-    """States from left to right, actions from top to bottom; of many states the visited ones are put into bins."""
-    picture.set_size_inches(11.0, 1.6 + 0.32 * len(what.actions))
+def _draw_heat_map(picture: "Figure", known: np.ndarray, labels: TableLabels) -> None:
+    """Draw states from left to right and actions from top to bottom; many states are averaged into bins."""
+    picture.set_size_inches(11.0, 1.6 + 0.32 * len(labels.actions))
     axes = picture.subplots()
     states = np.flatnonzero(np.isfinite(known).any(axis=1))
     shown = known[states]
-    if len(states) > MOST_PICTURED_STATES:
-        shown = np.stack([np.nanmean(part, axis=0) for part in np.array_split(shown, MOST_PICTURED_STATES)])
+    if len(states) > MAX_COLUMNS:
+        shown = np.stack([np.nanmean(part, axis=0) for part in np.array_split(shown, MAX_COLUMNS)])
     _bare(axes)
     low, high = _bounds(shown)
-    image = axes.imshow(shown.T, cmap=COLOURS, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
-    axes.set_yticks(range(len(what.actions)), what.actions)
-    axes.set_xlabel(f"the {len(states)} visited states in the order of their numbers")
+    image = axes.imshow(shown.T, cmap=COLORMAP, vmin=low, vmax=high, aspect="auto", interpolation="nearest")
+    axes.set_yticks(range(len(labels.actions)), labels.actions)
+    axes.set_xlabel(f"the {len(states)} visited states, by number")
     picture.colorbar(image, ax=axes, label="action value")

@@ -14,47 +14,47 @@ from gantry.envs.tasks.vacuum.room_values import room_value_markers
 from gantry.envs.tasks.vacuum.rooms import parking_cells, state_number, state_parts
 from gantry.errors import GantryError
 from gantry.film.record import record
-from gantry.plots.q_table import draw, meaning
+from gantry.plots.q_table import draw_q_table, table_labels
 
 
-def test_states_of_the_vacuum_are_told_apart_by_room_and_dirt():
+def test_room_states_are_named_by_room_and_dirt():
     numbers = np.arange(324)
     room, levels = state_parts(numbers, 4)
     assert np.array_equal(state_number(room, levels), numbers)
-    what = meaning("gantry/VacuumRooms-v0", {"observation": "discrete"})
-    assert what.actions == ("living room", "kitchen", "bedroom 1", "bedroom 2")
-    assert what.state(int(state_number(1, np.array([0, 0, 1, 2])))) == "kitchen; bedroom 1 •, bedroom 2 ••"
-    assert what.state(0) == "living room; all clean"
-    assert len({what.state(state) for state in range(324)}) == 324
+    labels = table_labels("gantry/VacuumRooms-v0", {"observation": "discrete"})
+    assert labels.actions == ("living room", "kitchen", "bedroom 1", "bedroom 2")
+    assert labels.state(int(state_number(1, np.array([0, 0, 1, 2])))) == "kitchen; bedroom 1 •, bedroom 2 ••"
+    assert labels.state(0) == "living room; all clean"
+    assert len({labels.state(state) for state in range(324)}) == 324
 
 
-def test_moves_on_grids_are_written_as_they_happen():
+def test_grid_arrows_match_true_moves():
     """Take every action on the true grid, and look where it leads."""
     for environment, options in (("FrozenLake-v1", {"is_slippery": False}), ("CliffWalking-v1", {})):
-        what, env = meaning(environment, options), gymnasium.make(environment, **options).unwrapped
-        rows, columns = what.grid
+        labels, env = table_labels(environment, options), gymnasium.make(environment, **options).unwrapped
+        rows, columns = labels.grid
         middle = columns + 2  # row 1, column 2
-        for action, (down, right) in enumerate(what.moves):
+        for action, (down, right) in enumerate(labels.moves):
             (_, following, _, _), = env.P[middle][action]  # fmt: skip
             assert following == (1 + down) * columns + 2 + right
-        assert what.state(middle) == "row 1, column 2"
+        assert labels.state(middle) == "row 1, column 2"
         assert rows * columns == len(env.P)
 
 
-def test_taxis_and_nameless_states_have_names_too():
-    what = meaning("Taxi-v4" if "Taxi-v4" in gymnasium.registry else "Taxi-v3", {})
-    assert what.state(0) == "taxi 0, 0; passenger red to red"
-    assert what.actions[4:] == ("pick up", "drop off")
+def test_taxi_labels_and_environments_without_table():
+    labels = table_labels("Taxi-v4" if "Taxi-v4" in gymnasium.registry else "Taxi-v3", {})
+    assert labels.state(0) == "taxi 0, 0; passenger red to red"
+    assert labels.actions[4:] == ("pick up", "drop off")
     with pytest.raises(GantryError, match="no table"):
-        meaning("CartPole-v1", {})
+        table_labels("CartPole-v1", {})
 
 
 @pytest.mark.parametrize(
     ("environment", "options"),
     [("FrozenLake-v1", {}), ("gantry/VacuumRooms-v0", {"observation": "discrete"})],
 )
-def test_pictures_show_values_in_colours(environment, options, tmp_path):
-    what = meaning(environment, options)
+def test_q_table_picture_colors_values(environment, options, tmp_path):
+    labels = table_labels(environment, options)
     states = 16 if environment == "FrozenLake-v1" else 324
     rng = np.random.default_rng(0)
     visits = np.ones((states, 4), int)
@@ -62,7 +62,7 @@ def test_pictures_show_values_in_colours(environment, options, tmp_path):
     pictures = []
     rising = np.linspace(-1.0, 1.0, states)[:, None] + 0.1 * rng.random((states, 4))
     for number, table in enumerate((rising, -rising)):
-        draw(tmp_path / f"{number}.png", table, visits, what, "a title")
+        draw_q_table(tmp_path / f"{number}.png", table, visits, labels, "a title")
         pictures.append(np.asarray(Image.open(tmp_path / f"{number}.png").convert("RGB")).astype(int))
     red, green = pictures[0][..., 0], pictures[0][..., 1]
     assert (red > green + 60).mean() > 0.02  # low values
@@ -70,15 +70,15 @@ def test_pictures_show_values_in_colours(environment, options, tmp_path):
     assert (pictures[0] != pictures[1]).any()
 
 
-def test_what_cannot_be_drawn_is_refused(tmp_path):
-    what = meaning("FrozenLake-v1", {})
+def test_draw_q_table_refuses_bad_input(tmp_path):
+    labels = table_labels("FrozenLake-v1", {})
     with pytest.raises(GantryError, match=r"\.png"):
-        draw(tmp_path / "x.gif", np.zeros((16, 4)), np.ones((16, 4)), what)
-    with pytest.raises(GantryError, match="never been learned"):
-        draw(tmp_path / "x.png", np.zeros((16, 4)), np.zeros((16, 4)), what)
+        draw_q_table(tmp_path / "x.gif", np.zeros((16, 4)), np.ones((16, 4)), labels)
+    with pytest.raises(GantryError, match="not been updated"):
+        draw_q_table(tmp_path / "x.png", np.zeros((16, 4)), np.zeros((16, 4)), labels)
 
 
-def test_the_command_prints_the_table_and_draws_it(tmp_path, capsys):
+def test_table_command_prints_and_draws(tmp_path, capsys):
     run = tmp_path / "run"
     words = ["train", "FrozenLake-v1", "--agent", "q-learning", "--env", "is_slippery=false", "--steps", "3000"]
     assert main([*words, "--out", str(run)]) == 0
@@ -92,7 +92,7 @@ def test_the_command_prints_the_table_and_draws_it(tmp_path, capsys):
     assert main(["table", str(run), "--states", "-1"]) == 1
 
 
-def test_numbers_are_written_in_strokes_of_the_right_size_and_place():
+def test_number_markers_have_size_and_place():
     markers = number_markers(-10.25, np.array([3.0, 2.0]), 0.4, (1, 0, 0, 1), 0.02)
     assert len(markers) == sum(len(GLYPHS[character]) for character in "-10.25")
     points = np.concatenate([marker.points for marker in markers])
@@ -102,7 +102,7 @@ def test_numbers_are_written_in_strokes_of_the_right_size_and_place():
 
 
 @pytest.mark.parametrize("plan", ["apartment", "eight_rooms", "studio"])
-def test_every_rooms_hatching_lies_on_its_own_floor_and_the_best_is_the_greenest(plan):
+def test_room_value_hatching_covers_own_room_and_best_is_greenest(plan):
     plan = load_plan(plan)
     rooms = len(plan.rooms)
     values = np.linspace(-1.0, 1.0, rooms)

@@ -1,11 +1,11 @@
-"""Learning curves are what the runs measured."""
+"""Learning curves show the metrics of runs."""
 
 import numpy as np
 import pytest
 
 from gantry.cli import main
 from gantry.errors import GantryError
-from gantry.plots.learning_curves import Curve, curves, draw
+from gantry.plots.learning_curves import Curve, draw_learning_curves, learning_curves
 from gantry.runs.folder import Run, RunConfig
 
 
@@ -26,58 +26,58 @@ def folders(tmp_path):
     ]
 
 
-def test_seeds_of_an_agent_make_one_curve_of_median_and_range_up_to_the_shortest_run(folders):
-    ppo, a2c = curves(folders)
+def test_learning_curve_is_median_and_range_over_seeds(folders):
+    ppo, a2c = learning_curves(folders)
     assert (ppo.label, ppo.seeds, a2c.label, a2c.seeds) == ("ppo", 2, "a2c", 1)
-    assert (ppo.at[0], ppo.at[-1]) == (20, 40)
-    middle = np.interp(30, ppo.at, ppo.median)
+    assert (ppo.x[0], ppo.x[-1]) == (20, 40)
+    middle = np.interp(30, ppo.x, ppo.median)
     assert middle == pytest.approx((2.0 + 5.0) / 2)
-    assert np.interp(30, ppo.at, ppo.lowest) == pytest.approx(2.0)
-    assert (ppo.highest == 5.0).all()
+    assert np.interp(30, ppo.x, ppo.low) == pytest.approx(2.0)
+    assert (ppo.high == 5.0).all()
     assert (a2c.median == 2.0).all()
-    assert curves(folders, against="wall_seconds")[0].at[-1] == 4.0
+    assert learning_curves(folders, against="wall_seconds")[0].x[-1] == 4.0
 
 
-def test_on_a_logarithmic_axis_the_seeds_are_put_together_at_even_ratios(folders):
-    ppo = curves(folders, logarithmic=True)[0]
-    assert (ppo.at[0], ppo.at[-1]) == pytest.approx((20, 40))
-    assert np.diff(np.log(ppo.at)) == pytest.approx(np.log(2) / (len(ppo.at) - 1))
-    assert np.interp(30, ppo.at, ppo.median) == pytest.approx((2.0 + 5.0) / 2, abs=1e-3)
+def test_logarithmic_grid_has_even_ratios(folders):
+    ppo = learning_curves(folders, logarithmic=True)[0]
+    assert (ppo.x[0], ppo.x[-1]) == pytest.approx((20, 40))
+    assert np.diff(np.log(ppo.x)) == pytest.approx(np.log(2) / (len(ppo.x) - 1))
+    assert np.interp(30, ppo.x, ppo.median) == pytest.approx((2.0 + 5.0) / 2, abs=1e-3)
 
 
-def test_a_logarithmic_axis_widens_what_comes_early(tmp_path):
+def test_logarithmic_axis_widens_early_steps(tmp_path):
     from imageio.v3 import imread
 
     at = np.geomspace(1.0, 1000.0, 400)
     step = (at > 10.0) * 1.0
     columns = []
     for logarithmic in (False, True):
-        draw(tmp_path / "step.png", [Curve("step", at, step, step, step, 1)], logarithmic=logarithmic)
+        draw_learning_curves(tmp_path / "step.png", [Curve("step", at, step, step, step, 1)], logarithmic=logarithmic)
         picture = imread(tmp_path / "step.png")[..., :3].astype(int)
         line = np.abs(picture - [0x3B, 0x6F, 0xD4]).sum(-1) < 30
         columns.append(line.sum(0).argmax() / line.shape[1])  # where the line rises
     assert columns[0] < 0.2 < 0.3 < columns[1] < 0.45
 
 
-def test_environments_are_named_where_there_are_several(folders, tmp_path):
+def test_labels_name_environments_if_several(folders, tmp_path):
     other = run(tmp_path / "d", "ppo", 0, [(1, 1.0)], "gantry/Reach-v0")
-    assert [curve.label for curve in curves([folders[0], other])] == ["ppo in CartPole-v1", "ppo in Reach-v0"]
+    assert [curve.label for curve in learning_curves([folders[0], other])] == ["ppo in CartPole-v1", "ppo in Reach-v0"]
 
 
-def test_what_cannot_be_drawn_is_refused_in_one_line(folders, tmp_path):
+def test_learning_curves_refuse_bad_input_in_one_line(folders, tmp_path):
     with pytest.raises(GantryError, match="at least one"):
-        curves([])
-    with pytest.raises(GantryError, match="no figure 'loss'; it has steps, score"):
-        curves(folders, "loss")
+        learning_curves([])
+    with pytest.raises(GantryError, match="no metric 'loss'; it has steps, score"):
+        learning_curves(folders, "loss")
     with pytest.raises(GantryError, match="no metrics"):
-        curves([run(tmp_path / "empty", "ppo", 0, [])])
+        learning_curves([run(tmp_path / "empty", "ppo", 0, [])])
     with pytest.raises(GantryError, match="only NaN"):
-        curves([run(tmp_path / "nan", "ppo", 0, [(1, float("nan"))])])
+        learning_curves([run(tmp_path / "nan", "ppo", 0, [(1, float("nan"))])])
     with pytest.raises(GantryError, match=r"\.png, \.svg or \.pdf"):
-        draw(tmp_path / "picture.txt", curves(folders))
+        draw_learning_curves(tmp_path / "picture.txt", learning_curves(folders))
 
 
-def test_the_command_draws_every_kind_of_picture(folders, tmp_path, capsys):
+def test_plot_command_writes_png_svg_pdf(folders, tmp_path, capsys):
     for suffix, start in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
         out = tmp_path / f"curves.{suffix}"
         assert main(["plot", *map(str, folders), "--out", str(out)]) == 0
@@ -87,15 +87,15 @@ def test_the_command_draws_every_kind_of_picture(folders, tmp_path, capsys):
     assert main(["plot", str(tmp_path / "nothing")]) == 1
 
 
-def test_a_higher_line_is_drawn_higher(tmp_path):
+def test_higher_curve_is_drawn_higher(tmp_path):
     from imageio.v3 import imread
 
     at = np.linspace(0, 1, 50)
     flat = [Curve("low", at, at * 0, at * 0, at * 0, 1), Curve("high", at, at * 0 + 1, at * 0 + 1, at * 0 + 1, 1)]
-    draw(tmp_path / "two.png", flat)
+    draw_learning_curves(tmp_path / "two.png", flat)
     picture = imread(tmp_path / "two.png")[..., :3].astype(int)
     rows = [
-        np.flatnonzero((np.abs(picture - colour).sum(-1) < 30).sum(1) > 200)
-        for colour in ([0x3B, 0x6F, 0xD4], [0xE2, 0x57, 0x2B])
+        np.flatnonzero((np.abs(picture - color).sum(-1) < 30).sum(1) > 200)
+        for color in ([0x3B, 0x6F, 0xD4], [0xE2, 0x57, 0x2B])
     ]
     assert rows[1].max() < rows[0].min()
