@@ -1,20 +1,28 @@
 """Whole-or-nothing files: written under a temporary name, flushed to disk, then renamed into place.
 
-JSON and safetensors only, so that reading a file never executes code.
+JSON and safetensors only, so that reading a file never executes code; settings and spaces as JSON values.
 """
 
 import contextlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import gymnasium
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from gantry.errors import GantryError
 
 if TYPE_CHECKING:
     import torch
+
+Config = TypeVar("Config")
 
 
 @contextlib.contextmanager
@@ -115,3 +123,76 @@ def load_tensors(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise GantryError(f"{path} is damaged or no safetensors file ({error}); restore it or train again") from error
+
+
+def config_to_json(config: object) -> dict[str, Any]:
+    """Return a settings dataclass as JSON values, every default written out."""
+    values: dict[str, Any] = msgspec.to_builtins(config)
+    return values
+
+
+def config_from_json(kind: type[Config], content: Mapping[str, Any], where: str) -> Config:
+    """Return the settings dataclass `kind` from JSON values; what is absent keeps its default.
+
+    Raises:
+        GantryError: an unknown setting, or a value of the wrong type or out of range.
+    """
+    try:
+        config = msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        raise GantryError(f"{where}: a setting has a wrong value: {error}") from error
+    unknown = _unknown(content, config_to_json(config))
+    if unknown:
+        raise GantryError(f"{where}: unknown setting {unknown[0]!r}")
+    return config
+
+
+def _unknown(content: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
+    """Return the names in `content`, nested ones included, that `known` does not have."""
+    names = [name for name in content if name not in known]
+    for name, value in content.items():
+        if isinstance(value, dict) and isinstance(known.get(name), dict):
+            names += _unknown(value, known[name])
+    return names
+
+
+def space_to_json(space: gymnasium.Space[Any]) -> dict[str, Any]:
+    """Describe a Box, a Discrete space or a dictionary of them in JSON values, with null for an infinite bound."""
+    if isinstance(space, gymnasium.spaces.Dict):
+        return {"type": "dictionary", "spaces": {key: space_to_json(part) for key, part in space.items()}}
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return {"type": "discrete", "n": int(space.n), "start": int(space.start)}
+    assert isinstance(space, gymnasium.spaces.Box)
+    bounds = {
+        name: [float(bound) if math.isfinite(bound) else None for bound in values.reshape(-1)]
+        for name, values in (("low", space.low), ("high", space.high))
+    }
+    return {"type": "box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
+
+
+def space_from_json(description: Any) -> gymnasium.Space[Any]:
+    """Return the space that `space_to_json` described.
+
+    Raises:
+        ValueError, TypeError, KeyError: the description is not of a space.
+    """
+    if description["type"] == "dictionary":
+        return gymnasium.spaces.Dict({str(key): space_from_json(part) for key, part in description["spaces"].items()})
+    if description["type"] == "discrete":
+        return gymnasium.spaces.Discrete(int(description["n"]), start=int(description["start"]))
+    if description["type"] != "box":
+        raise ValueError(f"unknown space {description['type']!r}")
+    shape = tuple(int(length) for length in description["shape"])
+    dtype = np.dtype(str(description["dtype"]))
+    if not (np.issubdtype(dtype, np.floating) or np.issubdtype(dtype, np.integer)):
+        raise ValueError(f"{dtype} is not a numeric type")
+
+    def bound(name: str, infinite: float) -> NDArray[Any]:
+        values = [infinite if value is None else float(value) for value in description[name]]
+        return np.array(values, np.float64).reshape(shape)
+
+    low, high = bound("low", -math.inf), bound("high", math.inf)
+    # Gymnasium takes infinite bounds for integer types too, but only uncast.
+    if np.issubdtype(dtype, np.floating):
+        low, high = low.astype(dtype), high.astype(dtype)
+    return gymnasium.spaces.Box(low, high, shape=shape, dtype=dtype.type)

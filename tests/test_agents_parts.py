@@ -26,10 +26,10 @@ from gantry.agents.ladder.heads import (
 from gantry.agents.parts.adam import Adam
 from gantry.agents.parts.networks import MLP
 from gantry.agents.parts.normalization import ObservationNormalizer, ReturnNormalizer, RunningMoments
-from gantry.agents.parts.policy_file import space_from_json, space_to_json
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, check_spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
+from gantry.files import space_from_json, space_to_json
 
 ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU, "elu": torch.nn.ELU}
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from gantry.agents import agent_class, config_class
-from gantry.agents.parts.policy_file import config_from_json, config_to_json
 from gantry.agents.protocol import Agent, AgentConfig, Metrics
 from gantry.errors import GantryError
+from gantry.files import config_from_json, config_to_json
 from gantry.runs.environments import canonical_id, open_env
 from gantry.runs.folder import Run, RunConfig, current_versions
 from gantry.runs.scores import score

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium
 import torch
 
-from gantry.agents.parts.policy_file import space_from_json, space_to_json
+from gantry.files import space_from_json, space_to_json
 from gantry.errors import GantryError
 from gantry.files import load_tensors, read_json, save_tensors, write_json
 

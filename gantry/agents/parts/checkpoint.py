@@ -1,8 +1,4 @@
-"""Saving, resuming and undoing, in one place for all agents.
-
-An agent names the parts it holds. Each part says its state once, as tensors; a checkpoint gathers them, checks and
-restores them. No agent has code of its own for any of this.
-"""
+"""Saving, resuming and undoing, in one place for all agents: each part says its state once, as tensors."""
 
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
@@ -19,11 +15,9 @@ class Part(Protocol):
 
     def state(self) -> Tensors:
         """Return copies of everything that the part's behavior depends on, on the CPU."""
-        ...
 
     def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned; raises KeyError, ValueError or RuntimeError where it does not fit."""
-        ...
 
 
 @runtime_checkable
@@ -31,12 +25,10 @@ class Undoable(Protocol):
     """A part too large to copy before every update, which undoes what was done to it instead."""
 
     def mark(self) -> None:
-        """Begin a stretch of work that `rollback` undoes."""
-        ...
+        """Begin work that `rollback` undoes."""
 
     def rollback(self) -> None:
         """Return to the last `mark`, exactly."""
-        ...
 
 
 class Counter:
@@ -72,11 +64,7 @@ class Checkpoint:
         return _gathered(self._policy)
 
     def load_policy_state(self, tensors: Tensors, where: str) -> None:
-        """Restore what `policy_state` returned.
-
-        Args:
-            tensors: by name.
-            where: the file's name, for messages.
+        """Restore what `policy_state` returned; `where` names the file in messages.
 
         Raises:
             GantryError: a tensor is missing, unknown, of another shape or type, or holds NaN or infinity.

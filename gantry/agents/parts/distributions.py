@@ -7,7 +7,6 @@ hold them against it.
 
 import functools
 import math
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -68,43 +67,6 @@ def categorical_entropy(logits: torch.Tensor) -> torch.Tensor:
     """Return the entropy of softmax(logits) in nats: (..., K) → (...)."""
     log_probs = torch.log_softmax(logits, -1)
     return -(log_probs.exp() * log_probs).sum(-1)
-
-
-class Distribution(Protocol):
-    """What a policy needs of a distribution; `output` is what the actor network returns, (..., output_size).
-
-    A sample is what log-probabilities are of and what is learned from; `action` maps it to what is sent on.
-    """
-
-    output_size: int
-
-    def parameters(self) -> dict[str, torch.Tensor]:
-        """Return the distribution's own learned tensors, besides the network's."""
-        ...
-
-    def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-        """Return randomness for `shape` samples, (*shape, output_size)."""
-        ...
-
-    def sample(self, output: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Return a sample, from noise drawn earlier."""
-        ...
-
-    def mode(self, output: torch.Tensor) -> torch.Tensor:
-        """Return the sample that stands for the best action."""
-        ...
-
-    def action(self, sample: torch.Tensor) -> torch.Tensor:
-        """Return the policy action of a sample, as `ActionMap` takes it."""
-        ...
-
-    def log_prob(self, output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-        """Return the log-probability (density) of a sample, (...)."""
-        ...
-
-    def entropy(self, output: torch.Tensor) -> torch.Tensor:
-        """Return the mean entropy in nats, ()."""
-        ...
 
 
 class Gaussian:
@@ -195,3 +157,8 @@ class Categorical:
     def entropy(self, output: torch.Tensor) -> torch.Tensor:
         """Return the mean entropy over the batch, ()."""
         return categorical_entropy(output).mean()
+
+
+Distribution = Gaussian | Categorical
+"""`output` is what the actor network returns, (..., output_size). A sample is what log-probabilities are of and what is
+learned from; `action` maps it to the policy action that `ActionMap` takes."""

@@ -16,15 +16,8 @@ Metrics = dict[str, float]
 class Learner(Protocol):
     """What the training loop needs of an agent."""
 
-    @property
-    def stepper(self) -> VectorStepper:
-        """Steps the environments and counts their steps."""
-        ...
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        """Walks the parts that the agent holds."""
-        ...
+    stepper: VectorStepper
+    checkpoint: Checkpoint
 
 
 class Update:

@@ -20,11 +20,9 @@ class ResumableEnv(Protocol):
 
     def get_state(self) -> dict[str, NDArray[Any]]:
         """Return the state."""
-        ...
 
     def set_state(self, state: dict[str, NDArray[Any]]) -> None:
         """Restore the state."""
-        ...
 
 
 @dataclass
@@ -52,10 +50,9 @@ class Transition:
 class VectorStepper:
     """Steps a vector environment (SAME_STEP, NEXT_STEP or DISABLED autoreset) and hands out flat observations.
 
-    With `stagger` the first episodes are cut short (as truncations) at evenly spread times, so that the environments
-    do not run through their episodes in phase. That needs a known time limit (`spec.max_episode_steps`); environments
-    are reset through the `reset_mask` option of Gymnasium's vector reset. An environment that ignores the option and
-    resets everything counts as truncated everywhere, once, and staggering ends.
+    With `stagger` the first episodes are truncated at evenly spread times, so that environments do not run through
+    their episodes in phase; that needs a known time limit. Environments are reset by the `reset_mask` option of
+    Gymnasium's vector reset; one that resets everything instead counts as truncated everywhere, once.
 
     Args:
         env: the environment, or the spaces alone for a policy that only acts.
@@ -156,18 +153,16 @@ class VectorStepper:
         return transition
 
     def _final_observations(self, infos: dict[str, Any], envs: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the last observations (k, d) of `envs`, given as an object array of arrays or as one (n, d) array."""
+        """Return the last observations (k, d) of `envs`, which come as an array of objects or as one array."""
         final = infos.get("final_obs")
         if final is None:
             raise GantryError("the vector environment resets in the same step but its infos hold no 'final_obs'")
         if isinstance(final, dict):
             return self._observations.vectors({key: part[envs] for key, part in final.items()})
-        if isinstance(final, np.ndarray) and final.dtype != object:
-            return self._observations.vectors(final[envs])
-        if isinstance(final[envs[0]], dict):
-            stacked = {key: np.stack([final[env][key] for env in envs]) for key in final[envs[0]]}
-            return self._observations.vectors(stacked)
-        return self._observations.vectors(np.stack([final[env] for env in envs]))
+        chosen = [final[env] for env in envs]
+        if isinstance(chosen[0], dict):
+            return self._observations.vectors({key: np.stack([each[key] for each in chosen]) for key in chosen[0]})
+        return self._observations.vectors(np.stack(chosen))
 
     def _cut(self, transition: Transition) -> NDArray[np.bool_]:
         """Truncate the first episodes whose time has come; returns which (n,)."""
