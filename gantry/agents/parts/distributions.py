@@ -70,22 +70,22 @@ def categorical_entropy(logits: torch.Tensor) -> torch.Tensor:
 
 
 class Gaussian:
-    """A diagonal Gaussian around the network's output, with a learned standard deviation, the same in every state."""
+    """A diagonal Gaussian around the network's output (..., A), with a learned std that is the same in every state."""
 
     def __init__(self, size: int, initial_log_std: float, device: str = "cpu") -> None:
         self.output_size = size
         self.log_std = torch.full((size,), float(initial_log_std), device=device).requires_grad_()
 
     def parameters(self) -> dict[str, torch.Tensor]:
-        """Return the logarithm of the standard deviation, (A,)."""
+        """Return the learned tensors besides the network's: the logarithm of the standard deviation, (A,)."""
         return {"log_std": self.log_std}
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-        """Return standard normal noise, (*shape, A)."""
+        """Return the randomness of `shape` samples: standard normal, (*shape, A)."""
         return torch.randn((*shape, self.output_size), generator=generator)
 
     def sample(self, output: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Return the output plus scaled noise, (..., A)."""
+        """Return samples (..., A) from noise drawn earlier."""
         return torch.addcmul(output, noise, self.log_std.exp())
 
     def mode(self, output: torch.Tensor) -> torch.Tensor:
@@ -93,15 +93,15 @@ class Gaussian:
         return output
 
     def action(self, sample: torch.Tensor) -> torch.Tensor:
-        """Return the sample itself."""
+        """Return the policy action of a sample: the sample itself."""
         return sample
 
     def log_prob(self, output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-        """Return the log-density, (...)."""
+        """Return the log-density of samples, (...)."""
         return gaussian_log_prob(output, self.log_std, sample)
 
     def entropy(self, output: torch.Tensor) -> torch.Tensor:
-        """Return the entropy, the same in every state, ()."""
+        """Return the entropy in nats, the same in every state, ()."""
         return gaussian_entropy(self.log_std)
 
 
@@ -116,26 +116,26 @@ class SquashedGaussian(Gaussian):
         return torch.tanh(sample)
 
     def log_prob(self, output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-        """Return the log-density of the action tanh(u), (...)."""
+        """Return the log-density of the actions tanh(u), (...)."""
         return squashed_log_prob(output, self.log_std, sample)
 
     def entropy(self, output: torch.Tensor) -> torch.Tensor:
-        """Return the mean entropy over the batch, ()."""
+        """Return the mean entropy over the batch in nats, ()."""
         return squashed_entropy(output, self.log_std).mean()
 
 
 class Categorical:
-    """One of K actions, with the network's outputs as logits."""
+    """One of K actions, with the network's outputs (..., K) as logits."""
 
     def __init__(self, size: int) -> None:
         self.output_size = size
 
     def parameters(self) -> dict[str, torch.Tensor]:
-        """Return nothing: there are no parameters besides the network's."""
+        """Return nothing: there are no learned tensors besides the network's."""
         return {}
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-        """Return standard exponential noise, (*shape, K)."""
+        """Return the randomness of `shape` samples: standard exponential, (*shape, K)."""
         return torch.empty((*shape, self.output_size)).exponential_(generator=generator)
 
     def sample(self, output: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -143,22 +143,21 @@ class Categorical:
         return (output - noise.log()).argmax(-1)
 
     def mode(self, output: torch.Tensor) -> torch.Tensor:
-        """Return the action of the largest logit, integers (...)."""
+        """Return the most likely actions, integers (...)."""
         return output.argmax(-1)
 
     def action(self, sample: torch.Tensor) -> torch.Tensor:
-        """Return the sample itself."""
+        """Return the policy action of a sample: the sample itself."""
         return sample
 
     def log_prob(self, output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-        """Return the log-probability, (...)."""
+        """Return the log-probability of samples, (...)."""
         return categorical_log_prob(output, sample)
 
     def entropy(self, output: torch.Tensor) -> torch.Tensor:
-        """Return the mean entropy over the batch, ()."""
+        """Return the mean entropy over the batch in nats, ()."""
         return categorical_entropy(output).mean()
 
 
 Distribution = Gaussian | Categorical
-"""`output` is what the actor network returns, (..., output_size). A sample is what log-probabilities are of and what is
-learned from; `action` maps it to the policy action that `ActionMap` takes."""
+"""Samples are what log-probabilities are of and what is learned from; `action` maps them to what is sent on."""

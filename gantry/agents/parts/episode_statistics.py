@@ -9,12 +9,7 @@ from numpy.typing import NDArray
 
 
 class EpisodeStatistics:
-    """Return, length and success of the last `window` finished episodes.
-
-    Args:
-        num_envs: n.
-        window: episodes that means are taken over.
-    """
+    """Return, length and success of the last `window` finished episodes of `num_envs` environments."""
 
     def __init__(self, num_envs: int, window: int = 100) -> None:
         self.count = 0

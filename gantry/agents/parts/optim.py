@@ -17,15 +17,6 @@ class Optimizer(Protocol):
 
     def step(self, gradients: Sequence[torch.Tensor], learning_rate: float, scale: float = 1.0) -> None:
         """Move the parameters by one step, with the gradients multiplied by `scale` (clipping)."""
-        ...
-
-    def state(self) -> Tensors:
-        """Return copies of what steps depend on besides the gradients, on the CPU."""
-        ...
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        ...
 
 
 def gradients_and_norm(loss: torch.Tensor, parameters: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], float]:

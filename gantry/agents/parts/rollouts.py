@@ -96,53 +96,29 @@ class Batch:
         return Batch(*(change(getattr(self, field.name)) for field in fields(self)))
 
 
-@dataclass
 class Rollout:
-    """T steps of n environments.
+    """T steps of n environments, as a buffer holds them.
 
     Attributes:
-        buffer: arrays that hold the steps; may hold more than T.
-        length: T.
-        policy: that acted.
-        finals: for each step at which episodes ended: the step, the environments (k,), and the last observations (k, d).
+        rewards, terminated, done, mask: (T, n) as `Transition` has them.
+        ends: (T, n) whether an advantage stops here: an episode ended, or the next step does not count.
+        observations: (N, d) those of the steps that count, not normalized.
+        finals: per step at which episodes ended: the step, the environments (k,), and the last observations (k, d).
     """
 
-    buffer: RolloutBuffer
-    length: int
-    policy: Policy
-    finals: list[tuple[int, NDArray[np.int64], NDArray[np.float32]]]
-
-    @property
-    def rewards(self) -> NDArray[np.float32]:
-        """(T, n)."""
-        return self.buffer.rewards[: self.length]
-
-    @property
-    def terminated(self) -> NDArray[np.bool_]:
-        """(T, n) whether an episode ended in a terminal state."""
-        return self.buffer.terminated[: self.length]
-
-    @property
-    def done(self) -> NDArray[np.bool_]:
-        """(T, n) whether an episode ended, terminated or truncated."""
-        return self.buffer.done[: self.length]
-
-    @property
-    def mask(self) -> NDArray[np.bool_]:
-        """(T, n) whether a step is to be learned from."""
-        return self.buffer.mask[: self.length]
-
-    @property
-    def ends(self) -> NDArray[np.bool_]:
-        """(T, n) whether an advantage stops here: an episode ended, or the next step does not count."""
-        ends = self.done.copy()
-        ends[:-1] |= ~self.mask[1:]
-        return ends
-
-    @property
-    def observations(self) -> NDArray[np.float32]:
-        """(N, d) the observations of the steps that count, not normalized."""
-        return self.buffer.observations[: self.length][self.mask]
+    def __init__(
+        self,
+        buffer: RolloutBuffer,
+        length: int,
+        policy: Policy,
+        finals: list[tuple[int, NDArray[np.int64], NDArray[np.float32]]],
+    ) -> None:
+        self.buffer, self.length, self.policy, self.finals = buffer, length, policy, finals
+        self.rewards, self.terminated = buffer.rewards[:length], buffer.terminated[:length]
+        self.done, self.mask = buffer.done[:length], buffer.mask[:length]
+        self.ends = self.done.copy()
+        self.ends[:-1] |= ~self.mask[1:]
+        self.observations = buffer.observations[:length][self.mask]
 
     def values(
         self, critic: Callable[[torch.Tensor], torch.Tensor]

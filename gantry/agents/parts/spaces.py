@@ -36,12 +36,7 @@ class Spaces:
 
 
 def check_spaces(observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> None:
-    """Refuse spaces that no agent can handle.
-
-    Raises:
-        GantryError: the observation space is not a non-empty Box, Discrete or dictionary of these, or the action space
-            is neither a non-empty Box nor Discrete.
-    """
+    """Refuse spaces that no agent can handle, with a GantryError that says which are handled."""
     parts = observation_space.spaces.values() if isinstance(observation_space, Dictionary) else [observation_space]
     if not parts or not all(_becomes_a_vector(part) for part in parts):
         raise GantryError(
