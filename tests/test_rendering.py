@@ -12,7 +12,7 @@ import pytest
 
 from gantry.envs.rendering import BACKENDS, gl_guard, make_renderer, opengl
 from gantry.envs.rendering.raycast import RaycastRenderer
-from gantry.envs.rendering.scene import Marker, Stage
+from gantry.envs.rendering.scene import Marker, RenderScene
 from gantry.errors import GantryError
 
 DARK = """<visual><headlight ambient='0 0 0' diffuse='0 0 0' specular='0 0 0'/></visual>
@@ -61,12 +61,12 @@ def room_poses(count):
 def picture(xml, width=120, height=90, camera=None, **settings):
     """One picture of a model's initial configuration by the ray caster, shape (height, width, 3)."""
     model = mujoco.MjModel.from_xml_string(xml)
-    with RaycastRenderer(Stage(model, width, height, camera), **settings) as renderer:
+    with RaycastRenderer(RenderScene(model, width, height, camera), **settings) as renderer:
         return renderer.render(mujoco.MjData(model)).astype(int)
 
 
 def glowing(geoms, camera="pos='0 -3 0' xyaxes='1 0 0 0 0 1' fovy='40'", extra=""):
-    """A model whose geoms glow in their own colour, unlit, before a black sky."""
+    """A model whose geoms glow in their own color, unlit, before a black sky."""
     return f"""<mujoco>{DARK}<asset><material name="glow" emission="1" rgba="1 0 0 1"/></asset>
       <worldbody><camera {camera}/>{geoms}</worldbody>{extra}</mujoco>"""
 
@@ -96,16 +96,16 @@ def test_edges_of_a_sphere_are_anti_aliased_and_its_inside_is_not():
 
 def test_the_central_ray_meets_a_sphere_at_its_front_with_the_normal_towards_the_eye():
     model = mujoco.MjModel.from_xml_string(glowing("<geom type='sphere' size='0.5' material='glow'/>"))
-    with RaycastRenderer(Stage(model, 61, 41, None), threads=1) as renderer:
+    with RaycastRenderer(RenderScene(model, 61, 41, None), threads=1) as renderer:
         renderer.render(mujoco.MjData(model))
         center = 20 * 61 + 30
-        assert renderer._still is not None
-        np.testing.assert_allclose(renderer._still.points[center], [0, -0.5, 0], atol=1e-7)
-        np.testing.assert_allclose(renderer._still.normals[center], [0, -1, 0], atol=1e-7)
+        assert renderer.static_picture is not None
+        np.testing.assert_allclose(renderer.static_picture.points[center], [0, -0.5, 0], atol=1e-7)
+        np.testing.assert_allclose(renderer.static_picture.normals[center], [0, -1, 0], atol=1e-7)
 
 
 @pytest.mark.parametrize("point", [(0.4, 0.2, 0.3), (-0.6, 0.5, -0.35), (0.0, -0.5, 0.1)])
-def test_a_small_ball_appears_at_the_projection_of_its_centre(point):
+def test_a_small_ball_appears_at_the_projection_of_its_center(point):
     geom = f"<geom type='sphere' size='0.02' pos='{point[0]} {point[1]} {point[2]}' material='glow'/>"
     red = is_red(picture(glowing(geom), 480, 360))
     rows, columns = np.mgrid[:360, :480] + 0.5
@@ -191,10 +191,10 @@ def shadow_scene(radius, light="directional='true' dir='0 0 -1'"):
 )
 def test_a_shadow_keeps_the_ambient_light_only(light):
     model = mujoco.MjModel.from_xml_string(shadow_scene(0.0, light))
-    with RaycastRenderer(Stage(model, 240, 180, None)) as renderer:
+    with RaycastRenderer(RenderScene(model, 240, 180, None)) as renderer:
         image = renderer.render(mujoco.MjData(model)).reshape(-1, 3).astype(int)
-        assert renderer._still is not None
-        floor, points = renderer._still.geoms == 0, renderer._still.points
+        assert renderer.static_picture is not None
+        floor, points = renderer.static_picture.geoms == 0, renderer.static_picture.points
     half = 0.5 if "directional" in light else 0.5 * 4 / 3.01  # the shadow of the plate's lower edge
     reach = np.max(np.abs(points[:, :2]), axis=1)
     shadow, lit = floor & (reach < half - 0.1), floor & (reach > half + 0.1)
@@ -219,7 +219,7 @@ def test_a_wide_light_blurs_the_edge_of_a_shadow_by_its_angle():
     assert half_lit(0.1) > 4 * half_lit(0.0)
 
 
-def test_a_checkered_floor_has_both_colours_near_and_their_mean_far_away():
+def test_a_checkered_floor_has_both_colors_near_and_their_mean_far_away():
     xml = f"""<mujoco>{DARK}<asset>
       <texture name="checker" type="2d" builtin="checker" rgb1="0 0 0" rgb2="1 1 1" width="64" height="64"/>
       <material name="floor" texture="checker" texuniform="true" texrepeat="2 2" emission="1" specular="0"/></asset>
@@ -240,7 +240,7 @@ def test_a_checkered_floor_has_both_colours_near_and_their_mean_far_away():
 def test_redrawing_what_changed_equals_drawing_everything_bit_for_bit(camera):
     model = mujoco.MjModel.from_xml_string(ROOM)
     data = mujoco.MjData(model)
-    changed, full = (RaycastRenderer(Stage(model, 160, 120, camera), incremental=flag) for flag in (True, False))
+    changed, full = (RaycastRenderer(RenderScene(model, 160, 120, camera), incremental=flag) for flag in (True, False))
     pictures = []
     for pose in room_poses(8):
         data.qpos[:] = pose
@@ -252,10 +252,10 @@ def test_redrawing_what_changed_equals_drawing_everything_bit_for_bit(camera):
 def test_a_camera_on_a_moving_body_draws_every_picture_in_full():
     model = mujoco.MjModel.from_xml_string(ROOM)
     data = mujoco.MjData(model)
-    renderer, fresh = RaycastRenderer(Stage(model, 80, 60, "hand")), None
+    renderer, fresh = RaycastRenderer(RenderScene(model, 80, 60, "hand")), None
     for pose in room_poses(4):
         data.qpos[:] = pose
-        fresh = RaycastRenderer(Stage(model, 80, 60, "hand"), incremental=False)
+        fresh = RaycastRenderer(RenderScene(model, 80, 60, "hand"), incremental=False)
         assert np.array_equal(renderer.render(data), fresh.render(data))
 
 
@@ -268,7 +268,7 @@ def test_rendering_leaves_model_and_data_untouched():
     model = mujoco.MjModel.from_xml_string(ROOM)
     data = mujoco.MjData(model)
     data.qpos[:] = room_poses(1)[0]
-    groups, colours = model.geom_group.copy(), model.geom_rgba.copy()
+    groups, colors = model.geom_group.copy(), model.geom_rgba.copy()
     # No kinematics ran on `data`: its derived poses must stay as they are, stale.
     before = {name: getattr(data, name).copy() for name in ("qpos", "qvel", "xpos", "geom_xpos", "cam_xpos", "act")}
     with make_renderer(model, 64, 48, backend="raycast") as renderer:
@@ -276,14 +276,14 @@ def test_rendering_leaves_model_and_data_untouched():
     for name, value in before.items():
         assert np.array_equal(getattr(data, name), value), name
     assert np.array_equal(model.geom_group, groups)
-    assert np.array_equal(model.geom_rgba, colours)
+    assert np.array_equal(model.geom_rgba, colors)
 
 
 def test_a_mocap_body_is_drawn_where_it_is_put():
     xml = glowing("<body name='target' mocap='true'><geom type='sphere' size='0.3' material='glow'/></body>")
     model = mujoco.MjModel.from_xml_string(xml)
     data = mujoco.MjData(model)
-    with RaycastRenderer(Stage(model, 121, 91, None)) as renderer:
+    with RaycastRenderer(RenderScene(model, 121, 91, None)) as renderer:
         columns = []
         for x in (-0.5, 0.5):
             data.mocap_pos[0] = x, 0, 0
@@ -300,7 +300,7 @@ def test_markers_hide_behind_geoms_and_show_before_them():
     xml = glowing("<geom type='box' size='0.5 0.1 0.5' material='glow'/>")
     model = mujoco.MjModel.from_xml_string(xml)
     data = mujoco.MjData(model)
-    with RaycastRenderer(Stage(model, 121, 91, None)) as renderer:
+    with RaycastRenderer(RenderScene(model, 121, 91, None)) as renderer:
         plain = renderer.render(data)
         front = Marker(np.array([[-0.3, -1.0, 0], [0.3, -1.0, 0]]), (0, 0, 1, 1), 0.02)
         behind = Marker(np.array([[-0.3, 1.0, 0], [0.3, 1.0, 0]]), (0, 0, 1, 1), 0.02)
@@ -313,7 +313,7 @@ def test_markers_hide_behind_geoms_and_show_before_them():
 
 def test_marker_spheres_have_their_projected_size():
     model = mujoco.MjModel.from_xml_string(glowing(""))
-    with RaycastRenderer(Stage(model, 240, 180, None)) as renderer:
+    with RaycastRenderer(RenderScene(model, 240, 180, None)) as renderer:
         dots = Marker(np.array([[-0.4, 0, 0], [0.4, 0, 0]]), (1, 0, 0, 1), 0.1, line=False)
         red = is_red(renderer.render(mujoco.MjData(model), [dots]).astype(int))
     radius = 90 / np.tan(np.radians(20)) * 0.1 / 3
@@ -350,7 +350,7 @@ def test_the_cart_poles_camera_sees_cart_and_pole_wherever_the_rail_ends(slide, 
     model = mujoco.MjModel.from_xml_string(cart_pole_xml())
     data = mujoco.MjData(model)
     data.qpos[:] = slide, angle
-    with RaycastRenderer(Stage(model, 240, 180, None)) as renderer:
+    with RaycastRenderer(RenderScene(model, 240, 180, None)) as renderer:
         renderer.render(data)
         geoms = renderer._work.geoms.reshape(180, 240)
     for name in ("cart", "pole", "rail_front"):

@@ -1,4 +1,4 @@
-"""Pictures of a simulated world without a screen: EGL, OSMesa, or a ray caster that needs no graphics library.
+"""Offscreen rendering of MuJoCo models with EGL, OSMesa, or a ray caster that needs no graphics library.
 
 Importing this package imports neither MuJoCo nor a graphics library.
 """
@@ -15,29 +15,29 @@ if TYPE_CHECKING:
     import mujoco
     import numpy as np
 
-    from gantry.envs.rendering.scene import Marker, Stage
+    from gantry.envs.rendering.scene import Marker, RenderScene
 
 BACKENDS = ("egl", "osmesa", "raycast")
-"""The backends, in the order in which "auto" tries them."""
+"""The backends, in the order in which `auto` tries them."""
 ENVIRONMENT_VARIABLE = "GANTRY_RENDERER"
-"""Names the backend that "auto" stands for."""
+"""Environment variable that selects the backend of `auto`."""
 
 __all__ = ["BACKENDS", "ENVIRONMENT_VARIABLE", "Renderer", "make_renderer"]
 
 
 class Renderer(ABC):
-    """Draws one model's configurations at one size from one camera; as a context it closes itself."""
+    """Renders configurations of one model from one camera; a context manager that closes itself."""
 
     backend: str
-    """Which of `BACKENDS` draws."""
+    """One of `BACKENDS`."""
 
     @abstractmethod
     def render(self, data: "mujoco.MjData", markers: "Sequence[Marker] | None" = None) -> "np.ndarray":
-        """Draw the configuration in `data` (only read), with `markers` over it, as (height, width, 3) uint8."""
+        """Return the picture (height, width, 3) uint8 of the configuration in `data`, which is only read."""
 
     @abstractmethod
     def close(self) -> None:
-        """Free what the renderer holds; closing twice is harmless."""
+        """Free the renderer's resources; closing twice is harmless."""
 
     def __enter__(self) -> Self:
         return self
@@ -55,7 +55,7 @@ def make_renderer(
     camera: str | int | None = None,
     backend: str = "auto",
 ) -> Renderer:
-    """Make a renderer for `model`, which is copied, so that neither it nor its simulation ever changes.
+    """Return a renderer of a copy of `model`.
 
     Args:
         model: the compiled model.
@@ -66,7 +66,7 @@ def make_renderer(
             of EGL, OSMesa and the ray caster that works here.
 
     Raises:
-        GantryError: an unknown backend or camera, a size below one pixel, or a forced backend that cannot work here.
+        GantryError: an unknown backend or camera, a size below one pixel, or a requested backend that does not work here.
     """
     source = ""
     if backend == "auto" and os.environ.get(ENVIRONMENT_VARIABLE):
@@ -74,23 +74,23 @@ def make_renderer(
         source = f" (from {ENVIRONMENT_VARIABLE})"
     if backend not in ("auto", *BACKENDS):
         raise GantryError(f"there is no renderer {backend!r}{source}; choose auto, {', '.join(BACKENDS)}")
-    from gantry.envs.rendering.scene import Stage
+    from gantry.envs.rendering.scene import RenderScene
 
     if backend == "raycast":
-        return _raycast(Stage(model, width, height, camera))
+        return _raycast(RenderScene(model, width, height, camera))
     from gantry.envs.rendering.opengl import OpenGLRenderer
 
     for candidate in ("egl", "osmesa") if backend == "auto" else (backend,):
-        stage = Stage(model, width, height, camera)
+        scene = RenderScene(model, width, height, camera)
         try:
-            return OpenGLRenderer(stage, candidate)
+            return OpenGLRenderer(scene, candidate)
         except GantryError as error:
             if backend != "auto":
                 raise GantryError(f"{error}; choose raycast, which needs no graphics library, or auto") from error
-    return _raycast(Stage(model, width, height, camera))
+    return _raycast(RenderScene(model, width, height, camera))
 
 
-def _raycast(stage: "Stage") -> Renderer:
+def _raycast(scene: "RenderScene") -> Renderer:
     from gantry.envs.rendering.raycast import RaycastRenderer
 
-    return RaycastRenderer(stage)
+    return RaycastRenderer(scene)

@@ -1,4 +1,4 @@
-"""Numbers drawn in the scene as strokes, flat on the floor, to be read from the south."""
+"""Markers that write numbers on the floor, legible from the south."""
 
 import numpy as np
 
@@ -20,11 +20,11 @@ GLYPHS: dict[str, tuple[Stroke, ...]] = {
     "-": (((0.1, 1), (0.9, 1)),),
     ".": (((0, 0), (0, 0.12)),),
 }
-"""Strokes of each character, as corners in a box of 1 × 2."""
+"""Character → strokes, each a sequence of corners in a box of 1 × 2."""
 WIDTHS = {"1": 0.7, ".": 0.0}
-"""Of the characters that are narrower than 1."""
+"""Character → width, for characters narrower than 1."""
 GAP = 0.5
-"""Between characters, of a character's width."""
+"""Space between characters, as a fraction of a character's width."""
 
 
 def number_markers(
@@ -38,12 +38,12 @@ def number_markers(
     """Return the strokes of a number on the floor.
 
     Args:
-        number: what to write.
-        middle: x and y of the number's middle, m, (2,).
-        height: of the characters, m.
-        rgba: colour and opacity.
+        number: the number.
+        middle: x and y of the text's center, m, (2,).
+        height: character height, m.
+        rgba: color and opacity.
         radius: half the strokes' thickness, m.
-        decimals: digits behind the point.
+        decimals: digits after the decimal point.
     """
     text = f"{number:.{decimals}f}"
     width = sum(WIDTHS.get(character, 1.0) for character in text) + GAP * (len(text) - 1)

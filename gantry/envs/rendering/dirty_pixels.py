@@ -1,8 +1,7 @@
-"""Which pixels of a fixed camera's picture can differ from the picture of the world's unmoving part.
+"""Find the pixels of a fixed camera's picture that can differ from the picture of the static geoms alone.
 
 A pixel can differ if its ray, or the path from its surface point to a light, passes through the bounding box of a
-geom that moves. The boxes are widened for soft shadows and for the sampling of edge pixels, so that the answer errs
-on the side of more pixels.
+moving geom. The boxes are widened for soft shadows and for the sampling of edge pixels, so the result is conservative.
 """
 
 import mujoco
@@ -14,22 +13,22 @@ from gantry.envs.rendering.shading import Light
 Array = np.ndarray
 
 TILE = 8
-"""Side of the squares of pixels that are ruled out together, pixels."""
+"""Side of the square tiles that are tested for shadows together, pixels."""
 MARGIN = 1.1
-"""How far, in pixels, a covered pixel reaches: an edge pixel looks at its neighbours' centres."""
+"""Widening of a covered box, pixels: edge pixels depend on their neighbors' centers."""
 
 
-class ChangeFinder:
+class DirtyPixels:
     """Finds the pixels that moving geoms can cover or shade."""
 
     def __init__(self, model: mujoco.MjModel, geoms: Array, width: int, height: int) -> None:
-        """Keep the bounding boxes of `geoms`, the ones that move and are drawn."""
+        """Store the bounding boxes of `geoms`, the visible geoms that can move."""
         self._model, self._geoms, self._width, self._height = model, geoms, width, height
         self._unbounded = bool(np.any(model.geom_type[geoms] == int(mujoco.mjtGeom.mjGEOM_PLANE)))
         self._view: View | None = None
         self._lights: list[tuple[Array, float]] = []
 
-    def remember(
+    def set_background(
         self,
         view: View,
         lights: tuple[Light, ...],
@@ -38,15 +37,15 @@ class ChangeFinder:
         always: Array,
         light_distance: float,
     ) -> None:
-        """Take the still picture.
+        """Store what the picture of the static geoms shows.
 
         Args:
             view: the camera.
             lights: the lights.
-            geoms: the geom that each pixel shows, -1 for the sky, shape (pixels,).
-            points: the opaque surface point that each pixel shows, m, shape (pixels, 3).
-            always: pixels that show a second surface, in front of that point, and so are always drawn anew.
-            light_distance: how far away a directional light's disc is put, m.
+            geoms: index of the geom at each pixel, -1 for the sky, shape (pixels,).
+            points: opaque surface point at each pixel, m, shape (pixels, 3).
+            always: mask (pixels,) of pixels with a transparent surface in front, which are always redrawn.
+            light_distance: distance at which a directional light's disc is placed, m.
         """
         self._view = view
         self._always = always.reshape(self._height, self._width)
@@ -75,7 +74,7 @@ class ChangeFinder:
         )
 
     def find(self, placed: mujoco.MjData) -> Array:
-        """Indices of the pixels that can differ from the still picture, ascending, shape (n,)."""
+        """Return the indices (n,) of the pixels that can differ from the static picture, ascending."""
         view, width, height = self._view, self._width, self._height
         assert view is not None
         if self._unbounded or view.orthographic:
@@ -89,10 +88,10 @@ class ChangeFinder:
                 return np.arange(width * height)
             for (origin, radius), directional in zip(self._lights, self._directional, strict=True):
                 self._mark_shaded(shaded, origin, radius, directional, center, rotation, half)
-        return np.flatnonzero(covered | _spread(shaded))
+        return np.flatnonzero(covered | _dilated(shaded))
 
     def _mark_covered(self, changed: Array, center: Array, rotation: Array, half: Array) -> bool:
-        """Mark the pixels whose central ray can pass through a box; False if the box reaches behind the camera."""
+        """Mark the pixels whose central ray can pass through a box; return False if the box reaches behind the camera."""
         view = self._view
         assert view is not None
         signs = np.array(np.meshgrid([-1, 1], [-1, 1], [-1, 1])).reshape(3, -1).T
@@ -113,7 +112,7 @@ class ChangeFinder:
         far = float(np.max(depth)) * 2.0
         widened = half + MARGIN * float(np.max(depth)) * (top - bottom) / self._height
         targets = view.position + rays.reshape(-1, 3) * far
-        inside = _meets_box(view.position, targets, center, rotation, widened[:, None])
+        inside = _intersects_box(view.position, targets, center, rotation, widened[:, None])
         changed[first_row:last_row, first_column:last_column] |= inside.reshape(rays.shape[:2])
         return True
 
@@ -127,12 +126,12 @@ class ChangeFinder:
         rotation: Array,
         half: Array,
     ) -> None:
-        """Mark the pixels whose still surface point a box can shade from the light at `origin`."""
+        """Mark the pixels whose static surface point a box can shade from the light at `origin`."""
         view = self._view
         assert view is not None
         if not len(self._tile_centers):
             return
-        # The light's disc, seen from a point, is this wide: its shadow's blur grows with the distance to the box.
+        # The width of the light's disc as seen from a point; the shadow's blur grows with the distance to the box.
         distance = np.sqrt(np.sum((self._tile_centers - center) ** 2, axis=1)) + self._tile_radii
         blur = radius * (distance if directional else np.ones_like(distance))
         pixel = MARGIN * (view.window[3] - view.window[2]) / self._height
@@ -145,26 +144,26 @@ class ChangeFinder:
         if near.size:
             members = np.concatenate([self._members[tile] for tile in near])
             widened = np.repeat(margin[near], [len(self._members[tile]) for tile in near])
-            shaded = _meets_box(origin, self._points[members], center, rotation, half[:, None] + widened)
+            shaded = _intersects_box(origin, self._points[members], center, rotation, half[:, None] + widened)
             changed.reshape(-1)[members[shaded]] = True
 
 
-def _meets_box(origin: Array, targets: Array, center: Array, rotation: Array, half: Array) -> Array:
-    """Say which segments from `origin` (3,) to `targets` (n, 3) meet boxes of half sizes `half` (3, 1 or n); (n,)."""
+def _intersects_box(origin: Array, targets: Array, center: Array, rotation: Array, half: Array) -> Array:
+    """Return the mask (n,) of segments from `origin` (3,) to `targets` (n, 3) that meet boxes of half sizes (3, 1 or n)."""
     start = (origin - center) @ rotation
     paths = rotation.T @ (targets - center).T - start[:, None]
     enter, leave = np.zeros(len(targets)), np.ones(len(targets))
     with np.errstate(divide="ignore", invalid="ignore"):
         for path, begin, size in zip(paths, start, half, strict=True):
             low, high = (-size - begin) / path, (size - begin) / path
-            # fmin and fmax pass over the not-a-number of a path that runs within a face
+            # fmin and fmax ignore the NaN of a path within a face
             np.fmax(enter, np.fmin(low, high), out=enter)
             np.fmin(leave, np.fmax(low, high), out=leave)
     return enter <= leave
 
 
-def _spread(mask: Array) -> Array:
-    """Grow a mask by one pixel in every direction, diagonals included."""
+def _dilated(mask: Array) -> Array:
+    """Return the mask dilated by one pixel in every direction, including diagonals."""
     wide = mask.copy()
     wide[:, 1:] |= mask[:, :-1]
     wide[:, :-1] |= mask[:, 1:]

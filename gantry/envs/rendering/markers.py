@@ -1,4 +1,4 @@
-"""Markers for the ray caster: anti-aliased discs and thick lines, hidden where the picture shows something nearer."""
+"""Draw markers over the ray caster's picture: anti-aliased discs and thick lines, occluded by nearer geoms."""
 
 from collections.abc import Sequence
 
@@ -9,19 +9,19 @@ from gantry.envs.rendering.scene import Marker, View
 Array = np.ndarray
 
 _NEAR = 1e-3
-"""Points closer to the camera's plane than this are cut off, m."""
-_THINNEST = 0.6
-"""Smallest half thickness drawn, pixels; a thinner line would vanish between pixels."""
+"""Points closer to the camera's plane than this are clipped, m."""
+_MIN_HALF_WIDTH = 0.6
+"""Smallest half width of a line, pixels; a thinner line would vanish between pixels."""
 
 
 def draw_markers(rgb: Array, depth: Array, view: View, markers: Sequence[Marker]) -> None:
-    """Draw `markers` in order onto `rgb` (height, width, 3) uint8, in place.
+    """Draw `markers` in order over `rgb` (height, width, 3) uint8, in place.
 
     Args:
         rgb: the picture.
-        depth: distance of what each pixel shows along the camera's axis, m, infinite for the sky, (height, width).
+        depth: distance along the camera's axis at each pixel, m, infinite for the sky, (height, width).
         view: the camera.
-        markers: what to draw.
+        markers: the markers.
     """
     height, width = depth.shape
     for marker in markers:
@@ -35,14 +35,14 @@ def draw_markers(rgb: Array, depth: Array, view: View, markers: Sequence[Marker]
             continue
         window = slice(box[0], box[1]), slice(box[2], box[3])
         share = (cover[window] * marker.rgba[3])[..., None]
-        colour = 255.0 * np.asarray(marker.rgba[:3])
-        rgb[window] = (rgb[window] * (1 - share) + colour * share + 0.5).astype(np.uint8)
+        color = 255.0 * np.asarray(marker.rgba[:3])
+        rgb[window] = (rgb[window] * (1 - share) + color * share + 0.5).astype(np.uint8)
 
 
 def _cover_segment(
     cover: Array, box: list[int], depth: Array, view: View, start: Array, end: Array, radius: float
 ) -> None:
-    """Raise each pixel's coverage by the visible part of one segment, a disc if its ends coincide; widen `box`."""
+    """Add the visible part of one segment, a disc if its ends coincide, to the coverage; extend `box` to it."""
     height, width = depth.shape
     axes = np.stack([view.right, view.up, view.forward])
     first, last = axes @ (start - view.position), axes @ (end - view.position)
@@ -57,11 +57,11 @@ def _cover_segment(
     scale = height / (top - bottom)
 
     def project(point: Array) -> tuple[float, float, float, float]:
-        """Column, row, half thickness in pixels, and depth."""
+        """Return column, row, half width in pixels, and depth."""
         distance = 1.0 if view.orthographic else float(point[2])
         column = (point[0] / distance - left) / (right - left) * width - 0.5
         row = (top - point[1] / distance) * scale - 0.5
-        return float(column), float(row), max(radius * scale / distance, _THINNEST), float(point[2])
+        return float(column), float(row), max(radius * scale / distance, _MIN_HALF_WIDTH), float(point[2])
 
     (x0, y0, thick0, depth0), (x1, y1, thick1, depth1) = project(first), project(last)
     reach = max(thick0, thick1) + 1
@@ -75,7 +75,7 @@ def _cover_segment(
     along = np.clip(((columns - x0) * dx + (rows - y0) * dy) / max(dx * dx + dy * dy, 1e-12), 0.0, 1.0)
     gap = np.sqrt((columns - x0 - along * dx) ** 2 + (rows - y0 - along * dy) ** 2)
     inside = np.clip(thick0 + along * (thick1 - thick0) + 0.5 - gap, 0.0, 1.0)
-    # Halfway along the picture is not halfway along the segment, but near enough to say what hides what.
+    # Interpolating depth linearly in the picture is not exact under perspective, but close enough for occlusion.
     nearer = depth0 + along * (depth1 - depth0) - radius < depth[top_row:low_row, first_column:last_column]
     area = cover[top_row:low_row, first_column:last_column]
     np.maximum(area, inside * nearer, out=area)

@@ -1,12 +1,12 @@
-"""Pictures by MuJoCo's own ray queries: no graphics library, several threads, soft shadows.
+"""Render with MuJoCo's ray queries: no graphics library, several threads, soft shadows.
 
-Rays that share an origin are cast together (`mj_multiRay`, which culls for it): all primary rays start at the camera,
-and shadow rays start at points on the light and aim at what the camera sees. With a fixed camera and fixed lights the
-part of the world that cannot move is drawn once; after that only the pixels that a moving geom can cover or shade are
-drawn again, with the same arithmetic, so that the picture is the same bit for bit as one drawn in full.
+Rays with a common origin are cast together (`mj_multiRay`, which culls for it): all primary rays start at the camera,
+and shadow rays start at points on the light and end at the visible points. With a fixed camera and fixed lights the
+static geoms are rendered once; after that only the pixels that a moving geom can cover or shade are rendered again,
+with the same arithmetic, so that the picture is bit for bit equal to one rendered in full.
 
-Not drawn: sites, tendons, skins, flexes, reflections, textures other than 2-D ones on planes, and what lies behind
-the nearest transparent surface and in front of the nearest opaque one. Meshes are flat-shaded. Features thinner than
+Not rendered: sites, tendons, skins, flexes, reflections, textures other than 2-D ones on planes, and surfaces between
+the nearest transparent and the nearest opaque one. Meshes are flat-shaded. Features thinner than
 a pixel may be missed.
 """
 
@@ -19,9 +19,9 @@ import mujoco
 import numpy as np
 
 from gantry.envs.rendering import Renderer
-from gantry.envs.rendering.dirty_pixels import ChangeFinder
+from gantry.envs.rendering.dirty_pixels import DirtyPixels
 from gantry.envs.rendering.markers import draw_markers
-from gantry.envs.rendering.scene import Marker, Stage, View
+from gantry.envs.rendering.scene import Marker, RenderScene, View
 from gantry.envs.rendering.shading import Light, read_lights
 from gantry.envs.rendering.tracing import SUBPIXELS, Tracer
 from gantry.errors import GantryError
@@ -29,15 +29,15 @@ from gantry.errors import GantryError
 Array = np.ndarray
 
 BLOCK = 4096
-"""Rays handled at a time: enough to amortise NumPy's calls, few enough to stay in a core's cache."""
-FEWEST_SHARED_BLOCKS = 4
-"""With fewer blocks than this, threads lose more by waiting for the interpreter than they gain."""
+"""Rays per block: enough to amortize NumPy's call overhead, few enough to stay in a core's cache."""
+MIN_THREADED_BLOCKS = 4
+"""With fewer blocks, threads cost more in contention for the interpreter than they gain."""
 CREASE = 0.7
-"""Neighbouring pixels whose normals' inner product is below this make an edge."""
+"""Neighboring pixels form an edge if the inner product of their normals is below this."""
 
 
 class _Picture:
-    """One picture in the making: colours, and what each pixel's central ray met. Arrays are indexed by pixel."""
+    """Colors and the hits of each pixel's central ray, indexed by pixel."""
 
     def __init__(self, pixels: int) -> None:
         self.rgb = np.zeros((pixels, 3), np.uint8)
@@ -47,93 +47,93 @@ class _Picture:
 
 
 class RaycastRenderer(Renderer):
-    """Draws one model at one size from one camera; see the module's docstring for what it leaves out."""
+    """Renders one model at one size from one camera; see the module's docstring for what it leaves out."""
 
     backend = "raycast"
 
-    def __init__(self, stage: Stage, threads: int | None = None, incremental: bool = True) -> None:
-        """Sort the model's geoms and read its surfaces.
+    def __init__(self, scene: RenderScene, threads: int | None = None, incremental: bool = True) -> None:
+        """Classify the model's geoms and read its surfaces.
 
         Args:
-            stage: the model, camera and size.
-            threads: worker threads; None means one for each core this process may use.
-            incremental: whether pictures from an unmoved camera redraw changed pixels only.
+            scene: the model, camera and size.
+            threads: number of worker threads; None for one per core available to this process.
+            incremental: whether pictures from a fixed camera redraw changed pixels only.
         """
-        self._stage: Stage | None = stage
+        self._scene: RenderScene | None = scene
         self._incremental = incremental
-        self._tracer = Tracer(stage.model)
-        self._changes = ChangeFinder(stage.model, self._tracer.moving, stage.width, stage.height)
+        self._tracer = Tracer(scene.model)
+        self._changes = DirtyPixels(scene.model, self._tracer.moving, scene.width, scene.height)
         count = threads or len(os.sched_getaffinity(0))
-        self._worker_data = [mujoco.MjData(stage.model) for _ in range(count)]
+        self._worker_data = [mujoco.MjData(scene.model) for _ in range(count)]
         self._free = collections.deque(self._worker_data)
         self._pool = ThreadPoolExecutor(count) if count > 1 else None
-        pixels = stage.width * stage.height
+        pixels = scene.width * scene.height
         self._all = np.arange(pixels)
         self._work = _Picture(pixels)
-        self._still: _Picture | None = None
+        self.static_picture: _Picture | None = None
         self._changed = self._all
         self._view: View | None = None
         self._lights: tuple[Light, ...] = ()
 
     def render(self, data: mujoco.MjData, markers: Sequence[Marker] | None = None) -> Array:
-        """Draw `data`'s configuration as (height, width, 3) uint8; `data` itself is only read.
+        """Return the picture (height, width, 3) uint8 of the configuration in `data`, which is only read.
 
         Raises:
             GantryError: the renderer was closed.
         """
-        stage = self._stage
-        if stage is None:
-            raise GantryError("this renderer was closed; make a new one")
+        scene = self._scene
+        if scene is None:
+            raise GantryError("this renderer is closed; make a new one")
         for worker in self._worker_data:
-            stage.place(data, worker)
-        stage.place(data)
-        stage.update_scene(categories=0)
-        view, lights = stage.view(), read_lights(stage.scene)
+            scene.place(data, worker)
+        scene.place(data)
+        scene.update_scene(categories=0)
+        view, lights = scene.view(), read_lights(scene.mjv_scene)
         first, repeated = self._view is None, view.same_as(self._view) and lights == self._lights
         if not repeated:
-            self._still = None
+            self.static_picture = None
         self._view, self._lights = view, lights
-        self._tracer.look(view, lights, stage.width, stage.height)
+        self._tracer.look(view, lights, scene.width, scene.height)
         if self._incremental and (first or repeated):
             self._draw_changes(view, lights)
         else:
-            self._draw(self._work, self._all, still_only=False)
-        rgb = self._work.rgb.copy().reshape(stage.height, stage.width, 3)
+            self._draw(self._work, self._all, static_only=False)
+        rgb = self._work.rgb.copy().reshape(scene.height, scene.width, 3)
         if markers:
             depth = (self._work.points - view.position) @ view.forward
-            depth = np.where(self._work.geoms >= 0, depth, np.inf).reshape(stage.height, stage.width)
+            depth = np.where(self._work.geoms >= 0, depth, np.inf).reshape(scene.height, scene.width)
             draw_markers(rgb, depth, view, markers)
         return rgb
 
     def _draw_changes(self, view: View, lights: tuple[Light, ...]) -> None:
-        """Draw over the still picture, which is drawn first if there is none yet."""
-        stage, work = self._stage, self._work
-        assert stage is not None
-        if self._still is None:
-            still = _Picture(stage.width * stage.height)
-            self._draw(still, self._all, still_only=True)
-            self._still, self._changed = still, self._all
-            veiled = np.append(self._tracer.surfaces.alpha, 1.0)[still.geoms] < 1  # the sky, -1, takes the 1
-            self._changes.remember(view, lights, still.geoms, still.points, veiled, self._tracer.light_distance)
+        """Redraw the changed pixels over the static picture, which is rendered first if there is none yet."""
+        scene, work = self._scene, self._work
+        assert scene is not None
+        if self.static_picture is None:
+            static = _Picture(scene.width * scene.height)
+            self._draw(static, self._all, static_only=True)
+            self.static_picture, self._changed = static, self._all
+            transparent = np.append(self._tracer.surfaces.alpha, 1.0)[static.geoms] < 1  # the sky, -1, has the last alpha
+            self._changes.set_background(view, lights, static.geoms, static.points, transparent, self._tracer.light_distance)
         for name in ("rgb", "geoms", "normals", "points"):
-            getattr(work, name)[self._changed] = getattr(self._still, name)[self._changed]
-        self._changed = self._changes.find(stage.data)
-        self._draw(work, self._changed, still_only=False)
+            getattr(work, name)[self._changed] = getattr(self.static_picture, name)[self._changed]
+        self._changed = self._changes.find(scene.data)
+        self._draw(work, self._changed, static_only=False)
 
-    def _draw(self, picture: _Picture, pixels: Array, still_only: bool) -> None:
-        """Draw the chosen pixels (indices, shape (n,)) of `picture`, anti-aliased, with all geoms or the still ones."""
+    def _draw(self, picture: _Picture, pixels: Array, static_only: bool) -> None:
+        """Draw pixels (indices, shape (n,)) of `picture`, anti-aliased, with all geoms or only the static ones."""
 
         def trace(block: Array, offset: tuple[float, float], part: int | None) -> tuple[Array, Array, Array, Array]:
             directions = self._tracer.directions(block, *offset)
             data = self._free.pop()
             try:
-                return self._tracer.trace(data, directions, still_only, part)
+                return self._tracer.trace(data, directions, static_only, part)
             finally:
                 self._free.append(data)
 
-        def centres(block: Array) -> None:
-            colours, geoms, normals, points = trace(block, (0.0, 0.0), None)
-            picture.rgb[block] = _to_bytes(colours)
+        def centers(block: Array) -> None:
+            colors, geoms, normals, points = trace(block, (0.0, 0.0), None)
+            picture.rgb[block] = _to_bytes(colors)
             picture.geoms[block], picture.normals[block], picture.points[block] = geoms, normals, points
 
         def edges(block: Array) -> None:
@@ -142,45 +142,45 @@ class RaycastRenderer(Renderer):
                 total += trace(block, offset, index)[0]
             picture.rgb[block] = _to_bytes(total / len(SUBPIXELS))
 
-        self._in_blocks(centres, pixels, BLOCK)
+        self._in_blocks(centers, pixels, BLOCK)
         self._in_blocks(edges, self._edge_pixels(picture, pixels), BLOCK // 2)
 
     def _in_blocks(self, work: Callable[[Array], None], pixels: Array, size: int) -> None:
-        """Run `work` on consecutive blocks of `pixels`, over the threads where there are enough blocks to pay."""
+        """Run `work` on consecutive blocks of `pixels`, in threads if there are enough blocks."""
         blocks = [pixels[start : start + size] for start in range(0, len(pixels), size)]
-        if self._pool is None or len(blocks) < FEWEST_SHARED_BLOCKS:
+        if self._pool is None or len(blocks) < MIN_THREADED_BLOCKS:
             for block in blocks:
                 work(block)
         else:
             list(self._pool.map(work, blocks))
 
     def _edge_pixels(self, picture: _Picture, pixels: Array) -> Array:
-        """Those of `pixels` that differ from a neighbour in what they show, or across a crease."""
-        stage = self._stage
-        assert stage is not None
-        rows, columns = np.divmod(pixels, stage.width)
+        """Return those of `pixels` that show another geom than a neighbor, or lie on a crease."""
+        scene = self._scene
+        assert scene is not None
+        rows, columns = np.divmod(pixels, scene.width)
         geoms, normals = picture.geoms[pixels], picture.normals[pixels]
         edge = np.zeros(len(pixels), bool)
         for inside, step in (
             (columns > 0, -1),
-            (columns < stage.width - 1, 1),
-            (rows > 0, -stage.width),
-            (rows < stage.height - 1, stage.width),
+            (columns < scene.width - 1, 1),
+            (rows > 0, -scene.width),
+            (rows < scene.height - 1, scene.width),
         ):
-            neighbours = np.where(inside, pixels + step, pixels)
-            edge |= picture.geoms[neighbours] != geoms
-            others = picture.normals[neighbours]
+            neighbors = np.where(inside, pixels + step, pixels)
+            edge |= picture.geoms[neighbors] != geoms
+            others = picture.normals[neighbors]
             alike = normals[:, 0] * others[:, 0] + normals[:, 1] * others[:, 1] + normals[:, 2] * others[:, 2]
             edge |= (geoms >= 0) & (alike < CREASE)
         return pixels[edge]
 
     def close(self) -> None:
-        """Stop the threads and drop the model; closing twice is harmless."""
+        """Stop the threads and release the model; closing twice is harmless."""
         if self._pool is not None:
             self._pool.shutdown()
-        self._stage = self._pool = self._still = None
+        self._scene = self._pool = self.static_picture = None
 
 
-def _to_bytes(colours: Array) -> Array:
-    """Colours (3, n) in [0, 1] as (n, 3) uint8, rounded to nearest."""
-    return (colours * 255.0 + 0.5).astype(np.uint8).T
+def _to_bytes(colors: Array) -> Array:
+    """Return colors (3, n) in [0, 1] as (n, 3) uint8, rounded to nearest."""
+    return (colors * 255.0 + 0.5).astype(np.uint8).T

@@ -1,6 +1,6 @@
-"""What every rendering backend shares: a private copy of the model, a camera, and MuJoCo's abstract scene.
+"""Shared by all rendering backends: a private copy of the model, a camera, and MuJoCo's abstract scene.
 
-Neither the abstract scene nor anything else here needs a graphics library.
+Nothing here needs a graphics library.
 """
 
 import copy
@@ -11,19 +11,19 @@ import numpy as np
 
 from gantry.errors import GantryError
 
-MAXIMUM_SCENE_GEOMS = 10_000
-"""Most geoms in one abstract scene, markers included."""
+MAX_SCENE_GEOMS = 10_000
+"""Largest number of geoms in an abstract scene, including markers."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Marker:
-    """Something drawn over the model's own geoms: spheres at points, or a line through them.
+    """A shape drawn in addition to the model's geoms: spheres at points, or a line through them.
 
     Attributes:
         points: positions in the world frame, m, shape (m, 3).
-        rgba: colour and opacity, each in [0, 1].
+        rgba: color and opacity, each in [0, 1].
         radius: radius of the spheres, or half the line's thickness, m.
-        line: whether consecutive points are joined by a line instead of being drawn as spheres.
+        line: whether to join consecutive points by a line instead of drawing spheres.
     """
 
     points: np.ndarray
@@ -34,10 +34,10 @@ class Marker:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """A resolved camera: where it stands and what its image plane spans.
+    """The pose and the image plane of a camera.
 
     Attributes:
-        position: eye, m, shape (3,).
+        position: camera position, m, shape (3,).
         forward: viewing direction, unit length, shape (3,).
         right: image x axis, unit length, shape (3,).
         up: image y axis (upwards), unit length, shape (3,).
@@ -54,14 +54,14 @@ class View:
     orthographic: bool
 
     def same_as(self, other: "View | None") -> bool:
-        """Say whether two views are identical, bit for bit."""
+        """Return whether two views are identical, bit for bit."""
         return other is not None and all(
             np.array_equal(getattr(self, field.name), getattr(other, field.name)) for field in dataclasses.fields(self)
         )
 
 
-class Stage:
-    """A renderer's own model, data, camera and abstract scene; the caller's are never touched."""
+class RenderScene:
+    """A renderer's own model, data, camera and abstract scene (`mjv_scene`); the caller's are never modified."""
 
     def __init__(self, model: mujoco.MjModel, width: int, height: int, camera: str | int | None) -> None:
         """Copy `model` and resolve `camera`: a name, an index, or None for the first (else a free camera).
@@ -70,17 +70,17 @@ class Stage:
             GantryError: the size is not positive, or the model has no such camera.
         """
         if width < 1 or height < 1:
-            raise GantryError(f"a picture of {width}×{height} pixels cannot be drawn; give a width and height above 0")
+            raise GantryError(f"cannot render {width}×{height} pixels; width and height must be above 0")
         self.width, self.height = width, height
         self.model: mujoco.MjModel = copy.deepcopy(model)
         self.data = mujoco.MjData(self.model)
         self.camera = _camera(self.model, camera)
         self.options = mujoco.MjvOption()
-        self.scene = mujoco.MjvScene(self.model, maxgeom=MAXIMUM_SCENE_GEOMS)
+        self.mjv_scene = mujoco.MjvScene(self.model, maxgeom=MAX_SCENE_GEOMS)
         self._perturbation = mujoco.MjvPerturb()
 
     def place(self, data: mujoco.MjData, target: mujoco.MjData | None = None) -> None:
-        """Put the model's geoms, cameras and lights where `data.qpos` and its mocap poses say."""
+        """Place the model's geoms, cameras and lights according to `data.qpos` and its mocap poses."""
         target = self.data if target is None else target
         target.qpos[:] = data.qpos
         target.mocap_pos[:] = data.mocap_pos
@@ -90,14 +90,14 @@ class Stage:
         mujoco.mj_camlight(self.model, target)
 
     def update_scene(self, categories: int = int(mujoco.mjtCatBit.mjCAT_ALL)) -> None:
-        """Fill the abstract scene (geoms of the given categories, lights, camera) from the placed model."""
+        """Update the abstract scene (geoms of the given categories, lights, camera) from the placed model."""
         mujoco.mjv_updateScene(
-            self.model, self.data, self.options, self._perturbation, self.camera, categories, self.scene
+            self.model, self.data, self.options, self._perturbation, self.camera, categories, self.mjv_scene
         )
 
     def view(self) -> View:
-        """Resolve the scene's camera for this picture's shape; needs `update_scene` first."""
-        left, right = self.scene.camera
+        """Return the camera's view for this picture size; call `update_scene` first."""
+        left, right = self.mjv_scene.camera
         forward = np.array(left.forward, np.float64)
         forward /= np.linalg.norm(forward)
         up = np.array(left.up, np.float64)
@@ -121,7 +121,7 @@ class Stage:
 
 
 def _camera(model: mujoco.MjModel, camera: str | int | None) -> mujoco.MjvCamera:
-    """Make the abstract camera that `camera` names; None means the model's first, else one that frames the model."""
+    """Return the abstract camera for a name or index; None selects the model's first, or one that frames the model."""
     result = mujoco.MjvCamera()
     names = [model.camera(index).name for index in range(model.ncam)]
     if camera is None and model.ncam == 0:

@@ -1,8 +1,8 @@
-"""How the ray caster colours what its rays meet: materials, textures on planes, sky, haze and lights.
+"""Shading of the ray caster: materials, textures on planes, sky, haze and lights.
 
-The lighting model is the one of MuJoCo's classic renderer (fixed-function OpenGL: emission + ambient + diffuse +
-Blinn highlight, no gamma), so that a world looks alike under every backend. Vectors are stored one component a row,
-shape (3, n), and every formula is elementwise: a pixel's value never depends on which others are computed with it.
+The lighting model is that of MuJoCo's classic renderer (fixed-function OpenGL: emission + ambient + diffuse + Blinn
+highlight, no gamma), so that a model looks alike with every backend. Vectors have one component per row, shape (3, n),
+and every formula is elementwise: a pixel's value never depends on which others are computed with it.
 """
 
 import dataclasses
@@ -17,17 +17,17 @@ Array = np.ndarray
 _DEFAULT_RGBA = (0.5, 0.5, 0.5, 1.0)
 _SKY_ZENITH, _SKY_HORIZON = (0.45, 0.62, 0.82), (0.88, 0.92, 0.96)
 _HAZE_RADIUS = 0.7
-"""Where haze hides an infinite plane, in far-plane distances: about where MuJoCo's OpenGL renderer ends the plane."""
+"""Where haze hides an infinite plane, in far-plane distances: about where MuJoCo's OpenGL renderer clips it."""
 
 
 def dot(left: Array, right: Array) -> Array:
-    """Inner products of the columns of two (3, n) arrays, or of one with a (3,) vector, shape (n,)."""
+    """Return the inner products of the columns of two (3, n) arrays, or of one with a (3,) vector, shape (n,)."""
     return left[0] * right[0] + left[1] * right[1] + left[2] * right[2]
 
 
 @dataclasses.dataclass(frozen=True)
 class Light:
-    """One light as the abstract scene resolved it (world frame, m; colours in [0, 1])."""
+    """A light of the abstract scene, in the world frame (m; colors in [0, 1])."""
 
     position: tuple[float, ...]
     direction: tuple[float, ...]
@@ -43,12 +43,12 @@ class Light:
 
     @property
     def directional(self) -> bool:
-        """Whether the light is so far away that its rays are parallel."""
+        """Whether the light's rays are parallel."""
         return self.kind == int(mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
 
 
 def read_lights(scene: mujoco.MjvScene) -> tuple[Light, ...]:
-    """The scene's lights, headlight included, in MuJoCo's order; image-based ones, which OpenGL ignores too, aside."""
+    """Return the scene's lights, including the headlight, in MuJoCo's order; image-based lights are ignored as in OpenGL."""
     lights = []
     for light in (scene.lights[index] for index in range(scene.nlight)):
         if int(light.type) == int(mujoco.mjtLightType.mjLIGHT_IMAGE):
@@ -73,10 +73,10 @@ def read_lights(scene: mujoco.MjvScene) -> tuple[Light, ...]:
     return tuple(lights)
 
 
-def visible_colours(model: mujoco.MjModel) -> Array:
-    """Colour and opacity of every geom as MuJoCo draws it, shape (ngeom, 4).
+def visible_colors(model: mujoco.MjModel) -> Array:
+    """Return the color and opacity of every geom as MuJoCo draws it, shape (ngeom, 4).
 
-    A material's colour holds unless the geom's own differs from the default grey.
+    A geom has its material's color unless its own differs from the default gray.
     """
     rgba = model.geom_rgba.astype(np.float64)
     has_material = model.geom_matid >= 0
@@ -87,10 +87,10 @@ def visible_colours(model: mujoco.MjModel) -> Array:
 
 
 class PlaneTexture:
-    """A 2-D texture on a plane; a plain checker is filtered exactly, any other by bilinear look-up in a pyramid."""
+    """A 2-D texture on a plane; a checkerboard is filtered exactly, any other by bilinear lookup in a mipmap pyramid."""
 
     def __init__(self, pixels: Array, scale: tuple[float, float]) -> None:
-        """Keep `pixels` (height, width, 3) in [0, 1], repeated `scale` times a metre along the plane's x and y."""
+        """Store `pixels` (height, width, 3) in [0, 1], repeated `scale` times per meter along the plane's x and y."""
         self._scale = scale
         half_height, half_width = pixels.shape[0] // 2, pixels.shape[1] // 2
         first, second = pixels[0, 0], pixels[0, -1]
@@ -104,8 +104,8 @@ class PlaneTexture:
             finer = finer[: finer.shape[0] // 2 * 2, : finer.shape[1] // 2 * 2]
             self._pyramid.append(0.25 * (finer[::2, ::2] + finer[1::2, ::2] + finer[::2, 1::2] + finer[1::2, 1::2]))
 
-    def colour(self, x: Array, y: Array, width_x: Array, width_y: Array) -> Array:
-        """Mean colour over boxes centred at plane coordinates (x, y), m, of the given widths, m; shape (3, n)."""
+    def color(self, x: Array, y: Array, width_x: Array, width_y: Array) -> Array:
+        """Return the mean color (3, n) over boxes centered at plane coordinates (x, y), m, of the given widths, m."""
         across, along = 0.5 * self._scale[0], 0.5 * self._scale[1]  # MuJoCo counts repeats over two units
         s, t = across * x - 0.5, -along * y - 0.5
         size_s, size_t = np.maximum(across * width_x, 1e-9), np.maximum(along * width_y, 1e-9)
@@ -123,7 +123,7 @@ class PlaneTexture:
 
 
 def _mean_square_wave(position: Array, width: Array) -> Array:
-    """Mean over [position ± width/2] of the wave that is 1 on [0, ½) and -1 on [½, 1), with period 1."""
+    """Return the mean over [position ± width/2] of the wave that is 1 on [0, ½) and -1 on [½, 1), with period 1."""
 
     def integral(upper: Array) -> Array:
         return 0.5 - np.abs(upper - np.floor(upper) - 0.5)
@@ -132,7 +132,7 @@ def _mean_square_wave(position: Array, width: Array) -> Array:
 
 
 def _bilinear(pixels: Array, s: Array, t: Array) -> Array:
-    """Look up a repeating texture (height, width, 3) at texture coordinates; shape (3, n)."""
+    """Return the colors (3, n) of a repeating texture (height, width, 3) at texture coordinates."""
     height, width = pixels.shape[:2]
     column, row = s * width - 0.5, t * height - 0.5
     left, low = np.floor(column), np.floor(row)
@@ -145,7 +145,7 @@ def _bilinear(pixels: Array, s: Array, t: Array) -> Array:
 
 
 class Sky:
-    """What rays see that meet nothing: the model's skybox, else a plain gradient."""
+    """The background of rays that hit nothing: the model's skybox, else a gradient."""
 
     def __init__(self, model: mujoco.MjModel) -> None:
         """Read the model's skybox."""
@@ -157,8 +157,8 @@ class Sky:
             self._faces = faces if len(faces) == 6 else np.repeat(faces, 6, axis=0)
             break
 
-    def colour(self, directions: Array) -> Array:
-        """Colours in unit directions (3, n), shape (3, n)."""
+    def color(self, directions: Array) -> Array:
+        """Return the colors (3, n) in unit directions (3, n)."""
         if self._faces is None:
             share = np.sqrt(np.clip(directions[2], 0.0, 1.0))
             result = np.stack([h + (z - h) * share for z, h in zip(_SKY_ZENITH, _SKY_HORIZON, strict=True)])
@@ -189,7 +189,7 @@ class Sky:
 
 
 def texture_pixels(model: mujoco.MjModel, index: int) -> Array:
-    """One texture of the model as (height, width, 3) in [0, 1]."""
+    """Return a texture of the model as (height, width, 3) in [0, 1]."""
     height, width, channels = (int(a[index]) for a in (model.tex_height, model.tex_width, model.tex_nchannel))
     start = int(model.tex_adr[index])
     pixels = model.tex_data[start : start + height * width * channels].reshape(height, width, channels) / 255.0
@@ -197,19 +197,19 @@ def texture_pixels(model: mujoco.MjModel, index: int) -> Array:
 
 
 class Surfaces:
-    """The colours and reflectances of a model's geoms, looked up by geom index."""
+    """Colors and reflectances of a model's geoms, by geom index."""
 
     def __init__(self, model: mujoco.MjModel, sky: Sky) -> None:
-        """Read materials and textures; of textures, only those of type 2d on planes are drawn."""
+        """Read materials and textures; only 2-D textures on planes are used."""
         self._sky = sky
         material = model.geom_matid
         has_material = material >= 0
-        colours = visible_colours(model)
-        self.rgb = np.ascontiguousarray(colours[:, :3].T)
-        self.alpha = colours[:, 3]
+        colors = visible_colors(model)
+        self.rgb = np.ascontiguousarray(colors[:, :3].T)
+        self.alpha = colors[:, 3]
 
         def property_of(values: Array, otherwise: float) -> Array:
-            """A material property of each geom, or MuJoCo's default for a geom without a material."""
+            """Return a material property of each geom, or MuJoCo's default for geoms without a material."""
             if not model.nmat:
                 return np.full(model.ngeom, otherwise)
             return np.where(has_material, values[material], otherwise).astype(np.float64)
@@ -250,15 +250,15 @@ class Surfaces:
         pixel: float,
         placed: mujoco.MjData,
     ) -> Array:
-        """Surface colours (3, n) of `geoms` (n,) at `points` (3, n), textures included.
+        """Return the surface colors (3, n) of `geoms` (n,) at `points` (3, n), including textures.
 
         Args:
             geoms: geom indices.
             points: hit points, m.
             directions: unit ray directions (3, n).
-            depths: distances along the view's axis, m, shape (n,): with `pixel`, the width of a picture element there.
+            depths: distances along the view's axis, m, shape (n,); times `pixel` they give the width of a pixel there.
             view: the camera.
-            pixel: width of a picture element on the image plane one metre away, m.
+            pixel: width of a pixel on the image plane one meter away, m.
             placed: the geoms' poses.
         """
         rgb = self.rgb[:, geoms]
@@ -272,18 +272,18 @@ class Surfaces:
             reach = depths[on_it] * pixel
             steepness = dot(ray, normal)
             steepness = np.where(np.abs(steepness) < 1e-9, 1e-9, steepness)
-            # One picture element to the right (or up), along the unit vector side, moves the point where the ray
-            # meets the plane by reach · (side - ray · (normal·side) / (normal·ray)).
+            # One pixel to the right (or up), along the unit vector side, moves the point where the ray meets the
+            # plane by reach · (side - ray · (normal·side) / (normal·ray)).
             widths = []
             for axis in (axis_x, axis_y):
                 slant = dot(ray, axis) / steepness
                 shifts = [np.abs(side @ axis - slant * (side @ normal)) for side in (view.right, view.up)]
                 widths.append(reach * (shifts[0] + shifts[1]))
-            rgb[:, on_it] *= texture.colour(dot(offset, axis_x), dot(offset, axis_y), widths[0], widths[1])
+            rgb[:, on_it] *= texture.color(dot(offset, axis_x), dot(offset, axis_y), widths[0], widths[1])
         return rgb
 
-    def veil(self, rgb: Array, geoms: Array, points: Array, rays: Array, eye: Array) -> Array:
-        """Blend far points of infinite planes into haze, and the haze into the sky, in place; returns `rgb` (3, n)."""
+    def add_haze(self, rgb: Array, geoms: Array, points: Array, rays: Array, eye: Array) -> Array:
+        """Blend far points of infinite planes into haze, and the haze into the sky, in place; return `rgb` (3, n)."""
         on_plane = np.flatnonzero(self.infinite[geoms])
         if not on_plane.size:
             return rgb
@@ -293,21 +293,21 @@ class Surfaces:
         if far.size:
             on_plane, distance = on_plane[far], distance[far]
             share = np.minimum((distance - self._haze_start) / self._haze_length, 1.0)
-            veiled = rgb[:, on_plane]
-            veiled += (self._haze[:, None] - veiled) * share
+            hazy = rgb[:, on_plane]
+            hazy += (self._haze[:, None] - hazy) * share
             beyond = np.flatnonzero(share >= 1.0)
             if beyond.size:
                 clear = 1.0 - (self._haze_start + self._haze_length) / distance[beyond]
-                sky = self._sky.colour(rays[:, on_plane[beyond]])
-                veiled[:, beyond] += (sky - veiled[:, beyond]) * clear
-            rgb[:, on_plane] = veiled
+                sky = self._sky.color(rays[:, on_plane[beyond]])
+                hazy[:, beyond] += (sky - hazy[:, beyond]) * clear
+            rgb[:, on_plane] = hazy
         return rgb
 
 
 def add_light(
     light: Light,
     visibility: Array,
-    colour: Array,
+    color: Array,
     albedo: Array,
     specular: Array,
     exponent: Array,
@@ -315,13 +315,13 @@ def add_light(
     normals: Array,
     to_eye: Array,
 ) -> None:
-    """Add one light's ambient, diffuse and specular terms to `colour` (3, n), in place.
+    """Add one light's ambient, diffuse and specular terms to `color` (3, n), in place.
 
     Args:
         light: the light.
-        visibility: share of the light that reaches each point, in [0, 1], shape (n,).
-        colour: what the other lights gave so far, shape (3, n).
-        albedo: surface colours, shape (3, n).
+        visibility: fraction of the light that reaches each point, in [0, 1], shape (n,).
+        color: accumulated color, shape (3, n).
+        albedo: surface colors, shape (3, n).
         specular: surface reflectances, shape (n,).
         exponent: highlight exponents, shape (n,).
         points: m, shape (3, n).
@@ -336,19 +336,19 @@ def add_light(
     glint = np.clip(dot(normals, halfway) / length, 0.0, 1.0)
     highlight = np.where(facing > 0, specular * glint**exponent * visibility * strength, 0.0)
     for channel in range(3):
-        colour[channel] += albedo[channel] * (light.ambient[channel] * strength + light.diffuse[channel] * reached)
-        colour[channel] += light.specular[channel] * highlight
+        color[channel] += albedo[channel] * (light.ambient[channel] * strength + light.diffuse[channel] * reached)
+        color[channel] += light.specular[channel] * highlight
 
 
 def incidence(light: Light, points: Array) -> tuple[Array, Array]:
-    """Unit vectors from `points` (3, n) towards the light, shape (3, n) or (3, 1), and the strength there, (n,)."""
+    """Return unit vectors from `points` (3, n) to the light, (3, n) or (3, 1), and its strength there, (n,)."""
     if light.directional:
         return -np.array(light.direction)[:, None], np.ones(points.shape[1])
     offset = np.array(light.position)[:, None] - points
     distance = np.sqrt(np.maximum(dot(offset, offset), 1e-18))
     to_light = offset / distance
     strength = np.ones_like(distance)
-    if any(light.attenuation):  # MuJoCo gives point lights none
+    if any(light.attenuation):  # MuJoCo point lights have no attenuation
         constant, linear, quadratic = light.attenuation
         strength /= np.maximum(constant + distance * (linear + quadratic * distance), 1e-9)
     if light.kind == int(mujoco.mjtLightType.mjLIGHT_SPOT) and light.cutoff < 180:
