@@ -394,9 +394,10 @@ def test_truncated_planning_steps_are_not_in_dataset(mode):
     assert set((data.features[:, 1] * 5).round().int().tolist()) == {0, 2}
 
 
-def test_loaded_planner_plans_the_same_after_begin(tmp_path):
+@pytest.mark.parametrize("dynamics", ["learned", "simulator"])
+def test_loaded_planner_plans_the_same_after_begin(dynamics, tmp_path):
     env = open_env(SWING_UP, 3)
-    agent = PETS(env, QUICK, seed=0)
+    agent = PETS(env, replace(QUICK, dynamics=dynamics), seed=0)
     agent.learn(60)
     agent.save(tmp_path)
     loaded = PETS.load(tmp_path)
