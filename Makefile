@@ -31,7 +31,7 @@ bench: .venv/dev ## measure speed and learning against other suites
 	$(BIN)/gantry bench train
 	$(BIN)/gantry bench optimizers
 	$(BIN)/gantry bench planner
-	$(BIN)/gantry bench footing
+	$(BIN)/gantry bench parity
 
 clean: ## remove the environment and what was built
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,6 +1,5 @@
 """The package: what a wheel holds, what importing costs, and that parts meet only where they may."""
 
-import ast
 import os
 import shutil
 import subprocess
@@ -8,6 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import gantry
+import gantry.agents
+from gantry.cli import COMMANDS
+from scripts import house
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -21,11 +25,12 @@ def test_a_wheel_works_outside_the_repository_assets_included(tmp_path):
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source)]
     subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("gantry-*.whl")
+    (wheel,) = tmp_path.glob("gantry_rl-*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", str(site), str(wheel)], check=True, capture_output=True)
     program = (
         "import gantry, gymnasium, pathlib\n"
         f"assert pathlib.Path(gantry.__file__).is_relative_to({str(site)!r}), gantry.__file__\n"
+        "assert pathlib.Path(gantry.__file__).with_name('py.typed').exists()\n"
         "from gantry.envs.registry import registered_tasks\n"
         "for environment in registered_tasks():\n"
         "    env = gymnasium.make(environment)\n"
@@ -39,16 +44,134 @@ def test_a_wheel_works_outside_the_repository_assets_included(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("package", "forbidden"), [("agents", "gantry.envs"), ("envs", "gantry.agents")])
-def test_agents_and_environments_never_import_each_other(package, forbidden):
-    files = list((REPOSITORY / "gantry" / package).rglob("*.py"))
-    assert files
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom):
-                names = [node.module or ""]
-            assert not any(name.startswith(forbidden) for name in names), file
+FLOORS = (
+    {"assets", "errors"},
+    {"files"},
+    {"envs", "agents"},
+    {"runs"},
+    {"film", "plots", "optimal_control", "minimization"},
+    {"benchmark"},
+    {"cli"},
+)
+"""The packages and modules of `gantry`, from the ground up: each imports only what is on its own floor or below."""
+APART = {("agents", "envs"), ("envs", "agents")}
+CIRCLES = ({"gantry.envs.rendering", "gantry.envs.rendering.opengl", "gantry.envs.rendering.raycast"},)
+"""Those that are still to go."""
+
+
+def test_imports_point_down_and_agents_and_environments_never_meet():
+    known = house.modules()
+    floor = {part: number for number, parts in enumerate(FLOORS) for part in parts}
+    seen = set()
+    for name, path in known.items():
+        part = name.partition(".")[2].partition(".")[0]
+        if part in ("", "__main__"):  # the package's face, which only hands on
+            continue
+        seen.add(part)
+        for imported in house.imports(path, known, typing_only=True):
+            other = imported.partition(".")[2].partition(".")[0]
+            if other == "":
+                assert part in ("cli", "runs"), f"{name} imports the package's face"  # for its version
+                continue
+            assert floor[other] <= floor[part], f"{name} imports {imported}, which is above it"
+            assert (part, other) not in APART, f"{name} imports {imported}"
+    assert seen == set().union(*FLOORS)
+
+
+def test_imports_have_no_circles():
+    known = house.modules()
+    graph = {name: house.imports(path, known) for name, path in known.items()}
+    assert [circle for circle in house.circles(graph) if set(circle) not in CIRCLES] == []
+
+
+def test_the_root_holds_a_handful_of_modules():
+    assert {path.name for path in (REPOSITORY / "gantry").glob("*.py")} == {
+        "__init__.py",
+        "__main__.py",
+        "errors.py",
+        "files.py",
+    }
+
+
+def test_law_of_imports_sees_what_breaks_it(tmp_path):
+    """The two tests above can fail: a small package with an upward, a lazy, a typing-only and a circular import."""
+    package = tmp_path / "gantry"
+    (package / "runs").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "runs" / "__init__.py").write_text("from typing import TYPE_CHECKING\n")
+    (package / "runs" / "a.py").write_text("def f():\n    from gantry.runs import b\n")
+    (package / "runs" / "b.py").write_text(
+        "from typing import TYPE_CHECKING\nfrom gantry.runs.a import f\nif TYPE_CHECKING:\n    import gantry.cli\n"
+    )
+    (package / "cli.py").touch()
+    known = house.modules(package)
+    assert house.imports(known["gantry.runs.a"], known) == {"gantry.runs.b"}
+    assert house.imports(known["gantry.runs.b"], known) == {"gantry.runs.a"}
+    assert house.imports(known["gantry.runs.b"], known, typing_only=True) == {"gantry.runs.a", "gantry.cli"}
+    graph = {name: house.imports(path, known) for name, path in known.items()}
+    assert house.circles(graph) == [["gantry.runs.a", "gantry.runs.b"]]
+
+
+HEAVY = {"torch", "mujoco", "matplotlib", "scipy", "imageio"}
+
+
+def modules_after(program: str) -> set[str]:
+    """The modules that a new process has imported when `program` has run."""
+    program = f"{program}\nimport sys; print('\\n' + ' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+WORDS = [
+    *([command, "--help"] for command in COMMANDS),
+    ["list"],
+    ["train", "--agent", "dqn"],
+    ["train", "NoSuchThing-v0"],
+    ["train", "CartPole-v1", "--agent", "nobody"],
+    ["evaluate", "no/such/run"],
+    ["record", "no/such/run"],
+    ["table", "no/such/run"],
+]
+
+
+def test_no_command_imports_torch_or_mujoco_before_it_has_read_its_arguments():
+    """All in one process, so that the first that imports too much is the one that is named."""
+    program = (
+        "import sys\n"
+        "from gantry.cli import main\n"
+        f"for words in {WORDS!r}:\n"
+        "    try:\n"
+        "        main(words)\n"
+        "    except SystemExit:\n"
+        "        pass\n"
+        f"    heavy = {HEAVY!r} & set(sys.modules)\n"
+        "    assert not heavy, (words, heavy)\n"
+    )
+    assert not HEAVY & modules_after(program)
+
+
+def test_importing_the_package_and_its_agents_is_cheap_until_a_name_is_asked_for():
+    program = "import gantry, gantry.agents, gantry.envs, gantry.runs.environments; dir(gantry.agents)"
+    assert not HEAVY & modules_after(program)
+    assert "torch" in modules_after("from gantry.agents import PPO, PPOConfig, A2C; PPOConfig(num_envs=3)")
+
+
+def test_every_public_name_can_be_imported_and_no_other():
+    for package in (gantry, gantry.agents):
+        for name in package.__all__:
+            assert getattr(package, name) is not None
+        with pytest.raises(AttributeError, match="NoSuchName"):
+            _ = package.NoSuchName
+
+
+def test_every_agent_is_exported_with_its_settings_and_described():
+    assert gantry.agents.AGENTS.keys() == gantry.agents.CONFIGS.keys() == gantry.agents.DESCRIPTIONS.keys()
+    for name in gantry.agents.AGENTS:
+        for found in (gantry.agents.agent_class(name), gantry.agents.config_class(name)):
+            assert found.__name__ in gantry.agents.__all__
+            assert getattr(gantry.agents, found.__name__) is found
+        assert gantry.agents.agent_of_config(gantry.agents.config_class(name)) == name
 
 
 def test_importing_gymnasium_by_the_module_prefix_registers_the_ids():

@@ -1,4 +1,4 @@
-"""`gantry bench footing`: PPO, A2C and DDPG beside stable-baselines3's, with its settings and its budgets of steps.
+"""`gantry bench parity`: PPO, A2C and DDPG beside stable-baselines3's, with its settings and its budgets of steps.
 
 Both sides learn in single environments of Gymnasium's (`DummyVecEnv` there, `SyncVectorEnv` here), with one PyTorch
 thread (our DDPG: one for each of its two networks, as always), from the same seeds, each training in a process of its
@@ -20,7 +20,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from gantry.agents import agent_class, config_class
+from gantry.agents import agent_class, agent_of_config
+from gantry.agents.a2c import A2CConfig
+from gantry.agents.ddpg import DDPGConfig
+from gantry.agents.ppo import PPOConfig
 from gantry.benchmark.cases import FIRST_SEED
 from gantry.benchmark.rows import Report, Row
 from gantry.errors import GantryError
@@ -45,75 +48,80 @@ RANGES: dict[str, tuple[float, float]] = {
 class Contest:
     """One algorithm on both sides."""
 
-    agent: str
+    config: PPOConfig | A2CConfig | DDPGConfig
+    """SB3's settings in our names, without what SB3 does not have."""
     steps: int
     """Environment steps of each side."""
-    num_envs: int
-    settings: dict[str, Any]
-    """SB3's settings in our names, where ours are others."""
     theirs: dict[str, Any] = dataclasses.field(default_factory=dict)
     """SB3's settings, where they are not its defaults."""
-    environments: tuple[str, ...] = tuple(RANGES)
+    env_ids: tuple[str, ...] = tuple(RANGES)
 
+    @property
+    def agent(self) -> str:
+        """The agent's id, which in upper case is SB3's class."""
+        return agent_of_config(type(self.config))
 
-PLAIN = {"stagger_first_episodes": False}
-"""Without what SB3 does not have."""
-ON_POLICY = {**PLAIN, "action_units": "own", "normalize_observation": False, "normalize_return": False}
-A2C = {**ON_POLICY, "optimizer": "rmsprop-pytorch", "normalize_observation": True, "normalize_return": True}
-"""Scaled by running statistics, as `VecNormalize` does it there."""
 
 ACTION_NOISE = 0.1
 """Standard deviation of DDPG's exploration on both sides, in half-widths of the action bounds."""
 
 
 def falling_rate(progress_remaining: float) -> float:
-    """A2C's learning rate of 7e-4, in a line to 0, as SB3 takes it."""
+    """Return A2C's learning rate, falling linearly from 7e-4 to 0, as SB3 takes it."""
     return 7e-4 * progress_remaining
 
 
+# SB3's defaults, but scaled by running statistics, as `VecNormalize` does it there and as its zoo has them for MuJoCo's
+# environments (with 1 M steps).
+A2C = A2CConfig(
+    num_envs=8,
+    stagger_first_episodes=False,
+    action_scaling="none",
+    optimizer="rmsprop-pytorch",
+    normalize_observation=True,
+    normalize_return=True,
+)
+
 CONTESTS = (
     Contest(
-        "ppo",
-        50_000,
-        1,
-        {
-            **ON_POLICY,
-            "rollout_steps": 2048,
-            "minibatch_size": 64,
-            "epochs": 10,
-            "learning_rate": 3e-4,
-            "value_coefficient": 1.0,  # of half the squared error
-        },
+        PPOConfig(
+            num_envs=1,
+            stagger_first_episodes=False,
+            action_scaling="none",
+            normalize_observation=False,
+            normalize_return=False,
+            rollout_steps=2048,
+            minibatch_size=64,
+            epochs=10,
+            learning_rate=3e-4,
+            value_coefficient=1.0,  # of half the squared error
+        ),
+        steps=50_000,
     ),
-    # SB3's defaults, but scaled, as its zoo has them for MuJoCo's environments (with 1 M steps).
-    Contest(
-        "a2c",
-        300_000,
-        8,
-        A2C,
-        environments=("InvertedPendulum-v5", "Reacher-v5"),
-    ),
+    Contest(A2C, steps=300_000, env_ids=("InvertedPendulum-v5", "Reacher-v5")),
     # The zoo's own, without its state-dependent exploration, which we do not have.
     Contest(
-        "a2c",
-        1_000_000,
-        8,
-        {
-            **A2C,
-            "rollout_steps": 8,
-            "gamma": 0.9,
-            "gae_lambda": 0.9,
-            "value_coefficient": 0.4,
-            "learning_rate_schedule": "linear",
-        },
-        {"n_steps": 8, "gamma": 0.9, "gae_lambda": 0.9, "vf_coef": 0.4, "learning_rate": falling_rate},
-        environments=("Pendulum-v1",),
+        dataclasses.replace(
+            A2C,
+            rollout_steps=8,
+            gamma=0.9,
+            gae_lambda=0.9,
+            value_coefficient=0.4,
+            learning_rate_schedule="linear",
+        ),
+        steps=1_000_000,
+        theirs={"n_steps": 8, "gamma": 0.9, "gae_lambda": 0.9, "vf_coef": 0.4, "learning_rate": falling_rate},
+        env_ids=("Pendulum-v1",),
     ),
     Contest(
-        "ddpg",
-        10_000,
-        1,
-        {**PLAIN, "hidden_sizes": (400, 300), "warm_up_steps": 100, "noise_start": ACTION_NOISE},
+        DDPGConfig(
+            num_envs=1,
+            stagger_first_episodes=False,
+            hidden_sizes=(400, 300),
+            warm_up_steps=100,
+            noise_start=ACTION_NOISE,
+        ),
+        steps=10_000,
     ),
 )
 """SB3's default settings, or those of its model zoo, on both sides; DDPG's action noise, of which SB3 has none, is the
@@ -131,10 +139,10 @@ def measure(report: Report, agents: Sequence[str], seeds: int = 5) -> None:
     for contest in CONTESTS:
         if contest.agent not in agents:
             continue
-        for environment in contest.environments:
-            lowest, highest = RANGES[environment]
-            ours, theirs = _trainings(contest, environment, seeds)
-            name = f"{contest.agent.upper()} on {environment}"
+        for env_id in contest.env_ids:
+            lowest, highest = RANGES[env_id]
+            ours, theirs = _trainings(contest, env_id, seeds)
+            name = f"{contest.agent.upper()} on {env_id}"
             our_scores, their_scores = [score for score, _ in ours], [score for score, _ in theirs]
             low, high = difference_interval(np.array(our_scores), np.array(their_scores))
             low, high = low / (highest - lowest), high / (highest - lowest)
@@ -147,12 +155,12 @@ def measure(report: Report, agents: Sequence[str], seeds: int = 5) -> None:
             report(Row(f"{name}: steps/s over SB3's", ratio, "times", 1.0))
 
 
-def _trainings(contest: Contest, environment: str, seeds: int) -> tuple[list[tuple[float, float]], ...]:
+def _trainings(contest: Contest, env_id: str, seeds: int) -> tuple[list[tuple[float, float]], ...]:
     """Return our and their scores and steps a second, for each seed; two trainings go on at any time."""
     spawned = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(2, spawned, _end_with_parent, max_tasks_per_child=1) as pool:
         jobs = [
-            [pool.submit(side, contest, environment, seed) for side in (_ours, _theirs)]
+            [pool.submit(side, contest, env_id, seed) for side in (_ours, _theirs)]
             for seed in range(FIRST_SEED, FIRST_SEED + seeds)
         ]
         return tuple([job.result() for job in side] for side in zip(*jobs, strict=True))
@@ -185,28 +193,23 @@ def _listed(scores: list[float]) -> str:
     return " ".join(f"{score:.4g}" for score in scores)
 
 
-def our_config(contest: Contest) -> Any:
-    """Return the settings of our side."""
-    return config_class(contest.agent)(num_envs=contest.num_envs, **contest.settings)
-
-
-def _ours(contest: Contest, environment: str, seed: int) -> tuple[float, float]:
+def _ours(contest: Contest, env_id: str, seed: int) -> tuple[float, float]:
     """Return the score on test episodes and the environment steps a second of learning."""
     import torch
 
     torch.set_num_threads(1)
     kind = agent_class(contest.agent)
-    env = open_env(environment, contest.num_envs)
-    agent = kind(env, our_config(contest), seed=seed, env_seed=environment_seed("training", seed, contest.num_envs))
+    env = open_env(env_id, contest.config.num_envs)
+    agent = kind(env, contest.config, seed=seed, env_seed=environment_seed("training", seed, contest.config.num_envs))
     begun = time.perf_counter()
     agent.learn(contest.steps)
     taken = time.perf_counter() - begun
     env.close()
-    return evaluate(agent.act, environment, EPISODES, purpose="test").score, contest.steps / taken
+    return evaluate(agent.act, env_id, EPISODES, purpose="test").score, contest.steps / taken
 
 
-def _theirs(contest: Contest, environment: str, seed: int) -> tuple[float, float]:
-    """Return the same figures of SB3."""
+def _theirs(contest: Contest, env_id: str, seed: int) -> tuple[float, float]:
+    """Return the same for SB3."""
     try:
         import stable_baselines3
         import torch
@@ -214,11 +217,13 @@ def _theirs(contest: Contest, environment: str, seed: int) -> tuple[float, float
         from stable_baselines3.common.noise import NormalActionNoise
         from stable_baselines3.common.vec_env import VecNormalize
     except ImportError as error:
-        raise GantryError("this benchmark needs stable-baselines3: pip install 'gantry[baselines]'") from error
+        raise GantryError("this benchmark needs stable-baselines3: pip install 'gantry-rl[baselines]'") from error
     torch.set_num_threads(1)
-    env = make_vec_env(environment, contest.num_envs, seed=environment_seed("training", seed, contest.num_envs))
+    env = make_vec_env(
+        env_id, contest.config.num_envs, seed=environment_seed("training", seed, contest.config.num_envs)
+    )
     settings = dict(contest.theirs)
-    ours = our_config(contest)
+    ours = contest.config
     scaled = VecNormalize(env, gamma=ours.gamma) if ours.normalize_observation else None
     if contest.agent == "ddpg":
         size = env.action_space.shape[0]
@@ -234,4 +239,4 @@ def _theirs(contest: Contest, environment: str, seed: int) -> tuple[float, float
         seen = observations if scaled is None else scaled.normalize_obs(observations)
         return model.predict(seen, deterministic=True)[0]
 
-    return evaluate(act, environment, EPISODES, purpose="test").score, model.num_timesteps / taken
+    return evaluate(act, env_id, EPISODES, purpose="test").score, model.num_timesteps / taken

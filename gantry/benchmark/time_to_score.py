@@ -148,5 +148,5 @@ def reason_without_peers(peers: bool) -> str | None:
     if not peers:
         return "left out"
     if importlib.util.find_spec("stable_baselines3") is None:
-        return "stable-baselines3 is not installed (pip install 'gantry[baselines]')"
+        return "stable-baselines3 is not installed (pip install 'gantry-rl[baselines]')"
     return None

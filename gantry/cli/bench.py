@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from gantry.agents import AGENTS
-from gantry.benchmark.rows import Row, machine
+
+if TYPE_CHECKING:
+    from gantry.benchmark.rows import Row
 from gantry.cli.output import console, parse, print_json
 
 
@@ -15,20 +17,24 @@ from gantry.cli.output import console, parse, print_json
 class BenchArguments:
     """Measure Gantry against other suites, side by side, and say which targets are met.
 
-    `envs`: simulation speed (about two minutes). `train`: what every agent reaches with the settings shipped, and in
-    how many seconds; PPO's and DDPG's time to a score of 800 beside stable-baselines3's (about an hour; the last parts
-    need the `baselines` extra). `footing`: PPO, A2C and DDPG with stable-baselines3's own settings and budgets beside
-    stable-baselines3 itself (two hours). `optimizers`: evaluations beside SciPy's methods, and how surely each finds
-    the minimum (about two minutes). `planner`: what planning through learned and through true dynamics reaches, and how
-    long a decision takes (about half an hour). Run nothing else meanwhile.
+    `envs`: simulation speed (about two minutes). `train`: the score of every agent with its recipes, and in how many
+    seconds; PPO's and DDPG's time to a score of 800 beside stable-baselines3's (about an hour; the last parts need the
+    `baselines` extra). `parity`: PPO, A2C and DDPG with stable-baselines3's settings and budgets beside
+    stable-baselines3 itself (two hours). `optimizers`: evaluations beside SciPy's methods, and how often each finds the
+    minimum (about two minutes). `planner`: scores of planning with learned and with true dynamics, and how long a
+    planning step takes (about half an hour). Run nothing else meanwhile. Examples:
+
+      gantry bench envs
+
+      gantry bench train --agents ppo --seeds 3 --no-peers
     """
 
-    what: Annotated[Literal["envs", "train", "footing", "optimizers", "planner"], tyro.conf.Positional]
-    """Which benchmark."""
+    what: Annotated[Literal["envs", "train", "parity", "optimizers", "planner"], tyro.conf.Positional]
+    """The benchmark."""
     agents: tuple[str, ...] = ()
-    """Measure these agents alone, in `train` and `footing`; by default all."""
+    """Measure only these agents, in `train` and `parity`; by default all."""
     seeds: int = 5
-    """Training seeds, in `train`, `footing` and `planner`."""
+    """Training seeds, in `train`, `parity` and `planner`."""
     peers: bool = True
     """Also measure stable-baselines3, in `train`."""
     json: bool = False
@@ -38,10 +44,12 @@ class BenchArguments:
 def main(words: Sequence[str]) -> None:
     """Run `gantry bench`."""
     arguments = parse(BenchArguments, "bench", words)
+    from gantry.benchmark.rows import machine
+
     screen = console(arguments.json)
     rows: list[Row] = []
 
-    def report(row: Row) -> None:
+    def report(row: "Row") -> None:
         rows.append(row)
         value = "–" if row.value is None else f"{row.value:,.2f}" if row.value < 1000 else f"{row.value:,.0f}"
         sign = "≥" if row.better == "higher" else "≤"
@@ -61,24 +69,22 @@ def main(words: Sequence[str]) -> None:
         from gantry.benchmark import planner
 
         planner.measure(report, arguments.seeds)
-    elif arguments.what == "footing":
-        from gantry.benchmark import sb3_parity as footing
+    elif arguments.what == "parity":
+        from gantry.benchmark import sb3_parity
 
-        footing.measure(report, arguments.agents or tuple(AGENTS), arguments.seeds)
+        sb3_parity.measure(report, arguments.agents or tuple(AGENTS), arguments.seeds)
     else:
-        from gantry.benchmark import cases, ddpg, q_learning
-        from gantry.benchmark import ppo as training
-        from gantry.benchmark import reinforce_variance as policy_gradients
+        from gantry.benchmark import cases, ddpg, ppo, q_learning, reinforce_variance
 
         asked = arguments.agents or tuple(AGENTS)
         cases.measure(report, asked, arguments.seeds)
         if "q-learning" in asked:
             q_learning.measure(report, arguments.seeds)
         if "reinforce" in asked:
-            policy_gradients.measure(report)
+            reinforce_variance.measure(report)
         if "ddpg" in asked:
             ddpg.measure(report, arguments.seeds, arguments.peers)
         if "ppo" in asked:
-            training.measure(report, arguments.seeds, arguments.peers)
+            ppo.measure(report, arguments.seeds, arguments.peers)
     if arguments.json:
         print_json({"rows": [row.to_json() for row in rows], "machine": machine()})

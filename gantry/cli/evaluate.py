@@ -8,10 +8,8 @@ from typing import Annotated, Literal
 import tyro
 from rich.table import Table
 
-from gantry.agents import load_agent
 from gantry.cli.options import env_options
 from gantry.cli.output import console, parse, print_json
-from gantry.runs.evaluate import evaluate_agent
 from gantry.runs.folder import Run
 
 
@@ -19,17 +17,21 @@ from gantry.runs.folder import Run
 class EvaluateArguments:
     """Score a trained run on episodes it never saw.
 
-    The policy acts deterministically; the episodes' seeds are from a range that training never uses.
+    The policy acts deterministically; the episodes' seeds are from a range that training never uses. Examples:
+
+      gantry evaluate runs/CartPoleSwingUp-v0-ppo-seed0
+
+      gantry evaluate runs/CartPoleSwingUp-v0-ppo-seed0 --randomize cart_mass=0.5..2.0 --disturb pushes
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder, as `gantry train` named it."""
     episodes: int = 100
-    """How many episodes, each from its own seed."""
+    """Number of episodes, each with a seed of its own."""
     seed: int = 0
-    """Which block of evaluation seeds."""
+    """Block of evaluation seeds."""
     randomize: str | None = None
-    """Physics to vary in place of those of the training: "cart_mass=0.5..2.0,motor_delay=0..2"."""
+    """Physics in place of those of the training: "cart_mass=0.5..2.0,motor_delay=0..2"."""
     disturb: Literal["pushes", "balls"] | None = None
     """Push the robot at random times, or throw balls at it."""
     json: bool = False
@@ -40,6 +42,9 @@ def main(words: Sequence[str]) -> None:
     """Run `gantry evaluate`."""
     arguments = parse(EvaluateArguments, "evaluate", words)
     config = Run(arguments.run).read_config()
+    from gantry.agents import load_agent
+    from gantry.runs.evaluate import evaluate_agent
+
     agent = load_agent(arguments.run)
     options = {**config.env_options, **env_options((), arguments.randomize, arguments.disturb)}
     result = evaluate_agent(agent, config.env_id, arguments.episodes, arguments.seed, options)

@@ -14,7 +14,9 @@ from gantry.envs.registry import registered_tasks
 class ListArguments:
     """Show the environments and the agents that Gantry has.
 
-    The agents take any other Gymnasium id as well (`gantry train CartPole-v1`).
+    The agents take any other Gymnasium id as well (`gantry train CartPole-v1`). `gantry info ENV` tells more. Example:
+
+      gantry list --json
     """
 
     json: bool = False

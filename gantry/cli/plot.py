@@ -8,8 +8,6 @@ from typing import Annotated, Literal
 import tyro
 
 from gantry.cli.output import console, parse, print_json
-from gantry.plots.learning_curves import draw_learning_curves, learning_curves
-from gantry.runs.folder import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +27,9 @@ class PlotArguments:
     metric: str = "score"
     """What to plot: any column of metrics.csv, such as success_mean or steps_per_second."""
     against: Literal["steps", "wall_seconds"] = "steps"
-    """Against environment steps, or against the seconds that training took."""
+    """The horizontal axis: environment steps, or the seconds that training took."""
     log: bool = False
-    """Spread that axis logarithmically, where agents differ a hundredfold in what they need."""
+    """Make that axis logarithmic, for agents that differ a hundredfold in what they need."""
     json: bool = False
     """End with one line of JSON on standard output; everything else goes to standard error."""
 
@@ -39,6 +37,9 @@ class PlotArguments:
 def main(words: Sequence[str]) -> None:
     """Run `gantry plot`."""
     arguments = parse(PlotArguments, "plot", words)
+    from gantry.plots.learning_curves import draw_learning_curves, learning_curves
+    from gantry.runs.folder import Run
+
     curves = learning_curves(arguments.runs, arguments.metric, arguments.against, arguments.log)
     environments = {Run(folder).read_config().env_id for folder in arguments.runs}
     title = ", ".join(sorted(environments))

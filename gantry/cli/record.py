@@ -8,12 +8,9 @@ from typing import Annotated, Literal
 import tyro
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from gantry.agents import load_agent
 from gantry.cli.options import env_options
 from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError
-from gantry.film.record import record
-from gantry.runs.environments import short_name
 from gantry.runs.folder import Run
 
 
@@ -22,7 +19,11 @@ class RecordArguments:
     """Film a trained run, without a screen.
 
     Draws with EGL, else OSMesa, else a ray caster that needs no graphics library, and says which. The film shows the
-    episodes that `gantry evaluate` scores with the same seed.
+    episodes that `gantry evaluate` scores with the same seed. Examples:
+
+      gantry record runs/CartPoleSwingUp-v0-ppo-seed0
+
+      gantry record runs/Reach-v0-ppo-seed0 --episodes 3 --out reach.mp4 --size 640 480
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -30,23 +31,23 @@ class RecordArguments:
     out: Path | None = None
     """The film, .mp4 or .gif; by default videos/RUN in the current folder."""
     episodes: int = 1
-    """How many episodes, one after another."""
+    """Number of episodes, one after another."""
     seed: int = 0
-    """Which block of evaluation seeds."""
+    """Block of evaluation seeds."""
     camera: str | None = None
     """The model's camera, by name or number; by default its first."""
     size: tuple[int, int] = (480, 360)
     """Width and height (pixels)."""
     speed: float = 1.0
-    """How much faster than real time the film runs."""
+    """Playback speed, as a multiple of real time."""
     overlay: bool = True
     """Draw time, score, reward terms and action over the picture."""
     format: Literal["mp4", "gif"] | None = None
-    """By default what --out ends with, else mp4."""
+    """The film's format; by default that of --out's name, else mp4."""
     renderer: Literal["auto", "egl", "osmesa", "raycast"] = "auto"
-    """What draws."""
+    """The renderer; `auto` takes the first that works."""
     randomize: str | None = None
-    """Physics to vary in place of those of the training: "cart_mass=0.5..2.0,motor_delay=0..2"."""
+    """Physics in place of those of the training: "cart_mass=0.5..2.0,motor_delay=0..2"."""
     disturb: Literal["pushes", "balls"] | None = None
     """Push the robot at random times, or throw balls at it."""
     json: bool = False
@@ -56,8 +57,12 @@ class RecordArguments:
 def main(words: Sequence[str]) -> None:
     """Run `gantry record`."""
     arguments = parse(RecordArguments, "record", words)
-    screen = console(arguments.json)
     config = Run(arguments.run).read_config()
+    from gantry.agents import load_agent
+    from gantry.film.record import record
+    from gantry.runs.environments import short_name
+
+    screen = console(arguments.json)
     agent = load_agent(arguments.run)
     options = {**config.env_options, **env_options((), arguments.randomize, arguments.disturb)}
     path = film_path(arguments.out, arguments.format, Path("videos") / arguments.run.resolve().name)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.table import Table
@@ -11,9 +11,9 @@ from rich.table import Table
 from gantry.cli.options import parse_options
 from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError
-from gantry.film.record import record
-from gantry.optimal_control.solve import METHODS, ControlResult, Playback, solve
-from gantry.runs.environments import canonical_id, short_name
+
+if TYPE_CHECKING:
+    from gantry.optimal_control.solve import ControlResult
 
 FILMS, PICTURES = (".mp4", ".gif"), (".png", ".svg", ".pdf")
 
@@ -24,7 +24,7 @@ class SolveArguments:
 
     `lqr`: the linear-quadratic regulator around the pose of the highest reward. `ilqr`: iterative LQR, Newton's method
     on whole trajectories, on the reward itself. The plans are played in the environment, on the episodes that
-    `gantry evaluate` scores agents on with the same seed. For example:
+    `gantry evaluate` scores agents on with the same seed. Examples:
 
       gantry solve gantry/CartPoleSwingUp-v0
 
@@ -56,13 +56,17 @@ class SolveArguments:
 def main(words: Sequence[str]) -> None:
     """Run `gantry solve`."""
     arguments = parse(SolveArguments, "solve", words)
+    from gantry.film.record import record
+    from gantry.optimal_control.solve import METHODS, Playback, solve
+    from gantry.runs.environments import canonical_id, short_name
+
     for path, suffixes in ((arguments.film, FILMS), (arguments.plot, PICTURES)):
         if path is not None and path.suffix.lower() not in suffixes:
             raise GantryError(f"cannot write {path}: its name must end in {' or '.join(suffixes)}")
     if arguments.plot is not None and arguments.method == "lqr":
         raise GantryError("--plot shows iterations, and lqr has none; choose --method ilqr")
     screen = console(arguments.json)
-    environment = canonical_id(arguments.env_id)
+    env_id = canonical_id(arguments.env_id)
     options = parse_options(arguments.env)
     results = []
     with screen.status("planning") as status:
@@ -72,7 +76,7 @@ def main(words: Sequence[str]) -> None:
 
         for method in METHODS if arguments.method == "all" else (arguments.method,):
             status.update(method)
-            results.append(solve(environment, method, arguments.episodes, arguments.seed, options, progress=progress))
+            results.append(solve(env_id, method, arguments.episodes, arguments.seed, options, progress=progress))
     screen.print(_table(results))
     if arguments.plot is not None:
         from gantry.plots.ilqr_convergence import draw_convergence
@@ -83,9 +87,9 @@ def main(words: Sequence[str]) -> None:
         last = results[-1]
         film = record(
             Playback(last.actions[:1]),
-            environment,
+            env_id,
             arguments.film,
-            title=f"{short_name(environment).rpartition('-v')[0]}, {last.method}",
+            title=f"{short_name(env_id).rpartition('-v')[0]}, {last.method}",
             seed=arguments.seed,
             env_options=options,
             size=arguments.size,
@@ -98,7 +102,7 @@ def main(words: Sequence[str]) -> None:
         print_json({"methods": [result.to_json() for result in results]})
 
 
-def _table(results: Sequence[ControlResult]) -> Table:
+def _table(results: "Sequence[ControlResult]") -> Table:
     episodes = results[0].evaluation.episodes
     table = Table(title=f"optimal control in {results[0].env_id}, {episodes} episodes", title_justify="left")
     table.add_column("method")

@@ -5,15 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 from rich.table import Table
 
-from gantry.agents import load_agent
-from gantry.agents.protocol import Tabular
 from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError
-from gantry.plots.q_table import draw_q_table, table_labels
 from gantry.runs.folder import Run
 
 
@@ -40,6 +36,12 @@ def main(words: Sequence[str]) -> None:
     """Run `gantry table`."""
     arguments = parse(TableArguments, "table", words)
     config = Run(arguments.run).read_config()
+    import numpy as np
+
+    from gantry.agents import load_agent
+    from gantry.agents.protocol import Tabular
+    from gantry.plots.q_table import draw_q_table, table_labels
+
     agent = load_agent(arguments.run)
     if not isinstance(agent, Tabular):
         raise GantryError(f"{arguments.run} is a run of {config.agent}, which keeps no table; q-learning does")

@@ -1,4 +1,4 @@
-"""The comparison on equal terms: its settings are stable-baselines3's, and its interval is Welch's."""
+"""Parity with stable-baselines3: both sides have the same settings, and the interval is Welch's."""
 
 import inspect
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gantry.benchmark.sb3_parity import CONTESTS, RANGES, difference_interval, our_config
+from gantry.benchmark.sb3_parity import CONTESTS, RANGES, difference_interval
 
 OURS = {
     "n_steps": "rollout_steps",
@@ -33,9 +33,9 @@ def theirs_of(contest):
     return settings, rate if callable(rate) else lambda progress_remaining: rate
 
 
-@pytest.mark.parametrize("contest", CONTESTS, ids=lambda contest: f"{contest.agent} {contest.environments[-1]}")
+@pytest.mark.parametrize("contest", CONTESTS, ids=lambda contest: f"{contest.agent} {contest.env_ids[-1]}")
 def test_both_sides_learn_with_the_same_settings(contest):
-    config = our_config(contest)
+    config = contest.config
     settings, rate = theirs_of(contest)
     compared = set()
     for name, value in {**settings, "learning_rate": rate(1.0)}.items():
@@ -48,9 +48,9 @@ def test_both_sides_learn_with_the_same_settings(contest):
     assert len(compared) >= 5
 
 
-@pytest.mark.parametrize("contest", CONTESTS, ids=lambda contest: f"{contest.agent} {contest.environments[-1]}")
+@pytest.mark.parametrize("contest", CONTESTS, ids=lambda contest: f"{contest.agent} {contest.env_ids[-1]}")
 def test_both_sides_have_the_same_learning_rates(contest):
-    config, total = our_config(contest), contest.steps
+    config, total = contest.config, contest.steps
     _, rate = theirs_of(contest)
     falls = config.learning_rate_schedule == "linear"
     for steps in (0, total // 4, total - 1):
@@ -59,8 +59,8 @@ def test_both_sides_have_the_same_learning_rates(contest):
 
 
 def test_every_agent_meets_its_peer_in_every_environment():
-    met = [(contest.agent, environment) for contest in CONTESTS for environment in contest.environments]
-    assert sorted(met) == sorted((agent, environment) for agent in ("a2c", "ddpg", "ppo") for environment in RANGES)
+    met = [(contest.agent, env_id) for contest in CONTESTS for env_id in contest.env_ids]
+    assert sorted(met) == sorted((agent, env_id) for agent in ("a2c", "ddpg", "ppo") for env_id in RANGES)
 
 
 def test_the_interval_of_a_difference_is_scipys_of_welch():
