@@ -1,4 +1,4 @@
-"""Small vector environments whose answers are known, for the tests of agents."""
+"""Small vector environments with known optimal behavior, for the tests of agents."""
 
 import gymnasium
 import numpy as np
@@ -15,7 +15,7 @@ def scattered(seed, row, count):
 
 
 class Forgetful(VectorEnv):
-    """Reward for naming the spot that is shown: -(action - spot)², or 1 for its sign if `discrete`.
+    """Reward for repeating the observed spot: -(action - spot)², or 1 for its sign if `discrete`; no state to save.
 
     Observations: the spot, and the share of the episode that has passed. Episodes have `length` steps and end in
     truncation, or in termination if `terminal`. `final_obs` comes as one array, or as Gymnasium's own array of arrays.
@@ -93,7 +93,7 @@ class Forgetful(VectorEnv):
 
 
 class Spot(Forgetful):
-    """The same with a state to hand out."""
+    """`Forgetful` with a state that can be saved and restored."""
 
     def get_state(self):
         return {
@@ -110,7 +110,7 @@ class Spot(Forgetful):
 
 
 class Wage(VectorEnv):
-    """One a step for `length` steps in an unchanging world: values are geometric sums."""
+    """Reward 1 per step for `length` steps, with constant observations: values are geometric sums."""
 
     def __init__(self, num_envs=8, length=5, terminal=False):
         self.num_envs, self.length, self.terminal = num_envs, length, terminal

@@ -1,4 +1,4 @@
-"""A decision process so small that everything about it can be computed: by enumeration, or backwards in time."""
+"""A finite MDP so small that everything about it can be computed by enumeration or backward induction."""
 
 import itertools
 
@@ -19,7 +19,7 @@ ONE_HOT = np.eye(STATES, dtype=np.float32)
 
 
 def policy(vector):
-    """π(a|s), (STATES, ACTIONS), of a network without hidden layers: a weight and a bias."""
+    """π(a|s) (STATES, ACTIONS) for the parameters of a network without hidden layers: a weight and a bias."""
     weight, bias = vector[: STATES * ACTIONS].reshape(STATES, ACTIONS), vector[STATES * ACTIONS :]
     logits = weight + bias
     odds = np.exp(logits - logits.max(1, keepdims=True))
@@ -27,7 +27,7 @@ def policy(vector):
 
 
 def values(vector, gamma, horizon):
-    """V_t(s), (horizon + 1, STATES), backwards in time."""
+    """V_t(s) (horizon + 1, STATES) by backward induction."""
     chances = policy(vector)
     table = np.zeros((horizon + 1, STATES))
     for time in range(horizon - 1, -1, -1):
@@ -41,7 +41,7 @@ def expected_return(vector, gamma, horizon):
 
 
 def gradient(vector, gamma, horizon, width=1e-5):
-    """∇ of the expected return by central differences."""
+    """Gradient of the expected return by central differences."""
     slopes = [
         expected_return(vector + step, gamma, horizon) - expected_return(vector - step, gamma, horizon)
         for step in width * np.eye(len(vector))
@@ -50,7 +50,7 @@ def gradient(vector, gamma, horizon, width=1e-5):
 
 
 def trajectories(vector, horizon):
-    """Every episode there can be: its probability, states, actions and rewards."""
+    """All possible episodes: probability, states, actions and rewards of each."""
     chances = policy(vector)
 
     def extended(probability, states, actions, rewards):
@@ -72,7 +72,7 @@ def returns_by_hand(rewards, gamma):
 
 
 class SmallMDP(VectorEnv):
-    """The process as an environment; the horizon is a truncation, though nothing is earned beyond it."""
+    """The MDP as a vector environment; reaching the horizon is a truncation."""
 
     def __init__(self, num_envs=8, horizon=3, mode=AutoresetMode.SAME_STEP):
         self.num_envs, self.horizon, self.mode = num_envs, horizon, mode

@@ -428,10 +428,10 @@ def test_natural_gradients_are_unbiased(antithetic):
     linear, mean = point(0.5, -1.0), point(1.0, 0.3)
     factor = torch.tensor([[0.7, 0.0], [0.2, 0.4]], dtype=torch.float64)
     expected = quadratic_expectations(MATRIX, linear, mean, factor)
-    draw = generator()
+    random = generator()
     estimates = []
     for _ in range(1000):
-        noise = torch.randn(80, 2, generator=draw, dtype=torch.float64)
+        noise = torch.randn(80, 2, generator=random, dtype=torch.float64)
         noise = torch.cat([noise, -noise]) if antithetic else noise
         points = mean + noise @ factor.T
         values = 0.5 * (points @ MATRIX * points).sum(1) + points @ linear
@@ -507,10 +507,10 @@ def test_colored_noise_has_power_law_spectrum():
 
 def test_icem_shrinks_populations_keeps_elites_includes_mean():
     method = ImprovedCrossEntropy(population=40, elites=10, keep_elite_fraction=0.3, population_decay_factor=1.25)
-    draw, state = generator(), method.begin(torch.zeros(6, 2).double())
+    random, state = generator(), method.begin(torch.zeros(6, 2).double())
     sizes = []
     for _ in range(5):
-        population = method.sample(state, draw)
+        population = method.sample(state, random)
         if state.kept_elites is not None:
             assert torch.equal(population[-4:-1], state.kept_elites)
             assert torch.equal(population[-1], state.mean)
@@ -556,17 +556,17 @@ def test_random_shooting_is_uniform_in_bounds():
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_advance_shifts_plan_and_resets_std(name):
-    method, draw = SAMPLERS[name], generator()
+    method, random = SAMPLERS[name], generator()
     state = method.begin(torch.zeros(5, 1).double(), bounds=Bounds.box(-1.0, 1.0))
     for _ in range(3):
-        population = method.sample(state, draw)
+        population = method.sample(state, random)
         state = method.update(state, population, (population - 0.5).square().sum((1, 2)))
     later = method.advance(state)
     assert torch.equal(later.mean[:-1], state.mean[1:])
     assert torch.equal(later.mean[-1], state.mean[-1])
     assert later.value == math.inf
     torch.testing.assert_close(later.spread, method.begin(state.mean, bounds=state.bounds).spread)
-    assert method.sample(later, draw).shape[1:] == (5, 1)
+    assert method.sample(later, random).shape[1:] == (5, 1)
 
 
 # --- bad input

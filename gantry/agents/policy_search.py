@@ -15,7 +15,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from gantry.agents.optimizers.cross_entropy import CrossEntropy
 from gantry.agents.optimizers.nes import NaturalEvolutionStrategy
-from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState
+from gantry.agents.optimizers.sampling import S, SamplingMethod, SamplingState
 from gantry.agents.parts.checkpoint import Checkpoint, Part, Tensors, prefixed, under
 from gantry.agents.parts.networks import MLP, Activation, layer_shapes
 from gantry.agents.parts.normalization import ObservationNormalizer
@@ -193,7 +193,7 @@ class DeterministicPolicy:
         self.normalizer.load_state(under(tensors, "normalizer"))
 
 
-class Search:
+class Search(Generic[S]):
     """A sampling optimizer and the state of its search.
 
     Args:
@@ -204,9 +204,9 @@ class Search:
         current: the optimizer's state; its `mean` (P,) is the policy.
     """
 
-    def __init__(self, method: SamplingMethod, start: torch.Tensor) -> None:
+    def __init__(self, method: SamplingMethod[S], start: torch.Tensor) -> None:
         self.method = method
-        self.current: SamplingState = method.begin(start)
+        self.current = method.begin(start)
 
     def state(self) -> Tensors:
         """Return copies of the Gaussian, the best point and its value, and the number of updates."""
@@ -274,16 +274,27 @@ def play_generation(
 class Searcher(Protocol):
     """An agent that `learn_by_search` can train."""
 
-    config: Any
     policy: DeterministicPolicy
-    search: Search
     stepper: VectorStepper
     checkpoint: Checkpoint
     random: torch.Generator
 
+    @property
+    def config(self) -> CEMConfig | NESConfig:
+        """Settings."""
+        ...
+
+    @property
+    def search(self) -> Search[Any]:
+        """The optimizer and its state."""
+        ...
+
+
+SearcherT = TypeVar("SearcherT", bound=Searcher)
+
 
 def learn_by_search(
-    agent: Searcher, total_steps: int, callback: Callable[[Any, Metrics], bool | None] | None = None
+    agent: SearcherT, total_steps: int, callback: Callable[[SearcherT, Metrics], bool | None] | None = None
 ) -> None:
     """Sample, play and update generation by generation until `total_steps` environment steps have been taken in all.
 

@@ -1,4 +1,4 @@
-"""`gantry bench optimizers`: evaluations beside SciPy's, Newton's convergence, Rastrigin, unbiased search gradients."""
+"""`gantry bench optimizers`: evaluations compared with SciPy's, Newton's convergence, Rastrigin, unbiased NES."""
 
 import math
 import statistics
@@ -29,7 +29,7 @@ def measure(report: Report, seeds: int = 100) -> None:
 
     Args:
         report: called with each row as soon as it is known.
-        seeds: of the cross-entropy method on Rastrigin's function.
+        seeds: number of random starts on Rastrigin's function.
     """
     _against_scipy(report)
     _newton(report)
@@ -38,7 +38,7 @@ def measure(report: Report, seeds: int = 100) -> None:
 
 
 def starts() -> list[Tensor]:
-    """Return where the comparisons begin, (2,) each."""
+    """Return the start points of the comparisons, (2,) each."""
     rest = np.random.default_rng(0).uniform(-2.0, 2.0, (STARTS - 1, 2))
     return [torch.tensor(start, dtype=torch.float64) for start in [(-1.2, 1.0), *rest.tolist()]]
 
@@ -48,7 +48,7 @@ def _against_scipy(report: Report) -> None:
     for name, function in (("Rosenbrock", rosenbrock), ("quadratic", quadratic)):
         peers: dict[str, int | None] = {}
         for method in COMPARED:
-            # The shipped defaults, from the same starts; the sum over all starts, since each has its luck.
+            # The shipped defaults, from the same starts, summed over all of them as single starts vary.
             ours = [
                 count_ours(Problem(function), method_class(method)(), start, TOLERANCE, seed, BUDGET)[0]
                 for seed, start in enumerate(starts())
@@ -112,7 +112,7 @@ def _unbiased(report: Report, batches: int = 20_000, pairs: int = 8) -> None:
         sigmas = float((difference / (stacked.std(0) / math.sqrt(batches))).max())
         off = float(difference.max() / truth.abs().max())
         note = f"largest of 6 entries over {batches:,} estimates; {off:.2%} of the largest entry"
-        report(Row(f"search gradient, {name} samples: bias", sigmas, "standard errors", 4.0, "lower", note))
+        report(Row(f"NES gradient, {name} samples: bias", sigmas, "standard errors", 4.0, "lower", note))
 
 
 def _rastrigin(report: Report, seeds: int) -> None:

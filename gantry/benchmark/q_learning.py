@@ -1,6 +1,6 @@
-"""Q-learning's targets: its table held against value iteration in the vacuum's rooms, and the frozen lake solved.
+"""Q-learning's targets: its table compared with value iteration in the vacuum's rooms, and the frozen lake solved.
 
-Learning takes the shipped settings and training seeds that those were not tuned on; the clock counts `learn` alone.
+Learning uses the shipped settings and training seeds that these were not tuned on; times are of `learn` alone.
 """
 
 import dataclasses
@@ -27,26 +27,26 @@ SAME = 1e-9
 
 @dataclasses.dataclass(frozen=True)
 class Exact:
-    """What value iteration says of a process."""
+    """Exact action values of a finite MDP, and its reachable states."""
 
     values: np.ndarray
     """(S, A) Q*."""
     reached: np.ndarray
-    """(S,) bool: some sequence of actions leads there from a start."""
+    """(S,) bool, reachable from an initial state."""
 
     def optimal(self, table: np.ndarray) -> float:
-        """Return the share of the reached states in which the table's best action (S, A) is an optimal one."""
+        """Return the share of the reachable states in which the best action of a table (S, A) is optimal."""
         chosen = np.take_along_axis(self.values, table.argmax(axis=1)[:, None], axis=1)[:, 0]
         return float((chosen >= self.values.max(axis=1) - SAME)[self.reached].mean())
 
     def error(self, table: np.ndarray) -> float:
-        """Return the largest error of the table (S, A) in the reached states, each as a share of its exact value."""
+        """Return the largest relative error of a table (S, A) in the reachable states."""
         exact = self.values[self.reached]
         return float((np.abs(table[self.reached] - exact) / np.abs(exact)).max())
 
 
 def exact_rooms(gamma: float, plan_name: str = "apartment") -> Exact:
-    """Return the exact action values of the room level of a plan, and what its random starts can lead to.
+    """Return exact action values of a floor plan at the level of rooms, and the states reachable from random starts.
 
     In the apartment none of these values is 0, so that relative errors are meaningful.
     """
@@ -70,7 +70,7 @@ def measure(report: Report, seeds: int = 5) -> None:
 
 
 def measure_rooms(report: Report, seeds: int = 5) -> None:
-    """Report how optimal the policy is, how exact the table, and how long that took; the worst of the seeds counts."""
+    """Report the share of optimal actions and the error of the table, worst of the seeds, and the learning time."""
     exact = exact_rooms(tuned_config(ROOMS, QLearningConfig).gamma)
     shares, errors, spent = [], [], []
     for seed in range(seeds):
@@ -88,7 +88,7 @@ def measure_rooms(report: Report, seeds: int = 5) -> None:
 
 
 def measure_lake(report: Report, seeds: int = 5) -> None:
-    """Report the lowest success of the seeds, and the learning time, where the ice is not slippery."""
+    """Report the lowest success rate of the seeds, and the learning time, on ice that is not slippery."""
     returns, spent = [], []
     for seed in range(seeds):
         agent, options, seconds = train_case(LAKE, QLearning.name, FIRST_SEED + seed, NOT_SLIPPERY)

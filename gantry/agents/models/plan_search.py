@@ -65,7 +65,7 @@ class SearchConfig:
         make_optimizer(self, discrete=False)  # checks its own settings
 
 
-def make_optimizer(config: SearchConfig, discrete: bool) -> SamplingMethod:
+def make_optimizer(config: SearchConfig, discrete: bool) -> SamplingMethod[Any]:
     """Return the sampling optimizer; for `gradient`, the one that samples the initial population."""
     if config.optimizer == "random-shooting" and not discrete:
         return RandomShooting(config.population)

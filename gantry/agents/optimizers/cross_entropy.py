@@ -44,7 +44,7 @@ class CrossEntropyState(SamplingState):
 
 
 @dataclasses.dataclass(frozen=True)
-class CrossEntropy(SamplingMethod):
+class CrossEntropy(SamplingMethod[CrossEntropyState]):
     """Settings of the cross-entropy method."""
 
     population: int = 30
@@ -121,7 +121,7 @@ class CrossEntropy(SamplingMethod):
 
     def advance(self, state: CrossEntropyState) -> CrossEntropyState:
         """Return the state of a plan (horizon, actions) one time step later."""
-        later: CrossEntropyState = super().advance(state)
+        later = super().advance(state)
         if later.covariance is None:
             return later
         return dataclasses.replace(later, covariance=torch.diag(later.std.flatten() ** 2))

@@ -105,7 +105,7 @@ class Result:
     evaluations: Evaluations
     trace: list[Iterate]
     """The start and every step; empty without `trace`."""
-    state: Any
+    state: State
     """The method's last state, from which `step` can continue."""
 
 

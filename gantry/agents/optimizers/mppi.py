@@ -21,7 +21,7 @@ from gantry.errors import GantryError
 
 
 @dataclasses.dataclass(frozen=True)
-class PathIntegral(SamplingMethod):
+class PathIntegral(SamplingMethod[SamplingState]):
     """Settings of MPPI."""
 
     temperature: float = 0.1

@@ -46,7 +46,7 @@ class NaturalEvolutionState(SamplingState):
 
 
 @dataclasses.dataclass(frozen=True)
-class NaturalEvolutionStrategy(SamplingMethod):
+class NaturalEvolutionStrategy(SamplingMethod[NaturalEvolutionState]):
     """Settings of natural evolution strategies."""
 
     population: int = 20
@@ -142,7 +142,7 @@ class NaturalEvolutionStrategy(SamplingMethod):
 
     def advance(self, state: NaturalEvolutionState) -> NaturalEvolutionState:
         """Return the state of a plan (horizon, actions) one time step later."""
-        later: NaturalEvolutionState = super().advance(state)
+        later = super().advance(state)
         return dataclasses.replace(later, factor=self._factor(later.std))
 
     def _factor(self, std: Tensor) -> Tensor:

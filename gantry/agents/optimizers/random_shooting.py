@@ -16,7 +16,7 @@ from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState, bes
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomShooting(SamplingMethod):
+class RandomShooting(SamplingMethod[SamplingState]):
     """Settings of random shooting; only the population matters within bounds."""
 
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> SamplingState:

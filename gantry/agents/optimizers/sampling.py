@@ -12,7 +12,7 @@ A planner calls the two itself, around its own rollouts:
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -56,8 +56,11 @@ class SamplingState(State):
         return torch.diag(self.std.flatten() ** 2)
 
 
+S = TypeVar("S", bound=SamplingState)
+
+
 @dataclasses.dataclass(frozen=True)
-class SamplingMethod(ABC):
+class SamplingMethod(ABC, Generic[S]):
     """Settings that every sampling method has."""
 
     population: int = 100
@@ -75,23 +78,23 @@ class SamplingMethod(ABC):
             raise GantryError(f"the initial standard deviation must be positive, not {self.initial_std:g}")
 
     @abstractmethod
-    def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> Any:
+    def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> S:
         """Return the state before the first population, around a start (*shape)."""
 
     @abstractmethod
-    def sample(self, state: Any, generator: torch.Generator) -> Tensor:
+    def sample(self, state: S, generator: torch.Generator) -> Tensor:
         """Return a population (m, *shape) within the bounds."""
 
     @abstractmethod
-    def update(self, state: Any, population: Tensor, values: Tensor) -> Any:
+    def update(self, state: S, population: Tensor, values: Tensor) -> S:
         """Return the state after evaluating a population (m, *shape); lower values (m,) are better."""
 
-    def step(self, problem: Problem, state: Any, generator: torch.Generator) -> Any:
+    def step(self, problem: Problem, state: S, generator: torch.Generator) -> S:
         """Return the state after sampling, evaluating and updating once."""
         population = self.sample(state, generator)
         return self.update(state, population, problem.values(population))
 
-    def advance(self, state: Any) -> Any:
+    def advance(self, state: S) -> S:
         """Return the state of a plan (horizon, actions) one time step later: the warm start of the next planning step.
 
         The plan moves up by one, the last action is repeated, the standard deviation is as at the beginning, and the
@@ -133,7 +136,7 @@ class EliteState(SamplingState):
 
 
 @dataclasses.dataclass(frozen=True)
-class EliteMethod(SamplingMethod):
+class EliteMethod(SamplingMethod[EliteState]):
     """Settings of the methods that refit to elites and keep some of these for the next population, as iCEM does."""
 
     elites: int = 10
@@ -152,7 +155,7 @@ class EliteMethod(SamplingMethod):
         number = round(self.keep_elite_fraction * len(elites))
         return elites[:number] if number else None
 
-    def advance(self, state: Any) -> Any:
+    def advance(self, state: EliteState) -> EliteState:
         """Return the state of a plan (horizon, actions) one time step later; the kept elites move up with the plan."""
         later = super().advance(state)
         return later if later.kept_elites is None else dataclasses.replace(later, kept_elites=shifted(later.kept_elites))
