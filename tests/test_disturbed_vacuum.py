@@ -10,7 +10,7 @@ from test_vacuum_cells import towards_dirt
 from gantry.envs.disturbances import FLIGHT_SECONDS, PUSH_SECONDS
 from gantry.envs.simulator import Simulator, make_simulator
 from gantry.envs.tasks.vacuum.cells import BUMPED
-from gantry.envs.tasks.vacuum.drive import FARTHEST, RANGE
+from gantry.envs.tasks.vacuum.drive import MAX_RANGE, RANGE
 from gantry.envs.tasks.vacuum.robot import ROBOT_HEIGHT, ROBOT_RADIUS, Vacuum
 
 TARGET = Vacuum.disturbance_target
@@ -32,7 +32,7 @@ def disturbed(environment: str, kind: str, n: int, seed: int = 0, **settings) ->
 
 @every_kind
 @every_vacuum
-def test_a_serial_loop_under_the_same_pushes_and_throws_equals_the_simulation_bit_for_bit(environment, kind):
+def test_disturbed_physics_equals_serial_loop_bit_for_bit(environment, kind):
     n, steps = 6, {CELLS: 16, ROOMS: 5, DRIVE: 50}[environment]
     options = {"start": "fixed"} if environment == ROOMS else {}
     simulator, log = disturbed(environment, kind, n, seed=4, num_threads=2, **options)
@@ -65,7 +65,7 @@ def test_a_serial_loop_under_the_same_pushes_and_throws_equals_the_simulation_bi
 
 
 @every_vacuum
-def test_a_long_control_step_holds_as_many_pushes_as_its_time_has_windows(environment):
+def test_long_control_step_has_one_push_per_window(environment):
     simulator, log = disturbed(environment, "pushes", 16)
     for action in actions_for(simulator, {CELLS: 12, ROOMS: 6, DRIVE: 90}[environment]):
         simulator.transition(action)
@@ -92,10 +92,10 @@ def speed_after_push(force: float, gain: float) -> float:
     return speed
 
 
-def test_a_push_moves_a_standing_robot_as_newton_says():
+def test_push_displaces_robot_by_newtons_law():
     n = 48
     simulator, log = disturbed(DRIVE, "pushes", n)
-    simulator.task.place(simulator.state, np.arange(n), simulator.task.plan.numbers[6, 4], np.zeros(n))
+    simulator.task.set_pose(simulator.state, np.arange(n), simulator.task.plan.numbers[6, 4], np.zeros(n))
     body = simulator.model.body(TARGET.body).id
     for _ in range(21):  # a window of 2 s holds one push
         simulator.transition(np.zeros((n, 2), np.float32))
@@ -142,7 +142,7 @@ class Watch:
 
 
 @every_kind
-def test_every_disturbed_move_to_a_cell_arrives_there_or_reports_a_bump(kind):
+def test_disturbed_cell_moves_arrive_or_bump(kind):
     n, arrived, bumps = 48, [], []
     simulator, _ = disturbed(CELLS, kind, n, dirt=1.0)
     task, watch = simulator.task, Watch(simulator)
@@ -152,7 +152,7 @@ def test_every_disturbed_move_to_a_cell_arrives_there_or_reports_a_bump(kind):
         simulator.transition(actions)
         if simulator._some_ended:
             break
-        goal = task.centres[task.plan.neighbours[here, actions]]
+        goal = task.centers[task.plan.neighbors[here, actions]]
         arrived.append(np.linalg.norm(simulator.state.qpos[:, :2] - goal, axis=1) < 0.04)
         bumps.append(simulator.features[:, BUMPED] > 0)
     watch.check()
@@ -167,25 +167,25 @@ def test_every_disturbed_move_to_a_cell_arrives_there_or_reports_a_bump(kind):
 
 @every_kind
 @pytest.mark.parametrize("plan", ["apartment", "eight_rooms"])
-def test_every_disturbed_drive_to_a_neighbouring_room_arrives_there(kind, plan):
+def test_disturbed_room_drives_arrive(kind, plan):
     n, rng = 24, np.random.default_rng(1)
     simulator, _ = disturbed(ROOMS, kind, n, plan=plan)
     task, watch = simulator.task, Watch(simulator)
     room = np.full(n, task.plan.room[task.plan.start])
     for _ in range(3):
-        room = np.array([rng.choice(np.flatnonzero(task.plan.room_neighbours[here])) for here in room])
+        room = np.array([rng.choice(np.flatnonzero(task.plan.room_neighbors[here])) for here in room])
         simulator.state.userdata[:, task.dirt] = 1.0  # so that no episode ends
         simulator.features = task.features(simulator.state)
         simulator.transition(room)
         place = simulator.state.qpos[:, :2]
         assert np.array_equal(task.plan.room[task.cell_at(*place.T)], room)
-        away = np.linalg.norm(place - task.centres[task.parking[room]], axis=1)
+        away = np.linalg.norm(place - task.centers[task.parking[room]], axis=1)
         assert away.max() < (0.03 if kind == "pushes" else 0.3)
     watch.check()
 
 
 @every_kind
-def test_no_disturbance_drives_the_robot_through_a_wall_at_full_speed(kind):
+def test_disturbances_do_not_push_robot_through_walls(kind):
     n = 96
     simulator, _ = disturbed(DRIVE, kind, n, start="anywhere")
     watch = Watch(simulator)
@@ -209,10 +209,10 @@ def touching(model: mujoco.MjModel, data: mujoco.MjData) -> set[frozenset[str]]:
     return {frozenset(model.geom(geom).name or "wall" for geom in contact.geom) for contact in data.contact}
 
 
-def test_balls_touch_shell_walls_and_floor_and_the_bumper_touches_walls_alone():
+def test_contact_pairs_of_balls_and_bumper():
     simulator, model, data = with_balls()
     plan, radius = simulator.task.plan, TARGET.ball_radius
-    x, y = plan.centres[plan.numbers[6, 4]]
+    x, y = plan.centers[plan.numbers[6, 4]]
     waiting = {frozenset({f"ball{ball}", "ground"}) for ball in range(BALLS)}
     data.qpos[:2] = x, y
     assert touching(model, data) <= waiting
@@ -234,11 +234,11 @@ def test_balls_touch_shell_walls_and_floor_and_the_bumper_touches_walls_alone():
     assert touching(model, data) - waiting == {frozenset({"bumper", "wall"})}
 
 
-def test_a_ball_knocks_a_standing_robot_the_way_it_flies_and_is_not_felt_by_the_bumper():
+def test_ball_pushes_robot_without_bumper_contact():
     n = 64
     simulator, log = disturbed(DRIVE, "balls", n)
     task = simulator.task
-    task.place(simulator.state, np.arange(n), task.plan.numbers[6, 4], np.zeros(n))
+    task.set_pose(simulator.state, np.arange(n), task.plan.numbers[6, 4], np.zeros(n))
     for _ in range(25):
         simulator.transition(np.zeros((n, 2), np.float32))
     knocked = 0
@@ -255,10 +255,10 @@ def test_a_ball_knocks_a_standing_robot_the_way_it_flies_and_is_not_felt_by_the_
     assert not simulator.features[:, 6:9].any()
 
 
-def test_the_range_readings_see_a_ball_that_lies_before_the_robot():
+def test_range_sensors_see_balls():
     simulator, _ = disturbed(DRIVE, "balls", 1, plan="studio")
     task, state = simulator.task, simulator.state
-    task.place(state, np.array([0]), np.array([task.plan.start]), np.zeros(1))
+    task.set_pose(state, np.array([0]), np.array([task.plan.start]), np.zeros(1))
     wall = task.ranges(state)[0]
     radius = TARGET.ball_radius
     x, y = state.qpos[0, :2]
@@ -266,13 +266,13 @@ def test_the_range_readings_see_a_ball_that_lies_before_the_robot():
     seen = task.ranges(state)[0]
     across = np.sqrt(radius**2 - (radius - 0.05) ** 2)  # the ball's half-width at the height of the readings
     assert seen[0] == pytest.approx(1.0 - across - ROBOT_RADIUS)
-    assert seen[0] < wall[0] < FARTHEST
+    assert seen[0] < wall[0] < MAX_RANGE
     assert np.array_equal(seen[1:], wall[1:])
     assert task.features(state)[0, RANGE][0] == pytest.approx(seen[0])
 
 
 @every_vacuum
-def test_until_a_ball_is_near_the_robot_moves_bit_for_bit_as_if_there_were_none(environment):
+def test_distant_ball_changes_nothing_bit_for_bit(environment):
     n = 24
     simulator, log = disturbed(environment, "balls", n)
     plain = make_simulator(environment, n, max_episode_steps=None)
@@ -300,7 +300,7 @@ def test_until_a_ball_is_near_the_robot_moves_bit_for_bit_as_if_there_were_none(
 
 
 @every_vacuum
-def test_the_picture_shows_the_balls_where_the_simulation_has_them(environment):
+def test_picture_shows_simulated_balls(environment):
     simulator = make_simulator(environment, 1, disturb="balls", render_mode="rgb_array", width=160, height=120)
     simulator.reset(seed=0)
     drawn = simulator.task.picture(simulator.model)

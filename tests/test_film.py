@@ -55,7 +55,7 @@ def boxes(path):
 # --- MP4 ------------------------------------------------------------------------------------------------------------
 
 
-def test_an_mp4_has_the_frames_size_rate_and_pixel_format_of_a_browser_film(tmp_path):
+def test_mp4_size_rate_and_pixel_format(tmp_path):
     meta, count = facts(film(tmp_path / "film.mp4", count=12, width=98, height=66, fps=25))
     assert count == 12
     assert meta["source_size"] == (98, 66)
@@ -64,19 +64,19 @@ def test_an_mp4_has_the_frames_size_rate_and_pixel_format_of_a_browser_film(tmp_
     assert meta["pix_fmt"].startswith("yuv420p")
 
 
-def test_an_mp4_has_its_index_before_its_pictures(tmp_path):
+def test_mp4_index_is_before_pictures(tmp_path):
     names = boxes(film(tmp_path / "film.mp4"))
     assert names.index("moov") < names.index("mdat")
 
 
-def test_an_mp4_shows_what_was_drawn_in_order(tmp_path):
+def test_mp4_frames_match_input(tmp_path):
     path = film(tmp_path / "film.mp4", count=12)
     shown = iio.imread(path).astype(int)
     for picture, drawn in zip(shown, frames(12, 96, 64), strict=True):
         assert np.mean(np.abs(picture - drawn)) < 8
 
 
-def test_odd_sides_are_padded_and_not_rescaled(tmp_path):
+def test_mp4_odd_sides_are_padded(tmp_path):
     path = film(tmp_path / "film.mp4", count=3, width=97, height=65)
     meta, count = facts(path)
     assert meta["source_size"] == (98, 66)
@@ -89,7 +89,7 @@ def test_odd_sides_are_padded_and_not_rescaled(tmp_path):
 # --- GIF ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_gif_is_animated_loops_and_keeps_its_pace(tmp_path):
+def test_gif_is_animated_and_loops(tmp_path):
     path = film(tmp_path / "film.gif", count=10, fps=20)
     with Image.open(path) as image:
         assert image.is_animated
@@ -99,13 +99,13 @@ def test_a_gif_is_animated_loops_and_keeps_its_pace(tmp_path):
         assert image.info["duration"] == 50
 
 
-def test_a_gif_shows_what_was_drawn_in_order(tmp_path):
+def test_gif_frames_match_input(tmp_path):
     path = film(tmp_path / "film.gif", count=10, fps=20)
     for picture, drawn in zip(iio.imread(path), frames(10, 96, 64), strict=True):
         assert np.mean(np.abs(picture[..., :3].astype(int) - drawn)) < 16
 
 
-def test_a_gif_leaves_no_intermediate_files(tmp_path):
+def test_gif_leaves_no_intermediate_files(tmp_path):
     film(tmp_path / "film.gif")
     assert [entry.name for entry in tmp_path.iterdir()] == ["film.gif"]
 
@@ -128,14 +128,14 @@ def draw_with_a_dying_encoder(path):
 
 
 @pytest.mark.parametrize("name", ["film.mp4", "film.gif"])
-def test_an_error_while_drawing_leaves_no_file_and_is_not_changed(tmp_path, name):
+def test_error_while_drawing_leaves_no_file(tmp_path, name):
     with pytest.raises(FileNotFoundError, match="the drawing's own"):
         draw_and_fail(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["film.mp4", "film.gif"])
-def test_an_encoder_that_dies_is_one_error_and_leaves_the_older_film(tmp_path, name):
+def test_dead_encoder_keeps_older_film(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"older")
     with pytest.raises(GantryError, match="the video encoder stopped") as error:
@@ -145,7 +145,7 @@ def test_an_encoder_that_dies_is_one_error_and_leaves_the_older_film(tmp_path, n
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_is_named(tmp_path, monkeypatch):
+def test_full_disk_error(tmp_path, monkeypatch):
     # The device that is always full stands for the disk.
     monkeypatch.setattr(video, "_mp4_arguments", lambda path: ["-c:v", "rawvideo", "-f", "rawvideo", "/dev/full"])
     with pytest.raises(GantryError, match="disk is full"):
@@ -153,31 +153,31 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_film_without_frames_is_refused(tmp_path):
-    with pytest.raises(GantryError, match="no frame"), VideoWriter(tmp_path / "film.mp4", 30, (96, 64)):
+def test_film_without_frames_is_refused(tmp_path):
+    with pytest.raises(GantryError, match="no frame was added"), VideoWriter(tmp_path / "film.mp4", 30, (96, 64)):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
+def test_unwritable_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(GantryError, match="cannot write"), VideoWriter(tmp_path / "file" / "film.mp4", 30, (96, 64)):
         pass
 
 
-def test_an_unknown_suffix_names_both_formats(tmp_path):
+def test_unknown_suffix_is_refused(tmp_path):
     with pytest.raises(GantryError, match=r"\.mp4 or \.gif"):
         VideoWriter(tmp_path / "film.avi", 30, (96, 64))
 
 
 @pytest.mark.parametrize(("fps", "size"), [(0, (96, 64)), (float("nan"), (96, 64)), (30, (0, 64))])
-def test_impossible_settings_are_refused(tmp_path, fps, size):
+def test_invalid_film_settings_are_refused(tmp_path, fps, size):
     with pytest.raises(GantryError):
         VideoWriter(tmp_path / "film.mp4", fps, size)
 
 
 @pytest.mark.parametrize("frame", [np.zeros((64, 95, 3), np.uint8), np.zeros((64, 96, 3))])
-def test_a_frame_of_another_shape_or_type_is_refused(tmp_path, frame):
+def test_wrong_frame_shape_or_type_is_refused(tmp_path, frame):
     with pytest.raises(ValueError, match="a frame is"), VideoWriter(tmp_path / "film.mp4", 30, (96, 64)) as writer:
         writer.add(frame)
     assert list(tmp_path.iterdir()) == []
@@ -198,7 +198,7 @@ def state(**changes):
 
 
 @pytest.mark.parametrize(("height", "width"), [(360, 480), (480, 640), (1080, 1920), (120, 160), (20, 20)])
-def test_the_overlay_changes_its_panel_only(height, width):
+def test_overlay_changes_only_its_panel(height, width):
     frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     before = frame.copy()
     drawn = draw_overlay(frame, state())
@@ -216,7 +216,7 @@ def count_like(image, colour):
     return int(np.sum(np.all(np.abs(image.astype(int) - colour) < 25, axis=2)))
 
 
-def test_a_terms_bar_is_as_long_as_its_value():
+def test_overlay_term_bar_length():
     frame = np.zeros((360, 480, 3), np.uint8)
     green = (92, 200, 140)
     none, half, full, beyond = (
@@ -227,7 +227,7 @@ def test_a_terms_bar_is_as_long_as_its_value():
     assert beyond == full > 100
 
 
-def test_an_actions_bar_grows_from_zero_to_either_side():
+def test_overlay_action_bar_starts_at_zero():
     frame = np.zeros((360, 480, 3), np.uint8)
 
     def columns(action):
@@ -241,7 +241,7 @@ def test_an_actions_bar_grows_from_zero_to_either_side():
     assert columns(2.0).size == pytest.approx(2 * right.size, rel=0.15)
 
 
-def test_many_terms_and_actions_stay_within_the_panel():
+def test_overlay_with_many_terms_stays_in_panel():
     frame = np.full((360, 480, 3), 90, np.uint8)
     crowded = state(
         terms={f"a rather long name {index}": 0.5 for index in range(12)},
@@ -255,7 +255,7 @@ def test_many_terms_and_actions_stay_within_the_panel():
     assert np.all(drawn == 90)
 
 
-def test_what_is_unknown_is_left_out():
+def test_overlay_omits_missing_values():
     frame = np.zeros((360, 480, 3), np.uint8)
     bare = OverlayState(time=1.0)
     drawn = draw_overlay(frame, bare)

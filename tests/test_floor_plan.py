@@ -9,7 +9,7 @@ import pytest
 from gantry.envs.tasks.vacuum.apartment import WALL_HEIGHT, specify_apartment, wall_boxes
 from gantry.envs.tasks.vacuum.floor_plan import EAST, NORTH, SOUTH, WEST
 from gantry.envs.tasks.vacuum.plan_file import load_plan, parse_plan
-from gantry.envs.tasks.vacuum.shortest_paths import shortest_tour, walking_distances
+from gantry.envs.tasks.vacuum.shortest_paths import cell_distances, shortest_tour
 from gantry.errors import GantryError
 
 HEADER = """\
@@ -40,30 +40,30 @@ def drawn(*lines: str) -> str:
     return HEADER + "\n".join(lines) + "\n"
 
 
-def test_a_plan_says_what_was_drawn():
+def test_parsed_plan_matches_drawing():
     plan = parse_plan(PLAN)
     assert (plan.title, plan.cell, plan.rows, plan.columns) == ("Test", 0.5, 3, 4)
     assert [(room.name, room.dirt) for room in plan.rooms] == [("hall", 1), ("den", 0)]
     assert plan.room_grid.tolist() == [[0, 0, 1, 1], [0, -1, 1, 1], [0, 0, 1, 1]]
     assert [(piece.name, piece.height) for piece in plan.furniture] == [("sofa", 0.4)]
     assert plan.cells[plan.start].tolist() == [2, 0]
-    assert plan.centres[plan.start].tolist() == [0.25, 0.25], "north is up, the origin at the south-west corner"
+    assert plan.centers[plan.start].tolist() == [0.25, 0.25], "north is up, the origin at the south-west corner"
 
 
-def test_walls_and_furniture_part_cells_and_doors_join_them():
+def test_walls_separate_and_doors_join_cells():
     plan = parse_plan(PLAN)
     number = plan.numbers
-    assert plan.neighbours[number[0, 0]].tolist() == [-1, number[0, 1], number[1, 0], -1]
-    assert plan.neighbours[number[0, 1], EAST] == -1, "a wall"
-    assert plan.neighbours[number[2, 1], EAST] == number[2, 2], "a door"
-    assert plan.neighbours[number[2, 1], NORTH] == -1, "a sofa"
-    assert plan.neighbours[number[0, 2], SOUTH] == number[1, 2], "a door"
-    assert plan.neighbours[number[0, 3], SOUTH] == -1, "a wall"
-    assert plan.room_neighbours.tolist() == [[False, True], [True, False]]
+    assert plan.neighbors[number[0, 0]].tolist() == [-1, number[0, 1], number[1, 0], -1]
+    assert plan.neighbors[number[0, 1], EAST] == -1, "a wall"
+    assert plan.neighbors[number[2, 1], EAST] == number[2, 2], "a door"
+    assert plan.neighbors[number[2, 1], NORTH] == -1, "a sofa"
+    assert plan.neighbors[number[0, 2], SOUTH] == number[1, 2], "a door"
+    assert plan.neighbors[number[0, 3], SOUTH] == -1, "a wall"
+    assert plan.room_neighbors.tolist() == [[False, True], [True, False]]
     # Every way back is open too.
-    for cell, direction in np.argwhere(plan.neighbours >= 0):
+    for cell, direction in np.argwhere(plan.neighbors >= 0):
         back = {NORTH: SOUTH, SOUTH: NORTH, EAST: WEST, WEST: EAST}[direction]
-        assert plan.neighbours[plan.neighbours[cell, direction], back] == cell
+        assert plan.neighbors[plan.neighbors[cell, direction], back] == cell
 
 
 WRONG = {
@@ -88,8 +88,8 @@ WRONG = {
     "an unknown dirt level": (PLAN.replace("dirty", "filthy"), 3, 9, "'filthy' is not a dirt level"),
     "a room that is not drawn": (PLAN.replace("room B: den", "room B: den\nroom C: attic"), 5, 1, "attic is nowhere"),
     "furniture without a height": (PLAN.replace("sofa, 0.4", "sofa"), 5, 14, "needs a name and a height"),
-    "furniture of no height": (PLAN.replace("0.4", "0.0"), 5, 14, "metres from 0.1 to 3"),
-    "cells that the robot cannot enter": (PLAN.replace("cell: 0.5", "cell: 0.3"), 2, 7, "metres from 0.45 to 2"),
+    "furniture of no height": (PLAN.replace("0.4", "0.0"), 5, 14, "meters from 0.1 to 3"),
+    "cells that the robot cannot enter": (PLAN.replace("cell: 0.5", "cell: 0.3"), 2, 7, "meters from 0.45 to 2"),
     "a cell size that is no number": (PLAN.replace("cell: 0.5", "cell: wide"), 2, 7, "not 'wide'"),
     "an unknown heading": (PLAN.replace("title:", "name:"), 1, 1, "expected 'title:'"),
     "a heading without its letter": (PLAN.replace("room B:", "room:"), 4, 1, "'room' needs a letter"),
@@ -99,7 +99,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("mistake", WRONG)
-def test_a_mistake_is_one_line_that_names_row_and_column(mistake):
+def test_plan_error_names_row_and_column(mistake):
     text, row, column, message = WRONG[mistake]
     with pytest.raises(GantryError) as caught:
         parse_plan(text, "home")
@@ -108,7 +108,7 @@ def test_a_mistake_is_one_line_that_names_row_and_column(mistake):
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_plan_is_refused_with_the_shipped_ones(tmp_path):
+def test_unknown_plan_error_lists_shipped_plans(tmp_path):
     with pytest.raises(GantryError, match=r"no floor plan 'castle' \(shipped: apartment, eight_rooms, studio"):
         load_plan("castle")
     path = tmp_path / "mine.txt"
@@ -117,7 +117,7 @@ def test_an_unknown_plan_is_refused_with_the_shipped_ones(tmp_path):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_plans_load_and_compile_in_less_than_a_second(name):
+def test_shipped_plans_load_and_compile(name):
     start = time.perf_counter()
     plan = load_plan(name)
     model = specify_apartment(plan, 10).compile()
@@ -128,27 +128,27 @@ def test_shipped_plans_load_and_compile_in_less_than_a_second(name):
         assert len(plan.rooms) == 8
 
 
-def test_distances_equal_a_breadth_first_search():
+def test_cell_distances_match_breadth_first_search():
     plan = load_plan("apartment")
     for start in range(0, len(plan.cells), 7):
         distance, queue = {start: 0}, [start]
         for cell in queue:
-            for neighbour in plan.neighbours[cell]:
-                if neighbour >= 0 and neighbour not in distance:
-                    distance[int(neighbour)] = distance[cell] + 1
-                    queue.append(int(neighbour))
+            for neighbor in plan.neighbors[cell]:
+                if neighbor >= 0 and neighbor not in distance:
+                    distance[int(neighbor)] = distance[cell] + 1
+                    queue.append(int(neighbor))
         assert plan.distances[start].tolist() == [distance[cell] for cell in range(len(plan.cells))]
 
 
-def test_cells_that_no_way_joins_are_at_distance_minus_one():
-    assert walking_distances(np.array([[-1, 1, -1, -1], [-1, -1, -1, 0], [-1] * 4])).tolist() == [
+def test_cell_distances_of_unreachable_cells():
+    assert cell_distances(np.array([[-1, 1, -1, -1], [-1, -1, -1, 0], [-1] * 4])).tolist() == [
         [0, 1, -1],
         [1, 0, -1],
         [-1, -1, 0],
     ]
 
 
-def test_the_shortest_tour_is_that_of_all_orders():
+def test_shortest_tour_matches_brute_force():
     plan = load_plan("apartment")
     rng = np.random.default_rng(0)
     problems = 20
@@ -168,7 +168,7 @@ def test_the_shortest_tour_is_that_of_all_orders():
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_walls_stand_on_exactly_the_edges_drawn_as_walls(name):
+def test_wall_boxes_cover_drawn_walls(name):
     plan = load_plan(name)
     boxes = wall_boxes(plan)
 
@@ -181,10 +181,10 @@ def test_walls_stand_on_exactly_the_edges_drawn_as_walls(name):
         assert walled(column * plan.cell, plan.depth - (row + 0.5) * plan.cell) == (edge == "|")
     for (row, column), post in np.ndenumerate(plan.posts):
         assert walled(column * plan.cell, plan.depth - row * plan.cell) == post
-    assert not any(walled(x, y) for x, y in plan.centres)
+    assert not any(walled(x, y) for x, y in plan.centers)
 
 
-def test_furniture_fills_its_cells_and_never_reaches_through_a_wall():
+def test_furniture_fills_its_cells():
     plan = parse_plan(drawn("+-------+", "|s s|s A|", "|       |", "|A A B @|", "+-------+").replace("0.4", "0.6"))
     boxes = [(piece.left, piece.right) for piece in plan.furniture]
     assert boxes == [(0, 1), (2, 2)]
@@ -195,7 +195,7 @@ def test_furniture_fills_its_cells_and_never_reaches_through_a_wall():
     assert tops == {WALL_HEIGHT, 0.6}
 
 
-def test_the_picture_has_the_simulated_models_joints_and_state():
+def test_picture_model_has_same_joints_and_state():
     plan = load_plan("apartment")
     simulated, drawn_model = specify_apartment(plan, 9).compile(), specify_apartment(plan, 9, picture=True).compile()
     for size in ("nq", "nv", "nu", "nuserdata", "nmocap"):

@@ -79,14 +79,14 @@ def is_red(image):
 # --- geometry -------------------------------------------------------------------------------------------------------
 
 
-def test_a_sphere_covers_the_area_of_its_cone_of_sight():
+def test_sphere_area_matches_projection():
     image = picture(glowing("<geom type='sphere' size='0.5' material='glow'/>"), 240, 180)
     focal = 90 / np.tan(np.radians(20))
     radius = focal * 0.5 / np.sqrt(3.0**2 - 0.5**2)  # pixels: tangent rays of a sphere on the axis
     assert np.sum(is_red(image) > 0.5) == pytest.approx(np.pi * radius**2, rel=0.01)
 
 
-def test_edges_of_a_sphere_are_anti_aliased_and_its_inside_is_not():
+def test_sphere_edges_are_anti_aliased():
     red = is_red(picture(glowing("<geom type='sphere' size='0.5' material='glow'/>"), 240, 180))
     partial = (red > 0.1) & (red < 0.9)
     perimeter = 2 * np.pi * 90 / np.tan(np.radians(20)) * 0.5 / np.sqrt(3.0**2 - 0.5**2)
@@ -94,7 +94,7 @@ def test_edges_of_a_sphere_are_anti_aliased_and_its_inside_is_not():
     assert not partial[80:100, 110:130].any()
 
 
-def test_the_central_ray_meets_a_sphere_at_its_front_with_the_normal_towards_the_eye():
+def test_central_ray_hits_sphere_front():
     model = mujoco.MjModel.from_xml_string(glowing("<geom type='sphere' size='0.5' material='glow'/>"))
     with RaycastRenderer(RenderScene(model, 61, 41, None), threads=1) as renderer:
         renderer.render(mujoco.MjData(model))
@@ -105,7 +105,7 @@ def test_the_central_ray_meets_a_sphere_at_its_front_with_the_normal_towards_the
 
 
 @pytest.mark.parametrize("point", [(0.4, 0.2, 0.3), (-0.6, 0.5, -0.35), (0.0, -0.5, 0.1)])
-def test_a_small_ball_appears_at_the_projection_of_its_center(point):
+def test_ball_appears_at_projected_center(point):
     geom = f"<geom type='sphere' size='0.02' pos='{point[0]} {point[1]} {point[2]}' material='glow'/>"
     red = is_red(picture(glowing(geom), 480, 360))
     rows, columns = np.mgrid[:360, :480] + 0.5
@@ -115,7 +115,7 @@ def test_a_small_ball_appears_at_the_projection_of_its_center(point):
     assert np.sum(red * rows) / red.sum() == pytest.approx(180 - focal * point[2] / depth, abs=0.15)
 
 
-def test_an_orthographic_camera_draws_a_ball_at_the_same_size_near_and_far():
+def test_orthographic_size_is_independent_of_distance():
     geoms = "".join(
         f"<geom type='sphere' size='0.2' pos='{x} {y} 0' material='glow'/>" for x, y in ((-0.5, -1), (0.5, 3))
     )
@@ -126,7 +126,7 @@ def test_an_orthographic_camera_draws_a_ball_at_the_same_size_near_and_far():
     assert red[:, 120:].sum() == pytest.approx(expected, rel=0.02)
 
 
-def test_geoms_of_groups_above_two_and_fully_transparent_ones_are_not_drawn():
+def test_hidden_groups_and_invisible_geoms_are_not_drawn():
     geom = "<geom type='sphere' size='0.5' {}/>"
     empty = picture(glowing(""))
     assert np.array_equal(picture(glowing(geom.format("group='3' material='glow'"))), empty)
@@ -134,7 +134,7 @@ def test_geoms_of_groups_above_two_and_fully_transparent_ones_are_not_drawn():
     assert not np.array_equal(picture(glowing(geom.format("group='2' material='glow'"))), empty)
 
 
-def test_a_half_transparent_surface_lets_half_of_what_is_behind_through():
+def test_half_transparent_surface_blends_half():
     wall = "<geom type='box' size='2 0.1 2' pos='0 1 0' material='green'/>"
     pane = "<geom type='box' size='2 0.1 2' material='pane'/>"
     assets = """<asset><material name='green' emission='1' rgba='0 1 0 1'/>
@@ -147,7 +147,7 @@ def test_a_half_transparent_surface_lets_half_of_what_is_behind_through():
 
 
 @pytest.mark.parametrize("tilt", [0.0, 40.0, 70.0])
-def test_a_matt_floor_under_a_distant_light_follows_lamberts_cosine(tilt):
+def test_diffuse_shading_follows_lambert(tilt):
     direction = f"{np.sin(np.radians(tilt))} 0 {-np.cos(np.radians(tilt))}"
     xml = f"""<mujoco>{DARK}<asset><material name="matt" specular="0" rgba="0.8 0.5 0.2 1"/></asset><worldbody>
       <light directional="true" dir="{direction}" diffuse="0.9 0.9 0.9" ambient="0.1 0.1 0.1"/>
@@ -156,7 +156,7 @@ def test_a_matt_floor_under_a_distant_light_follows_lamberts_cosine(tilt):
     np.testing.assert_allclose(picture(xml)[45, 60], expected, atol=0.6)
 
 
-def test_a_spotlight_weakens_with_distance_as_its_attenuation_says():
+def test_spotlight_attenuation():
     xml = f"""<mujoco>{DARK}<asset><material name="matt" specular="0" rgba="1 1 1 1"/></asset><worldbody>
       <light pos="0 0 2" dir="0 0 -1" cutoff="80" exponent="0" attenuation="1 0 0.5" diffuse="0.9 0.9 0.9"/>
       <camera pos="0 0 3"/><geom type="plane" size="9 9 1" material="matt"/></worldbody></mujoco>"""
@@ -164,7 +164,7 @@ def test_a_spotlight_weakens_with_distance_as_its_attenuation_says():
     assert image[45, 60, 0] == pytest.approx(255 * 0.9 / (1 + 0.5 * 4), abs=0.6)
 
 
-def test_a_mirror_like_ball_has_its_highlight_where_the_half_vector_points():
+def test_highlight_is_at_half_vector():
     xml = f"""<mujoco>{DARK}<asset><material name="ball" specular="1" shininess="1" rgba="0.1 0.1 0.1 1"/></asset>
       <worldbody><light directional="true" dir="-1 1 0" diffuse="0 0 0" specular="1 1 1"/>
       <camera pos="0 -30 0" xyaxes="1 0 0 0 0 1" fovy="3"/><geom type="sphere" size="0.5" material="ball"/>
@@ -189,7 +189,7 @@ def shadow_scene(radius, light="directional='true' dir='0 0 -1'"):
 @pytest.mark.parametrize(
     "light", ["directional='true' dir='0 0 -1'", "pos='0 0 4' dir='0 0 -1' cutoff='80' exponent='0'"]
 )
-def test_a_shadow_keeps_the_ambient_light_only(light):
+def test_shadow_has_ambient_light_only(light):
     model = mujoco.MjModel.from_xml_string(shadow_scene(0.0, light))
     with RaycastRenderer(RenderScene(model, 240, 180, None)) as renderer:
         image = renderer.render(mujoco.MjData(model)).reshape(-1, 3).astype(int)
@@ -203,7 +203,7 @@ def test_a_shadow_keeps_the_ambient_light_only(light):
     assert image[lit & (reach < 1.5)].min() > 100
 
 
-def test_a_geom_that_casts_no_shadow_casts_none():
+def test_castshadow_false_casts_no_shadow():
     scene = shadow_scene(0.0)
     shadowless = scene.replace('pos="0 0 1"/', 'pos="0 0 1" castshadow="false"/')
     dark, bright = (np.sum(picture(xml)[..., 0] < 40) for xml in (scene, shadowless))
@@ -211,7 +211,7 @@ def test_a_geom_that_casts_no_shadow_casts_none():
     assert bright == 0
 
 
-def test_a_wide_light_blurs_the_edge_of_a_shadow_by_its_angle():
+def test_penumbra_width_matches_light_size():
     def half_lit(radius):
         image = picture(shadow_scene(radius), 240, 180)[..., 0]
         return np.sum((image > 40) & (image < 215))
@@ -219,7 +219,7 @@ def test_a_wide_light_blurs_the_edge_of_a_shadow_by_its_angle():
     assert half_lit(0.1) > 4 * half_lit(0.0)
 
 
-def test_a_checkered_floor_has_both_colors_near_and_their_mean_far_away():
+def test_checkerboard_is_filtered_with_distance():
     xml = f"""<mujoco>{DARK}<asset>
       <texture name="checker" type="2d" builtin="checker" rgb1="0 0 0" rgb2="1 1 1" width="64" height="64"/>
       <material name="floor" texture="checker" texuniform="true" texrepeat="2 2" emission="1" specular="0"/></asset>
@@ -237,7 +237,7 @@ def test_a_checkered_floor_has_both_colors_near_and_their_mean_far_away():
 
 
 @pytest.mark.parametrize("camera", ["front", "flat"])
-def test_redrawing_what_changed_equals_drawing_everything_bit_for_bit(camera):
+def test_incremental_equals_full_rendering_bit_for_bit(camera):
     model = mujoco.MjModel.from_xml_string(ROOM)
     data = mujoco.MjData(model)
     changed, full = (RaycastRenderer(RenderScene(model, 160, 120, camera), incremental=flag) for flag in (True, False))
@@ -249,7 +249,7 @@ def test_redrawing_what_changed_equals_drawing_everything_bit_for_bit(camera):
     assert not np.array_equal(pictures[0], pictures[1])
 
 
-def test_a_camera_on_a_moving_body_draws_every_picture_in_full():
+def test_moving_camera_equals_full_rendering():
     model = mujoco.MjModel.from_xml_string(ROOM)
     data = mujoco.MjData(model)
     renderer, fresh = RaycastRenderer(RenderScene(model, 80, 60, "hand")), None
@@ -259,12 +259,12 @@ def test_a_camera_on_a_moving_body_draws_every_picture_in_full():
         assert np.array_equal(renderer.render(data), fresh.render(data))
 
 
-def test_one_and_two_threads_draw_the_same_picture():
+def test_threads_do_not_change_picture():
     one, two = (picture(ROOM, 160, 120, "front", threads=threads) for threads in (1, 2))
     assert np.array_equal(one, two)
 
 
-def test_rendering_leaves_model_and_data_untouched():
+def test_rendering_does_not_modify_model_or_data():
     model = mujoco.MjModel.from_xml_string(ROOM)
     data = mujoco.MjData(model)
     data.qpos[:] = room_poses(1)[0]
@@ -279,7 +279,7 @@ def test_rendering_leaves_model_and_data_untouched():
     assert np.array_equal(model.geom_rgba, colors)
 
 
-def test_a_mocap_body_is_drawn_where_it_is_put():
+def test_mocap_body_is_drawn_at_its_pose():
     xml = glowing("<body name='target' mocap='true'><geom type='sphere' size='0.3' material='glow'/></body>")
     model = mujoco.MjModel.from_xml_string(xml)
     data = mujoco.MjData(model)
@@ -296,7 +296,7 @@ def test_a_mocap_body_is_drawn_where_it_is_put():
 # --- markers --------------------------------------------------------------------------------------------------------
 
 
-def test_markers_hide_behind_geoms_and_show_before_them():
+def test_markers_are_occluded_by_nearer_geoms():
     xml = glowing("<geom type='box' size='0.5 0.1 0.5' material='glow'/>")
     model = mujoco.MjModel.from_xml_string(xml)
     data = mujoco.MjData(model)
@@ -311,7 +311,7 @@ def test_markers_hide_behind_geoms_and_show_before_them():
         assert np.array_equal(renderer.render(data), plain)
 
 
-def test_marker_spheres_have_their_projected_size():
+def test_marker_sphere_size_matches_projection():
     model = mujoco.MjModel.from_xml_string(glowing(""))
     with RaycastRenderer(RenderScene(model, 240, 180, None)) as renderer:
         dots = Marker(np.array([[-0.4, 0, 0], [0.4, 0, 0]]), (1, 0, 0, 1), 0.1, line=False)
@@ -327,7 +327,7 @@ def cart_pole_xml():
     return importlib.resources.files("gantry.assets").joinpath("cart_pole.xml").read_text(encoding="utf-8")
 
 
-def test_the_cart_poles_looks_weigh_nothing():
+def test_cart_pole_visual_geoms_have_no_mass():
     root = ElementTree.fromstring(cart_pole_xml())
     for tag in ("visual", "asset", "statistic"):
         for element in root.findall(tag):
@@ -346,7 +346,7 @@ def test_the_cart_poles_looks_weigh_nothing():
 
 @pytest.mark.parametrize("slide", [-1.8, 0.0, 1.8])
 @pytest.mark.parametrize("angle", [0.0, np.pi])
-def test_the_cart_poles_camera_sees_cart_and_pole_wherever_the_rail_ends(slide, angle):
+def test_cart_pole_camera_sees_cart_and_pole(slide, angle):
     model = mujoco.MjModel.from_xml_string(cart_pole_xml())
     data = mujoco.MjData(model)
     data.qpos[:] = slide, angle
@@ -381,13 +381,13 @@ def one_line(error):
     return "\n" not in str(error.value)
 
 
-def test_an_unknown_backend_is_one_clear_error(model):
+def test_unknown_backend_is_refused(model):
     with pytest.raises(GantryError, match="no renderer 'vulkan'; choose auto, egl, osmesa, raycast") as error:
         make_renderer(model, backend="vulkan")
     assert one_line(error)
 
 
-def test_an_unknown_backend_in_the_environment_names_the_variable(model, monkeypatch):
+def test_unknown_backend_in_environment_variable_is_refused(model, monkeypatch):
     monkeypatch.setenv("GANTRY_RENDERER", "directx")
     with pytest.raises(GantryError, match="'directx' \\(from GANTRY_RENDERER\\)"):
         make_renderer(model)
@@ -395,20 +395,20 @@ def test_an_unknown_backend_in_the_environment_names_the_variable(model, monkeyp
 
 @pytest.mark.usefixtures("_no_graphics")
 @pytest.mark.parametrize("backend", ["egl", "osmesa"])
-def test_a_forced_backend_that_cannot_work_says_what_to_choose_instead(model, backend):
+def test_unusable_backend_error_suggests_alternative(model, backend):
     with pytest.raises(GantryError, match=f"the {backend} renderer cannot work.*choose raycast") as error:
         make_renderer(model, backend=backend)
     assert one_line(error)
 
 
 @pytest.mark.usefixtures("_no_graphics")
-def test_auto_falls_back_to_the_ray_caster_without_graphics_libraries(model):
+def test_auto_falls_back_to_raycast(model):
     with make_renderer(model, 32, 24) as renderer:
         assert renderer.backend == "raycast"
         assert renderer.render(mujoco.MjData(model)).shape == (24, 32, 3)
 
 
-def test_auto_goes_on_when_a_library_loads_but_makes_no_context(model, monkeypatch):
+def test_auto_falls_back_when_context_creation_fails(model, monkeypatch):
     def broken(backend):
         raise AttributeError("'NoneType' object has no attribute 'eglQueryString'")
 
@@ -419,7 +419,7 @@ def test_auto_goes_on_when_a_library_loads_but_makes_no_context(model, monkeypat
         assert renderer.backend == "raycast"
 
 
-def test_a_failed_import_leaves_no_trace_of_pyopengl(monkeypatch):
+def test_failed_import_leaves_no_pyopengl_modules(monkeypatch):
     monkeypatch.setenv("PYOPENGL_PLATFORM", "no such platform")
     before = {name for name in sys.modules if name.split(".")[0] == "OpenGL" or name.startswith("mujoco.osmesa")}
     with pytest.raises(ImportError):
@@ -429,19 +429,19 @@ def test_a_failed_import_leaves_no_trace_of_pyopengl(monkeypatch):
     assert after == before
 
 
-def test_the_environment_decides_what_auto_means(model, monkeypatch):
+def test_environment_variable_selects_auto_backend(model, monkeypatch):
     monkeypatch.setenv("GANTRY_RENDERER", "raycast")
     with make_renderer(model, 32, 24) as renderer:
         assert renderer.backend == "raycast"
 
 
 @pytest.mark.parametrize(("camera", "message"), [("nowhere", "its cameras: front, flat, hand"), (7, "it has 3")])
-def test_an_unknown_camera_is_one_clear_error(model, camera, message):
+def test_unknown_camera_is_refused(model, camera, message):
     with pytest.raises(GantryError, match=message):
         make_renderer(model, camera=camera, backend="raycast")
 
 
-def test_an_empty_picture_and_a_closed_renderer_are_refused(model):
+def test_empty_picture_and_closed_renderer_are_refused(model):
     with pytest.raises(GantryError, match="0×10"):
         make_renderer(model, 0, 10, backend="raycast")
     renderer = make_renderer(model, 16, 12, backend="raycast")
@@ -451,7 +451,7 @@ def test_an_empty_picture_and_a_closed_renderer_are_refused(model):
         renderer.render(mujoco.MjData(model))
 
 
-def test_a_model_without_cameras_is_framed():
+def test_model_without_cameras_is_framed():
     xml = "<mujoco><worldbody><geom type='box' size='1 1 1' rgba='1 0 0 1'/></worldbody></mujoco>"
     image = picture(xml)
     corners, middle = image[[0, 0, -1, -1], [0, -1, 0, -1]], image[45, 60]
@@ -477,7 +477,7 @@ make_renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8, backend=sys.arg
     return found
 
 
-def test_opengl_agrees_with_the_ray_caster_where_there_is_any(tmp_path):
+def test_opengl_agrees_with_raycast(tmp_path):
     backends = gl_backends()
     if not backends:
         pytest.skip("no graphics library makes a context here")
@@ -511,7 +511,7 @@ print(np.median(difference), np.mean(difference > 40), pictures[0].std())
 
 
 @pytest.mark.parametrize("value", ["egl", "osmesa", "vulkan"])
-def test_a_mujoco_gl_that_cannot_work_is_dropped_with_one_line(value, monkeypatch, capsys):
+def test_unusable_mujoco_gl_is_removed(value, monkeypatch, capsys):
     monkeypatch.setenv("MUJOCO_GL", value)
     monkeypatch.delitem(sys.modules, "mujoco")
     monkeypatch.setattr(gl_guard, "_loads", lambda name: False)
@@ -523,7 +523,7 @@ def test_a_mujoco_gl_that_cannot_work_is_dropped_with_one_line(value, monkeypatc
 
 
 @pytest.mark.parametrize("value", ["", "glfw", "egl", "disable"])
-def test_a_mujoco_gl_that_can_work_is_left_alone(value, monkeypatch, capsys):
+def test_usable_mujoco_gl_is_kept(value, monkeypatch, capsys):
     monkeypatch.setenv("MUJOCO_GL", value)
     monkeypatch.delitem(sys.modules, "mujoco")
     monkeypatch.setattr(gl_guard, "_loads", lambda name: True)
@@ -532,7 +532,7 @@ def test_a_mujoco_gl_that_can_work_is_left_alone(value, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_the_guard_imports_neither_mujoco_nor_numpy():
+def test_gl_guard_imports_neither_mujoco_nor_numpy():
     code = """
 import sys
 import gantry.envs.rendering.gl_guard

@@ -43,7 +43,7 @@ def actions_for(simulator: Simulator, steps: int, seed: int = 0) -> np.ndarray:
 
 
 @every_variant
-def test_rows_equal_single_environments_bit_for_bit(environment, options):
+def test_vector_environments_equal_single_ones_bit_for_bit(environment, options):
     n, steps, limit = 16, 14, 6
     simulator = make_simulator(environment, n, max_episode_steps=limit, num_threads=2, **options)
     actions = actions_for(simulator, steps)
@@ -83,7 +83,7 @@ def recorded_controls(simulator: Simulator, action: np.ndarray, row: int) -> tup
 
 
 @pytest.mark.parametrize("environment", [CELLS, ROOMS, DRIVE])
-def test_physics_with_contacts_equal_a_serial_loop_of_mj_step_bit_for_bit(environment):
+def test_physics_equals_serial_mj_step_bit_for_bit(environment):
     simulator = make_simulator(environment, 16, max_episode_steps=None, num_threads=2)
     simulator.reset(seed=2)
     model, row = simulator.model, 3
@@ -104,7 +104,7 @@ def test_physics_with_contacts_equal_a_serial_loop_of_mj_step_bit_for_bit(enviro
 
 
 @every_variant
-def test_a_state_saved_within_an_episode_continues_exactly(environment, options):
+def test_state_restored_mid_episode_continues_exactly(environment, options):
     simulator = make_simulator(environment, 4, **options)
     actions = actions_for(simulator, 12)
     simulator.reset(seed=1)
@@ -122,7 +122,7 @@ def test_a_state_saved_within_an_episode_continues_exactly(environment, options)
 
 
 @every_variant
-def test_gymnasiums_and_sb3s_checkers_have_nothing_to_say(environment, options):
+def test_environment_checkers_pass(environment, options):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(make_single(environment, **options), skip_render_check=True)
@@ -143,7 +143,7 @@ def long_run(environment: str, variant: int) -> tuple[Simulator, np.ndarray]:
 
 
 @pytest.mark.parametrize("variant", range(len(VARIANTS)), ids=NAMES)
-def test_observations_lie_in_their_space_and_none_is_constant_or_a_copy(variant):
+def test_observations_are_in_space_and_informative(variant):
     environment, options = VARIANTS[variant]
     simulator, seen = long_run(environment, variant)
     space = simulator.single_observation_space
@@ -167,14 +167,14 @@ def test_observations_lie_in_their_space_and_none_is_constant_or_a_copy(variant)
     assert correlation.max() < 0.9999
 
 
-def test_no_wall_lets_the_robot_through_at_any_commanded_speed_and_direction():
+def test_walls_stop_commanded_robot():
     simulator = make_simulator(DRIVE, 96, max_episode_steps=None, plan="apartment")
     simulator.reset(seed=0)
     state, plan = simulator.state, simulator.task.plan
     speeds = np.tile(np.repeat([0.1, 0.5, 1.0, -1.0], 2), 12)
     turns = np.tile([0.0, 0.004], 48)
     cells = np.linspace(0, len(plan.cells) - 1, 12).astype(int).repeat(8)
-    state.qpos[:, :2] = plan.centres[cells]
+    state.qpos[:, :2] = plan.centers[cells]
     state.qpos[:, 2] = np.linspace(0, 2 * np.pi, 96, endpoint=False) * 7
     actions = np.stack([speeds - turns, speeds + turns], axis=1).astype(np.float32)
     geoms = [simulator.model.geom(index) for index in range(simulator.model.ngeom)]
@@ -183,18 +183,18 @@ def test_no_wall_lets_the_robot_through_at_any_commanded_speed_and_direction():
     for _ in range(150):
         simulator.transition(actions)
         touched |= simulator.features[:, 6:9].any(axis=1)
-        for centre, half in boxes:
-            outside = np.maximum(np.abs(state.qpos[:, :2] - centre) - half, 0.0)
+        for center, half in boxes:
+            outside = np.maximum(np.abs(state.qpos[:, :2] - center) - half, 0.0)
             assert np.linalg.norm(outside, axis=1).min() > ROBOT_RADIUS - 0.03, "the bumper gives 3 cm at most"
     assert touched.mean() > 0.9
 
 
-def test_the_robot_stays_outside_walls_even_when_flung_at_them():
+def test_walls_stop_thrown_robot():
     simulator = make_simulator(CELLS, 64, max_episode_steps=None)
     simulator.reset(seed=0)
     state, plan = simulator.state, simulator.task.plan
     angle = np.linspace(0, 2 * np.pi, 64, endpoint=False)
-    state.qpos[:, :2] = plan.centres[plan.start] + 0.5
+    state.qpos[:, :2] = plan.centers[plan.start] + 0.5
     state.qvel[:, :2] = 5.0 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     for _ in range(100):
         simulator.batch.step(None, 1)
@@ -203,7 +203,7 @@ def test_the_robot_stays_outside_walls_even_when_flung_at_them():
         assert ((x > 0) & (x < plan.width) & (y > 0) & (y < plan.depth)).all()
 
 
-def test_wheel_speeds_turn_to_the_goal_then_drive_and_stop_there():
+def test_wheel_speeds_turn_drive_and_stop_at_goal():
     pose = np.zeros((5, 3))
     goal = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, -1.0]])
     left, right = wheel_speeds(pose, goal).T
@@ -215,7 +215,7 @@ def test_wheel_speeds_turn_to_the_goal_then_drive_and_stop_there():
 
 
 @pytest.mark.parametrize("environment", [CELLS, ROOMS, DRIVE])
-def test_dirt_is_drawn_and_vanishes_when_it_is_cleaned(environment):
+def test_dirt_markers_vanish_when_cleaned(environment):
     env = gymnasium.make(f"gantry:{environment}", render_mode="rgb_array", width=320, height=240).unwrapped
     env.reset(seed=0)
     dirty = env.render().astype(int)
@@ -252,7 +252,7 @@ def test_dirt_is_drawn_and_vanishes_when_it_is_cleaned(environment):
         (DRIVE, {"battery": 3}, "battery"),
     ],
 )
-def test_a_wrong_option_is_refused_in_one_line(environment, options, message):
+def test_wrong_option_is_refused_in_one_line(environment, options, message):
     with pytest.raises(GantryError, match=message) as caught:
         make_simulator(environment, **options)
     assert "\n" not in str(caught.value)

@@ -43,37 +43,37 @@ def cells(simulator: Simulator) -> np.ndarray:
 
 
 @pytest.mark.parametrize("plan", ["apartment", "studio"])
-def test_every_move_ends_within_3_cm_of_the_cell_that_the_plan_says_and_bumps_exactly_at_walls(plan):
+def test_moves_reach_planned_cell_and_bump_only_at_walls(plan):
     """From every cell in every direction, with any heading."""
     task = vacuum(plan=plan).task
-    count = len(task.centres)
+    count = len(task.centers)
     simulator = vacuum(4 * count, plan=plan)
     start = np.arange(count).repeat(4)
     directions = np.tile(np.arange(4), count)
     heading = np.random.default_rng(0).uniform(-10, 10, 4 * count)
-    task.place(simulator.state, np.arange(4 * count), start, heading)
-    neighbours = task.plan.neighbours[start, directions]
-    expected = np.where(neighbours < 0, start, neighbours)
+    task.set_pose(simulator.state, np.arange(4 * count), start, heading)
+    neighbors = task.plan.neighbors[start, directions]
+    expected = np.where(neighbors < 0, start, neighbors)
     step(simulator, directions)
-    error = np.linalg.norm(simulator.state.qpos[:, :2] - task.centres[expected], axis=1)
+    error = np.linalg.norm(simulator.state.qpos[:, :2] - task.centers[expected], axis=1)
     assert error.max() < 0.03
-    assert np.array_equal(simulator.features[:, BUMPED] > 0, neighbours < 0)
+    assert np.array_equal(simulator.features[:, BUMPED] > 0, neighbors < 0)
     assert np.array_equal(cells(simulator), expected)
 
 
-def test_moves_still_arrive_after_a_hundred_of_them():
+def test_moves_stay_accurate_over_a_hundred():
     simulator = vacuum(32)
     rng = np.random.default_rng(1)
     for _ in range(100):
         if simulator._ended.any():
             break
         before, actions = cells(simulator), rng.integers(4, size=32)
-        neighbours = simulator.task.plan.neighbours[before, actions]
+        neighbors = simulator.task.plan.neighbors[before, actions]
         step(simulator, actions)
-        assert np.array_equal(cells(simulator), np.where(neighbours < 0, before, neighbours))
+        assert np.array_equal(cells(simulator), np.where(neighbors < 0, before, neighbors))
 
 
-def test_a_move_takes_at_most_a_second():
+def test_move_duration_is_at_most_one_second():
     simulator = vacuum(8)
     for actions in np.random.default_rng(0).integers(4, size=(20, 8)):
         before = simulator.state.time.copy()
@@ -83,7 +83,7 @@ def test_a_move_takes_at_most_a_second():
         assert taken.min() >= 0.36 - 1e-9
 
 
-def test_reward_terms_equal_a_computation_by_hand():
+def test_reward_terms_by_hand():
     simulator = vacuum(plan="studio")
     task, userdata = simulator.task, simulator.state.userdata
     dirt, numbers = userdata[0, task.dirt], task.plan.numbers
@@ -117,7 +117,7 @@ def test_reward_terms_equal_a_computation_by_hand():
     assert (measures["coverage"], measures["success"]) == (1, True)
 
 
-def test_bumps_and_path_length_are_counted():
+def test_bumps_and_path_length_metrics():
     simulator = vacuum(plan="studio")
     for action in (WEST, SOUTH, EAST, EAST, WEST):
         step(simulator, [action])
@@ -127,7 +127,7 @@ def test_bumps_and_path_length_are_counted():
     assert measures["path_length"][0] == pytest.approx(1.5 + 2 * 2 * 0.03, abs=0.1)
 
 
-def test_the_random_dirt_has_the_share_asked_for_and_spares_the_start():
+def test_random_dirt_has_requested_fraction_and_spares_start():
     simulator = vacuum(400, dirt=0.3)
     levels = simulator.features[:, DIRT:]
     start = simulator.task.plan.start
@@ -140,7 +140,7 @@ def test_the_random_dirt_has_the_share_asked_for_and_spares_the_start():
     assert ((exact == 2).sum(axis=1) == 2).all()
 
 
-def test_the_optimal_tour_is_the_shortest_of_all_orders():
+def test_tour_feature_matches_brute_force():
     simulator = vacuum(20, dirty_cells=4, start="anywhere")
     plan, start = simulator.task.plan, cells(simulator)
     for row in range(20):
@@ -154,7 +154,7 @@ def test_the_optimal_tour_is_the_shortest_of_all_orders():
     assert "path_over_tour" not in vacuum().task.metrics(simulator.features)
 
 
-def test_driving_the_optimal_tour_makes_the_path_as_long_as_it():
+def test_path_over_tour_of_optimal_tour_is_one():
     simulator = vacuum(plan="studio", dirty_cells=1)
     while not simulator._ended.any():
         step(simulator, towards_dirt(simulator))
@@ -167,7 +167,7 @@ def towards_dirt(simulator: Simulator, t: int = 0) -> np.ndarray:
     here = cells(simulator)
     distances = np.where(simulator.state.userdata[:, task.dirt] > 0, plan.distances[here], 10**6)
     goal = distances.argmin(axis=1)
-    ahead = np.where(plan.neighbours[here] >= 0, plan.distances[plan.neighbours[here], goal[:, None]], 10**6)
+    ahead = np.where(plan.neighbors[here] >= 0, plan.distances[plan.neighbors[here], goal[:, None]], 10**6)
     return ahead.argmin(axis=1)
 
 
@@ -183,7 +183,7 @@ def returns(policy, steps: int = 100, n: int = 6) -> np.ndarray:
     return total
 
 
-def test_bumping_spinning_and_revisiting_earn_nothing_and_cleaning_beats_them_all():
+def test_reward_of_idle_behavior_is_below_cleaning():
     def everywhere(action):
         return lambda simulator, t: np.full(simulator.num_envs, action)
 
@@ -198,7 +198,7 @@ def test_bumping_spinning_and_revisiting_earn_nothing_and_cleaning_beats_them_al
     assert cleaning.min() > 20
 
 
-def test_no_loop_through_clean_cells_earns_anything():
+def test_approach_term_sums_to_zero_over_loops():
     simulator = vacuum(plan="studio")
     task = simulator.task
     simulator.state.userdata[0, task.dirt] = 0
@@ -211,17 +211,17 @@ def test_no_loop_through_clean_cells_earns_anything():
     assert total == pytest.approx(8 * MOVE, abs=1e-6)
 
 
-def test_slipping_has_the_probability_asked_for_and_goes_to_the_sides():
+def test_slip_probability_and_directions():
     simulator = vacuum(300, slip=0.3)
     task = simulator.task
     middle = task.plan.numbers[6, 5]  # free on all sides
-    assert (task.plan.neighbours[middle] >= 0).all()
+    assert (task.plan.neighbors[middle] >= 0).all()
     went = np.zeros(4)
     for _ in range(4):
-        task.place(simulator.state, np.arange(300), np.full(300, middle), np.zeros(300))
+        task.set_pose(simulator.state, np.arange(300), np.full(300, middle), np.zeros(300))
         step(simulator, np.full(300, EAST))
         after = cells(simulator)
-        went += [(after == neighbour).sum() for neighbour in task.plan.neighbours[middle]]
+        went += [(after == neighbor).sum() for neighbor in task.plan.neighbors[middle]]
     share = went / went.sum()
     assert share[EAST] == pytest.approx(0.7, abs=0.05)
     assert share[NORTH] == pytest.approx(0.15, abs=0.04)
@@ -229,7 +229,7 @@ def test_slipping_has_the_probability_asked_for_and_goes_to_the_sides():
     assert share[WEST] == 0
 
 
-def test_the_battery_empties_by_a_share_a_move_is_filled_at_the_dock_and_ends_the_episode():
+def test_battery_discharges_recharges_and_terminates():
     simulator = vacuum(plan="studio", battery=20)
     charges = []
     for action in (EAST, EAST, WEST, WEST):
@@ -244,7 +244,7 @@ def test_the_battery_empties_by_a_share_a_move_is_filled_at_the_dock_and_ends_th
     assert simulator.task.observation(simulator.features)[0, -1] == 0
 
 
-def test_the_flat_observation_shows_the_dirt_around_the_robot():
+def test_flat_observation_shows_surrounding_dirt():
     simulator = vacuum(plan="studio", start="anywhere")
     task, plan = simulator.task, simulator.task.plan
     observation = task.observation(simulator.features)[0]
@@ -253,7 +253,7 @@ def test_the_flat_observation_shows_the_dirt_around_the_robot():
     levels = simulator.features[0, DIRT:]
     assert observation[0] == pytest.approx((column + 0.5) / plan.columns, abs=0.01)
     assert observation[1] == pytest.approx(1 - (row + 0.5) / plan.rows, abs=0.01)
-    assert observation[7:11].tolist() == (plan.neighbours[here] >= 0).tolist()
+    assert observation[7:11].tolist() == (plan.neighbors[here] >= 0).tolist()
     around = []
     for row_step, column_step in itertools.product(range(-VIEW, VIEW + 1), repeat=2):
         both = [
@@ -267,7 +267,7 @@ def test_the_flat_observation_shows_the_dirt_around_the_robot():
     assert observation[11:-4].tolist() == around
 
 
-def test_the_pull_of_dirt_points_along_the_shortest_way_to_it():
+def test_dirt_pull_points_along_shortest_path():
     simulator = vacuum(plan="studio", dirty_cells=1)
     task, plan = simulator.task, simulator.task.plan
     dirt = simulator.state.userdata[0, task.dirt]
@@ -281,7 +281,7 @@ def test_the_pull_of_dirt_points_along_the_shortest_way_to_it():
     assert seen == pytest.approx([0.85 / 1.85, pull / (1 + pull), 0, 0])
 
 
-def test_the_planes_show_the_robot_and_the_dirt():
+def test_image_planes_show_robot_and_dirt():
     simulator = vacuum(3, observation="planes", battery=80)
     task, plan = simulator.task, simulator.task.plan
     image = task.observation(simulator.features)
@@ -296,7 +296,7 @@ def test_the_planes_show_the_robot_and_the_dirt():
     assert (cell[:, 2] == 255).all()
 
 
-def test_rewards_of_torch_tensors_and_of_any_leading_shape_equal_those_of_arrays():
+def test_reward_of_torch_tensors_and_any_leading_shape():
     simulator = vacuum(6, battery=80)
     before = simulator.features
     reward, *_ = step(simulator, [0, 1, 2, 3, 0, 1])

@@ -8,15 +8,15 @@ import torch
 from gantry.envs.simulator import Simulator, make_simulator
 from gantry.envs.tasks.vacuum.drive import (
     BUMP,
+    CAMERA_RANGE,
     COSINE,
-    FARTHEST,
     LEVELS_LEFT,
+    MAX_RANGE,
     PATH,
     RANGE,
     RANGES,
     SECTORS,
     SEEN,
-    SIGHT,
     SINE,
     SPEED,
     TIME,
@@ -41,7 +41,7 @@ def act(simulator: Simulator, left: float, right: float, steps: int = 1) -> tupl
     return result
 
 
-def test_ranges_equal_serial_rays_from_the_rim():
+def test_ranges_match_serial_rays():
     simulator = drive(12, start="anywhere")
     rng = np.random.default_rng(0)
     for _ in range(5):
@@ -59,14 +59,14 @@ def test_ranges_equal_serial_rays_from_the_rim():
             body = model.geom(bumper).bodyid[0]
             distance = mujoco.mj_ray(model, data, np.array([x, y, 0.05]), direction, None, 1, body, hit)
             assert hit[0] >= 0
-            expected = min(max(distance - ROBOT_RADIUS, 0.0), FARTHEST)
+            expected = min(max(distance - ROBOT_RADIUS, 0.0), MAX_RANGE)
             assert simulator.features[row, RANGE][index] == pytest.approx(expected, abs=1e-5)
 
 
-def test_ranges_in_the_studio_by_hand():
+def test_ranges_in_studio_by_hand():
     simulator = drive(plan="studio")
     task, state = simulator.task, simulator.state
-    task.place(state, np.array([0]), np.array([task.plan.start]), np.zeros(1))
+    task.set_pose(state, np.array([0]), np.array([task.plan.start]), np.zeros(1))
     ranges = task.ranges(state)[0]
     # The middle of the south-west cell; walls reach 5 cm into the room.
     assert ranges[0] == pytest.approx(2.5 - 0.25 - 0.05 - ROBOT_RADIUS)
@@ -74,11 +74,11 @@ def test_ranges_in_the_studio_by_hand():
     assert ranges[8] == ranges[12] == pytest.approx(0.25 - 0.05 - ROBOT_RADIUS)
 
 
-def test_equal_wheel_speeds_drive_straight_and_opposite_ones_turn_on_the_spot():
+def test_wheel_speeds_drive_straight_or_turn_in_place():
     simulator = drive(plan="apartment")
     task, state = simulator.task, simulator.state
     middle = task.plan.numbers[6, 2]
-    task.place(state, np.array([0]), np.array([middle]), np.zeros(1))
+    task.set_pose(state, np.array([0]), np.array([middle]), np.zeros(1))
     act(simulator, 0.5, 0.5, 5)
     features = simulator.features[0]
     assert features[SPEED] == pytest.approx(0.5 * MAX_WHEEL_SPEED, rel=0.02)
@@ -95,10 +95,10 @@ def test_equal_wheel_speeds_drive_straight_and_opposite_ones_turn_on_the_spot():
     ("heading", "speed", "pressed"),
     [(np.pi - 0.5, 0.5, [1, 0, 0]), (np.pi + 0.5, 0.5, [0, 1, 0]), (0.0, -0.5, [0, 0, 1]), (np.pi, 0.5, [1, 1, 0])],
 )
-def test_the_bumper_that_touches_the_western_wall_is_pressed(heading, speed, pressed):
+def test_bumper_at_west_wall_is_pressed(heading, speed, pressed):
     simulator = drive(plan="studio")
     task, state = simulator.task, simulator.state
-    task.place(state, np.array([0]), np.array([task.plan.numbers[2, 0]]), np.array([heading]))
+    task.set_pose(state, np.array([0]), np.array([task.plan.numbers[2, 0]]), np.array([heading]))
     _, terms, *_ = act(simulator, speed, speed, 3)
     felt = simulator.features[0, TOUCH]
     assert felt.any()
@@ -109,11 +109,11 @@ def test_the_bumper_that_touches_the_western_wall_is_pressed(heading, speed, pre
     assert simulator.task.metrics(simulator.features)["bumps"][0] >= 1
 
 
-def test_driving_over_dirt_cleans_it_and_nothing_else():
+def test_driving_over_dirt_cleans_only_it():
     simulator = drive(plan="studio", dirt=1.0)
     task, state = simulator.task, simulator.state
     numbers = task.plan.numbers
-    task.place(state, np.array([0]), np.array([numbers[3, 0]]), np.zeros(1))
+    task.set_pose(state, np.array([0]), np.array([numbers[3, 0]]), np.zeros(1))
     simulator.features = task.features(state)
     before = state.userdata[0, task.dirt].copy()
     total = 0.0
@@ -134,25 +134,25 @@ def test_driving_over_dirt_cleans_it_and_nothing_else():
     assert simulator.features[0, PATH] == pytest.approx(x - 0.25, abs=0.01)
 
 
-def test_the_camera_sees_the_nearest_dirt_of_each_direction_and_none_behind_walls():
+def test_camera_sees_nearest_dirt_per_sector_not_through_walls():
     simulator = drive()
     task, state, plan = simulator.task, simulator.state, simulator.task.plan
     dirt = state.userdata[0, task.dirt]
     dirt[:] = 0
     here = plan.numbers[6, 3]
-    task.place(state, np.array([0]), np.array([here]), np.array([np.pi / 2]))
+    task.set_pose(state, np.array([0]), np.array([here]), np.array([np.pi / 2]))
     dirt[plan.numbers[6, 5]] = 1  # 1 m to the east: at 270° from a robot that faces north
     dirt[plan.numbers[4, 3]] = 2  # 1 m to the north
     dirt[plan.numbers[3, 3]] = 2  # behind it, and behind a wall
     seen = task.features(state)[0, SEEN]
     expected = np.zeros(SECTORS)
-    expected[[0, 9]] = 1 - 1 / SIGHT
+    expected[[0, 9]] = 1 - 1 / CAMERA_RANGE
     assert seen == pytest.approx(expected, abs=1e-6)
     dirt[plan.numbers[4, 3]] = 0
     assert task.features(state)[0, SEEN][0] == 0
 
 
-def test_standing_spinning_and_pushing_against_a_wall_earn_nothing():
+def test_reward_of_idle_behavior_is_negative():
     for left, right in ((0, 0), (0.5, -0.5), (-0.3, -0.3)):
         simulator = drive(4)
         act(simulator, left, right, 200)  # time to clean what lies on the way to the wall
@@ -169,15 +169,15 @@ def towards_dirt(simulator: Simulator) -> np.ndarray:
     here = task.cell_at(pose[:, 0], pose[:, 1])
     dirty = simulator.state.userdata[:, task.dirt] > 0
     target = np.where(dirty, plan.distances[here], 10**6).argmin(axis=1)
-    ahead = np.where(plan.neighbours[here] >= 0, plan.distances[plan.neighbours[here], target[:, None]], 10**6)
-    following = np.where(target == here, here, plan.neighbours[here, ahead.argmin(axis=1)])
+    ahead = np.where(plan.neighbors[here] >= 0, plan.distances[plan.neighbors[here], target[:, None]], 10**6)
+    following = np.where(target == here, here, plan.neighbors[here, ahead.argmin(axis=1)])
     # Through the middle of a cell, so that no corner is cut.
-    across = np.abs(pose[:, :2] - task.centres[here]).min(axis=1) > 0.06
-    goal = np.where(across[:, None], task.centres[here], task.centres[following])
+    across = np.abs(pose[:, :2] - task.centers[here]).min(axis=1) > 0.06
+    goal = np.where(across[:, None], task.centers[here], task.centers[following])
     return np.clip(wheel_speeds(pose, goal) / MAX_WHEEL_SPEED, -1, 1).astype(np.float32)
 
 
-def test_a_scripted_controller_cleans_the_whole_apartment():
+def test_scripted_controller_cleans_apartment():
     simulator = make_simulator(ID, 3, autoreset_mode="NextStep")
     simulator.reset(seed=0)
     start = simulator.features[:, LEVELS_LEFT].copy()
@@ -192,7 +192,7 @@ def test_a_scripted_controller_cleans_the_whole_apartment():
     assert (total > start - 0.02 * steps).all(), "all the dirt, less the time"
 
 
-def test_rewards_of_torch_tensors_equal_those_of_arrays():
+def test_reward_of_torch_tensors():
     simulator = drive(4)
     before = simulator.features
     reward, *_ = act(simulator, 1.0, 0.8, 1)

@@ -12,7 +12,7 @@ from gantry.benchmark.cases import FIRST_SEED, train_case
 from gantry.benchmark.rows import Report, Row, median_rate, median_ratio, rounds
 from gantry.benchmark.time_to_score import GOAL, SWING_UP
 from gantry.envs.simulator import make_simulator
-from gantry.envs.tasks.vacuum.rooms import RoomProcess, VacuumRooms, room_level_process, state_number
+from gantry.envs.tasks.vacuum.rooms import RoomMDP, VacuumRooms, room_mdp, state_number
 from gantry.runs.environments import open_env
 from gantry.runs.evaluate import evaluate
 from gantry.runs.recipes import tuned_config
@@ -144,9 +144,7 @@ def _optimal_share(agent: PETS) -> float:
     assert features is not None
     rooms = env.task.rooms
     levels = features[:, rooms:].astype(np.int64)
-    best = best_returns(room_level_process(env.task.plan.room_neighbours))[
-        state_number(features[:, :rooms].argmax(1), levels)
-    ]
+    best = best_returns(room_mdp(env.task.plan.room_neighbors))[state_number(features[:, :rooms].argmax(1), levels)]
     agent.begin(env)
     returns, running = np.zeros(ROOMS_EPISODES), np.ones(ROOMS_EPISODES, bool)
     while running.any():
@@ -156,11 +154,11 @@ def _optimal_share(agent: PETS) -> float:
     return float((returns > best - 1e-6).mean())
 
 
-def best_returns(process: RoomProcess) -> np.ndarray:
+def best_returns(process: RoomMDP) -> np.ndarray:
     """Return the optimal undiscounted returns (S,) until all rooms are clean, by value iteration."""
     values = np.zeros(len(process.terminal))
     while True:
-        improved = np.where(process.terminal, 0.0, (process.reward + values[process.following]).max(axis=1))
+        improved = np.where(process.terminal, 0.0, (process.reward + values[process.next_state]).max(axis=1))
         if np.array_equal(improved, values):
             return values
         values = improved

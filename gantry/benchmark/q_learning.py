@@ -13,7 +13,7 @@ from gantry.agents.q_learning import QLearning, QLearningConfig
 from gantry.benchmark.cases import FIRST_SEED, train_case
 from gantry.benchmark.rows import Report, Row
 from gantry.envs.tasks.vacuum.plan_file import load_plan
-from gantry.envs.tasks.vacuum.rooms import LEVELS, room_level_process, state_number
+from gantry.envs.tasks.vacuum.rooms import LEVELS, room_mdp, state_number
 from gantry.optimal_control.value_iteration import deterministic_mdp, reachable_states, value_iteration
 from gantry.runs.evaluate import evaluate
 from gantry.runs.recipes import tuned_config
@@ -51,8 +51,8 @@ def exact_rooms(gamma: float, plan_name: str = "apartment") -> Exact:
     In the apartment none of these values is 0, so that relative errors are meaningful.
     """
     plan = load_plan(plan_name)
-    pure = room_level_process(plan.room_neighbours)
-    process = deterministic_mdp(pure.following, pure.reward, pure.terminal)
+    pure = room_mdp(plan.room_neighbors)
+    process = deterministic_mdp(pure.next_state, pure.reward, pure.terminal)
     dirt = np.array([levels for levels in itertools.product(range(LEVELS), repeat=len(plan.rooms)) if any(levels)])
     starts = state_number(np.full(len(dirt), plan.room[plan.start]), dirt)
     return Exact(value_iteration(process, gamma), reachable_states(process, starts))

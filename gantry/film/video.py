@@ -1,4 +1,4 @@
-"""Writes films frame by frame: H.264 that every browser plays, or GIF; whole or not at all, in constant memory."""
+"""Write films frame by frame, as H.264 that browsers play or as GIF, atomically and in constant memory."""
 
 import contextlib
 import subprocess
@@ -13,45 +13,45 @@ from gantry.errors import GantryError
 from gantry.files import replacing
 
 FORMATS = (".mp4", ".gif")
-"""The suffixes a film can have."""
+"""Supported file suffixes."""
 _GIF_FRAMES_PER_SECOND = 50.0
-"""Browsers slow down GIFs whose frames last less than two hundredths of a second."""
+"""Largest frame rate of a GIF; browsers slow down those with frames shorter than 20 ms."""
 _BT709 = ("-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709")
 
 
 class _Abandoned(Exception):
-    """Thrown into `replacing` so that it removes its temporary file."""
+    """Raised inside `replacing` so that it removes its temporary file."""
 
 
 class VideoWriter:
-    """A context manager that streams frames into an encoder; the film appears under its name when the block ends.
+    """A context manager that streams frames into an encoder; the file appears when the block ends.
 
-    An exception in the block, or a failing encoder, leaves no file behind, and an older film of that name untouched.
+    An exception in the block or a failing encoder leaves no new file and keeps an older one of that name.
 
     Attributes:
-        path: where the film will be.
-        frames: frames added so far.
+        path: path of the film.
+        frames: number of frames added so far.
     """
 
     def __init__(self, path: str | Path, fps: float, size: tuple[int, int]) -> None:
-        """Check the settings; nothing is started before the block is entered.
+        """Check the settings; the encoder starts when the block is entered.
 
         Args:
             path: the film's path, ending in .mp4 or .gif.
-            fps: frames a second.
-            size: width and height of the frames, pixels. H.264 needs even ones: an odd one is padded by a black pixel.
+            fps: frames per second.
+            size: width and height of the frames, pixels. H.264 needs even sides; odd ones are padded by a black pixel.
 
         Raises:
-            GantryError: an unknown suffix, no frames a second, or an empty size.
+            GantryError: an unknown suffix, a frame rate that is not positive, or an empty size.
         """
         self.path = Path(path)
         if self.path.suffix.lower() not in FORMATS:
             raise GantryError(f"cannot write {self.path}: a film's name ends in .mp4 or .gif")
         if not (np.isfinite(fps) and fps > 0):
-            raise GantryError(f"a film needs more than 0 frames a second, not {fps:g}")
+            raise GantryError(f"a film needs a positive frame rate, not {fps:g}")
         width, height = size
         if width < 1 or height < 1:
-            raise GantryError(f"a film of {width}×{height} pixels cannot be made; give a width and height above 0")
+            raise GantryError(f"a film's width and height must be above 0, not {width}×{height}")
         self.frames = 0
         self._fps, self._width, self._height = float(fps), int(width), int(height)
         self._stack = contextlib.ExitStack()
@@ -65,7 +65,7 @@ class VideoWriter:
             if self.path.suffix.lower() == ".mp4":
                 self._start(_mp4_arguments(self._temporary))
             else:
-                # A palette needs a look at every frame first, so the frames wait in a lossless file, not in memory.
+                # The palette depends on every frame, so the frames are first written to a lossless file.
                 folder = self._stack.enter_context(
                     tempfile.TemporaryDirectory(prefix=f".{self.path.stem}-", dir=self.path.parent)
                 )
@@ -81,7 +81,7 @@ class VideoWriter:
 
         Raises:
             ValueError: the frame has another shape or type.
-            GantryError: the encoder stopped, for instance because the disk is full.
+            GantryError: the encoder stopped, for example because the disk is full.
         """
         expected = (self._height, self._width, 3)
         if frame.shape != expected or frame.dtype != np.uint8:
@@ -118,7 +118,7 @@ class VideoWriter:
         )
 
     def _finish(self) -> None:
-        """Let the encoder end, and for a GIF make the palette and the film from the lossless frames.
+        """Wait for the encoder, and for a GIF convert the lossless frames with their palette.
 
         Raises:
             GantryError: no frame was added, or an encoder failed.
@@ -126,7 +126,7 @@ class VideoWriter:
         assert self._process is not None
         assert self._process.stdin is not None
         if self.frames == 0:
-            raise GantryError(f"cannot write {self.path}: no frame was drawn")
+            raise GantryError(f"cannot write {self.path}: no frame was added")
         try:
             self._process.stdin.close()
         except OSError as error:
@@ -139,12 +139,12 @@ class VideoWriter:
             rate = f"fps={min(self._fps, _GIF_FRAMES_PER_SECOND):.6f}"
             lossless = ["-i", str(self._lossless)]
             self._convert([*lossless, "-vf", "palettegen=stats_mode=full", "-update", "1", str(palette)])
-            colours = "paletteuse=dither=bayer:bayer_scale=4:diff_mode=rectangle"
-            graph = ["-filter_complex", f"[0:v]{rate}[frames];[frames][1:v]{colours}"]
+            palette_filter = "paletteuse=dither=bayer:bayer_scale=4:diff_mode=rectangle"
+            graph = ["-filter_complex", f"[0:v]{rate}[frames];[frames][1:v]{palette_filter}"]
             self._convert([*lossless, "-i", str(palette), *graph, "-loop", "0", "-f", "gif", str(self._temporary)])
 
     def _convert(self, arguments: list[str]) -> None:
-        """Run one more encoder to its end."""
+        """Run the encoder on files and wait for it."""
         result = subprocess.run(
             [*_encoder(), *arguments],
             stdin=subprocess.DEVNULL,
@@ -156,15 +156,15 @@ class VideoWriter:
             raise self._failure()
 
     def _failure(self) -> GantryError:
-        """The encoder's last words as one line."""
+        """Return the encoder's last message as a one-line error."""
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
         full = next((line for line in lines if "No space left" in line), None)
-        reason = "the disk is full; free some space" if full else (lines[-1] if lines else "it was ended from outside")
+        reason = "the disk is full; free some space" if full else (lines[-1] if lines else "it was terminated")
         return GantryError(f"cannot write {self.path}: the video encoder stopped: {reason}")
 
     def _abandon(self) -> None:
-        """End the encoder and remove everything that was written."""
+        """Kill the encoder and remove everything that was written."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -178,14 +178,14 @@ class VideoWriter:
 
 
 def _mp4_arguments(path: Path) -> list[str]:
-    """H.264 with even sides, standard colours, and the index first, so that a browser plays while it loads."""
+    """Return encoder arguments: H.264, even sides, standard colors, and the index first for playback while loading."""
     filters = "pad=ceil(iw/2)*2:ceil(ih/2)*2,scale=out_color_matrix=bt709:out_range=tv,format=yuv420p"
     codec = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20", "-preset", "veryfast"]
     return ["-vf", filters, *codec, *_BT709, "-movflags", "+faststart", "-f", "mp4", str(path)]
 
 
 def _encoder() -> list[str]:
-    """The encoder that comes with imageio-ffmpeg, and the settings every call of it shares.
+    """Return the command of imageio-ffmpeg's encoder with the common settings.
 
     Raises:
         GantryError: there is none for this platform.

@@ -1,1 +1,1 @@
-"""The vacuum robot in its apartment, at three levels of control."""
+"""A vacuum robot in an apartment, at three levels: wheel speeds, moves between cells, and rooms."""

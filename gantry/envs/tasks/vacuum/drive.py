@@ -1,4 +1,4 @@
-"""The vacuum as a robot: wheel speeds, bumpers, a ring of range readings, and a camera that sees dirt nearby."""
+"""The vacuum robot at the motor level: wheel speeds, bumpers, range sensors, and a camera that sees nearby dirt."""
 
 from typing import Any, ClassVar, Literal
 
@@ -9,28 +9,28 @@ import numpy as np
 from gantry.envs.tasks.vacuum.apartment import SOLID
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.state import State
-from gantry.envs.tasks.vacuum.robot import BUMPERS, MAX_WHEEL_SPEED, ROBOT_RADIUS, Vacuum, dirt_levels, driven
+from gantry.envs.tasks.vacuum.robot import BUMPERS, MAX_WHEEL_SPEED, ROBOT_RADIUS, Vacuum, dirt_levels, distance_driven
 from gantry.errors import GantryError
 
 RANGES = 16
-"""Range readings around the robot."""
-FARTHEST = 3.0
-"""The longest range reading (m)."""
+"""Number of range sensors around the robot."""
+MAX_RANGE = 3.0
+"""Largest range reading (m)."""
 SECTORS = 12
-"""Directions in which the camera sees dirt."""
-SIGHT = 1.5
-"""How far the camera sees dirt (m)."""
+"""Number of angular sectors of the camera."""
+CAMERA_RANGE = 1.5
+"""Distance at which the camera sees dirt (m)."""
 SENSOR_HEIGHT = 0.05
-"""Height of the range readings above the floor (m)."""
+"""Height of the range sensors above the floor (m)."""
 
 CLEANED = 1.0
-"""Reward a dirt level removed."""
+"""Reward per dirt level removed."""
 BUMP = -0.1
-"""Reward of a control step in which a bumper touches something."""
+"""Reward of a control step with a bumper contact."""
 TIME = -0.01
 """Reward of every control step."""
-ENOUGH = 0.95
-"""Share of the dirty cells that must be clean for a success."""
+SUCCESS_COVERAGE = 0.95
+"""Coverage that counts as success."""
 
 X, Y, COSINE, SINE, SPEED, TURNING = range(6)
 TOUCH = slice(6, 6 + BUMPERS)
@@ -43,9 +43,9 @@ LEVELS_LEFT, DIRTY, DIRTY_AT_START, BUMPS, PATH = range(SEEN.stop, SEEN.stop + 5
 class VacuumDrive(Vacuum):
     """Clean the floor by driving over its dirt.
 
-    Actions: speeds of the left and the right wheel's rim, in [-1, 1] times 1.2 m/s, 10 times a second.
+    Actions: rim speeds of the left and right wheels, in [-1, 1] times 1.2 m/s, at 10 Hz.
 
-    Observations (float32), angles from the robot's front, anticlockwise:
+    Observations (float32), with angles measured counterclockwise from the robot's front:
 
     | index | name | unit | range |
     |---|---|---|---|
@@ -55,32 +55,32 @@ class VacuumDrive(Vacuum):
     | 5 | turning rate | rad/s | ±10.4 (space: ±30) |
     | 6–8 | bumper pressed: front left, front right, back | – | 0 or 1 |
     | 9–24 | range to walls and furniture from the rim, at 0°, 22.5°, … | m | 0..3 |
-    | 25–36 | nearest dirt in sight in the sector around 0°, 30°, …: 1 - distance / 1.5 m, 0 for none | – | 0..1 |
+    | 25–36 | nearest visible dirt in the sector around 0°, 30°, …: 1 - distance / 1.5 m, 0 for none | – | 0..1 |
 
-    The camera sees the dirt of cells whose middle is within 1.5 m and, from the middle of the robot's own cell, hidden
-    by nothing. A cell is clean once the robot has been over its middle.
+    The camera sees the dirt of cells whose center is within 1.5 m and not occluded from the center of the robot's cell.
+    A cell is clean once the robot has covered its center.
 
-    Measures: `coverage` (share of the cells dirty at the start that are clean), `success` (coverage ≥ 95 %), `bumps`
-    (control steps that touched something), `path_length` (m). Episodes terminate once all is clean.
+    Metrics: `coverage` (fraction of the initially dirty cells that are clean), `success` (coverage ≥ 95 %), `bumps`
+    (control steps with a contact), `path_length` (m). Episodes terminate when all cells are clean.
 
     Args:
-        plan: a shipped floor plan's name, or the path of a plan file.
-        start: `dock`, the plan's robot start, or `anywhere` on the floor.
-        dirt: share of the cells that are dirty at the start, a third of them very dirty.
+        plan: name of a shipped floor plan, or path of a plan file.
+        start: `dock`, the plan's start cell, or `anywhere` on the floor.
+        dirt: fraction of the cells that are dirty at the start, a third of them very dirty.
     """
 
     decimation: ClassVar[int] = 5
     motor_decimation: ClassVar[int] = 1
 
     def __init__(self, plan: str = "apartment", start: Literal["dock", "anywhere"] = "dock", dirt: float = 0.6) -> None:
-        super().__init__(plan, "cells", ("dirty_at_start", "bumps", "path", "front_left", "front_right", "back"))
+        super().__init__(plan, "cell", ("dirty_at_start", "bumps", "path", "front_left", "front_right", "back"))
         if start not in ("dock", "anywhere"):
             raise GantryError(f"start must be 'dock' or 'anywhere', not {start!r}")
         if not 0.0 < dirt <= 1.0:
             raise GantryError(f"dirt must be above 0, up to 1, not {dirt!r}")
-        self.start, self.dirt_share = start, dirt
+        self.start, self.dirt_fraction = start, dirt
         self.visible = slice(0, SEEN.stop)
-        self._in_sight = self._visible_cells()
+        self._visible = self._visible_cells()
         self._angles = 2 * np.pi * np.arange(RANGES) / RANGES
         self._groups = (np.arange(mujoco.mjNGROUP) == SOLID).astype(np.uint8)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
@@ -90,65 +90,65 @@ class VacuumDrive(Vacuum):
         low[[COSINE, SINE]] = -1.0
         high[[SPEED, TURNING]] = 3.0, 30.0
         low[[SPEED, TURNING]] = -3.0, -30.0
-        high[RANGE] = FARTHEST
+        high[RANGE] = MAX_RANGE
         self.observation_space = gymnasium.spaces.Box(low, high)
 
     def _visible_cells(self) -> np.ndarray:
-        """Return the floor cells (m, v) in sight from each floor cell's middle, its own included; m fills up."""
+        """Return the floor cells (m, v) visible from each floor cell's center, including its own, padded with m."""
         model = self.load_model()
         data = mujoco.MjData(model)
         mujoco.mj_forward(model, data)
         groups = (np.arange(mujoco.mjNGROUP) == SOLID).astype(np.uint8)
-        count = len(self.centres)
+        count = len(self.centers)
         geoms, ranges = np.zeros(count, np.int32), np.zeros(count)
-        sights = []
-        for centre in self.centres:
-            line = np.column_stack([self.centres - centre, np.zeros(count)])
+        visible = []
+        for center in self.centers:
+            line = np.column_stack([self.centers - center, np.zeros(count)])
             away = np.linalg.norm(line, axis=1)
             directions = np.where(away[:, None] > 0, line / np.maximum(away, 1e-9)[:, None], (1.0, 0.0, 0.0))
-            origin = np.array([*centre, SENSOR_HEIGHT])
+            origin = np.array([*center, SENSOR_HEIGHT])
             mujoco.mj_multiRay(
-                model, data, origin, directions.ravel(), groups, 1, -1, geoms, ranges, None, count, SIGHT
+                model, data, origin, directions.ravel(), groups, 1, -1, geoms, ranges, None, count, CAMERA_RANGE
             )
             blocked = (ranges >= 0) & (ranges < away)
-            # The robot may stand half a cell away from its cell's middle.
-            sights.append(np.flatnonzero((away < SIGHT + self.plan.cell) & ~blocked))
-        table = np.full((count, max(map(len, sights))), count)
-        for cell, seen in enumerate(sights):
+            # The robot may be half a cell away from its cell's center.
+            visible.append(np.flatnonzero((away < CAMERA_RANGE + self.plan.cell) & ~blocked))
+        table = np.full((count, max(map(len, visible))), count)
+        for cell, seen in enumerate(visible):
             table[cell, : len(seen)] = seen
         return table
 
     def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
-        """Put the robot at its start, with any heading, and dirt on other cells."""
-        _, chance = self.begin(state, ids, random, self.start == "anywhere")
-        levels = dirt_levels(chance, self.dirt_share)
+        """Place the robot at its start with a random heading, and dirt on other cells."""
+        _, uniform = self.sample_start(state, ids, random, self.start == "anywhere")
+        levels = dirt_levels(uniform, self.dirt_fraction)
         state.userdata[ids, self.dirt] = levels
         state.userdata[ids, self.counter["dirty_at_start"]] = (levels > 0).sum(axis=1)
 
     def control(self, actions: np.ndarray) -> np.ndarray:
-        """Return the speeds (n, 3) in m/s of the two wheels and, always 0, sideways."""
+        """Return the speeds (n, 3) in m/s of the two wheels, and 0 for the sideways motion."""
         control = np.zeros((len(actions), 3), np.float32)
         control[:, :2] = np.minimum(np.maximum(actions, np.float32(-1.0)), np.float32(1.0)) * MAX_WHEEL_SPEED
         return control
 
-    def advance(self, state: State, control: np.ndarray, rows: np.ndarray | None) -> None:
-        """Turn the wheels, clean what the robot passes over, and remember what the bumpers felt."""
-        everything = np.arange(len(control)) if rows is None else np.flatnonzero(rows)
+    def advance(self, state: State, control: np.ndarray, mask: np.ndarray | None) -> None:
+        """Turn the wheels, clean the cells that the robot passes over, and record bumper contacts."""
+        active = np.arange(len(control)) if mask is None else np.flatnonzero(mask)
         userdata, pose = state.userdata, self.pose(state)
         state.ctrl[:] = control
-        touched = np.zeros((len(everything), BUMPERS), bool)
+        touched = np.zeros((len(active), BUMPERS), bool)
         for _ in range(self.decimation):
-            self.simulate(state, rows)
+            self.step_motors(state, mask)
             before, pose = pose, self.pose(state)
-            userdata[everything, self.counter["path"]] += driven(before, pose)[everything]
-            touched |= self.touches(state)[everything]
-            cell = self.cell_at(pose[everything, 0], pose[everything, 1])
-            away = pose[everything, :2] - self.centres[cell]
+            userdata[active, self.counter["path"]] += distance_driven(before, pose)[active]
+            touched |= self.bumper_contacts(state)[active]
+            cell = self.cell_at(pose[active, 0], pose[active, 1])
+            away = pose[active, :2] - self.centers[cell]
             over = away[:, 0] ** 2 + away[:, 1] ** 2 <= ROBOT_RADIUS**2
-            userdata[everything[over], cell[over]] = 0.0
+            userdata[active[over], cell[over]] = 0.0
         first = self.counter["front_left"]
-        userdata[everything, first : first + BUMPERS] = touched
-        userdata[everything, self.counter["bumps"]] += touched.any(axis=1)
+        userdata[active, first : first + BUMPERS] = touched
+        userdata[active, self.counter["bumps"]] += touched.any(axis=1)
 
     def features(self, state: State) -> np.ndarray:
         """Return the features (n, 42)."""
@@ -178,16 +178,16 @@ class VacuumDrive(Vacuum):
         origin[:, 0, :2], origin[:, 0, 2] = state.qpos[:, :2], SENSOR_HEIGHT
         direction = np.stack([np.cos(angle), np.sin(angle), np.zeros_like(angle)], axis=2)
         distance, _ = state.batch.ray(origin, direction, geomgroup=self._groups)
-        return np.where(distance < 0, FARTHEST, np.clip(distance - ROBOT_RADIUS, 0.0, FARTHEST))
+        return np.where(distance < 0, MAX_RANGE, np.clip(distance - ROBOT_RADIUS, 0.0, MAX_RANGE))
 
     def _seen_dirt(self, pose: np.ndarray, heading: np.ndarray, levels: np.ndarray) -> np.ndarray:
-        """Return, for each sector, how near the nearest dirt in sight is, (n, 12) in [0, 1]."""
-        seen = self._in_sight[self.cell_at(pose[:, 0], pose[:, 1])]
+        """Return the nearness (n, 12) in [0, 1] of the nearest visible dirt in each sector."""
+        visible = self._visible[self.cell_at(pose[:, 0], pose[:, 1])]
         padded = np.concatenate([levels, np.zeros((len(levels), 1))], axis=1)
-        places = np.concatenate([self.centres, np.zeros((1, 2))])[seen]
+        places = np.concatenate([self.centers, np.zeros((1, 2))])[visible]
         x, y = places[..., 0] - pose[:, :1], places[..., 1] - pose[:, 1:2]
-        nearness = np.maximum(0.0, 1.0 - np.sqrt(x * x + y * y) / SIGHT)
-        nearness *= np.take_along_axis(padded, seen, axis=1) > 0
+        nearness = np.maximum(0.0, 1.0 - np.sqrt(x * x + y * y) / CAMERA_RANGE)
+        nearness *= np.take_along_axis(padded, visible, axis=1) > 0
         bearing = np.arctan2(y, x) - heading[:, None]
         sector = np.rint(bearing * (SECTORS / (2 * np.pi))).astype(np.int64) % SECTORS
         return np.where(sector[..., None] == np.arange(SECTORS), nearness[..., None], 0.0).max(axis=1)
@@ -197,13 +197,13 @@ class VacuumDrive(Vacuum):
         coverage = 1.0 - features[..., DIRTY] / features[..., DIRTY_AT_START]
         return {
             "coverage": coverage,
-            "success": coverage >= ENOUGH,
+            "success": coverage >= SUCCESS_COVERAGE,
             "bumps": features[..., BUMPS],
             "path_length": features[..., PATH],
         }
 
     def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
-        """Return the sum of `cleaned`, 1 a dirt level; `bump`, -0.1 while touching something; and `time`, -0.01."""
+        """Return the sum of `cleaned`, 1 per dirt level; `bump`, -0.1 on contact; and `time`, -0.01 per step."""
         touches = 1.0 * (next_features[..., TOUCH].sum(-1) > 0)
         terms = {
             "cleaned": CLEANED * (features[..., LEVELS_LEFT] - next_features[..., LEVELS_LEFT]),
@@ -213,5 +213,5 @@ class VacuumDrive(Vacuum):
         return terms["cleaned"] + terms["bump"] + terms["time"], terms
 
     def terminated(self, next_features: Any) -> Any:
-        """Return whether all is clean."""
+        """Return whether all cells are clean."""
         return next_features[..., DIRTY] <= 0

@@ -1,7 +1,7 @@
-"""Floor plans: apartments drawn in plain text (see docs/vacuum.md for the format), as cells, walls, doors and rooms.
+"""Floor plans: cells, walls, doors and rooms of an apartment, from plain text (format: docs/vacuum.md).
 
-Cells are drawn at the odd rows and columns of the drawing and their edges between them, so that walls are thin. North
-is up: the first drawn row is the northernmost, and the south-west corner of the drawing is the origin of the world.
+The odd rows and columns of the text are cells and the even ones the edges between them, so that walls are thin. North
+is up: the first row is the northernmost, and the southwest corner is the origin of the world frame.
 """
 
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from functools import cached_property
 
 import numpy as np
 
-from gantry.envs.tasks.vacuum.shortest_paths import walking_distances
+from gantry.envs.tasks.vacuum.shortest_paths import cell_distances
 
 WALL_THICKNESS = 0.1
-"""Thickness of every wall (m), centred on the cells' edges."""
+"""Thickness of every wall (m), centered on the cells' edges."""
 NORTH, EAST, SOUTH, WEST = range(4)
-"""Directions, in the order of the vacuum's actions."""
+"""Directions, in the order of the robot's actions."""
 ROW_STEP = np.array([-1, 0, 1, 0])
 COLUMN_STEP = np.array([0, 1, 0, -1])
 
@@ -24,7 +24,7 @@ VERTICAL_WALL, VERTICAL_DOOR = "|", ":"
 
 @dataclass(frozen=True)
 class Room:
-    """One room: its name, and how dirty it is when the fixed start is asked for (0, 1 or 2)."""
+    """A room: its name, and its dirt level (0, 1 or 2) at a fixed start."""
 
     name: str
     dirt: int
@@ -32,7 +32,7 @@ class Room:
 
 @dataclass(frozen=True)
 class Furniture:
-    """A box that fills the cells of rows `top`..`bottom` and columns `left`..`right`, inclusive."""
+    """A box that fills the cells of rows `top` to `bottom` and columns `left` to `right`, inclusive."""
 
     name: str
     height: float
@@ -47,7 +47,7 @@ class Furniture:
 class FloorPlan:
     """An apartment of `rows` × `columns` square cells, of which m are floor.
 
-    Floor cells are numbered 0..m-1, row by row from the north-west.
+    Floor cells are numbered 0..m-1, in row-major order from the northwest.
     """
 
     title: str
@@ -56,15 +56,15 @@ class FloorPlan:
     rooms: tuple[Room, ...]
     furniture: tuple[Furniture, ...]
     room_grid: np.ndarray
-    """(rows, columns) number of the room, -1 under furniture."""
+    """(rows, columns) room number, -1 under furniture."""
     horizontal: np.ndarray
-    """(rows + 1, columns) edges above each row and below the last, as drawn."""
+    """(rows + 1, columns) characters of the edges above each row and below the last."""
     vertical: np.ndarray
-    """(rows, columns + 1) edges left of each column and right of the last, as drawn."""
+    """(rows, columns + 1) characters of the edges left of each column and right of the last."""
     posts: np.ndarray
-    """(rows + 1, columns + 1) bool: where a corner is walled."""
+    """(rows + 1, columns + 1) bool: corners with a wall."""
     start: int
-    """Floor cell of the robot's start, where its dock is."""
+    """Floor cell of the robot's dock, where it starts."""
 
     @property
     def rows(self) -> int:
@@ -104,14 +104,14 @@ class FloorPlan:
         return self.room_grid[tuple(self.cells.T)]
 
     @cached_property
-    def centres(self) -> np.ndarray:
-        """(m, 2) x and y of each floor cell's centre (m)."""
+    def centers(self) -> np.ndarray:
+        """(m, 2) x and y of each floor cell's center (m)."""
         row, column = self.cells.T
         return np.stack([(column + 0.5) * self.cell, (self.rows - row - 0.5) * self.cell], axis=1)
 
     @cached_property
-    def neighbours(self) -> np.ndarray:
-        """(m, 4) floor cell to the north, east, south, west; -1 where a wall or furniture is in the way."""
+    def neighbors(self) -> np.ndarray:
+        """(m, 4) floor cell to the north, east, south and west; -1 behind a wall or at furniture."""
         result = np.full((len(self.cells), 4), -1)
         for number, (row, column) in enumerate(self.cells):
             edges = (
@@ -127,14 +127,14 @@ class FloorPlan:
 
     @cached_property
     def distances(self) -> np.ndarray:
-        """(m, m) moves between floor cells on the shortest way; -1 where there is none."""
-        return walking_distances(self.neighbours)
+        """(m, m) moves on the shortest path between floor cells; -1 where there is none."""
+        return cell_distances(self.neighbors)
 
     @cached_property
-    def room_neighbours(self) -> np.ndarray:
-        """(rooms, rooms) bool: which pairs of different rooms a door or an opening joins; symmetric."""
+    def room_neighbors(self) -> np.ndarray:
+        """(rooms, rooms) bool: pairs of different rooms joined by a door or an opening; symmetric."""
         joined = np.zeros((len(self.rooms), len(self.rooms)), bool)
-        cell, direction = np.nonzero(self.neighbours >= 0)
-        one, other = self.room[cell], self.room[self.neighbours[cell, direction]]
+        cell, direction = np.nonzero(self.neighbors >= 0)
+        one, other = self.room[cell], self.room[self.neighbors[cell, direction]]
         joined[one, other] = one != other
         return joined & ~np.eye(len(self.rooms), dtype=bool)

@@ -1,4 +1,4 @@
-"""Reads floor plans from plain text (the format is in docs/vacuum.md), or says in one line what is wrong with them."""
+"""Parse floor plans from plain text (format: docs/vacuum.md), with one-line errors that name row and column."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -19,22 +19,22 @@ from gantry.envs.tasks.vacuum.floor_plan import (
 from gantry.errors import GantryError
 
 SUFFIX = ".plan.txt"
-"""How the names of shipped plans' files end."""
+"""File name suffix of shipped plans."""
 SMALLEST_CELL = 0.45
-"""The smallest cell (m): a robot of 0.34 m between two walls, with a finger's width to spare."""
+"""Smallest cell (m): a robot of 0.34 m between two walls of 0.1 m, with 0.01 m to spare."""
 LARGEST_CELL = 2.0
-"""The largest cell (m)."""
+"""Largest cell (m)."""
 DIRT_NAMES = ("clean", "dirty", "very dirty")
-"""The dirt levels 0, 1, 2."""
+"""Names of the dirt levels 0, 1, 2."""
 START = "@"
 POST, OPEN = "+", " "
 
 
 def load_plan(name: str) -> FloorPlan:
-    """Read a shipped plan by its name, such as `apartment`, or any plan file by its path.
+    """Load a shipped plan by its name, such as `apartment`, or any plan file by its path.
 
     Raises:
-        GantryError: no such plan, or something is wrong in it; the message names row and column of the file.
+        GantryError: no such plan, or a syntax error; the message names row and column of the file.
     """
     shipped = {
         entry.name.removesuffix(SUFFIX): entry
@@ -52,16 +52,16 @@ def load_plan(name: str) -> FloorPlan:
 
 
 def parse_plan(text: str, name: str = "plan") -> FloorPlan:
-    """Read a plan from the text of its file.
+    """Parse a plan from the text of its file.
 
     Raises:
-        GantryError: something is wrong; the message names row and column of the file, both counted from 1.
+        GantryError: a syntax error; the message names row and column of the file, both counted from 1.
     """
     return _Parser(text, name).plan()
 
 
 class _Parser:
-    """One reading of a plan file; rows and columns are the file's, counted from 0."""
+    """Parser of one plan file; rows and columns are those of the file, counted from 0."""
 
     def __init__(self, text: str, name: str) -> None:
         self.name = name
@@ -71,9 +71,9 @@ class _Parser:
         self.rooms: dict[str, Room] = {}
         self.heights: dict[str, tuple[str, float]] = {}
         self.declared: dict[str, int] = {}
-        """The row that declares each letter."""
+        """Letter → row of its declaration."""
 
-    def wrong(self, row: int, column: int, what: str) -> GantryError:
+    def error(self, row: int, column: int, what: str) -> GantryError:
         return GantryError(f"floor plan {self.name}, row {row + 1}, column {column + 1}: {what}")
 
     def plan(self) -> FloorPlan:
@@ -98,7 +98,7 @@ class _Parser:
         return plan
 
     def _header(self) -> int:
-        """Read the lines above the drawing; return the drawing's first row."""
+        """Parse the lines above the drawing; return the drawing's first row."""
         for row, line in enumerate(self.lines):
             if not line or line.startswith("#"):
                 continue
@@ -107,7 +107,7 @@ class _Parser:
             if line == "plan:":
                 return row + 1
             if not colon or not words or words[0] not in ("title", "cell", "room", "furniture"):
-                raise self.wrong(row, 0, "expected 'title:', 'cell:', 'room X:', 'furniture x:' or 'plan:'")
+                raise self.error(row, 0, "expected 'title:', 'cell:', 'room X:', 'furniture x:' or 'plan:'")
             column = len(line) if not value else line.index(value, len(key) + 1)
             if words == ["title"]:
                 self.title = value
@@ -118,34 +118,34 @@ class _Parser:
             elif words[0] == "furniture" and len(words) == 2:
                 self._piece(row, column, words[1], value)
             else:
-                raise self.wrong(
+                raise self.error(
                     row, 0, f"expected '{words[0]}:'" if len(words) > 1 else f"'{words[0]}' needs a letter"
                 )
-        raise self.wrong(len(self.lines), 0, "the file ends without a drawing ('plan:' and the lines below it)")
+        raise self.error(len(self.lines), 0, "the file ends without a drawing ('plan:' and the lines below it)")
 
     def _room(self, row: int, column: int, letter: str, value: str) -> None:
         self._declare(row, letter, str.isupper, "a capital letter")
         room, _, dirt = (part.strip() for part in value.partition(","))
         if not room:
-            raise self.wrong(row, column, f"room {letter} has no name")
+            raise self.error(row, column, f"room {letter} has no name")
         if room in [other.name for other in self.rooms.values()]:
-            raise self.wrong(row, column, f"there are two rooms named {room!r}")
+            raise self.error(row, column, f"there are two rooms named {room!r}")
         if dirt and dirt not in DIRT_NAMES:
-            raise self.wrong(row, column, f"{dirt!r} is not a dirt level ({', '.join(DIRT_NAMES)})")
+            raise self.error(row, column, f"{dirt!r} is not a dirt level ({', '.join(DIRT_NAMES)})")
         self.rooms[letter] = Room(room, DIRT_NAMES.index(dirt or DIRT_NAMES[0]))
 
     def _piece(self, row: int, column: int, letter: str, value: str) -> None:
         self._declare(row, letter, str.islower, "a small letter")
         piece, comma, height = (part.strip() for part in value.partition(","))
         if not piece or not comma:
-            raise self.wrong(row, column, f"furniture {letter} needs a name and a height, such as 'sofa, 0.8'")
+            raise self.error(row, column, f"furniture {letter} needs a name and a height, such as 'sofa, 0.8'")
         self.heights[letter] = (piece, self._number(row, column, height, 0.1, 3.0))
 
     def _declare(self, row: int, letter: str, kind: Callable[[str], bool], wanted: str) -> None:
         if len(letter) != 1 or not letter.isascii() or not kind(letter):
-            raise self.wrong(row, 0, f"{letter!r} is not {wanted}")
+            raise self.error(row, 0, f"{letter!r} is not {wanted}")
         if letter in self.declared:
-            raise self.wrong(row, 0, f"{letter} is declared a second time")
+            raise self.error(row, 0, f"{letter} is declared a second time")
         self.declared[letter] = row
 
     def _number(self, row: int, column: int, value: str, low: float, high: float) -> float:
@@ -154,27 +154,27 @@ class _Parser:
         except ValueError:
             number = float("nan")
         if not low <= number <= high:
-            raise self.wrong(row, column, f"expected a number of metres from {low:g} to {high:g}, not {value!r}")
+            raise self.error(row, column, f"expected a number of meters from {low:g} to {high:g}, not {value!r}")
         return number
 
     def _drawing(self, first: int) -> list[str]:
-        """Return the drawn lines, all of one odd length, with only known characters, inside a closed outer wall."""
+        """Return the lines of the drawing after checking their lengths, characters and outer wall."""
         drawing = self.lines[first:]
         while drawing and not drawing[-1]:
             drawing.pop()
         if not drawing:
-            raise self.wrong(first, 0, "the drawing is empty")
+            raise self.error(first, 0, "the drawing is empty")
         width = len(drawing[0])
         for row, line in enumerate(drawing):
             if len(line) != width:
                 more = "longer" if len(line) > width else "shorter"
-                raise self.wrong(
+                raise self.error(
                     first + row, min(len(line), width), f"this line is {more} than the drawing's first one"
                 )
         if width < 3 or width % 2 == 0:
-            raise self.wrong(first, width - 1, "the drawing's width must be odd: an edge, a cell, …, an edge")
+            raise self.error(first, width - 1, "the drawing's width must be odd: an edge, a cell, …, an edge")
         if len(drawing) < 3 or len(drawing) % 2 == 0:
-            raise self.wrong(
+            raise self.error(
                 first + len(drawing) - 1, 0, "the drawing's height must be odd: an edge, a cell, …, an edge"
             )
         for row, line in enumerate(drawing):
@@ -182,7 +182,7 @@ class _Parser:
                 self._check_character(first, row, column, character)
                 outer = row in (0, len(drawing) - 1) or column in (0, width - 1)
                 if outer and character not in (HORIZONTAL_WALL, VERTICAL_WALL, POST):
-                    raise self.wrong(first + row, column, "the outer wall is open here")
+                    raise self.error(first + row, column, "the outer wall is open here")
         return drawing
 
     def _check_character(self, first: int, row: int, column: int, character: str) -> None:
@@ -201,7 +201,7 @@ class _Parser:
                 "a corner between cells is +, -, |, or a space",
             )
         if character not in known:
-            raise self.wrong(first + row, column, f"unknown character {character!r} ({place})")
+            raise self.error(first + row, column, f"unknown character {character!r} ({place})")
 
     def _cells(self, first: int, drawing: list[str]) -> tuple[np.ndarray, tuple[int, int]]:
         """Return the room of each cell (rows, columns), -1 under furniture, and the start's row and column."""
@@ -209,12 +209,12 @@ class _Parser:
         grid = np.array([[letters.get(character, -1) for character in line[1::2]] for line in drawing[1::2]])
         starts = [(row, line.index(START)) for row, line in enumerate(drawing) if START in line]
         if not starts:
-            raise self.wrong(first, 0, f"the drawing that begins here has no robot start ({START})")
+            raise self.error(first, 0, f"the drawing that begins here has no robot start ({START})")
         row, column = starts[0]
         again = drawing[row].find(START, column + 1)
         if again >= 0 or len(starts) > 1:
             place = (row, again) if again >= 0 else starts[1]
-            raise self.wrong(first + place[0], place[1], f"there is a second robot start ({START})")
+            raise self.error(first + place[0], place[1], f"there is a second robot start ({START})")
         for row_step, column_step in ((0, -1), (0, 1), (-1, 0), (1, 0)):
             edge = drawing[row + row_step][column + column_step]
             if edge == OPEN:
@@ -223,14 +223,14 @@ class _Parser:
                     grid[row // 2, column // 2] = letters[beside]
                     break
         else:
-            raise self.wrong(first + row, column, "the robot start lies in no room: no room's cell adjoins it openly")
+            raise self.error(first + row, column, "the robot start lies in no room: no room's cell adjoins it openly")
         for letter, number in letters.items():
             if not (grid == number).any():
-                raise self.wrong(self.declared[letter], 0, f"{self.rooms[letter].name} is nowhere in the drawing")
+                raise self.error(self.declared[letter], 0, f"{self.rooms[letter].name} is nowhere in the drawing")
         return grid, (row // 2, column // 2)
 
     def _furniture(self, drawing: np.ndarray) -> Iterator[Furniture]:
-        """Cut the furniture into boxes: as long as possible eastward, then as deep as possible southward."""
+        """Split the furniture into boxes, extended first to the east and then to the south as far as possible."""
         letters, free = drawing[1::2, 1::2], np.isin(drawing[1::2, 1::2], list(self.heights))
         open_east = drawing[1::2, 2::2] == OPEN
         open_south = drawing[2::2, 1::2] == OPEN
@@ -257,4 +257,4 @@ class _Parser:
             row, column = 2 * plan.cells[number] + 1
             room = plan.rooms[plan.room[number]].name
             whole = "" if (plan.distances[plan.start][plan.room == plan.room[number]] < 0).all() else "this part of "
-            raise self.wrong(first + row, column, f"{whole}{room} cannot be reached from the robot start ({START})")
+            raise self.error(first + row, column, f"{whole}{room} cannot be reached from the robot start ({START})")

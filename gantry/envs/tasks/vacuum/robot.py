@@ -1,7 +1,7 @@
-"""What the vacuum's tasks share: the robot in its apartment, driving to a point, dirt, and how dirt is drawn.
+"""The vacuum robot, shared by its tasks: driving to a point, dirt, and how dirt is rendered.
 
-Dirt and all counters live in MuJoCo's `userdata`, which is part of the simulation's state: resets clear it, and saving
-and restoring know it.
+Dirt levels and counters are stored in MuJoCo's `userdata`, which is part of the simulation state: it is cleared on reset
+and saved and restored with the state.
 """
 
 from collections.abc import Sequence
@@ -24,43 +24,43 @@ ROBOT_RADIUS = 0.17
 ROBOT_HEIGHT = 0.09
 """Height of the robot's lid (m)."""
 WHEEL_DISTANCE = 0.23
-"""Between the two wheels (m)."""
+"""Distance between the wheels (m)."""
 MAX_WHEEL_SPEED = 1.2
-"""Fastest speed of a wheel's rim (m/s)."""
+"""Largest speed of a wheel's rim (m/s)."""
 ACCELERATION = 5.0
-"""How the controller plans to brake (m/s²); the wheels can give more."""
+"""Deceleration that the controller plans with (m/s²); the wheels are capable of more."""
 ANGULAR_ACCELERATION = 12.0
-"""How the controller plans to stop turning (rad/s²)."""
+"""Angular deceleration that the controller plans with (rad/s²)."""
 GAIN = 8.0
-"""Proportional gain of driving and turning near their goals (1/s)."""
-ARRIVED = 0.02
-"""Within this distance of its goal (m) the robot stands still."""
-STILL = 0.03
-"""Below this speed (m/s) the robot stands still."""
-AIM_WIDTH = 0.35
-"""The robot drives only while its goal lies within this angle (rad) of its axis."""
+"""Proportional gain of driving and turning near the goal (1/s)."""
+GOAL_TOLERANCE = 0.02
+"""Distance to the goal (m) within which the robot has arrived."""
+REST_SPEED = 0.03
+"""Speed (m/s) below which the robot is at rest."""
+HEADING_TOLERANCE = 0.35
+"""Angle (rad) between the robot's axis and its goal beyond which it turns without driving."""
 
 VERY_DIRTY = 2
 """The highest dirt level."""
 
 CRUMBS = 7
-"""Crumbs drawn a dirt level on each cell."""
-CRUMB_COLOURS = ((0.42, 0.30, 0.20, 1.0), (0.24, 0.20, 0.17, 1.0))
+"""Number of crumbs per dirt level in each cell."""
+CRUMB_COLORS = ((0.42, 0.30, 0.20, 1.0), (0.24, 0.20, 0.17, 1.0))
 CRUMB_RADIUS = 0.017
 """Radius of a crumb (m)."""
 
 
 BUMPERS = 3
-"""Parts of the bumper that feel a touch: front left, front right, back."""
+"""Number of contact sensors of the bumper: front left, front right, back."""
 
 
 class Vacuum(Task, Disturbable, Drawable):
-    """A disc robot in an apartment. `n` is the number of rows, `m` the number of floor cells.
+    """A disc-shaped robot in an apartment, for n environments and m floor cells.
 
     Args:
-        plan: a shipped floor plan's name, or the path of a plan file.
-        dirt_of: whether each cell has its own dirt level, or each room.
-        counters: names of the further numbers that last from step to step.
+        plan: name of a shipped floor plan, or path of a plan file.
+        dirt_per: whether dirt levels are per cell or per room.
+        counters: names of further numbers stored in `userdata`.
     """
 
     outputs: ClassVar[Sequence[str]] = ("sensordata",)
@@ -69,50 +69,50 @@ class Vacuum(Task, Disturbable, Drawable):
         shell=(ROBOT_RADIUS, ROBOT_HEIGHT), obstacles=True,
     )  # fmt: skip
 
-    def __init__(self, plan: str, dirt_of: Literal["cells", "rooms"], counters: tuple[str, ...]) -> None:
+    def __init__(self, plan: str, dirt_per: Literal["cell", "room"], counters: tuple[str, ...]) -> None:
         self.plan = load_plan(plan)
-        self.centres = self.plan.centres
+        self.centers = self.plan.centers
         self._numbers = np.ascontiguousarray(self.plan.numbers)
-        dirt_numbers = len(self.plan.cells) if dirt_of == "cells" else len(self.plan.rooms)
-        self._by_room = dirt_of == "rooms"
+        dirt_numbers = len(self.plan.cells) if dirt_per == "cell" else len(self.plan.rooms)
+        self._by_room = dirt_per == "room"
         self.dirt = slice(0, dirt_numbers)
-        """Where the dirt levels are in `userdata`."""
+        """Columns of the dirt levels in `userdata`."""
         self.counter = {name: dirt_numbers + index for index, name in enumerate(counters)}
-        """Where each counter is in `userdata`."""
-        self.user_numbers = dirt_numbers + len(counters)
-        self._crumbs = self._scattered_crumbs()
+        """Counter name → column in `userdata`."""
+        self.user_data_size = dirt_numbers + len(counters)
+        self._crumbs = self._crumb_positions()
 
     def load_specification(self) -> mujoco.MjSpec:
-        """Return the specification of the model that is simulated."""
-        return specify_apartment(self.plan, self.user_numbers)
+        """Return the specification of the simulated model."""
+        return specify_apartment(self.plan, self.user_data_size)
 
     def picture(self, model: mujoco.MjModel) -> mujoco.MjModel:
-        """Compile the model that is drawn, with balls where `model` has them."""
-        specification = specify_apartment(self.plan, self.user_numbers, picture=True)
+        """Return the model to render, with balls if `model` has them."""
+        specification = specify_apartment(self.plan, self.user_data_size, picture=True)
         if has_balls(model):
             add_balls(specification, self.disturbance_target)
         return specification.compile()
 
     def markers(self, data: mujoco.MjData) -> list[Marker]:
-        """Draw crumbs where there is dirt."""
+        """Return markers of crumbs on dirty cells."""
         levels = data.userdata[self.dirt]
         if self._by_room:
             levels = levels[self.plan.room]
         points = self._crumbs[np.arange(CRUMBS * VERY_DIRTY) < CRUMBS * levels[:, None]]
         return [
-            Marker(points[shade::2], colour, CRUMB_RADIUS, line=False) for shade, colour in enumerate(CRUMB_COLOURS)
+            Marker(points[shade::2], color, CRUMB_RADIUS, line=False) for shade, color in enumerate(CRUMB_COLORS)
         ]
 
-    def _scattered_crumbs(self) -> np.ndarray:
-        """Return the places (m, crumbs, 3) of the crumbs of very dirty cells, within the robot's reach."""
+    def _crumb_positions(self) -> np.ndarray:
+        """Return the crumb positions (m, crumbs, 3) of very dirty cells, within the robot's radius of the cell centers."""
         golden_angle = np.pi * (3.0 - np.sqrt(5.0))
         count = CRUMBS * VERY_DIRTY
-        index = (np.arange(count) * 5) % count  # so that the first few are spread out too
-        turn = np.arange(len(self.centres))[:, None] * 1.7
+        index = (np.arange(count) * 5) % count  # so that the first few are spread out as well
+        turn = np.arange(len(self.centers))[:, None] * 1.7
         radius, angle = 0.155 * np.sqrt((index + 0.5) / count), index * golden_angle + turn
         x, y = radius * np.cos(angle), radius * np.sin(angle)
         flat = np.broadcast_to(0.3 * CRUMB_RADIUS, x.shape)
-        return np.stack([self.centres[:, :1] + x, self.centres[:, 1:] + y, flat], axis=2)
+        return np.stack([self.centers[:, :1] + x, self.centers[:, 1:] + y, flat], axis=2)
 
     def cell_at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return the number (...) of the floor cell at points (...), in m."""
@@ -120,67 +120,66 @@ class Vacuum(Task, Disturbable, Drawable):
         column = np.clip((x / self.plan.cell).astype(np.int64), 0, self.plan.columns - 1)
         return self._numbers[row, column]
 
-    def place(self, state: State, ids: np.ndarray, cells: np.ndarray | int, heading: np.ndarray) -> None:
-        """Put the robots of the rows `ids` (k,) on the centres of cells (k,), with the headings (k,) in rad."""
-        state.qpos[ids, :2] = self.centres[cells]
+    def set_pose(self, state: State, ids: np.ndarray, cells: np.ndarray | int, heading: np.ndarray) -> None:
+        """Place the robots of environments `ids` (k,) at the centers of cells (k,) with headings (k,) in rad."""
+        state.qpos[ids, :2] = self.centers[cells]
         state.qpos[ids, 2] = heading
 
-    def begin(
+    def sample_start(
         self, state: State, ids: np.ndarray, random: RandomStreams, anywhere: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Put the robots of the rows `ids` (k,) at the dock, or anywhere on the floor, with any heading.
+        """Place the robots of environments `ids` (k,) at the dock or at random cells, with random headings.
 
         Returns:
-            The cells (k,) where they are, and each cell's chance (k, m) of dirt (see `dirt_levels`), theirs spared.
+            The robots' cells (k,), and a random number per cell (k, m) for `dirt_levels`, 1 at the robots' own.
         """
-        count = len(self.centres)
+        count = len(self.centers)
         heading = random.uniform(-np.pi, np.pi, 1)[:, 0]
-        drawn = random.integers(count, 1)[:, 0]
-        cells = drawn if anywhere else np.full(len(ids), self.plan.start)
-        self.place(state, ids, cells, heading)
+        sampled = random.integers(count, 1)[:, 0]
+        cells = sampled if anywhere else np.full(len(ids), self.plan.start)
+        self.set_pose(state, ids, cells, heading)
         chance = random.uniform(0.0, 1.0, count)
         chance[np.arange(len(ids)), cells] = 1.0
         return cells, chance
 
     def pose(self, state: State) -> np.ndarray:
-        """Return a copy of x, y (m) and heading (rad), (n, 3), each column in one piece: quicker than the live rows."""
+        """Return a copy of x, y (m) and heading (rad), (n, 3), in column-major order, which is faster to compute with."""
         return state.qpos.copy(order="F")
 
-    def simulate(self, state: State, rows: np.ndarray | None) -> None:
-        """Simulate a block of the rows in the mask `rows` (n,), or of all for None."""
-        state.step(rows, self.motor_decimation, self._stage)
+    def step_motors(self, state: State, mask: np.ndarray | None) -> None:
+        """Simulate one motor step of the environments in `mask` (n,) bool, or of all for None."""
+        state.step(mask, self.motor_decimation, self._stage)
         if state.watcher is not None:
             state.watcher()
 
-    def touches(self, state: State) -> np.ndarray:
-        """Return whether the front's left and right quarter and the back feel something, (n, 3) bool."""
+    def bumper_contacts(self, state: State) -> np.ndarray:
+        """Return the contacts (n, 3) bool of the bumper's front left, front right and back."""
         return np.array(state.sensordata[:, :BUMPERS], order="F") > 0
 
 
-def driven(pose: np.ndarray, next_pose: np.ndarray) -> np.ndarray:
-    """Return the way (n,) in m from poses to the next ones, (n, 3) each, as the crow flies."""
+def distance_driven(pose: np.ndarray, next_pose: np.ndarray) -> np.ndarray:
+    """Return the straight-line distance (n,) in m between poses and next poses, (n, 3) each."""
     x, y = next_pose[:, 0] - pose[:, 0], next_pose[:, 1] - pose[:, 1]
     return np.sqrt(x * x + y * y)
 
 
-def stands_at(goal: np.ndarray, pose: np.ndarray, velocity: np.ndarray) -> np.ndarray:
-    """Return whether robots stand still at points, (n,) bool.
+def at_rest_at(goal: np.ndarray, pose: np.ndarray, velocity: np.ndarray) -> np.ndarray:
+    """Return whether robots are at rest at their goals, (n,) bool.
 
     Args:
         goal: (n, 2) x, y (m).
         pose: (n, 3) x, y (m) and heading (rad).
-        velocity: (n, 3) of the pose (m/s, rad/s).
+        velocity: (n, 3) time derivative of the pose (m/s, rad/s).
     """
     x, y = goal[:, 0] - pose[:, 0], goal[:, 1] - pose[:, 1]
-    still = (np.abs(velocity[:, 0]) < STILL) & (np.abs(velocity[:, 1]) < STILL)
-    return still & (x * x + y * y <= ARRIVED**2)
+    still = (np.abs(velocity[:, 0]) < REST_SPEED) & (np.abs(velocity[:, 1]) < REST_SPEED)
+    return still & (x * x + y * y <= GOAL_TOLERANCE**2)
 
 
 def wheel_speeds(pose: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """Return the wheel speeds (n, 2), left and right in m/s, that take robots towards points.
+    """Return wheel speeds (n, 2), left and right in m/s, that drive robots to their goals.
 
-    The robot turns its axis towards the goal by at most a right angle, then drives, forwards or backwards, braking so
-    as to stop there.
+    The robot turns its axis to the goal by at most a right angle and drives forward or backward, braking to stop there.
 
     Args:
         pose: (n, 3) x, y (m) and heading (rad).
@@ -191,29 +190,29 @@ def wheel_speeds(pose: np.ndarray, goal: np.ndarray) -> np.ndarray:
     bearing = np.arctan2(y, x) - pose[:, 2]
     half_turns = np.rint(bearing * (1 / np.pi))
     error = bearing - np.pi * half_turns  # of the axis, in [-π/2, π/2]
-    along = 1.0 - 2.0 * (half_turns.astype(np.int64) & 1)  # 1 forwards, -1 backwards
-    along[distance <= ARRIVED] = 0.0
+    along = 1.0 - 2.0 * (half_turns.astype(np.int64) & 1)  # 1 forward, -1 backward
+    along[distance <= GOAL_TOLERANCE] = 0.0
     size = np.abs(error)
     turning = np.minimum(np.sqrt((2.0 * ANGULAR_ACCELERATION) * size), GAIN * size) * (WHEEL_DISTANCE / 2)
     turning = np.copysign(np.minimum(turning, MAX_WHEEL_SPEED), error)
     turning *= along != 0.0
     driving = np.minimum(np.minimum(np.sqrt((2.0 * ACCELERATION) * distance), GAIN * distance), MAX_WHEEL_SPEED)
-    driving *= np.maximum(0.0, 1.0 - size * (1 / AIM_WIDTH))
+    driving *= np.maximum(0.0, 1.0 - size * (1 / HEADING_TOLERANCE))
     driving = np.minimum(driving, MAX_WHEEL_SPEED - np.abs(turning)) * along
     speeds = np.empty((len(pose), 2))
     speeds[:, 0], speeds[:, 1] = driving - turning, driving + turning
     return speeds
 
 
-def dirt_levels(chance: np.ndarray, share: float) -> np.ndarray:
-    """Return random dirt levels (k, places): of a share of the places, a third very dirty; never none at all.
+def dirt_levels(uniform: np.ndarray, fraction: float) -> np.ndarray:
+    """Return random dirt levels (k, places), a third of the dirty places very dirty, with at least one dirty place.
 
     Args:
-        chance: (k, places) uniform in [0, 1); 1 for a place that stays clean.
-        share: of the places that are dirty, in [0, 1].
+        uniform: (k, places) uniform random numbers in [0, 1); 1 keeps a place clean.
+        fraction: expected fraction of dirty places, in [0, 1].
     """
-    levels = (chance < share).astype(float) + (chance < share / 3)
-    dirtiest = chance.argmin(axis=1)
-    rows = np.arange(len(chance))
-    levels[rows, dirtiest] = np.maximum(levels[rows, dirtiest], 1.0)
+    levels = (uniform < fraction).astype(float) + (uniform < fraction / 3)
+    dirtiest = uniform.argmin(axis=1)
+    envs = np.arange(len(uniform))
+    levels[envs, dirtiest] = np.maximum(levels[envs, dirtiest], 1.0)
     return levels

@@ -1,4 +1,4 @@
-"""The vacuum, room by room: which room to clean next."""
+"""The vacuum robot at the room level: choose which room to clean next."""
 
 import itertools
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from gantry.envs.random_streams import RandomStreams
 from gantry.envs.rendering.scene import Marker
 from gantry.envs.tasks.vacuum.room_values import room_value_markers
 from gantry.envs.state import State
-from gantry.envs.tasks.vacuum.robot import MAX_WHEEL_SPEED, VERY_DIRTY, Vacuum, driven, stands_at, wheel_speeds
+from gantry.envs.tasks.vacuum.robot import MAX_WHEEL_SPEED, VERY_DIRTY, Vacuum, at_rest_at, distance_driven, wheel_speeds
 from gantry.errors import GantryError
 
 STAY = -1
-"""The room of a robot that stays where it is: no action, but what motor delay begins with."""
+"""The goal of a robot that stays: not an action, but the initial command under motor delay."""
 LEG_SECONDS = 1.2
 """Time allowed to turn at the start of a straight leg and to brake at its end (s)."""
-PASSED = 0.03
-"""Within this distance (m) a point on the way has been passed."""
+WAYPOINT_TOLERANCE = 0.03
+"""Distance (m) within which a waypoint counts as reached."""
 
 REVISIT = -1.0
-"""Reward of entering a room that is clean already."""
+"""Reward of entering a clean room."""
 IDLE = -0.1
 """Reward of staying in a clean room while another is dirty."""
 
@@ -33,10 +33,10 @@ LEVELS = VERY_DIRTY + 1
 
 
 class VacuumRooms(Vacuum, Plannable, PlanDrawable):
-    """Clean the apartment room by room, with R rooms.
+    """Clean an apartment of R rooms, room by room.
 
-    Actions: i = drive to room i, if a door or an opening joins it to this one; otherwise, and for this one, stay. A
-    room is clean once the robot has arrived in it, or stayed in it.
+    Actions: i = drive to room i if a door or an opening joins it to the current room, else stay. A room is clean once
+    the robot has arrived or stayed in it.
 
     Observations `flat` (float32):
 
@@ -45,23 +45,23 @@ class VacuumRooms(Vacuum, Plannable, PlanDrawable):
     | 0..R-1 | the robot is in room i | 0 or 1 |
     | R..2R-1 | dirt of room i | level / 2: 0 clean, 0.5 dirty, 1 very dirty |
 
-    Observations `discrete`: one integer, room × 3ᴿ + Σ level_i × 3ⁱ (see `room_level_process`).
+    Observations `discrete`: one integer, room × 3ᴿ + Σ level_i × 3ⁱ (see `room_mdp`).
 
-    Measures: `coverage` (share of the rooms dirty at the start that are clean), `success` (all of them), `bumps`,
-    `path_length` (m). Episodes terminate once all rooms are clean.
+    Metrics: `coverage` (fraction of the initially dirty rooms that are clean), `success` (all of them), `bumps`,
+    `path_length` (m). Episodes terminate when all rooms are clean.
 
     Args:
-        plan: a shipped floor plan's name, or the path of a plan file.
+        plan: name of a shipped floor plan, or path of a plan file.
         observation: `flat` or `discrete`.
-        start: `random` dirt in all rooms, or `fixed`: the dirt that the plan names (in the apartment: kitchen dirty,
-            bedroom 1 clean, bedroom 2 very dirty). The robot starts at its dock.
+        start: `random` dirt levels, or `fixed` ones from the plan (in the apartment: kitchen dirty, bedroom 1 clean,
+            bedroom 2 very dirty). The robot starts at its dock.
     """
 
-    decimation: ClassVar[int] = 200  # nominal: a drive takes as long as its way is
+    decimation: ClassVar[int] = 200  # nominal: the duration of a control step depends on the path
     motor_decimation: ClassVar[int] = 2
     neutral: ClassVar[float] = STAY
     room_limit: ClassVar[int] = 12
-    """The most rooms: their 3ᴿ dirt levels are counted in one number."""
+    """Largest number of rooms, whose 3ᴿ dirt levels fit into one integer."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class VacuumRooms(Vacuum, Plannable, PlanDrawable):
         observation: Literal["flat", "discrete"] = "flat",
         start: Literal["random", "fixed"] = "random",
     ) -> None:
-        super().__init__(plan, "rooms", ("dirty_at_start", "bumps", "path"))
+        super().__init__(plan, "room", ("dirty_at_start", "bumps", "path"))
         rooms = len(self.plan.rooms)
         for name, value, known in (
             ("observation", observation, ("flat", "discrete")),
@@ -81,16 +81,16 @@ class VacuumRooms(Vacuum, Plannable, PlanDrawable):
             raise GantryError(f"the room level needs a plan of 2 to {self.room_limit} rooms; {plan} has {rooms}")
         fixed = np.array([room.dirt for room in self.plan.rooms], float)
         if start == "fixed" and not fixed.any():
-            raise GantryError(f"in the floor plan {plan} no room is dirty, so that a fixed start leaves nothing to do")
+            raise GantryError(f"a fixed start needs a dirty room, and the floor plan {plan} has none")
         self.rooms = rooms
         self._fixed = fixed if start == "fixed" else None
         self.parking = parking_cells(self.plan)
-        self._way = self._ways()
-        self.blocks = self._most_blocks()
+        self._waypoint = self._waypoints()
+        self.max_motor_steps = self._max_motor_steps()
         self._room = self.plan.room
         own = np.arange(rooms)[:, None]
-        self._next_room = np.append(np.where(self.plan.room_neighbours, np.arange(rooms), own), own, axis=1)
-        """The room (R, R + 1) that each action leads to from each room; the last column is that of `STAY`."""
+        self._next_room = np.append(np.where(self.plan.room_neighbors, np.arange(rooms), own), own, axis=1)
+        """Next room (R, R + 1) of each room and action; the last column is that of `STAY`."""
         self._discrete = observation == "discrete"
         self.action_space = gymnasium.spaces.Discrete(rooms)
         self.observation_space: gymnasium.spaces.Space[Any] = (
@@ -99,85 +99,85 @@ class VacuumRooms(Vacuum, Plannable, PlanDrawable):
             else gymnasium.spaces.Box(0.0, 1.0, (2 * rooms,))
         )
         self.dirty_at_start, self.bumps, self.path = range(2 * rooms, 2 * rooms + 3)
-        """Columns of the features behind the room's indicator and the dirt levels."""
+        """Columns of the features after the one-hot room and the dirt levels."""
 
-    def _ways(self) -> np.ndarray:
-        """Return, for each room and cell (rooms, m), the cell to drive to next: the end of the way's straight leg."""
-        towards = self.plan.distances[self.parking]
-        cells = np.arange(len(self.centres))
-        neighbours = self.plan.neighbours
-        nearer = (neighbours >= 0) & (towards[:, neighbours] == towards[:, :, None] - 1)
+    def _waypoints(self) -> np.ndarray:
+        """Return the next waypoint (rooms, m) from each cell to each room: the end of the path's straight leg."""
+        to_go = self.plan.distances[self.parking]
+        cells = np.arange(len(self.centers))
+        neighbors = self.plan.neighbors
+        nearer = (neighbors >= 0) & (to_go[:, neighbors] == to_go[:, :, None] - 1)
         direction = nearer.argmax(axis=2)
-        ways = np.tile(cells, (self.rooms, 1))
+        waypoints = np.tile(cells, (self.rooms, 1))
         for room in range(self.rooms):
-            for cell in cells[np.argsort(towards[room])]:
-                if towards[room, cell] > 0:
-                    step = neighbours[cell, direction[room, cell]]
-                    straight = towards[room, step] > 0 and direction[room, step] == direction[room, cell]
-                    ways[room, cell] = ways[room, step] if straight else step
-        return ways
+            for cell in cells[np.argsort(to_go[room])]:
+                if to_go[room, cell] > 0:
+                    step = neighbors[cell, direction[room, cell]]
+                    straight = to_go[room, step] > 0 and direction[room, step] == direction[room, cell]
+                    waypoints[room, cell] = waypoints[room, step] if straight else step
+        return waypoints
 
-    def _most_blocks(self) -> int:
-        """Return how many blocks of simulation the longest drive between neighbouring rooms may take."""
+    def _max_motor_steps(self) -> int:
+        """Return the number of motor steps allowed for the longest drive between neighboring rooms."""
         longest = 0.0
-        for here, there in np.argwhere(self.plan.room_neighbours):
+        for here, there in np.argwhere(self.plan.room_neighbors):
             for start in np.flatnonzero(self.plan.room == here):
                 cell, seconds = start, 0.0
                 while cell != self.parking[there]:
-                    following = self._way[there, cell]
-                    length = np.abs(self.centres[following] - self.centres[cell]).sum()
+                    waypoint = self._waypoint[there, cell]
+                    length = np.abs(self.centers[waypoint] - self.centers[cell]).sum()
                     seconds += LEG_SECONDS + length / (0.8 * MAX_WHEEL_SPEED)
-                    cell = following
+                    cell = waypoint
                 longest = max(longest, seconds)
         return int(np.ceil(longest / (self.motor_decimation * self.load_model().opt.timestep)))
 
     def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
-        """Put the robot at its dock, and dirt into the rooms: at least one of them."""
-        self.place(state, ids, self.plan.start, random.uniform(-np.pi, np.pi, 1)[:, 0])
+        """Place the robot at its dock, and dirt in at least one room."""
+        self.set_pose(state, ids, self.plan.start, random.uniform(-np.pi, np.pi, 1)[:, 0])
         levels = random.integers(LEVELS, self.rooms).astype(float)
         dirtied = random.integers(self.rooms, 1)[:, 0]
-        rows = np.arange(len(ids))
-        levels[rows, dirtied] = np.where(levels.any(axis=1), levels[rows, dirtied], 1.0)
+        envs = np.arange(len(ids))
+        levels[envs, dirtied] = np.where(levels.any(axis=1), levels[envs, dirtied], 1.0)
         if self._fixed is not None:
             levels[:] = self._fixed
         state.userdata[ids, self.dirt] = levels
         state.userdata[ids, self.counter["dirty_at_start"]] = (levels > 0).sum(axis=1)
 
     def control(self, actions: np.ndarray) -> np.ndarray:
-        """Return the rooms asked for (n, 1)."""
+        """Return the goal rooms (n, 1)."""
         return actions[:, None].astype(np.float32)
 
-    def advance(self, state: State, control: np.ndarray, rows: np.ndarray | None) -> None:
-        """Drive to the room, stop there, and clean it. Each row's time stands still once it has arrived."""
+    def advance(self, state: State, control: np.ndarray, mask: np.ndarray | None) -> None:
+        """Drive to the room, stop there, and clean it; an environment's time stops when its robot has arrived."""
         pose, userdata, n = self.pose(state), state.userdata, len(control)
-        everything = np.arange(n) if rows is None else np.flatnonzero(rows)
+        active = np.arange(n) if mask is None else np.flatnonzero(mask)
         cell = self.cell_at(pose[:, 0], pose[:, 1])
         room = self._next_room[self._room[cell], control[:, 0].astype(np.int64)]
         stays = room == self._room[cell]
         end = np.where(stays, cell, self.parking[room])
-        following = np.where(stays, cell, self._way[room, cell])
+        waypoint = np.where(stays, cell, self._waypoint[room, cell])
         driving = np.zeros(n, bool)
-        driving[everything] = True
+        driving[active] = True
         path, bumps = np.zeros(n), np.zeros(n)
-        for block in range(self.blocks):
-            goal, under_way = self.centres[following], following != end
-            if block:  # staying takes one block too, so that time always goes on
-                driving &= under_way | ~stands_at(goal, pose, state.qvel)
+        for motor_step in range(self.max_motor_steps):
+            goal, under_way = self.centers[waypoint], waypoint != end
+            if motor_step:  # staying takes one motor step too, so that time always advances
+                driving &= under_way | ~at_rest_at(goal, pose, state.qvel)
             if not driving.any():
                 break
             x, y = goal[:, 0] - pose[:, 0], goal[:, 1] - pose[:, 1]
-            passed = (x * x + y * y < PASSED**2) & under_way
-            if passed.any():
-                following = np.where(passed, self._way[room, following], following)
-                goal = self.centres[following]
+            reached = (x * x + y * y < WAYPOINT_TOLERANCE**2) & under_way
+            if reached.any():
+                waypoint = np.where(reached, self._waypoint[room, waypoint], waypoint)
+                goal = self.centers[waypoint]
             state.ctrl[:, :2] = wheel_speeds(pose, goal)
-            self.simulate(state, driving)
+            self.step_motors(state, driving)
             before, pose = pose, self.pose(state)
-            path += driven(before, pose)
-            bumps += driving & self.touches(state).any(axis=1)
-        userdata[everything, self.counter["path"]] += path[everything]
-        userdata[everything, self.counter["bumps"]] += bumps[everything]
-        userdata[everything, self._room[self.cell_at(pose[:, 0], pose[:, 1])][everything]] = 0.0
+            path += distance_driven(before, pose)
+            bumps += driving & self.bumper_contacts(state).any(axis=1)
+        userdata[active, self.counter["path"]] += path[active]
+        userdata[active, self.counter["bumps"]] += bumps[active]
+        userdata[active, self._room[self.cell_at(pose[:, 0], pose[:, 1])][active]] = 0.0
 
     def features(self, state: State) -> np.ndarray:
         """Return the features (n, 2R + 3)."""
@@ -189,7 +189,7 @@ class VacuumRooms(Vacuum, Plannable, PlanDrawable):
         return features
 
     def observation(self, features: np.ndarray) -> Any:
-        """Return what the controller sees: (..., 2R) float32, or integers (...)."""
+        """Return the observation: (..., 2R) float32, or integers (...)."""
         rooms = self.rooms
         if self._discrete:
             levels = features[..., rooms : 2 * rooms].astype(np.int64)
@@ -199,15 +199,15 @@ class VacuumRooms(Vacuum, Plannable, PlanDrawable):
         return observation
 
     def planning_features(self, observations: np.ndarray) -> np.ndarray | None:
-        """Return the room's indicator and the dirt levels, (..., 2R), of `flat` observations."""
+        """Return the one-hot room and the dirt levels, (..., 2R), of `flat` observations."""
         if self._discrete:
             return None
         rooms = self.rooms
         return np.concatenate([observations[..., :rooms], observations[..., rooms:] * VERY_DIRTY], axis=-1)
 
     def drawn_point(self, features: Any) -> Any:
-        """Return the parking place of the room, (..., 3) in m, a little above the floor."""
-        places = self.centres[self.parking][features[..., : self.rooms].argmax(axis=-1)]
+        """Return the room's parking position, (..., 3) in m, slightly above the floor."""
+        places = self.centers[self.parking][features[..., : self.rooms].argmax(axis=-1)]
         return np.concatenate([places, np.full((*places.shape[:-1], 1), 0.1)], axis=-1)
 
     def metrics(self, features: np.ndarray) -> dict[str, np.ndarray]:
@@ -222,14 +222,14 @@ class VacuumRooms(Vacuum, Plannable, PlanDrawable):
         }
 
     def value_markers(self, values: np.ndarray) -> list[Marker]:
-        """Return how films show the values (R,) of driving to each room: on its floor."""
+        """Return markers that show the values (R,) of driving to each room on its floor."""
         return room_value_markers(self.plan, self.parking, values)
 
     def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
         """Return the sum of the terms below.
 
-        `cleaned` 1 for a dirty, 2 for a very dirty room; `revisit` -1 for entering a room that is clean already; `idle`
-        -0.1 for staying in a clean room while there is dirt elsewhere.
+        `cleaned`: 1 for a dirty, 2 for a very dirty room; `revisit`: -1 for entering a clean room; `idle`: -0.1 for
+        staying in a clean room while another is dirty.
         """
         rooms = self.rooms
         levels, now = features[..., rooms : 2 * rooms], next_features[..., :rooms]
@@ -250,9 +250,9 @@ class VacuumRooms(Vacuum, Plannable, PlanDrawable):
 
 
 def parking_cells(plan: FloorPlan) -> np.ndarray:
-    """Return the floor cell (rooms,) nearest to the middle of each room."""
-    middles = np.stack([plan.centres[plan.room == room].mean(axis=0) for room in range(len(plan.rooms))])
-    away = np.linalg.norm(plan.centres[None] - middles[:, None], axis=2)
+    """Return the floor cell (rooms,) nearest to the center of each room."""
+    middles = np.stack([plan.centers[plan.room == room].mean(axis=0) for room in range(len(plan.rooms))])
+    away = np.linalg.norm(plan.centers[None] - middles[:, None], axis=2)
     return np.where(plan.room == np.arange(len(plan.rooms))[:, None], away, np.inf).argmin(axis=1)
 
 
@@ -263,32 +263,32 @@ def state_number(room: Any, levels: Any) -> Any:
 
 
 def state_parts(number: np.ndarray, rooms: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return what `state_number` made numbers (...) of: rooms (...) and levels (..., R)."""
+    """Return the rooms (...) and levels (..., R) of state numbers (...), the inverse of `state_number`."""
     levels = number[..., None] // LEVELS ** np.arange(rooms) % LEVELS
     return number // LEVELS**rooms, levels
 
 
 @dataclass(frozen=True)
-class RoomProcess:
-    """The room level as a Markov decision process of S states and A actions; it is deterministic."""
+class RoomMDP:
+    """The room level as a deterministic Markov decision process with S states and A actions."""
 
-    following: np.ndarray
-    """(S, A) the next state."""
+    next_state: np.ndarray
+    """(S, A)."""
     reward: np.ndarray
     """(S, A)."""
     terminal: np.ndarray
-    """(S,) bool: all rooms are clean."""
+    """(S,) bool: whether all rooms are clean."""
 
 
-def room_level_process(joined: np.ndarray) -> RoomProcess:
-    """Return the decision process whose states are the `discrete` observations.
+def room_mdp(joined: np.ndarray) -> RoomMDP:
+    """Return the MDP whose states are the `discrete` observations.
 
     Args:
-        joined: (R, R) bool: which pairs of different rooms a door or an opening joins.
+        joined: (R, R) bool: pairs of different rooms joined by a door or an opening.
     """
     rooms = len(joined)
     count = LEVELS**rooms
-    following, reward = np.zeros((rooms * count, rooms), np.int64), np.zeros((rooms * count, rooms))
+    next_state, reward = np.zeros((rooms * count, rooms), np.int64), np.zeros((rooms * count, rooms))
     terminal = np.zeros(rooms * count, bool)
     for here, reversed_levels in itertools.product(range(rooms), itertools.product(range(LEVELS), repeat=rooms)):
         levels = np.array(reversed_levels[::-1])
@@ -298,11 +298,11 @@ def room_level_process(joined: np.ndarray) -> RoomProcess:
             there = action if joined[here, action] else here
             after = levels.copy()
             after[there] = 0
-            following[state, action] = state_number(there, after)
+            next_state[state, action] = state_number(there, after)
             if levels[there]:
                 reward[state, action] = levels[there]
             elif there != here:
                 reward[state, action] = REVISIT
             elif after.any():
                 reward[state, action] = IDLE
-    return RoomProcess(following, reward, terminal)
+    return RoomMDP(next_state, reward, terminal)

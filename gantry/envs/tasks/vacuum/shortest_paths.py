@@ -1,41 +1,38 @@
-"""Ways through an apartment's cells: shortest distances, and the shortest tour of a few places."""
+"""Shortest paths between an apartment's cells, and the shortest tour of a few places."""
 
 import numpy as np
 
-MOST_PLACES = 10
-"""The most places whose shortest tour is computed: its cost doubles with every place."""
+MAX_TOUR_PLACES = 10
+"""Largest number of places of a tour; the cost of computing it doubles with every place."""
 
 
-def walking_distances(neighbours: np.ndarray) -> np.ndarray:
-    """Return the moves (m, m) between any two cells on the shortest way, -1 where there is none.
+def cell_distances(neighbors: np.ndarray) -> np.ndarray:
+    """Return the number of moves (m, m) on the shortest path between any two cells, -1 where there is none.
 
     Args:
-        neighbours: (m, 4) the cells next to each cell, -1 for none; symmetric.
+        neighbors: (m, 4) cells adjacent to each cell, -1 for none; symmetric.
     """
-    count = len(neighbours)
-    distances = np.full((count, count), -1)
-    reached = np.zeros((count, count + 1), bool)  # the last column, never reached, is the neighbour number -1
-    new = np.eye(count, dtype=bool)
-    moves = 0
-    while new.any():
-        distances[new] = moves
-        reached[:, :count] |= new
-        new = reached[:, neighbours].any(axis=2) & ~reached[:, :count]
-        moves += 1
-    return distances
+    from scipy.sparse import csr_array  # imported here: most environments do without
+    from scipy.sparse.csgraph import shortest_path
+
+    cell, direction = np.nonzero(neighbors >= 0)
+    count = len(neighbors)
+    graph = csr_array((np.ones(len(cell)), (cell, neighbors[cell, direction])), shape=(count, count))
+    distances = shortest_path(graph, unweighted=True)
+    return np.where(np.isinf(distances), -1, distances).astype(np.int64)
 
 
 def shortest_tour(from_start: np.ndarray, between: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the moves (k,) of the shortest walk that visits all wanted places, ending at any of them.
+    """Return the moves (k,) of the shortest path that visits all wanted places, ending at any of them.
 
-    Held & Karp's dynamic programme ("A dynamic programming approach to sequencing problems", 1962) over all k
-    problems at once: `best[:, visited, last]` is the shortest walk that has visited a set of places, the last of them
-    `last`.
+    Held & Karp's dynamic program ("A dynamic programming approach to sequencing problems", 1962) over all k
+    problems at once: `best[:, visited, last]` is the length of the shortest path through a set of
+    places that ends at `last`.
 
     Args:
         from_start: (k, places) distances from each start to each place.
         between: (k, places, places) distances between places.
-        wanted: (k, places) bool; the others need no visit.
+        wanted: (k, places) bool: places to visit.
     """
     problems, places = from_start.shape
     best = np.full((problems, 2**places, places), np.inf)
