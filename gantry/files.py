@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import gymnasium
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from gantry.errors import GantryError
+from gantry.types import Array, Json, Options, Space
 
 if TYPE_CHECKING:
     import torch
@@ -74,12 +74,12 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Options) -> None:
     """Write `content` to `path` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Json:
     """Read a JSON object from `path`.
 
     Raises:
@@ -125,13 +125,13 @@ def load_tensors(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]
         raise GantryError(f"{path} is damaged or no safetensors file ({error}); restore it or train again") from error
 
 
-def config_to_json(config: object) -> dict[str, Any]:
+def config_to_json(config: object) -> Json:
     """Return a settings dataclass as JSON values, every default written out."""
-    values: dict[str, Any] = msgspec.to_builtins(config)
+    values: Json = msgspec.to_builtins(config)
     return values
 
 
-def config_from_json(kind: type[Config], content: Mapping[str, Any], where: str) -> Config:
+def config_from_json(kind: type[Config], content: Options, where: str) -> Config:
     """Return the settings dataclass `kind` from JSON values; what is absent keeps its default.
 
     Raises:
@@ -147,7 +147,7 @@ def config_from_json(kind: type[Config], content: Mapping[str, Any], where: str)
     return config
 
 
-def _unknown(content: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
+def _unknown(content: Options, known: Options) -> list[str]:
     """Return the names in `content`, nested ones included, that `known` does not have."""
     names = [name for name in content if name not in known]
     for name, value in content.items():
@@ -156,7 +156,7 @@ def _unknown(content: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def space_to_json(space: gymnasium.Space[Any]) -> dict[str, Any]:
+def space_to_json(space: Space) -> Json:
     """Describe a Box, a Discrete space or a dictionary of them in JSON values, with null for an infinite bound."""
     if isinstance(space, gymnasium.spaces.Dict):
         return {"type": "dictionary", "spaces": {key: space_to_json(part) for key, part in space.items()}}
@@ -170,7 +170,7 @@ def space_to_json(space: gymnasium.Space[Any]) -> dict[str, Any]:
     return {"type": "box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
 
 
-def space_from_json(description: Any) -> gymnasium.Space[Any]:
+def space_from_json(description: Any) -> Space:
     """Return the space that `space_to_json` described.
 
     Raises:
@@ -187,7 +187,7 @@ def space_from_json(description: Any) -> gymnasium.Space[Any]:
     if not (np.issubdtype(dtype, np.floating) or np.issubdtype(dtype, np.integer)):
         raise ValueError(f"{dtype} is not a numeric type")
 
-    def bound(name: str, infinite: float) -> NDArray[Any]:
+    def bound(name: str, infinite: float) -> Array:
         values = [infinite if value is None else float(value) for value in description[name]]
         return np.array(values, np.float64).reshape(shape)
 

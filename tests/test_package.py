@@ -45,7 +45,7 @@ def test_a_wheel_works_outside_the_repository_assets_included(tmp_path):
 
 
 FLOORS = (
-    {"assets", "errors"},
+    {"assets", "errors", "types"},
     {"files"},
     {"envs", "agents"},
     {"runs"},
@@ -90,6 +90,7 @@ def test_the_root_holds_a_handful_of_modules():
         "__main__.py",
         "errors.py",
         "files.py",
+        "types.py",
     }
 
 

@@ -34,6 +34,7 @@ from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require_at_least, require_between, require_network, require_positive
 from gantry.agents.parts.vector_stepper import VectorStepper
+from gantry.types import Array, Observation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +194,7 @@ class PPO:
         """Environment steps learned from so far."""
         return self.stepper.steps
 
-    def act(self, observation: Any, deterministic: bool = True) -> NDArray[Any]:
+    def act(self, observation: Observation, deterministic: bool = True) -> Array:
         """Return the action for one observation or a batch of them; see `Policy.act`."""
         return self.policy.act(observation, None if deterministic else self._acting_random)
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
+from gantry.types import Array, Json, Observation, Options
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,7 @@ class Agent(Protocol):
     env_id: str | None
     """The environment's id, where known."""
 
-    def act(self, observation: Any, deterministic: bool = True) -> NDArray[Any]:
+    def act(self, observation: Observation, deterministic: bool = True) -> Array:
         """Return the action for one observation, or (k, *action shape) for a batch of k."""
         ...
 
@@ -40,11 +41,11 @@ class Agent(Protocol):
         """Write all that acting needs to a folder."""
         ...
 
-    def trainer_state(self) -> "tuple[dict[str, torch.Tensor], dict[str, Any]]":
+    def trainer_state(self) -> "tuple[dict[str, torch.Tensor], Json]":
         """Return all that resuming needs: tensors, and values fit for JSON."""
         ...
 
-    def load_trainer_state(self, tensors: "Mapping[str, torch.Tensor]", meta: Mapping[str, Any]) -> None:
+    def load_trainer_state(self, tensors: "Mapping[str, torch.Tensor]", meta: Options) -> None:
         """Take over what `trainer_state` returned."""
         ...
 
@@ -83,7 +84,7 @@ class Checkpointed(Protocol):
 class Controller(Protocol):
     """Anything that chooses actions from observations: an agent, a feedback policy, or the playback of a plan."""
 
-    def act(self, observation: Any) -> NDArray[Any]:
+    def act(self, observation: Observation) -> Array:
         """Return actions (k, *action shape) for a batch of observations (k, *observation shape)."""
         ...
 
@@ -101,7 +102,7 @@ class EpisodicActor(Protocol):
 class ActionValued(Protocol):
     """An agent that estimates the value of each of its Discrete actions."""
 
-    def action_values(self, observation: Any) -> NDArray[Any]:
+    def action_values(self, observation: Observation) -> Array:
         """Return Q(s, ·): shape (A,) for one observation, or (k, A) for a batch of k."""
         ...
 
@@ -111,11 +112,11 @@ class Tabular(Protocol):
     """An agent whose action values are a table, for Discrete observations and actions."""
 
     @property
-    def table(self) -> NDArray[Any]:
+    def table(self) -> Array:
         """Q(s, a): (S, A)."""
         ...
 
     @property
-    def visits(self) -> NDArray[Any]:
+    def visits(self) -> Array:
         """How often each action was tried in each state: (S, A)."""
         ...

@@ -15,6 +15,7 @@ from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, check_spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
+from gantry.types import Array, Observation, Space
 
 
 class PolicyConfig(Protocol):
@@ -60,8 +61,8 @@ class Policy:
 
     def __init__(
         self,
-        observation_space: gymnasium.Space[Any],
-        action_space: gymnasium.Space[Any],
+        observation_space: Space,
+        action_space: Space,
         config: PolicyConfig,
         generator: torch.Generator,
         network: Callable[[torch.Tensor], torch.Tensor] | None = None,
@@ -104,7 +105,7 @@ class Policy:
         self.normalizer.apply(observations, inputs.numpy())
         return inputs.to(self.device)
 
-    def act(self, observation: Any, generator: torch.Generator | None = None) -> NDArray[Any]:
+    def act(self, observation: Observation, generator: torch.Generator | None = None) -> Array:
         """Return environment actions for one observation, or for a batch of them.
 
         Args:

@@ -26,6 +26,7 @@ from gantry.files import (
     space_to_json,
     write_json,
 )
+from gantry.types import Space
 
 FORMAT = 2
 """Version of the files' layout."""
@@ -123,7 +124,7 @@ def _widths(config: Any) -> Iterator[int]:
 def _check_fit(policy: Spaces, env: VectorEnv) -> None:
     """Refuse an environment whose spaces differ from the policy's."""
 
-    def described(space: gymnasium.Space[Any]) -> str:  # a Box's bounds may be long
+    def described(space: Space) -> str:  # a Box's bounds may be long
         return f"shape {space.shape}" if isinstance(space, gymnasium.spaces.Box) else str(space)
 
     seen, given = policy.single_observation_space, env.single_observation_space

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gantry.errors import GantryError
+from gantry.types import Array, Observation, Space
 
 Box = gymnasium.spaces.Box
 Discrete = gymnasium.spaces.Discrete
@@ -25,8 +26,8 @@ MOST_CATEGORIES = 65536
 class Spaces:
     """The spaces of an environment, in its place for a policy that only acts."""
 
-    single_observation_space: gymnasium.Space[Any]
-    single_action_space: gymnasium.Space[Any]
+    single_observation_space: Space
+    single_action_space: Space
     num_envs: int = 1
 
     @property
@@ -35,7 +36,7 @@ class Spaces:
         return self
 
 
-def check_spaces(observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> None:
+def check_spaces(observation_space: Space, action_space: Space) -> None:
     """Refuse spaces that no agent can handle, with a GantryError that says which are handled."""
     parts = observation_space.spaces.values() if isinstance(observation_space, Dictionary) else [observation_space]
     if not parts or not all(_becomes_a_vector(part) for part in parts):
@@ -51,7 +52,7 @@ def check_spaces(observation_space: gymnasium.Space[Any], action_space: gymnasiu
     raise GantryError(f"actions must be a non-empty floating-point Box or Discrete, not {action_space}")
 
 
-def _becomes_a_vector(space: gymnasium.Space[Any]) -> bool:
+def _becomes_a_vector(space: Space) -> bool:
     if isinstance(space, Discrete):
         return int(space.n) <= MOST_CATEGORIES
     return isinstance(space, Box) and math.prod(space.shape) > 0
@@ -68,7 +69,7 @@ class ObservationMap:
         slices: where the parts of a dictionary are, by key.
     """
 
-    def __init__(self, space: gymnasium.Space[Any]) -> None:
+    def __init__(self, space: Space) -> None:
         self._space = space
         self._parts = (
             {key: ObservationMap(part) for key, part in space.items()} if isinstance(space, Dictionary) else {}
@@ -84,7 +85,7 @@ class ObservationMap:
         else:
             self.size = math.prod(space.shape or ())
 
-    def vectors(self, observations: Any) -> NDArray[np.float32]:
+    def vectors(self, observations: Observation) -> NDArray[np.float32]:
         """Return (k, d) float32 of a batch of k observations, always a copy: environments may reuse their buffers."""
         if self._parts:
             return np.concatenate([part.vectors(observations[key]) for key, part in self._parts.items()], axis=1)
@@ -93,7 +94,7 @@ class ObservationMap:
             return (categories[:, None] == np.arange(self.size)).astype(np.float32)
         return np.array(observations, np.float32).reshape(len(observations), self.size)
 
-    def given(self, observation: Any) -> tuple[NDArray[np.float32], bool]:
+    def given(self, observation: Observation) -> tuple[NDArray[np.float32], bool]:
         """Check one observation or a batch of them, from outside.
 
         Returns:
@@ -139,7 +140,7 @@ class ActionMap:
         size: dimensions of a Box action, or the number of Discrete actions.
     """
 
-    def __init__(self, space: gymnasium.Space[Any], scaled: bool = True) -> None:
+    def __init__(self, space: Space, scaled: bool = True) -> None:
         self.bounded = isinstance(space, Box) and space.is_bounded()
         self.continuous = isinstance(space, Box)
         if isinstance(space, Box):
@@ -158,7 +159,7 @@ class ActionMap:
             self.size = int(space.n)
             self._start = int(space.start)
 
-    def to_environment(self, actions: NDArray[Any]) -> NDArray[Any]:
+    def to_environment(self, actions: Array) -> Array:
         """Return environment actions (k, *shape) for policy actions (k, size) float32 or (k,) integers."""
         if not self.continuous:
             return (actions + self._start).astype(self.dtype)

@@ -12,16 +12,17 @@ from gantry.agents.parts.checkpoint import Tensors, prefixed, under
 from gantry.agents.parts.episode_statistics import EpisodeStatistics
 from gantry.agents.parts.spaces import ObservationMap, Spaces
 from gantry.errors import GantryError
+from gantry.types import Array, Infos
 
 
 @runtime_checkable
 class ResumableEnv(Protocol):
     """A vector environment that hands out its whole state, by name, and takes it back mid-episode."""
 
-    def get_state(self) -> dict[str, NDArray[Any]]:
+    def get_state(self) -> dict[str, Array]:
         """Return the state."""
 
-    def set_state(self, state: dict[str, NDArray[Any]]) -> None:
+    def set_state(self, state: dict[str, Array]) -> None:
         """Restore the state."""
 
 
@@ -112,7 +113,7 @@ class VectorStepper:
         self.episodes.abandon()
 
     def step(
-        self, actions: NDArray[Any], budget: int | None = None, only: NDArray[np.bool_] | None = None
+        self, actions: Array, budget: int | None = None, only: NDArray[np.bool_] | None = None
     ) -> Transition:
         """Take one vector step.
 
@@ -152,7 +153,7 @@ class VectorStepper:
         self.episodes.add(transition.rewards, mask, transition.final_envs, cut, _success(infos))
         return transition
 
-    def _final_observations(self, infos: dict[str, Any], envs: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _final_observations(self, infos: Infos, envs: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the last observations (k, d) of `envs`, which come as an array of objects or as one array."""
         final = infos.get("final_obs")
         if final is None:
@@ -251,7 +252,7 @@ def _autoreset_mode(env: VectorEnv) -> AutoresetMode:
         ) from None
 
 
-def _success(infos: dict[str, Any]) -> NDArray[np.bool_] | None:
+def _success(infos: Infos) -> NDArray[np.bool_] | None:
     """Return which episodes that ended now succeeded (n,), where the environment says so."""
     for source in (infos.get("final_info"), infos):
         if isinstance(source, dict) and "success" in source:
