@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format bench clean
+.PHONY: help demo test test-all check format docs bench clean
 
 help: ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ check: .venv/dev ## lint, format check, types
 format: .venv/dev ## put the code into its canonical format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: .venv/dev ## write the generated tables of README.md and docs/
+	$(BIN)/python -m scripts.docs
 
 bench: .venv/dev ## measure speed and learning against other suites
 	$(BIN)/gantry bench envs
