@@ -9,7 +9,7 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_gaussian_noise_is_independent_and_of_the_scale_asked_for():
+def test_gaussian_noise_is_independent_with_the_given_scale():
     noise, random = GaussianNoise(2_000, 3), generator()
     first, second = noise.sample(0.3, random), noise.sample(0.3, random)
     assert first.shape == (2_000, 3)
@@ -18,7 +18,7 @@ def test_gaussian_noise_is_independent_and_of_the_scale_asked_for():
     assert (first * second).mean().item() == pytest.approx(0.0, abs=0.005)
 
 
-def test_ornstein_uhlenbeck_noise_has_its_stationary_deviation_and_correlation():
+def test_ornstein_uhlenbeck_stationary_std_and_correlation():
     theta, scale = 0.15, 0.2
     noise, random = OrnsteinUhlenbeckNoise(5_000, 2, theta), generator()
     for _ in range(60):
@@ -30,7 +30,7 @@ def test_ornstein_uhlenbeck_noise_has_its_stationary_deviation_and_correlation()
     assert ((earlier * later).mean() / (earlier * earlier).mean()).item() == pytest.approx(1 - theta, rel=0.03)
 
 
-def test_a_finer_clock_gives_the_same_process():
+def test_ornstein_uhlenbeck_with_a_finer_time_step_is_the_same_process():
     """Ten steps of a tenth forget and spread as one step does, to first order in θ."""
     fine, random = OrnsteinUhlenbeckNoise(20_000, 1, 0.05, 0.1), generator()
     for _ in range(10):
@@ -38,7 +38,7 @@ def test_a_finer_clock_gives_the_same_process():
     assert spread.std().item() == pytest.approx(1.0, rel=0.04)
 
 
-def test_a_new_episode_starts_from_zero_and_leaves_the_others_alone():
+def test_ornstein_uhlenbeck_starts_each_episode_at_zero():
     noise, random = OrnsteinUhlenbeckNoise(3, 1, theta=0.0), generator()
     before = noise.sample(1.0, random)
     noise.begin_episodes(np.array([1]))
@@ -48,7 +48,7 @@ def test_a_new_episode_starts_from_zero_and_leaves_the_others_alone():
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "ornstein-uhlenbeck"])
-def test_restored_noise_goes_on_the_same(kind):
+def test_restored_noise_is_the_same(kind):
     one, other = make_noise(kind, 4, 2), make_noise(kind, 4, 2)
     random = generator()
     for _ in range(3):

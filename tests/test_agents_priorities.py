@@ -10,7 +10,7 @@ def generator(seed=0):
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 3, 13, 64, 100])
-def test_positions_fall_on_the_leaves_that_a_running_sum_says(capacity):
+def test_sum_tree_matches_cumulative_sum(capacity):
     random = np.random.default_rng(capacity)
     weights = random.uniform(0.1, 3.0, capacity) * (random.random(capacity) < 0.8)
     weights[0] = 1.0
@@ -25,7 +25,7 @@ def test_positions_fall_on_the_leaves_that_a_running_sum_says(capacity):
     np.testing.assert_array_equal(tree.find(positions), np.searchsorted(np.cumsum(weights), positions, side="right"))
 
 
-def test_leaves_without_weight_are_never_found():
+def test_sum_tree_never_finds_leaves_without_weight():
     tree = SumTree(6)
     tree.set(np.arange(6), np.array([0.0, 0.1, 0.2, 0.7, 0.0, 0.0]))
     assert set(tree.find(np.array([0.0, tree.total, np.nextafter(tree.total, 2.0)]))) == {1, 3}
@@ -37,7 +37,7 @@ def filled(rows=8, alpha=0.6):
     return priorities
 
 
-def test_rows_are_drawn_in_proportion_to_their_errors_power():
+def test_sampling_is_proportional_to_a_power_of_the_error():
     priorities = filled(4, alpha=0.5)
     errors = torch.tensor([1.0, -4.0, 9.0, 0.25])
     priorities.update(torch.arange(4), errors)
@@ -49,7 +49,7 @@ def test_rows_are_drawn_in_proportion_to_their_errors_power():
     np.testing.assert_allclose(weights.numpy(), (expected / expected.max())[rows.numpy()], rtol=1e-5)
 
 
-def test_full_importance_weights_undo_the_bias():
+def test_full_importance_weights_correct_the_bias():
     priorities = filled(8)
     priorities.update(torch.arange(8), torch.linspace(0.1, 5.0, 8))
     rows, weights = priorities.sample(200_000, 1.0, generator())
@@ -57,7 +57,7 @@ def test_full_importance_weights_undo_the_bias():
     np.testing.assert_allclose(share / share.sum(), 1 / 8, rtol=1e-3)
 
 
-def test_new_rows_get_the_highest_priority_and_rows_left_out_none():
+def test_new_transitions_get_the_highest_priority_and_masked_ones_none():
     priorities = filled(4, alpha=1.0)
     priorities.update(torch.tensor([1]), torch.tensor([7.0]))
     priorities.added(np.array([2, 3]), np.array([True, False]))
@@ -65,7 +65,7 @@ def test_new_rows_get_the_highest_priority_and_rows_left_out_none():
     np.testing.assert_allclose(np.bincount(rows.numpy(), minlength=4) / 16_000, np.array([1, 7, 7, 0]) / 15, atol=1e-3)
 
 
-def test_rolling_back_undoes_all_changes_and_a_restored_state_draws_the_same():
+def test_rollback_is_exact_and_a_restored_state_samples_the_same():
     priorities, untouched = filled(), filled()
     for one in (priorities, untouched):
         one.update(torch.arange(8), torch.linspace(1.0, 2.0, 8))
@@ -75,7 +75,7 @@ def test_rolling_back_undoes_all_changes_and_a_restored_state_draws_the_same():
         priorities.added(np.array([3, 4]), np.array([True, False]))
         priorities.rollback()
     restored = Priorities(8, epsilon=0.0)
-    restored.load_state(*untouched.state(8))
+    restored.load_state(untouched.state())
     for one in (priorities, restored):
         one.added(np.array([0]), np.array([True]))  # shows the highest priority
     untouched.added(np.array([0]), np.array([True]))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from gantry.agents.ladder.stepping import Transition
 from gantry.agents.parts.replay import ReplayBuffer
+from gantry.agents.parts.vector_stepper import Transition
 from gantry.errors import GantryError
 
 N, D, A, GAMMA = 3, 2, 1, 0.9
@@ -22,15 +22,15 @@ def random_steps(count, seed=0, ends=0.2, left_out=0.1):
     steps = []
     for _ in range(count):
         after = random.normal(size=(N, D)).astype(np.float32)
-        done, counted = random.random(N) < ends, random.random(N) >= left_out
-        done &= counted
+        done, mask = random.random(N) < ends, random.random(N) >= left_out
+        done &= mask
         terminated = done & (random.random(N) < 0.5)
-        rows = np.flatnonzero(done)
-        final = random.normal(size=(len(rows), D)).astype(np.float32)
+        envs = np.flatnonzero(done)
+        final = random.normal(size=(len(envs), D)).astype(np.float32)
         rewards = random.normal(size=N).astype(np.float32)
-        transition = Transition(rewards, terminated, done, rows, final, None)
+        transition = Transition(rewards, terminated, done, mask, envs, final)
         actions = random.normal(size=(N, A)).astype(np.float32)
-        steps.append((observation, actions, transition, after, None if counted.all() else counted))
+        steps.append((observation, actions, transition, after))
         observation = after
     return steps
 
@@ -40,19 +40,19 @@ def expected_rows(steps, slots, n_step):
     rows = {}
     for time in range(max(0, len(steps) - slots), len(steps)):
         for env in range(N):
-            observations, actions, _, _, counted = steps[time]
-            if counted is not None and not counted[env]:
+            observations, actions, transition, _ = steps[time]
+            if not transition.mask[env]:
                 continue
             total, discount = 0.0, 1.0
             for later in range(time, min(time + n_step, len(steps))):
-                _, _, transition, after, counted = steps[later]
-                if counted is not None and not counted[env]:
+                _, _, transition, after = steps[later]
+                if not transition.mask[env]:
                     break
                 total += discount * transition.rewards[env]
                 discount *= GAMMA
                 next_observation = after[env]
                 if transition.done[env]:
-                    next_observation = transition.final_observations[list(transition.final_rows).index(env)]
+                    next_observation = transition.final_observations[list(transition.final_envs).index(env)]
                     discount *= not transition.terminated[env]
                     break
             row = (time % slots) * N + env
@@ -62,7 +62,7 @@ def expected_rows(steps, slots, n_step):
 
 def held(buffer):
     """The same of a buffer."""
-    rows = np.flatnonzero(buffer.valid[: buffer.filled])
+    rows = np.flatnonzero(buffer.mask[: buffer.filled])
     return dict(zip(rows.tolist(), buffer.gather(torch.from_numpy(rows)).table.numpy(), strict=True))
 
 
@@ -82,14 +82,14 @@ def assert_same(buffer, expected):
 
 @pytest.mark.parametrize("n_step", [1, 2, 3, 5])
 @pytest.mark.parametrize("count", [0, 1, 4, 6, 7, 8, 29])
-def test_it_holds_what_a_plain_list_holds_also_after_wrapping_around(n_step, count):
+def test_buffer_matches_plain_lists_also_after_wrapping_around(n_step, count):
     steps = random_steps(count)
     buffer = fill(ReplayBuffer(7 * N + 1, N, D, A, GAMMA, n_step), steps)
     assert buffer.slots == 7
     assert_same(buffer, expected_rows(steps, 7, n_step))
 
 
-def test_a_truncation_bootstraps_with_the_power_of_gamma_and_a_termination_does_not():
+def test_n_step_returns_by_hand():
     buffer = ReplayBuffer(30, 1, 1, 1, GAMMA, n_step=3)
     for time in range(4):  # row 0 of rewards 1, 2, 4, 8 ends with the fourth step
         done, final = np.array([time == 3]), np.array([[99.0]], np.float32)
@@ -97,9 +97,9 @@ def test_a_truncation_bootstraps_with_the_power_of_gamma_and_a_termination_does_
             np.array([2.0**time], np.float32),
             np.array([False]),
             done,
+            np.array([True]),
             np.flatnonzero(done),
             final[: int(done[0])],
-            None,
         )
         buffer.add(np.full((1, 1), time), np.zeros((1, 1)), transition, np.full((1, 1), time + 1.0))
     batch = buffer.gather(torch.arange(4))
@@ -110,7 +110,7 @@ def test_a_truncation_bootstraps_with_the_power_of_gamma_and_a_termination_does_
     assert batch.next_observation[:, 0].tolist() == [3.0, 99.0, 99.0, 99.0]
 
 
-def test_columns_are_views_of_one_table():
+def test_minibatch_parts_are_views_of_one_table():
     buffer = fill(ReplayBuffer(30, N, D, A, GAMMA), random_steps(5, left_out=0.0))
     batch = buffer.gather(torch.tensor([3, 3, 14]))
     assert torch.equal(batch.observation_action, torch.cat([batch.observation, batch.action], 1))
@@ -119,11 +119,11 @@ def test_columns_are_views_of_one_table():
     assert (buffer.gather(torch.tensor([3])).next_observation != 0).all()  # and copies of what is held
 
 
-def test_draws_are_uniform_over_transitions_alone():
+def test_sampling_is_uniform_over_transitions_that_count():
     buffer = fill(ReplayBuffer(7 * N, N, D, A, GAMMA), random_steps(40, left_out=0.3))
     rows = buffer.sample(200_000, generator()).numpy()
     counts = np.bincount(rows, minlength=7 * N)
-    valid = buffer.valid.reshape(-1)
+    valid = buffer.mask.reshape(-1)
     assert 0 < valid.sum() < 7 * N
     assert (counts[~valid] == 0).all()
     share = len(rows) / valid.sum()
@@ -132,25 +132,24 @@ def test_draws_are_uniform_over_transitions_alone():
 
 
 @pytest.mark.parametrize("count", [3, 7, 23])
-def test_the_last_step_of_each_rows_episode_is_known(count):
+def test_last_times_match_plain_lists(count):
     steps = random_steps(count, seed=count)
     buffer = fill(ReplayBuffer(7 * N, N, D, A, GAMMA), steps)
-    rows = np.flatnonzero(buffer.valid[: buffer.filled])
+    rows = np.flatnonzero(buffer.mask[: buffer.filled])
     times, last = buffer.last_times(rows)
     for row, time, end in zip(rows, times, last, strict=True):
         assert time % 7 == row // N
         assert count - 7 <= time < count
         expected = time
         while not steps[expected][2].done[row % N] and expected + 1 < count:
-            following = steps[expected + 1][4]
-            if following is not None and not following[row % N]:
+            if not steps[expected + 1][2].mask[row % N]:
                 break
             expected += 1
         assert end == expected
-    np.testing.assert_array_equal(buffer.rows_at(times, rows % N), rows)
+    np.testing.assert_array_equal(buffer.indices_at(times, rows % N), rows)
 
 
-def test_broken_episodes_are_not_joined_to_what_follows():
+def test_broken_episodes_are_not_joined_to_the_next():
     steps = random_steps(6, ends=0.0, left_out=0.0)
     buffer = fill(ReplayBuffer(30, N, D, A, GAMMA, n_step=3), steps[:4])
     buffer.break_episodes()
@@ -166,7 +165,7 @@ def test_broken_episodes_are_not_joined_to_what_follows():
 
 @pytest.mark.parametrize("n_step", [1, 4])
 @pytest.mark.parametrize(("before", "block"), [(0, 3), (2, 3), (5, 4), (20, 6), (20, 17)])
-def test_rolling_back_undoes_a_block_exactly(n_step, before, block):
+def test_rollback_is_exact(n_step, before, block):
     steps = random_steps(before + 2 * block)
     buffer = fill(ReplayBuffer(7 * N, N, D, A, GAMMA, n_step), steps[:before])
     twin = fill(ReplayBuffer(7 * N, N, D, A, GAMMA, n_step), steps[:before])
@@ -178,34 +177,47 @@ def test_rolling_back_undoes_a_block_exactly(n_step, before, block):
     assert_same(buffer, expected_rows(steps[:before], 7, n_step))
     rows = np.arange(buffer.filled * N)
     for mine, theirs in zip(buffer.last_times(rows), twin.last_times(rows), strict=True):
-        np.testing.assert_array_equal(mine[buffer.valid.reshape(-1)[rows]], theirs[twin.valid.reshape(-1)[rows]])
+        np.testing.assert_array_equal(mine[buffer.mask.reshape(-1)[rows]], theirs[twin.mask.reshape(-1)[rows]])
     for one in (buffer, twin):
         fill(one, steps[before:])
     assert torch.equal(buffer.table[: buffer.filled], twin.table[: twin.filled])
 
 
 @pytest.mark.parametrize("count", [0, 3, 18])
-def test_a_restored_buffer_goes_on_the_same_and_only_the_filled_part_is_saved(count):
+def test_restored_buffer_is_the_same_and_only_the_filled_part_is_saved(count):
     steps = random_steps(count + 9)
     buffer = fill(ReplayBuffer(7 * N, N, D, A, GAMMA, 3), steps[:count])
-    tensors, meta = buffer.state()
+    tensors = buffer.state()
     assert len(tensors["table"]) == min(count, 7)
     other = ReplayBuffer(7 * N, N, D, A, GAMMA, 3)
-    other.load_state(tensors, meta)
+    other.load_state(tensors)
     for one in (buffer, other):
         fill(one, steps[count:])
     assert torch.equal(buffer.table, other.table)
     assert torch.equal(buffer.sample(50, generator()), other.sample(50, generator()))
-    rows = np.flatnonzero(buffer.valid)
+    rows = np.flatnonzero(buffer.mask)
     np.testing.assert_array_equal(buffer.last_times(rows), other.last_times(rows))
 
 
-def test_a_state_of_another_size_is_refused():
+def test_state_of_another_size_is_refused():
     buffer = fill(ReplayBuffer(7 * N, N, D, A, GAMMA), random_steps(9))
     with pytest.raises(ValueError, match="7 vector steps, not 9"):
-        ReplayBuffer(10 * N, N, D, A, GAMMA).load_state(*buffer.state())
+        ReplayBuffer(10 * N, N, D, A, GAMMA).load_state(buffer.state())
 
 
-def test_a_capacity_below_a_return_is_refused():
+def test_capacity_below_a_return_is_refused():
     with pytest.raises(GantryError, match="at least 15"):
         ReplayBuffer(14, N, D, A, GAMMA, n_step=5)
+
+
+def test_transitions_that_are_not_finite_are_refused_unless_masked():
+    observation, actions, transition, after = random_steps(1)[0]
+    for mask, refused in (([False, True, True], False), ([True, True, True], True)):
+        transition.mask = np.array(mask)
+        transition.rewards[0] = np.nan
+        buffer = ReplayBuffer(7 * N, N, D, A, GAMMA)
+        if not refused:
+            buffer.add(observation, actions, transition, after)
+            continue
+        with pytest.raises(GantryError, match="NaN or infinite"):
+            buffer.add(observation, actions, transition, after)

@@ -6,13 +6,14 @@ import pytest
 import torch
 from agent_doubles import Spot
 
-from gantry.agents.ddpg import DDPG, DDPGConfig, action_slope, critic_gradient, policy_gradient, smoothed, within
+from gantry.agents.ddpg import DDPG, DDPGConfig, TD3Config, action_gradient, actor_loss, critic_loss, smoothed
 from gantry.agents.parts.networks import MLP
+from gantry.agents.parts.spaces import Spaces
 from gantry.errors import GantryError
 
 SMALL = DDPGConfig(
-    num_envs=16, warm_up_steps=200, batch_size=64, hidden_sizes=(32, 32), gamma=0.5, learning_rate=3e-3,
-    actor_learning_rate=3e-3, target_rate=0.02, noise_start=0.3,
+    num_envs=16, learning_starts=200, batch_size=64, hidden_sizes=(32, 32), gamma=0.5, learning_rate=3e-3,
+    actor_learning_rate=3e-3, tau=0.02, noise_start=0.3,
 )  # fmt: skip
 
 
@@ -25,7 +26,7 @@ def generator(seed=0):
 
 @pytest.mark.parametrize("penalty", [0.0, 0.3])
 @pytest.mark.parametrize("activation", ["relu", "tanh", "elu"])
-def test_the_policy_gradient_is_that_of_automatic_differentiation_through_a_known_quadratic_value(activation, penalty):
+def test_policy_gradient_matches_differentiating_through_a_known_quadratic_value(activation, penalty):
     """Q(s, a) = -(a - W s)ᵀ M (a - W s), whose slope in a is -2 M (a - W s)."""
     actor = MLP((3, 8, 8, 2), activation, 1.0, generator())
     observation, matrix = torch.randn(16, 3, generator=generator(1)), torch.tensor([[2.0, 0.3], [0.3, 1.0]])
@@ -36,31 +37,31 @@ def test_the_policy_gradient_is_that_of_automatic_differentiation_through_a_know
     mean_slope = (2.0 * (action - best) @ matrix).abs().mean().detach()
     loss = -value.mean() + penalty * mean_slope * outputs.square().sum(1).mean()
     (expected,) = torch.autograd.grad(loss, actor.vector)
-    with torch.no_grad():
-        found = policy_gradient(actor, observation, lambda action: -2.0 * (action - best) @ matrix, penalty)
+    gradient = (-2.0 * (action - best) @ matrix).detach()
+    (found,) = torch.autograd.grad(actor_loss(actor(observation), gradient, penalty), actor.vector)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_slope_of_a_critic_is_that_of_automatic_differentiation():
-    critic = MLP((5, 8, 8, 1), "relu", 1.0, generator())
+@pytest.mark.parametrize("learns", [True, False])
+def test_action_gradient_matches_finite_differences(learns):
+    """With a critic that learns, and with one whose parameters require no gradient."""
+    critic = MLP((5, 8, 8, 1), "tanh", 1.0, generator())
+    critic.vector.requires_grad_(learns)
     observation, action = torch.randn(16, 3, generator=generator(1)), torch.randn(16, 2, generator=generator(2))
-    action.requires_grad_()
-    (expected,) = torch.autograd.grad(critic(torch.cat([observation, action], 1)).sum(), action)
+    found = action_gradient(critic, observation, action)
     with torch.no_grad():
-        torch.testing.assert_close(action_slope(critic, observation, action), expected, rtol=1e-5, atol=1e-6)
+        for column, step in enumerate(torch.eye(2) * 1e-2):
+            above, below = (critic(torch.cat([observation, action + sign * step], 1)) for sign in (1, -1))
+            expected = ((above - below) / 2e-2).squeeze(1)
+            torch.testing.assert_close(found[:, column], expected, rtol=1e-2, atol=1e-3)
 
 
-def test_the_critics_gradient_is_that_of_the_mean_squared_error():
-    critic = MLP((5, 8, 8, 1), "relu", 1.0, generator())
-    inputs, target = torch.randn(16, 5, generator=generator(1)), torch.randn(16, generator=generator(2))
-    values = critic(inputs).squeeze(1)
-    loss = (values - target).square().mean()
-    (expected,) = torch.autograd.grad(loss, critic.vector)
-    with torch.no_grad():
-        gradient, found, mean = critic_gradient(critic, inputs, target)
-    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(found, loss)
-    torch.testing.assert_close(mean, values.mean())
+def test_critic_loss_by_hand():
+    value = torch.tensor([1.0, 3.0], requires_grad=True)
+    loss = critic_loss(value, torch.tensor([0.0, 5.0]))
+    assert loss.item() == 2.5
+    loss.backward()
+    assert value.grad.tolist() == [1.0, -2.0]
 
 
 def test_smoothed_actions_by_hand():
@@ -68,95 +69,108 @@ def test_smoothed_actions_by_hand():
     torch.testing.assert_close(smoothed(action, noise, 0.5), torch.tensor([[0.5, 1.0, -0.3]]))
 
 
-def test_targets_are_brought_within_bounds_by_hand():
-    for low, high, expected in (
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
         (None, None, [-3.0, 0.5, 2.0]),
         (-1.0, None, [-1.0, 0.5, 2.0]),
         (None, 0.0, [-3.0, 0.0, 0.0]),
         (-1.0, 1.0, [-1.0, 0.5, 1.0]),
-    ):
-        assert within(torch.tensor([-3.0, 0.5, 2.0]), low, high).tolist() == expected
+    ],
+)
+def test_targets_are_clipped_to_possible_returns(low, high, expected):
+    agent, batch = agent_with_a_batch(target_min=low, target_max=high)
+    rewards = torch.tensor([-3.0, 0.5, 2.0])
+    batch.table[:3, batch.columns.reward], batch.table[:3, batch.columns.discount] = rewards, 0.0
+    assert agent.targets(batch)[:3].tolist() == expected
 
 
 def agent_with_a_batch(**settings):
-    config = DDPGConfig(num_envs=4, warm_up_steps=40, batch_size=8, hidden_sizes=(16,), gamma=0.9, **settings)
+    config = DDPGConfig(num_envs=4, learning_starts=40, batch_size=8, hidden_sizes=(16,), gamma=0.9, **settings)
     agent = DDPG(Spot(4, terminal=True), config)
     agent.learn(40)
     with torch.no_grad():
-        for index, network in enumerate([*agent.networks.values(), *agent.targets.values()]):
+        for index, network in enumerate(networks(agent).values()):
             network.vector += torch.randn(network.vector.shape, generator=generator(index)) * 0.3
-    return agent, agent._draw(32, 0.0)
+    return agent, agent.sample(32)
+
+
+def networks(agent):
+    """The actor and the critics, and their targets, by name."""
+    learned = {"actor": agent.actor, **{f"critic {index}": critic for index, critic in enumerate(agent.critics)}}
+    copies = [agent.target_actor, *agent.target_critics]
+    return learned | {f"target {name}": copy for name, copy in zip(learned, copies, strict=True)}
 
 
 @pytest.mark.parametrize(("twin", "low", "high"), [(False, None, None), (True, None, None), (False, -0.4, -0.1)])
-def test_critics_are_fitted_to_the_bellman_target(twin, low, high):
-    """The first step of Adam goes down the sign of the gradient, here of autograd's own loss on hand-made targets."""
-    agent, batch = agent_with_a_batch(twin=twin, twin_noise=0.0, value_low=low, value_high=high)
+def test_critic_gradients_are_those_of_the_bellman_error(twin, low, high):
+    agent, batch = agent_with_a_batch(twin_critics=twin, target_policy_noise=0.0, target_min=low, target_max=high)
     assert (batch.discount == 0).any()
     with torch.no_grad():
-        following = torch.tanh(agent.targets["actor"](batch.next_observation))
+        following = torch.tanh(agent.target_actor(batch.next_observation))
         inputs = torch.cat([batch.next_observation, following], 1)
-        values = [agent.targets[name](inputs)[:, 0] for name in ("critic", "twin")[: 1 + twin]]
+        values = [critic(inputs)[:, 0] for critic in agent.target_critics]
         target = batch.reward + batch.discount * (torch.minimum(*values) if twin else values[0])
     if low is not None:
         assert (target < low).any()
         assert (target > high).any()
         target = torch.where(target < low, low, torch.where(target > high, high, target))
-    for name in ("critic", "twin")[: 1 + twin]:
-        critic = agent.networks[name]
-        loss = (critic(batch.observation_action)[:, 0] - target).square().mean()
-        (gradient,) = torch.autograd.grad(loss, critic.vector)
-        agent.optimizers[name] = Recorder()
-        expected = gradient, loss.item()
-        with torch.no_grad():
-            figures = agent._fit_critics(batch, 0.0)
-        torch.testing.assert_close(agent.optimizers[name].gradient, expected[0], rtol=1e-4, atol=1e-6)
-        if not twin:
-            assert figures[0].item() == pytest.approx(expected[1], rel=1e-5)
+    expected, losses, means = [], [], []
+    for critic in agent.critics:
+        value = critic(batch.observation_action)[:, 0]
+        loss = (value - target).square().mean()
+        expected.append(torch.autograd.grad(loss, critic.vector)[0])
+        losses.append(loss.item())
+        means.append(value.mean().item())
+    agent.critic_optimizers = [Recorder(critic) for critic in agent.critics]
+    metrics = agent.improve_critics(batch, 0.0)
+    for recorder, gradient in zip(agent.critic_optimizers, expected, strict=True):
+        torch.testing.assert_close(recorder.gradient, gradient, rtol=1e-4, atol=1e-6)
+    assert metrics == pytest.approx((np.mean(losses), np.mean(means)), rel=1e-5)
 
 
 class Recorder:
-    """Takes gradients and goes nowhere."""
+    """An optimizer that notes gradients and moves nothing."""
+
+    def __init__(self, network):
+        self.parameters = [network.vector]
 
     def step(self, gradients, learning_rate, scale):
         self.gradient = gradients[0]
 
 
-def test_td3_improves_policy_and_targets_at_every_other_step_only():
-    agent, _ = agent_with_a_batch(twin=True)
-    agent._updates = 0
+@pytest.mark.parametrize("delay", [2, 3])
+def test_policy_delay_of_td3(delay):
+    agent = DDPG(Spot(4), TD3Config(num_envs=4, learning_starts=0, batch_size=8, policy_delay=delay))
     moved = []
-    before = {name: network.vector.clone() for name, network in (agent.networks | prefixed(agent.targets)).items()}
-    for _ in range(4):
+    before = {name: network.vector.clone() for name, network in networks(agent).items()}
+    for _ in range(2 * delay):
         agent.learn(agent.steps + 4)
-        now = {name: network.vector.clone() for name, network in (agent.networks | prefixed(agent.targets)).items()}
+        now = {name: network.vector.clone() for name, network in networks(agent).items()}
         moved.append({name for name in now if not torch.equal(now[name], before[name])})
         before = now
-    assert moved[0] == moved[2] == {"critic", "twin"}
-    assert moved[1] == moved[3] == set(before)
+    for step, names in enumerate(moved, 1):
+        assert names == ({"critic 0", "critic 1"} if step % delay else set(before))
 
 
-def prefixed(targets):
-    return {f"target {name}": target for name, target in targets.items()}
-
-
-def test_the_policy_climbs_the_critic_as_it_was_before_its_step():
+def test_actor_climbs_the_critic_as_it_was_before_its_step():
     agent, batch = agent_with_a_batch()
-    with torch.no_grad():
-        expected = policy_gradient(
-            agent.actor, batch.observation, lambda action: action_slope(agent.critic, batch.observation, action), 0.01
-        )
-    agent.optimizers["actor"] = Recorder()
-    with torch.no_grad(), concurrent.futures.ThreadPoolExecutor(1) as agent._worker:
-        agent._fit(batch, 0.0)
-    torch.testing.assert_close(agent.optimizers["actor"].gradient, expected)
+    before_tanh = agent.actor(batch.observation)
+    gradient = action_gradient(agent.critics[0], batch.observation, before_tanh.tanh())
+    (expected,) = torch.autograd.grad(actor_loss(before_tanh, gradient, 0.01), agent.actor.vector)
+    critic = agent.critics[0].vector.clone()
+    agent.actor_optimizer = Recorder(agent.actor)
+    with concurrent.futures.ThreadPoolExecutor(1) as worker:
+        agent.improve(batch, 0.0, worker)
+    torch.testing.assert_close(agent.actor_optimizer.gradient, expected)
+    assert not torch.equal(agent.critics[0].vector, critic)
 
 
 # Learning
 
 
-@pytest.mark.parametrize("settings", [{}, {"twin": True}, {"exploration": "ornstein-uhlenbeck", "n_step": 2}])
-def test_it_learns_to_name_the_spot(settings):
+@pytest.mark.parametrize("settings", [{}, {"twin_critics": True}, {"exploration": "ornstein-uhlenbeck", "n_step": 2}])
+def test_learns_continuous_actions(settings):
     agent = DDPG(Spot(), DDPGConfig(**{**vars(SMALL), **settings}), seed=1)
     agent.learn(6_000)
     spots = np.linspace(-0.8, 0.8, 9, dtype=np.float32)
@@ -164,19 +178,19 @@ def test_it_learns_to_name_the_spot(settings):
     np.testing.assert_allclose(actions[:, 0], spots, atol=0.2)
 
 
-def test_warm_up_acts_at_random_over_the_whole_range():
-    agent = DDPG(Spot(), DDPGConfig(num_envs=16, warm_up_steps=4_000))
+def test_learning_starts_with_uniformly_random_actions():
+    agent = DDPG(Spot(), DDPGConfig(num_envs=16, learning_starts=4_000))
     before = agent.actor.vector.clone()
     agent.learn(3_990)
-    actions = agent._buffer.gather(torch.arange(3_990)).action.numpy()
+    actions = agent.buffer.gather(torch.arange(3_990)).action.numpy()
     assert np.histogram(actions, 4, (-1.0, 1.0))[0].min() > 900
     assert torch.equal(agent.actor.vector, before)
 
 
-def test_actions_stay_within_bounds_however_loud_the_noise():
-    agent = DDPG(Spot(), DDPGConfig(num_envs=16, warm_up_steps=0, noise_start=5.0, batch_size=16))
+def test_actions_stay_within_bounds_with_any_noise():
+    agent = DDPG(Spot(), DDPGConfig(num_envs=16, learning_starts=0, noise_start=5.0, batch_size=16))
     agent.learn(800)
-    actions = agent._buffer.gather(torch.arange(800)).action
+    actions = agent.buffer.gather(torch.arange(800)).action
     assert actions.abs().max() == 1.0
     assert (actions.abs() == 1.0).float().mean() > 0.5
 
@@ -186,4 +200,4 @@ def test_actions_stay_within_bounds_however_loud_the_noise():
 )
 def test_actions_without_bounds_are_refused(space):
     with pytest.raises(GantryError, match="ppo"):
-        DDPG.check_spaces(gymnasium.spaces.Box(-1.0, 1.0, (2,)), space)
+        DDPG(Spaces(gymnasium.spaces.Box(-1.0, 1.0, (2,)), space))

@@ -8,9 +8,10 @@ from agent_doubles import NEXT_STEP, SAME_STEP, Spot
 from gymnasium.vector.utils import batch_space
 
 from gantry.agents.ddpg import DDPG, DDPGConfig
-from gantry.agents.ladder.stepping import Transition
-from gantry.agents.parts.hindsight import Hindsight, check_goals, find_compute_reward
+from gantry.agents.parts.hindsight import Hindsight, check_goals, find_compute_reward, make_goals_relative
 from gantry.agents.parts.replay import ReplayBuffer
+from gantry.agents.parts.spaces import ObservationMap
+from gantry.agents.parts.vector_stepper import Transition
 from gantry.errors import GantryError
 
 BOX = gymnasium.spaces.Box(-9.0, 9.0, (2,), np.float32)
@@ -35,28 +36,29 @@ def filled_buffer(count, seed=0):
     for _ in range(count):
         after = random.normal(size=(N, 6)).astype(np.float32)
         done = random.random(N) < 0.2
-        rows = np.flatnonzero(done)
-        final = random.normal(size=(len(rows), 6)).astype(np.float32)
-        transition = Transition(random.normal(size=N).astype(np.float32), done & False, done, rows, final, None)
+        envs = np.flatnonzero(done)
+        final = random.normal(size=(len(envs), 6)).astype(np.float32)
+        rewards = random.normal(size=N).astype(np.float32)
+        transition = Transition(rewards, done & False, done, done | True, envs, final)
         buffer.add(observation, np.zeros((N, 1), np.float32), transition, after)
         led_to = after.copy()
-        led_to[rows] = final
+        led_to[envs] = final
         steps.append((led_to, done))
         observation = after
     return buffer, steps
 
 
 @pytest.mark.parametrize("count", [4, 9, 10, 31])
-def test_goals_and_rewards_are_those_of_a_slow_loop(count):
+def test_relabeling_matches_naive_loop(count):
     buffer, steps = filled_buffer(count)
-    rows = buffer.sample(400, generator(1))
-    batch, original = buffer.gather(rows), buffer.gather(rows)
+    indices = buffer.sample(400, generator(1))
+    batch, original = buffer.gather(indices), buffer.gather(indices)
     Hindsight(SPACE, reward, goals=4).relabel(buffer, batch, generator(2))
     chance, position = torch.rand(2, 400, generator=generator(2), dtype=torch.float64).numpy()
     for index in range(400):
         expected = original.table[index].numpy().copy()
         if chance[index] < 0.8:
-            slot, env = divmod(int(rows[index]), N)
+            slot, env = divmod(int(indices[index]), N)
             time = max(time for time in range(count) if time % SLOTS == slot)
             future = [time]
             while not steps[future[-1]][1][env] and future[-1] + 1 < count:
@@ -69,7 +71,7 @@ def test_goals_and_rewards_are_those_of_a_slow_loop(count):
         np.testing.assert_allclose(batch.table[index].numpy(), expected, rtol=1e-6)
 
 
-def test_the_goal_of_an_episodes_last_step_is_what_it_reached():
+def test_relabeled_goal_of_an_episodes_last_step_is_what_it_reached():
     buffer, steps = filled_buffer(9)
     last = [time * N + env for time in range(9) for env in range(N) if steps[time][1][env]]
     assert last
@@ -110,13 +112,13 @@ class Line(gymnasium.Env):
 
 
 CONFIG = DDPGConfig(
-    num_envs=8, hindsight_goals=4, warm_up_steps=400, batch_size=128, hidden_sizes=(64, 64), gamma=0.9,
-    target_rate=0.02, noise_start=0.3,
+    num_envs=8, hindsight_goals=4, learning_starts=400, batch_size=128, hidden_sizes=(64, 64), gamma=0.9,
+    tau=0.02, noise_start=0.3,
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
-def test_it_reaches_goals_that_it_is_paid_for_only_at_the_end(mode):
+def test_hindsight_learns_from_a_sparse_reward(mode):
     env = gymnasium.vector.SyncVectorEnv([Line] * 8, autoreset_mode=mode)
     agent = DDPG(env, CONFIG)
     agent.learn(6_000)
@@ -127,15 +129,14 @@ def test_it_reaches_goals_that_it_is_paid_for_only_at_the_end(mode):
     assert (np.abs(positions - goals) <= 0.1).mean() > 0.9
 
 
-def test_relative_goals_show_the_way_after_goals_are_exchanged_and_in_acting_alike():
-    """Against draws of the same seed that show goals as they are; networks may tell the two apart, rewards may not."""
-    settings = {"num_envs": 8, "hindsight_goals": 4, "warm_up_steps": 400, "hidden_sizes": (8,)}
-    batches, inputs = [], []
+def test_relative_goals_in_minibatches_after_relabeling():
+    """Against samples of the same seed with absolute goals: observations differ, rewards do not."""
+    settings = {"num_envs": 8, "hindsight_goals": 4, "learning_starts": 400, "hidden_sizes": (8,)}
+    batches = []
     for relative in (False, True):
         agent = DDPG(gymnasium.vector.SyncVectorEnv([Line] * 8), DDPGConfig(**settings, relative_goals=relative))
         agent.learn(400 - 8)
-        batches.append(agent._draw(200, 0.0))
-        inputs.append(agent._normalized(np.array([[0.25, -0.5, 0.25]], np.float32)))
+        batches.append(agent.sample(200))
     shown, relative = batches
     for part in ("observation", "next_observation"):
         achieved, desired, observation = getattr(shown, part).T
@@ -144,24 +145,38 @@ def test_relative_goals_show_the_way_after_goals_are_exchanged_and_in_acting_ali
     assert torch.equal(relative.reward, shown.reward)
     assert (relative.reward == 0).any()
     assert (relative.reward == -1).any()
-    assert [row.tolist() for row in inputs] == [[[0.25, -0.5, 0.25]], [[0.25, -0.75, 0.25]]]
 
 
-def test_scales_of_relative_goals_are_those_of_the_way_itself():
+def test_relative_goals_in_acting():
+    """An actor with relative goals acts as one without that is given the difference in place of the desired goal."""
+    observations = np.array([[0.25, -0.5, 0.25]], np.float32)
+    relative = observations.copy()
+    make_goals_relative(relative, ObservationMap(Line.observation_space))
+    assert relative.tolist() == [[0.25, -0.75, 0.25]]
+    actions = []
+    for shown, given in ((True, observations), (False, relative)):
+        agent = DDPG(gymnasium.vector.SyncVectorEnv([Line] * 8), DDPGConfig(num_envs=8, relative_goals=shown))
+        achieved, desired, position = given.T
+        parts = {"achieved_goal": achieved, "desired_goal": desired, "observation": position}
+        actions.append(agent.act({key: part[:, None] for key, part in parts.items()}))
+    np.testing.assert_array_equal(*actions)
+
+
+def test_normalizer_sees_relative_goals():
     config = DDPGConfig(num_envs=8, relative_goals=True, normalize_observation=True, hidden_sizes=(8,), report_every=1)
     agent = DDPG(gymnasium.vector.SyncVectorEnv([Line] * 8), config)
     seen = []
     for count in range(1, 6):
-        agent._begin_episodes()
-        seen.append(agent._stepper.observation.copy())
+        agent.stepper.begin_episodes()
+        seen.append(agent.stepper.observation.copy())
         agent.learn(8 * count)
     achieved, desired, _ = np.concatenate(seen).T
-    moments = agent.observation_normalizer.moments
+    moments = agent.normalizer.moments
     assert moments.mean[1] == pytest.approx((desired - achieved).mean(), abs=1e-6)
     assert moments.variance[1] == pytest.approx((desired - achieved).var(), abs=1e-6)
 
 
-def test_rewards_in_hindsight_are_the_simulators_own():
+def test_compute_reward_is_the_simulators():
     import gantry.envs.simulator as simulators
 
     env = simulators.make_simulator("gantry/ReachGoal-v0", 2)
@@ -170,12 +185,12 @@ def test_rewards_in_hindsight_are_the_simulators_own():
     np.testing.assert_array_equal(find_compute_reward(env)(achieved, desired, {}), [0.0, -1.0])
 
 
-def test_environments_without_goals_are_refused_in_one_line():
+def test_environments_without_goals_are_refused():
     with pytest.raises(GantryError, match="desired_goal"):
         DDPG(Spot(), CONFIG)
     with pytest.raises(GantryError, match="desired_goal"):
         DDPG(Spot(), DDPGConfig(relative_goals=True))
-    with pytest.raises(GantryError, match="one shape"):
+    with pytest.raises(GantryError, match="same shape"):
         check_goals(gymnasium.spaces.Dict({**SPACE.spaces, "desired_goal": gymnasium.spaces.Box(0, 1, (3,))}))
 
     class Rewardless(Spot):
@@ -190,6 +205,6 @@ def test_environments_without_goals_are_refused_in_one_line():
         DDPG(Rewardless(), CONFIG)
 
 
-def test_hindsight_goes_with_one_step_returns_alone():
+def test_hindsight_needs_one_step_returns():
     with pytest.raises(GantryError, match="n_step"):
         DDPGConfig(hindsight_goals=4, n_step=3)

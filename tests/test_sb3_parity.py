@@ -16,8 +16,6 @@ OURS = {
     "ent_coef": "entropy_coefficient",
     "max_grad_norm": "max_gradient_norm",
     "rms_prop_eps": "optimizer_epsilon",
-    "tau": "target_rate",
-    "learning_starts": "warm_up_steps",
 }
 """Our names for what stable-baselines3 calls otherwise."""
 HALVED = {"ppo": {"value_coefficient"}}

@@ -10,12 +10,12 @@ from gantry.agents.parts.optim import Adam
 from gantry.agents.parts.rmsprop import RMSprop
 
 SMALL = {"num_envs": 4, "hidden_sizes": (16, 16)}
-OFF_POLICY = {**SMALL, "warm_up_steps": 40, "batch_size": 16, "buffer_size": 500, "report_every": 10}
+OFF_POLICY = {**SMALL, "learning_starts": 40, "batch_size": 16, "buffer_size": 500, "report_every": 10}
 CASES = {
     "dqn": ("CartPole-v1", OFF_POLICY),
     "dqn with its options": (
         "CartPole-v1",
-        {**OFF_POLICY, "double": True, "duelling": True, "n_step": 3, "prioritized": True},
+        {**OFF_POLICY, "double": True, "dueling": True, "n_step": 3, "prioritized": True},
     ),
     "reinforce": ("CartPole-v1", {**SMALL, "episodes": 8}),
     "reinforce with a mean baseline": ("Pendulum-v1", {**SMALL, "episodes": 4, "baseline": "mean"}),
@@ -26,7 +26,10 @@ CASES = {
     "ppo with squashed actions": ("Pendulum-v1", {**SMALL, "rollout_steps": 16, "squash_actions": True}),
     "ddpg": ("Pendulum-v1", OFF_POLICY),
     "ddpg that resumes": ("gantry/CartPoleSwingUp-v0", OFF_POLICY),
-    "ddpg with twin critics": ("Pendulum-v1", {**OFF_POLICY, "twin": True, "n_step": 3, "normalize_observation": True}),
+    "ddpg with twin critics": (
+        "Pendulum-v1",
+        {**OFF_POLICY, "twin_critics": True, "n_step": 3, "normalize_observation": True},
+    ),
     "ddpg with hindsight": (
         "gantry/ReachGoal-v0",
         {**OFF_POLICY, "hindsight_goals": 4, "relative_goals": True, "exploration": "ornstein-uhlenbeck"},
@@ -50,11 +53,9 @@ def test_an_agent_whose_networks_are_elsewhere_learns_the_same(case, monkeypatch
     here, action = learned(case, "cpu")
     second_device.provide(monkeypatch)
     elsewhere, again = learned(case, "cuda")
-    if hasattr(elsewhere, "checkpoint"):
-        optimizers = [part for part in vars(elsewhere).values() if isinstance(part, Adam | RMSprop)]
-        learned_tensors = [tensor for optimizer in optimizers for tensor in optimizer.parameters]
-    else:
-        learned_tensors = [network.vector for network in elsewhere.networks.values()]
+    held = [each for part in vars(elsewhere).values() for each in (part if isinstance(part, list) else [part])]
+    optimizers = [part for part in held if isinstance(part, Adam | RMSprop)]
+    learned_tensors = [tensor for optimizer in optimizers for tensor in optimizer.parameters]
     assert learned_tensors
     assert all(isinstance(tensor, second_device.Elsewhere) for tensor in learned_tensors)
     assert (action == again).all()

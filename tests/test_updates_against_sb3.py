@@ -7,9 +7,9 @@ from agent_states import opened
 
 from gantry.agents.a2c import A2C, A2CConfig
 from gantry.agents.ddpg import DDPG, DDPGConfig
-from gantry.agents.ladder.off_policy import polyak
 from gantry.agents.parts.replay import Columns, Minibatch
 from gantry.agents.parts.rollouts import Batch
+from gantry.agents.parts.td_targets import polyak_update
 from gantry.agents.ppo import PPO, PPOConfig
 
 peers = pytest.importorskip("stable_baselines3")
@@ -92,9 +92,10 @@ def test_critic_steps_and_targets_of_ddpg_are_stable_baselines3s(monkeypatch):
     model = peers.DDPG("MlpPolicy", their_environment(), seed=7, device="cpu", **settings)
     model._setup_learn(0)
     config = DDPGConfig(num_envs=4, hidden_sizes=(400, 300), saturation_penalty=0.0, buffer_size=1000)
-    agent = DDPG(ENVIRONMENT, config)
-    agent.networks["critic"].load_state(layers(model.critic))
-    agent.targets["critic"].load_state(layers(model.critic))
+    agent = DDPG(opened(ENVIRONMENT, 4), config)
+    critic, target_critic = agent.critics[0], agent.target_critics[0]
+    critic.load_state(layers(model.critic))
+    target_critic.load_state(layers(model.critic))
     generator = torch.Generator().manual_seed(3)
     for _ in range(UPDATES):
         observation, following = torch.randn(2, 64, 3, generator=generator)
@@ -102,11 +103,10 @@ def test_critic_steps_and_targets_of_ddpg_are_stable_baselines3s(monkeypatch):
         ended = (torch.rand(64, 1, generator=generator) < 0.2).float()
         drawn = ReplayBufferSamples(observation, action, following, ended, reward)
         monkeypatch.setattr(model.replay_buffer, "sample", lambda *_, drawn=drawn, **__: drawn)
-        agent.targets["actor"].load_state(layers(model.actor_target))
+        agent.target_actor.load_state(layers(model.actor_target))
         model.train(1)
         table = torch.cat([observation, action, following, reward, config.gamma * (1 - ended)], 1)
-        with torch.no_grad():
-            agent._fit_critics(Minibatch(torch.arange(64), table, Columns(3, 1)), 0.0)
-            polyak(agent.targets["critic"].vector, agent.critic.vector, config.target_rate)
-        assert_same(agent.networks, {"critic": layers(model.critic)})
-        assert_same(agent.targets, {"critic": layers(model.critic_target)})
+        agent.improve_critics(Minibatch(torch.arange(64), table, Columns(3, 1)), 0.0)
+        polyak_update(target_critic, critic, config.tau)
+        assert_same({"critic": critic}, {"critic": layers(model.critic)})
+        assert_same({"critic": target_critic}, {"critic": layers(model.critic_target)})

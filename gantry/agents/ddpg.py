@@ -1,328 +1,445 @@
-"""Deep deterministic policy gradient (DDPG), and its successor TD3 as an option.
+"""Deep deterministic policy gradient (DDPG), with its successor TD3 and hindsight replay as options.
 
-Source: Lillicrap, Hunt, Pritzel, Heess, Erez, Tassa, Silver and Wierstra, "Continuous control with deep reinforcement
-learning", 2016 (arXiv:1509.02971). A critic learns from replayed experience what an action is worth, and the policy is
-pushed uphill on it. TD3: Fujimoto, van Hoof and Meger, "Addressing function approximation error in actor-critic
-methods", 2018 (arXiv:1802.09477). Where this departs from the papers is listed in docs/ddpg.md.
+Sources: Lillicrap, Hunt, Pritzel, Heess, Erez, Tassa, Silver and Wierstra, "Continuous control with deep reinforcement
+learning", 2016 (arXiv:1509.02971). A critic learns the value of actions from replayed experience, and a deterministic
+policy follows its gradient. TD3: Fujimoto, van Hoof and Meger, "Addressing function approximation error in actor-critic
+methods", 2018 (arXiv:1802.09477). Hindsight replay: Andrychowicz et al. 2017 (arXiv:1707.01495).
+
+Departures from the papers, each for a reason in docs/ddpg.md: actor and critics learn at the same time in two threads,
+so that the actor climbs the critic as it was before its step; a penalty keeps the actor's tanh from saturating.
 """
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
-import gymnasium
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.ladder.agent import State, prefixed, under
-from gantry.agents.parts.validation import require
+from gantry.agents.parts.checkpoint import Checkpoint, Counter
 from gantry.agents.parts.exploration import Exploration, make_noise
-from gantry.agents.parts.hindsight import Hindsight, check_goals, find_compute_reward
-from gantry.agents.parts.networks import MLP
-from gantry.agents.ladder.off_policy import OffPolicyAgent, OffPolicyConfig, clipping, polyak, td_target
-from gantry.agents.parts.replay import Minibatch
+from gantry.agents.parts.hindsight import Hindsight, check_goals, find_compute_reward, make_goals_relative
+from gantry.agents.parts.networks import MLP, Activation
+from gantry.agents.parts.normalization import ObservationNormalizer
+from gantry.agents.parts.optim import Adam, descend
+from gantry.agents.parts.policy_file import load_policy, save_policy
+from gantry.agents.parts.replay import Minibatch, ReplayBuffer
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
+from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces, check_spaces
+from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
 from gantry.agents.parts.threads import torch_threads
+from gantry.agents.parts.training_loop import Metrics, Update, training_loop
+from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
+from gantry.agents.parts.vector_stepper import VectorStepper
 from gantry.errors import GantryError
 
 
 @dataclasses.dataclass(frozen=True)
-class DDPGConfig(OffPolicyConfig):
+class DDPGConfig:
     """Settings of DDPG."""
 
+    num_envs: int = 16
+    """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
+    buffer_size: int = 1_000_000
+    """Transitions that are kept; newer ones replace the oldest."""
+    learning_starts: int = 1_000
+    """Environment steps of uniformly random actions before the first update."""
+    train_freq: int = 1
+    """Vector steps between updates."""
+    gradient_steps: int = 1
+    """Gradient steps per update."""
+    batch_size: int = 256
+    """Transitions per gradient step."""
+    learning_rate: float = 1e-3
+    """Adam's step size for the critics."""
     actor_learning_rate: float = 1e-3
-    """Adam's step size for the policy; `learning_rate` is the critic's."""
-    target_rate: float = 0.005
-    """τ: the share of the way that the target networks go to the learned ones with each gradient step."""
+    """Adam's step size for the actor."""
+    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    """Keep both learning rates, or decay them linearly to 0 at the last step of `learn`."""
+    max_gradient_norm: float | None = None
+    """Clip the gradient norm of each network to this; None: no clipping."""
+    gamma: float = 0.99
+    """Discount per step."""
+    n_step: int = 1
+    """Steps of real rewards in a target before a value stands in for the rest, at most."""
+    tau: float = 0.005
+    """τ: share of the way that the target networks move towards the learned ones with each gradient step."""
     saturation_penalty: float = 0.01
-    """Weight of the mean square of the policy's outputs before their tanh, relative to the critic's mean slope: keeps
-    actions from sticking to their bounds, where the tanh passes no gradient on; 0 does without."""
+    """Weight of the mean square of the actor's outputs before their tanh, relative to the critic's mean gradient: keeps
+    actions from sticking to their bounds, where the tanh passes no gradient on; 0: no penalty."""
     exploration: Exploration = "gaussian"
-    """Noise on the actions: independent from step to step, or drifting."""
+    """Noise on the actions: independent from step to step, or correlated in time."""
     noise_start: float = 0.1
-    """Its standard deviation in units of the action bounds' half-width (a step's, for the drifting one), at first."""
+    """Initial standard deviation of the noise (of what a step adds, if correlated), as a share of the action bounds'
+    half-width."""
     noise_end: float = 0.1
-    """The same when `noise_fraction` of learning has passed, and from then on."""
+    """Final standard deviation, reached when `noise_fraction` of learning has passed."""
     noise_fraction: float = 1.0
-    """The share of learning in which the noise gets from its start to its end."""
+    """Share of learning in which the noise gets from its start to its end."""
     noise_schedule: Schedule = "constant"
     """How it gets there; `constant` stays at the start."""
-    twin: bool = False
-    """TD3: two critics of which the lower one counts, a policy and targets that learn less often, smoothed targets."""
-    twin_delay: int = 2
-    """TD3: gradient steps of the critics for each one of the policy."""
-    twin_noise: float = 0.2
-    """TD3: standard deviation of the noise that smooths the target's actions, in half-widths of the bounds."""
-    twin_noise_clip: float = 0.5
+    twin_critics: bool = False
+    """TD3: learn two critics and use the lower target, delay the actor, and smooth the target's actions."""
+    policy_delay: int = 2
+    """TD3: gradient steps of the critics per step of the actor and the target networks."""
+    target_policy_noise: float = 0.2
+    """TD3: standard deviation of the noise on the target's actions, as a share of the bounds' half-width."""
+    target_noise_clip: float = 0.5
     """TD3: bound of that noise."""
-
-    value_low: float | None = None
-    """What no return can be below, to which the critic's targets are raised; None: they may be as low as they get."""
-    value_high: float | None = None
-    """What no return can be above, to which the critic's targets are lowered; None: as high as they get."""
-
+    target_min: float | None = None
+    """The least possible return, to which the critics' targets are clipped; None: no bound."""
+    target_max: float | None = None
+    """The greatest possible return, to which the critics' targets are clipped; None: no bound."""
     hindsight_goals: int = 0
     """Hindsight replay, for environments with goals: transitions that get another goal for each one that keeps its own
-    (k; 4 in the paper); 0 does without."""
+    (k; 4 in the paper); 0: no hindsight replay."""
     relative_goals: bool = False
-    """For environments with goals: show the networks the way from the achieved to the desired goal, in its place."""
+    """For environments with goals: show the networks the difference from achieved to desired goal in its place."""
+    normalize_observation: bool = False
+    """Scale observations by their running mean and standard deviation."""
+    hidden_sizes: tuple[int, ...] = (128, 128)
+    """Widths of the hidden layers, of actor and critics alike."""
+    activation: Activation = "relu"
+    """Nonlinearity of the hidden layers."""
+    stagger_first_episodes: bool = True
+    """Cut first episodes short at evenly spread times, so that episodes do not all end together."""
+    report_every: int = 50
+    """Vector steps per row of metrics, which is also what an interrupt may undo."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the networks are; small ones learn fastest on the CPU."""
+    torch_threads: int = 1
+    """PyTorch's threads for the actor and for the critics; another number rounds differently."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            GantryError: names the setting and its range.
-        """
-        super().__post_init__()
-        require(self.hindsight_goals >= 0, "hindsight_goals", "at least 0", self.hindsight_goals)
-        if self.hindsight_goals:
-            require(
-                self.n_step == 1, "n_step", "1 with hindsight replay, whose goals change from step to step", self.n_step
-            )
-        require(self.actor_learning_rate > 0.0, "actor_learning_rate", "above 0", self.actor_learning_rate)
-        require(0.0 < self.target_rate <= 1.0, "target_rate", "above 0 and at most 1", self.target_rate)
-        for name in ("saturation_penalty", "noise_start", "noise_end", "twin_noise", "twin_noise_clip"):
-            require(getattr(self, name) >= 0.0, name, "at least 0", getattr(self, name))
-        if self.value_low is not None and self.value_high is not None:
-            require(
-                self.value_low < self.value_high, "value_low", f"below value_high {self.value_high}", self.value_low
-            )
-        require(self.twin_delay >= 1, "twin_delay", "at least 1", self.twin_delay)
+        """Refuse values that cannot work; raises GantryError with the setting and its range."""
+        require_at_least(self, 1, "num_envs", "buffer_size", "train_freq", "gradient_steps", "batch_size", "n_step")
+        require_at_least(self, 1, "policy_delay", "report_every", "torch_threads")
+        require_at_least(self, 0, "learning_starts", "saturation_penalty", "noise_start", "noise_end")
+        require_at_least(self, 0, "target_policy_noise", "target_noise_clip", "hindsight_goals")
+        require_positive(self, "learning_rate", "actor_learning_rate", "max_gradient_norm")
+        require_between(self, 0.0, 1.0, "gamma")
+        require(0.0 < self.tau <= 1.0, "tau", "above 0 and at most 1", self.tau)
         check_schedule("noise", self.noise_schedule, self.noise_start, self.noise_end, self.noise_fraction)
+        low, high = self.target_min, self.target_max
+        if low is not None and high is not None:
+            require(low < high, "target_min", f"below target_max {high}", low)
+        if self.hindsight_goals:
+            require(self.n_step == 1, "n_step", "1 with hindsight replay, which changes goals by the step", self.n_step)
+        require_network(self.hidden_sizes, self.device)
+
+    @property
+    def replay_ratio(self) -> float:
+        """How often a transition is sampled, on average, while it is in the buffer."""
+        return self.gradient_steps * self.batch_size / (self.train_freq * self.num_envs)
 
 
 @dataclasses.dataclass(frozen=True)
 class TD3Config(DDPGConfig):
-    """Settings of TD3: DDPG's, with twin critics, a delayed policy and smoothed targets."""
+    """Settings of TD3: DDPG's, with twin critics, a delayed actor and smoothed targets."""
 
-    twin: bool = True
-    """Two critics of which the lower one counts, a policy and targets that learn less often, smoothed targets."""
+    twin_critics: bool = True
+    """Learn two critics and use the lower target, delay the actor, and smooth the target's actions."""
+
+
+def critic_loss(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared error, () (the paper's equation 4), of values (B,) against targets (B,)."""
+    return (value - target).square().mean()
+
+
+def action_gradient(critic: MLP, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    """Return ∇a Q(s, a), (B, A), of a critic at observations (B, d) and actions (B, A)."""
+    action = action.detach().requires_grad_()
+    values = critic(torch.cat([observation, action], 1))
+    return torch.autograd.grad(values.sum(), action)[0]
+
+
+def actor_loss(before_tanh: torch.Tensor, gradient: torch.Tensor, saturation_penalty: float) -> torch.Tensor:
+    """Return a loss, (), whose gradient is the deterministic policy gradient, negated (the paper's equation 6).
+
+    -mean ∇a Q(s, μ(s)) · μ(s) with ∇a Q taken as a constant, and the penalty c m mean |z|², where m is the mean of
+    |∇a Q|: so it weighs the same at every scale of Q.
+
+    Args:
+        before_tanh: (B, A) z, the actor's outputs; μ(s) = tanh(z).
+        gradient: (B, A) ∇a Q(s, a) at a = μ(s).
+        saturation_penalty: c.
+    """
+    loss = -(gradient * before_tanh.tanh()).sum(1).mean()
+    if saturation_penalty:
+        loss = loss + saturation_penalty * gradient.abs().mean() * before_tanh.square().sum(1).mean()
+    return loss
 
 
 def smoothed(action: torch.Tensor, noise: torch.Tensor, clip: float) -> torch.Tensor:
-    """TD3's target action (B, A): `action` plus `noise` within ±`clip`, within ±1 (the paper's equation 14)."""
-    return (action + noise.clamp(-clip, clip)).clamp_(-1.0, 1.0)
+    """Return TD3's target action (B, A): `action` plus `noise` within ±`clip`, within ±1 (the paper's equation 14)."""
+    return (action + noise.clamp(-clip, clip)).clamp(-1.0, 1.0)
 
 
-def within(target: torch.Tensor, low: float | None, high: float | None) -> torch.Tensor:
-    """Targets (B,) brought, in place, to what returns can be, from `low` to `high`; None is no bound."""
-    return target if low is None and high is None else target.clamp_(low, high)
-
-
-def policy_gradient(
-    actor: MLP,
-    observation: torch.Tensor,
-    slope: Callable[[torch.Tensor], torch.Tensor],
-    saturation_penalty: float = 0.0,
-) -> torch.Tensor:
-    """The deterministic policy gradient, negated for descent (the paper's equation 6).
-
-    -∇θ mean Q(s, μ(s)) = -mean ∇a Q(s, a) ∇θ μ(s), with μ(s) = tanh(z), z = actor(s); plus that of the penalty
-    c m mean z², where m is the mean of |∇a Q|, taken as a constant: the penalty weighs the same at every scale of Q.
+class DDPG:
+    """A deterministic actor and its critic, or TD3's two, that learn from a Gymnasium vector environment.
 
     Args:
-        actor: the network before the tanh.
-        observation: (B, d) s.
-        slope: gives ∇a Q (B, A) at the actions (B, A).
-        saturation_penalty: c.
+        env: any vector environment with bounded Box actions (or its spaces alone, for a policy that only acts).
+        config: settings.
+        seed: of initial weights, exploration and sampling; no global random state is used or changed.
+        env_seed: of the environment's first reset; None takes `seed`.
 
-    Returns:
-        (P,) the gradient with respect to `actor.vector`.
+    Attributes:
+        actor: from observations (B, d), as the networks see them, to actions before their tanh (B, A).
+        critics: one, or TD3's two, from observations and actions side by side (B, d + A) to values (B, 1).
+        target_actor: the actor's slowly moving copy.
+        target_critics: the critics' slowly moving copies.
+        buffer: replay buffer.
+        steps: environment steps learned from so far.
+
+    Raises:
+        GantryError: the actions are not a Box with finite bounds, the observations not ones that agents handle, or
+            goals are asked for where there are none.
     """
-    workspace = actor.take_workspace(len(observation))
-    before_tanh = actor.forward(observation, workspace)
-    action = torch.tanh(before_tanh)
-    uphill = slope(action)
-    to_output = action.square_().sub_(1.0).mul_(uphill)
-    if saturation_penalty:
-        to_output.add_(before_tanh.mul_(2.0 * saturation_penalty).mul_(uphill.abs().mean()))
-    _, gradient = actor.backward(observation, workspace, to_output.div_(len(observation)), False)
-    actor.return_workspace(workspace)
-    return gradient
 
+    name: ClassVar[str] = "ddpg"
+    config_class: ClassVar[type[DDPGConfig]] = DDPGConfig
 
-def action_slope(critic: MLP, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-    """∇a Q(s, a), (B, A), of a critic on s (B, d) and a (B, A) side by side."""
-    workspace = critic.take_workspace(len(action))
-    value = critic.forward(torch.cat([observation, action], 1), workspace)
-    gradient = critic.input_gradient(workspace, torch.ones_like(value))
-    critic.return_workspace(workspace)
-    return gradient[:, observation.shape[1] :]
+    def __init__(
+        self, env: VectorEnv | Spaces, config: DDPGConfig = DDPGConfig(), seed: int = 0, env_seed: int | None = None
+    ) -> None:
+        check_spaces(env.single_observation_space, env.single_action_space)
+        self.observations = ObservationMap(env.single_observation_space)
+        self.actions = ActionMap(env.single_action_space)
+        if not self.actions.continuous:
+            raise GantryError(f"ddpg needs Box actions, not {env.single_action_space}; use dqn or ppo")
+        if not self.actions.bounded:
+            raise GantryError(f"ddpg needs actions with finite bounds, not {env.single_action_space}; use ppo")
+        if config.hindsight_goals or config.relative_goals:
+            check_goals(env.single_observation_space)
+        self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
+        self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
+        self._random = torch.Generator().manual_seed(seed)
+        self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
+        size, action_size = self.observations.size, self.actions.size
+        self.normalizer = ObservationNormalizer(size, config.normalize_observation)
 
+        def networks() -> tuple[MLP, list[MLP]]:
+            # Last layers are near zero: first values prefer nothing, first actions are in the middle of their range.
+            sizes = [(size, *config.hidden_sizes, action_size)]
+            sizes += [(size + action_size, *config.hidden_sizes, 1)] * (2 if config.twin_critics else 1)
+            actor, *critics = (MLP(each, config.activation, 0.01, self._random, config.device) for each in sizes)
+            return actor, critics
 
-def critic_gradient(
-    critic: MLP, observation_action: torch.Tensor, target: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The gradient of the critic's loss, mean (Q(s, a) - target)² (the paper's equation 4).
+        with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads
+            self.actor, self.critics = networks()
+            self.target_actor, self.target_critics = networks()
+            # The critic as it was before the gradient step, for the actor to climb meanwhile.
+            sizes = self.critics[0].sizes
+            self._climbed = MLP(sizes, config.activation, 0.0, torch.Generator(), config.device)
+        self._climbed.vector.requires_grad_(False)
+        self._reset_targets()
+        self.actor_optimizer = Adam([self.actor.vector])
+        self.critic_optimizers = [Adam([critic.vector]) for critic in self.critics]
+        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed, config.stagger_first_episodes)
+        self.buffer = ReplayBuffer(
+            config.buffer_size, env.num_envs, size, action_size, config.gamma, config.n_step
+        )
+        self.hindsight: Hindsight | None = None
+        if config.hindsight_goals and isinstance(env, VectorEnv):
+            compute_reward = find_compute_reward(env)
+            self.hindsight = Hindsight(env.single_observation_space, compute_reward, config.hindsight_goals)
+        self._noise = make_noise(config.exploration, env.num_envs, action_size)
+        self._vector_steps, self._gradient_steps = Counter(), Counter()
+        critics = {f"critic_{index}": critic for index, critic in enumerate(self.critics, 1)}
+        targets = {f"target_critic_{index}": critic for index, critic in enumerate(self.target_critics, 1)}
+        optimizers = {f"critic_optimizer_{index}": each for index, each in enumerate(self.critic_optimizers, 1)}
+        self.checkpoint = Checkpoint(
+            policy={"actor": self.actor, **critics, "normalizer": self.normalizer},
+            trainer={
+                "target_actor": self.target_actor,
+                **targets,
+                "actor_optimizer": self.actor_optimizer,
+                **optimizers,
+                "stepper": self.stepper,
+                "buffer": self.buffer,
+                "noise": self._noise,
+                "vector_steps": self._vector_steps,
+                "gradient_steps": self._gradient_steps,
+                "random": self._random,
+                "acting_random": self._acting_random,
+            },
+        )
 
-    Args:
-        critic: Q.
-        observation_action: (B, d + A) s and a.
-        target: (B,).
+    @property
+    def steps(self) -> int:
+        """Environment steps learned from so far."""
+        return self.stepper.steps
 
-    Returns:
-        (P,) the gradient with respect to `critic.vector`, the loss () and the mean value ().
-    """
-    workspace = critic.take_workspace(len(target))
-    value = critic.forward(observation_action, workspace)
-    error = value - target[:, None]
-    _, gradient = critic.backward(observation_action, workspace, error * (2.0 / len(target)), False)
-    critic.return_workspace(workspace)
-    return gradient, error.square_().mean(), value.mean()
-
-
-class DDPG(OffPolicyAgent):
-    """A deterministic policy and the critic that it climbs, learning from replayed experience."""
-
-    name = "ddpg"
-    config_class = DDPGConfig
-    figures = ("critic_loss", "value_mean")
-    config: DDPGConfig
-
-    @classmethod
-    def check_spaces(cls, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> None:
-        """Refuse spaces that it cannot handle.
-
-        Raises:
-            GantryError: the actions are no Box with finite bounds, or the observations are none that agents handle.
-        """
-        super().check_spaces(observation_space, action_space)
-        if not isinstance(action_space, gymnasium.spaces.Box):
-            raise GantryError(f"ddpg needs actions in a Box, not {action_space}; use dqn or ppo")
-        if not action_space.is_bounded():
-            raise GantryError(f"ddpg needs actions with finite bounds, not {action_space}; use ppo")
-
-    @classmethod
-    def _network_sizes(cls, observation: int, action: int, config: Any) -> dict[str, tuple[int, ...]]:
-        critic = (observation + action, *config.hidden_sizes, 1)
-        sizes = {"actor": (observation, *config.hidden_sizes, action), "critic": critic}
-        return {**sizes, "twin": critic} if config.twin else sizes
-
-    def _build(self) -> None:
-        super()._build()
-        if self.config.hindsight_goals or self.config.relative_goals:
-            check_goals(self.observation_space)
-        self.actor, self.critic = self.networks["actor"], self.networks["critic"]
-        self._critics = [name for name in self.networks if name != "actor"]
-        # The critic as it was before the gradient step, for the policy to climb meanwhile.
-        self._climbed = MLP(self.critic.sizes, self.config.activation, 0.0, torch.Generator(), self.config.device)
-
-    def _prepare(self) -> None:
-        super()._prepare()
-        self._noise = make_noise(self.config.exploration, self.config.num_envs, self._action_map.size)
-        self._updates = 0
-        self._hindsight: Hindsight | None = None
-        if self.config.hindsight_goals:
-            assert self.env is not None
-            reward = find_compute_reward(self.env)
-            self._hindsight = Hindsight(self.observation_space, reward, self.config.hindsight_goals)
-
-    def _begin_episodes(self) -> None:
-        if self._needs_reset:
-            self._noise.begin_episodes(np.arange(self.config.num_envs))
-        super()._begin_episodes()
+    def _reset_targets(self) -> None:
+        hard_update(self.target_actor, self.actor)
+        for target, critic in zip(self.target_critics, self.critics, strict=True):
+            hard_update(target, critic)
 
     # Acting
 
-    def _decide(self, observations: NDArray[np.float32], deterministic: bool) -> NDArray[Any]:
-        actions = self.actor(self._normalized(observations)).tanh_().cpu()
-        if not deterministic:
-            actions += self.config.noise_start * torch.randn(actions.shape, generator=self._acting_generator)
-        return actions.clamp_(-1.0, 1.0).numpy()
+    def act(self, observation: Any, deterministic: bool = True) -> NDArray[Any]:
+        """Return the environment's actions for one observation or for a batch of them.
 
-    def _rephrased(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        Args:
+            observation: (*observation shape) or (k, *observation shape), or a dictionary of such.
+            deterministic: return the actor's actions; else add Gaussian noise of `noise_start`.
+
+        Raises:
+            GantryError: the observation has another shape, is not numeric, or holds NaN or infinity.
+        """
+        vectors, single = self.observations.given(observation)
+        with torch.no_grad(), torch_threads(1):
+            chosen = self.actor(self._inputs(vectors)).tanh().cpu()
+            if not deterministic:
+                chosen += self.config.noise_start * torch.randn(chosen.shape, generator=self._acting_random)
+        actions = self.actions.to_environment(chosen.clamp(-1.0, 1.0).numpy())
+        return actions[0] if single else actions
+
+    def _inputs(self, observations: NDArray[np.float32]) -> torch.Tensor:
+        """Return observation vectors (k, d) as the networks see them, on their device."""
+        inputs = observations.copy()
+        self._process(inputs)
+        return torch.from_numpy(inputs).to(self.config.device)
+
+    def _process(self, observations: NDArray[np.float32]) -> None:
+        """Make goals relative, if so set, and normalize observations (k, d), in place."""
         if self.config.relative_goals:
-            goals = self._observation_map.slices
-            observations[:, goals["desired_goal"]] -= observations[:, goals["achieved_goal"]]
-        return observations
+            make_goals_relative(observations, self.observations)
+        self.normalizer.apply(observations, observations)
 
-    def _random_actions(self) -> NDArray[Any]:
-        shape = (self._stepper.num_envs, self._action_map.size)
-        return torch.rand(shape, generator=self._generator).mul_(2.0).sub_(1.0).numpy()
+    # Learning
 
-    def _explore(self, inputs: torch.Tensor, progress: float) -> NDArray[Any]:
-        actions = self.actor(inputs).tanh_().cpu()
-        return actions.add_(self._noise.sample(self._noise_scale(progress), self._generator)).clamp_(-1.0, 1.0).numpy()
+    def learn(self, total_steps: int, callback: Callable[[Self, Metrics], bool | None] | None = None) -> Self:
+        """Learn until `total_steps` environment steps have been taken in all; see `training_loop`."""
+        config = self.config
+        with training_loop(self, total_steps, callback) as updates, concurrent.futures.ThreadPoolExecutor(1) as worker:
+            for update in updates:
+                records: list[tuple[float, float]] = []
+                seen: list[NDArray[np.float32]] = []
+                with torch_threads(config.torch_threads):
+                    while len(seen) < config.report_every and update.remaining > 0:
+                        seen.append(self.explore(update))
+                        learning = self.steps >= config.learning_starts and len(self.buffer) > 0
+                        if learning and self._vector_steps.count % config.train_freq == 0:
+                            batch = self.sample(config.gradient_steps * config.batch_size)
+                            parts = batch.split(config.gradient_steps)
+                            records += [self.improve(part, update.progress, worker) for part in parts]
+                observations = np.concatenate(seen)
+                if config.relative_goals:
+                    make_goals_relative(observations, self.observations)
+                self.normalizer.update(observations)
+                loss, value = torch.tensor(records).mean(0).tolist() if records else (math.nan, math.nan)
+                noise, rate = self._noise_scale(update.progress), self._decayed(config.learning_rate, update.progress)
+                update.report({"critic_loss": loss, "value_mean": value, "noise": noise, "learning_rate": rate})
+        return self
+
+    def explore(self, update: Update) -> NDArray[np.float32]:
+        """Take one vector step into the replay buffer; returns the observations (k, d) that it started from."""
+        if self.stepper.restarted:
+            self.buffer.break_episodes()
+            self._noise.begin_episodes(np.arange(self.stepper.num_envs))
+        observation = self.stepper.observation
+        if self.steps < self.config.learning_starts:
+            shape = (len(observation), self.actions.size)
+            actions = torch.rand(shape, generator=self._random) * 2.0 - 1.0
+        else:
+            with torch.no_grad():
+                actions = self.actor(self._inputs(observation)).tanh().cpu()
+            actions += self._noise.sample(self._noise_scale(update.progress), self._random)
+        chosen = actions.clamp(-1.0, 1.0).numpy()
+        transition = self.stepper.step(self.actions.to_environment(chosen), update.remaining)
+        self.buffer.add(observation, chosen, transition, self.stepper.observation)
+        self._noise.begin_episodes(transition.final_envs)
+        self._vector_steps.count += 1
+        return observation[transition.mask]
+
+    def sample(self, count: int) -> Minibatch:
+        """Return `count` transitions to learn from, as the networks see them."""
+        batch = self.buffer.gather(self.buffer.sample(count, self._random))
+        if self.hindsight is not None:
+            self.hindsight.relabel(self.buffer, batch, self._random)
+        batch.change_observations(self._process)
+        return batch.to(self.config.device)
+
+    def improve(
+        self, batch: Minibatch, progress: float, worker: concurrent.futures.Executor
+    ) -> tuple[float, float]:
+        """Take one gradient step with critics and actor; returns the critics' mean loss and mean value.
+
+        Both learn at the same time, the actor in the worker's thread; so it climbs the critic as it was before.
+        """
+        config = self.config
+        self._gradient_steps.count += 1
+        if config.twin_critics and self._gradient_steps.count % config.policy_delay:
+            return self.improve_critics(batch, progress)
+        hard_update(self._climbed, self.critics[0])
+        climbing = worker.submit(self.improve_actor, batch.observation, progress)
+        metrics = self.improve_critics(batch, progress)
+        climbing.result()
+        polyak_update(self.target_actor, self.actor, config.tau)
+        for target, critic in zip(self.target_critics, self.critics, strict=True):
+            polyak_update(target, critic, config.tau)
+        return metrics
+
+    def improve_critics(self, batch: Minibatch, progress: float) -> tuple[float, float]:
+        """Take a step with each critic towards the targets; returns their mean loss and mean value."""
+        config, rate = self.config, self._decayed(self.config.learning_rate, progress)
+        target = self.targets(batch)
+        metrics = []
+        for critic, optimizer in zip(self.critics, self.critic_optimizers, strict=True):
+            value = critic(batch.observation_action).squeeze(1)
+            loss = critic_loss(value, target)
+            descend(loss, optimizer, rate, config.max_gradient_norm)
+            metrics.append((loss.item(), value.mean().item()))
+        losses, values = zip(*metrics, strict=True)
+        return sum(losses) / len(losses), sum(values) / len(values)
+
+    @torch.no_grad()
+    def targets(self, batch: Minibatch) -> torch.Tensor:
+        """Return what the critics learn towards, (B,)."""
+        config = self.config
+        action = self.target_actor(batch.next_observation).tanh()
+        if config.twin_critics:
+            noise = config.target_policy_noise * torch.randn(action.shape, generator=self._random)
+            action = smoothed(action, noise.to(config.device), config.target_noise_clip)
+        inputs = torch.cat([batch.next_observation, action], 1)
+        next_values = torch.stack([critic(inputs).squeeze(1) for critic in self.target_critics])
+        target = td_target(batch.reward, batch.discount, next_values.amin(0))
+        bounded = config.target_min is not None or config.target_max is not None
+        return target.clamp(config.target_min, config.target_max) if bounded else target
+
+    def improve_actor(self, observation: torch.Tensor, progress: float) -> None:
+        """Take a step with the actor up the gradient of the critic as it was before its own step."""
+        config, rate = self.config, self._decayed(self.config.actor_learning_rate, progress)
+        with torch_threads(config.torch_threads):  # PyTorch counts them by calling thread
+            before_tanh = self.actor(observation)
+            gradient = action_gradient(self._climbed, observation, before_tanh.tanh())
+            loss = actor_loss(before_tanh, gradient, config.saturation_penalty)
+            descend(loss, self.actor_optimizer, rate, config.max_gradient_norm)
 
     def _noise_scale(self, progress: float) -> float:
         config = self.config
         return scheduled(config.noise_schedule, config.noise_start, config.noise_end, config.noise_fraction, progress)
 
-    def _after_step(self, rows: NDArray[np.int64], ended: NDArray[np.int64]) -> None:
-        self._noise.begin_episodes(ended)
+    def _decayed(self, rate: float, progress: float) -> float:
+        """Return a learning rate when a share `progress` of learning has passed."""
+        return scheduled(self.config.learning_rate_schedule, rate, 0.0, 1.0, progress)
 
-    # Learning
+    # Saving
 
-    def _draw(self, count: int, progress: float) -> Minibatch:
-        if self._hindsight is None:
-            return super()._draw(count, progress)
-        batch = self._buffer.gather(self._buffer.sample(count, self._generator))
-        self._hindsight.relabel(self._buffer, batch, self._generator)
-        return self._as_seen(batch)
+    def save(self, folder: str | Path) -> None:
+        """Write `policy.safetensors` and `policy.json`: all that acting needs; see `save_policy`."""
+        save_policy(self, folder)
 
-    def _advance(self, total_steps: int) -> dict[str, float]:
-        with concurrent.futures.ThreadPoolExecutor(1) as self._worker:
-            return super()._advance(total_steps)
-
-    def _fit(self, batch: Minibatch, progress: float) -> torch.Tensor:
-        """Critic and policy learn side by side, in a thread each, the policy on the critic as it was before."""
-        config = self.config
-        self._updates += 1
-        if config.twin and self._updates % config.twin_delay:
-            return self._fit_critics(batch, progress)
-        self._climbed.vector.copy_(self.critic.vector)
-        climbing = self._worker.submit(self._improve_actor, batch.observation, progress)
-        figures = self._fit_critics(batch, progress)
-        climbing.result()
-        for name, network in self.networks.items():
-            polyak(self.targets[name].vector, network.vector, config.target_rate)
-        return figures
-
-    def _fit_critics(self, batch: Minibatch, progress: float) -> torch.Tensor:
-        """A step of each critic towards the targets; returns their mean loss and mean value, (2,)."""
-        config, rate = self.config, self._rate(self.config.learning_rate, progress)
-        action = self.targets["actor"](batch.next_observation).tanh_()
-        if config.twin:
-            noise = torch.randn(action.shape, generator=self._generator).mul_(config.twin_noise)
-            action = smoothed(action, noise.to(config.device), config.twin_noise_clip)
-        following = torch.cat([batch.next_observation, action], 1)
-        next_values = [self.targets[name](following) for name in self._critics]
-        next_value = torch.minimum(*next_values) if config.twin else next_values[0]
-        target = within(
-            td_target(batch.reward, batch.discount, next_value.squeeze(1)), config.value_low, config.value_high
-        )
-        figures = []
-        for name in self._critics:
-            gradient, loss, value = critic_gradient(self.networks[name], batch.observation_action, target)
-            self.optimizers[name].step([gradient], rate, clipping(gradient, config.max_gradient_norm))
-            figures.append(torch.stack([loss, value]))
-        return figures[0] if len(figures) == 1 else torch.stack(figures).mean(0)
-
-    def _improve_actor(self, observation: torch.Tensor, progress: float) -> None:
-        """A step of the policy uphill on the critic as it was at the beginning of the gradient step."""
-        config, rate = self.config, self._rate(self.config.actor_learning_rate, progress)
-        with torch.no_grad(), torch_threads(config.torch_threads):
-            gradient = policy_gradient(
-                self.actor,
-                observation,
-                lambda action: action_slope(self._climbed, observation, action),
-                config.saturation_penalty,
-            )
-            self.optimizers["actor"].step([gradient], rate, clipping(gradient, config.max_gradient_norm))
-
-    def _settings_now(self, progress: float) -> dict[str, float]:
-        rate = self._rate(self.config.learning_rate, progress)
-        return {"noise": self._noise_scale(progress), "learning_rate": rate}
-
-    # Saving, and going on
-
-    def _light_state(self) -> State:
-        tensors, meta = super()._light_state()
-        return {**tensors, **prefixed("noise", self._noise.state())}, {**meta, "updates": self._updates}
-
-    def _load_light_state(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
-        super()._load_light_state(tensors, meta)
-        self._noise.load_state(under(tensors, "noise"))
-        self._updates = int(meta["updates"])
+    @classmethod
+    def load(cls, folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Self:
+        """Load a saved agent to act, or with `env` to learn on; see `load_policy`."""
+        agent = load_policy(cls, folder, env, seed)
+        agent._reset_targets()
+        return agent

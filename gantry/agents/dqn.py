@@ -1,164 +1,259 @@
-"""Deep Q-learning (DQN), with its customary improvements as options.
+"""Deep Q-learning (DQN), with its usual improvements as options.
 
-Source: Mnih et al., "Human-level control through deep reinforcement learning", Nature 518, 2015. A network learns from
-replayed experience what each of a few actions is worth, towards targets that a slower copy of it sets. Options: double
-(van Hasselt, Guez and Silver 2016, arXiv:1509.06461), duelling (Wang et al. 2016, arXiv:1511.06581), n-step returns and
-prioritized replay (Schaul et al. 2016, arXiv:1511.05952). Where this departs from the papers is listed in docs/dqn.md.
+Source: Mnih et al., "Human-level control through deep reinforcement learning", Nature 518, 2015. A network learns the
+value of each Discrete action from replayed experience, towards targets that a slowly moving copy of it sets. Options:
+double Q-learning (van Hasselt, Guez and Silver 2016, arXiv:1509.06461), dueling networks (Wang et al. 2016,
+arXiv:1511.06581), n-step returns, and prioritized replay (Schaul et al. 2016, arXiv:1511.05952).
+
+Departures from the papers are listed in docs/dqn.md.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
-import gymnasium
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.ladder.agent import State, prefixed, under
-from gantry.agents.parts.validation import require
-from gantry.agents.parts.networks import MLP
-from gantry.agents.ladder.off_policy import OffPolicyAgent, OffPolicyConfig, clipping, polyak, td_target
+from gantry.agents.parts.checkpoint import Checkpoint, Counter
+from gantry.agents.parts.networks import MLP, Activation
+from gantry.agents.parts.normalization import ObservationNormalizer
+from gantry.agents.parts.optim import Adam, descend
+from gantry.agents.parts.policy_file import load_policy, save_policy
 from gantry.agents.parts.priorities import Priorities
-from gantry.agents.parts.replay import Minibatch
-from gantry.agents.parts.threads import torch_threads
+from gantry.agents.parts.replay import Minibatch, ReplayBuffer
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
+from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces, check_spaces
+from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
+from gantry.agents.parts.threads import torch_threads
+from gantry.agents.parts.training_loop import Metrics, Update, training_loop
+from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
+from gantry.agents.parts.vector_stepper import VectorStepper
 from gantry.errors import GantryError
 
 
 @dataclasses.dataclass(frozen=True)
-class DQNConfig(OffPolicyConfig):
+class DQNConfig:
     """Settings of DQN."""
 
+    num_envs: int = 16
+    """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
+    buffer_size: int = 1_000_000
+    """Transitions that are kept; newer ones replace the oldest."""
+    learning_starts: int = 1_000
+    """Environment steps of uniformly random actions before the first update."""
+    train_freq: int = 1
+    """Vector steps between updates."""
+    gradient_steps: int = 1
+    """Gradient steps per update."""
+    batch_size: int = 256
+    """Transitions per gradient step."""
+    learning_rate: float = 1e-3
+    """Adam's step size."""
+    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    """Keep the learning rate, or decay it linearly to 0 at the last step of `learn`."""
+    max_gradient_norm: float | None = None
+    """Clip the gradient norm to this; None: no clipping."""
+    gamma: float = 0.99
+    """Discount per step."""
+    n_step: int = 1
+    """Steps of real rewards in a target before a value stands in for the rest, at most."""
     epsilon_start: float = 1.0
-    """Share of random actions at first."""
+    """Initial probability of a random action, ε."""
     epsilon_end: float = 0.05
-    """The same when `epsilon_fraction` of learning has passed, and from then on."""
+    """Final ε, reached when `epsilon_fraction` of learning has passed."""
     epsilon_fraction: float = 0.2
-    """The share of learning in which the share of random actions gets from its start to its end."""
+    """Share of learning in which ε gets from its start to its end."""
     epsilon_schedule: Schedule = "linear"
     """How it gets there; `constant` stays at the start."""
-    target_every: int = 200
+    target_update_interval: int = 200
     """Gradient steps between moves of the target network (C)."""
-    target_rate: float = 1.0
-    """The share of the way that it moves then: 1 makes it a copy."""
+    tau: float = 1.0
+    """Share of the way that the target network then moves towards the learned one; 1 copies it."""
     double: bool = False
-    """Double Q-learning: the learned network chooses the next action, the target network values it."""
-    duelling: bool = False
-    """One output for the value of the state, and one an action for how much better it is than the others."""
+    """Double Q-learning: the learned network chooses the next action, the target network gives its value."""
+    dueling: bool = False
+    """One output for the value of the state, and one for the advantage of each action."""
     prioritized: bool = False
-    """Draw transitions the more often, the further off their value was."""
+    """Sample transitions with larger temporal-difference errors more often."""
     priority_exponent: float = 0.6
-    """α: how much that counts; 0 draws uniformly."""
-    priority_correction: float = 0.4
-    """β: how much of the bias that brings is undone at first; it rises in a line to 1 at the last step of `learn`."""
+    """α: exponent of the priorities; 0 samples uniformly."""
+    importance_exponent: float = 0.4
+    """β: initial exponent of the importance weights that correct the bias; rises linearly to 1 at the last step."""
+    normalize_observation: bool = False
+    """Scale observations by their running mean and standard deviation."""
+    hidden_sizes: tuple[int, ...] = (128, 128)
+    """Widths of the hidden layers."""
+    activation: Activation = "relu"
+    """Nonlinearity of the hidden layers."""
+    stagger_first_episodes: bool = True
+    """Cut first episodes short at evenly spread times, so that episodes do not all end together."""
+    report_every: int = 50
+    """Vector steps per row of metrics, which is also what an interrupt may undo."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the networks are; small ones learn fastest on the CPU."""
+    torch_threads: int = 1
+    """PyTorch's threads; another number rounds differently."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            GantryError: names the setting and its range.
-        """
-        super().__post_init__()
-        for name in ("epsilon_start", "epsilon_end", "priority_correction"):
-            require(0.0 <= getattr(self, name) <= 1.0, name, "from 0 to 1", getattr(self, name))
+        """Refuse values that cannot work; raises GantryError with the setting and its range."""
+        require_at_least(self, 1, "num_envs", "buffer_size", "train_freq", "gradient_steps", "batch_size", "n_step")
+        require_at_least(self, 1, "target_update_interval", "report_every", "torch_threads")
+        require_at_least(self, 0, "learning_starts", "priority_exponent")
+        require_positive(self, "learning_rate", "max_gradient_norm")
+        require_between(self, 0.0, 1.0, "gamma", "epsilon_start", "epsilon_end", "importance_exponent")
+        require(0.0 < self.tau <= 1.0, "tau", "above 0 and at most 1", self.tau)
         check_schedule("epsilon", self.epsilon_schedule, self.epsilon_start, self.epsilon_end, self.epsilon_fraction)
-        require(self.target_every >= 1, "target_every", "at least 1", self.target_every)
-        require(0.0 < self.target_rate <= 1.0, "target_rate", "above 0 and at most 1", self.target_rate)
-        require(self.priority_exponent >= 0.0, "priority_exponent", "at least 0", self.priority_exponent)
+        require_network(self.hidden_sizes, self.device)
 
-
-def huber(error: torch.Tensor) -> torch.Tensor:
-    """½ δ² up to |δ| = 1, |δ| - ½ beyond, (B,): the squared error whose slope, δ, is held within ±1."""
-    magnitude = error.abs()
-    within = magnitude.clamp(max=1.0)
-    return within * (magnitude - 0.5 * within)
+    @property
+    def replay_ratio(self) -> float:
+        """How often a transition is sampled, on average, while it is in the buffer."""
+        return self.gradient_steps * self.batch_size / (self.train_freq * self.num_envs)
 
 
 def duel(outputs: torch.Tensor) -> torch.Tensor:
-    """Action values V + A - mean A, (B, K), of outputs V and A side by side, (B, 1 + K) (Wang et al., equation 9)."""
+    """Return action values V + A - mean A, (B, K), of outputs V and A side by side, (B, 1 + K) (Wang et al., eq. 9)."""
     value, advantage = outputs[:, :1], outputs[:, 1:]
     return value + advantage - advantage.mean(1, keepdim=True)
 
 
-def duel_backward(gradient: torch.Tensor) -> torch.Tensor:
-    """∂loss/∂outputs (B, 1 + K) of `duel`, from ∂loss/∂action values (B, K)."""
-    return torch.cat([gradient.sum(1, keepdim=True), gradient - gradient.mean(1, keepdim=True)], 1)
-
-
 def best_value(values: torch.Tensor, chooser: torch.Tensor) -> torch.Tensor:
-    """What `values` (B, K) say of the action that `chooser` (B, K) finds best, (B,); for plain DQN both are one."""
+    """Return `values` (B, K) of the actions that are best by `chooser` (B, K), (B,); plain DQN passes the same twice."""
     return values.gather(1, chooser.argmax(1, keepdim=True)).squeeze(1)
 
 
-class DQN(OffPolicyAgent):
-    """A network of action values, learning from replayed experience."""
+def value_loss(value: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Return the mean Huber loss of δ = value - target, (): ½ δ² up to |δ| = 1, |δ| - ½ beyond.
 
-    name = "dqn"
-    config_class = DQNConfig
-    figures = ("loss", "value_mean")
-    action_columns = 1
-    config: DQNConfig
+    Args:
+        value: (B,) Q(s, a).
+        target: (B,).
+        weights: (B,) importance weights; None: all 1.
+    """
+    losses = torch.nn.functional.huber_loss(value, target, reduction="none")
+    return (losses if weights is None else losses * weights).mean()
 
-    @classmethod
-    def check_spaces(cls, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> None:
-        """Refuse spaces that it cannot handle.
 
-        Raises:
-            GantryError: the actions are not Discrete, or the observations are none that agents handle.
-        """
-        super().check_spaces(observation_space, action_space)
-        if not isinstance(action_space, gymnasium.spaces.Discrete):
-            raise GantryError(f"dqn needs Discrete actions, not {action_space}; use ddpg or ppo")
+class DQN:
+    """A network of action values that learns by DQN from a Gymnasium vector environment.
 
-    @classmethod
-    def _network_sizes(cls, observation: int, action: int, config: Any) -> dict[str, tuple[int, ...]]:
-        return {"values": (observation, *config.hidden_sizes, config.duelling + action)}
+    Args:
+        env: any vector environment with Discrete actions (or its spaces alone, for a policy that only acts).
+        config: settings.
+        seed: of initial weights, exploration and sampling; no global random state is used or changed.
+        env_seed: of the environment's first reset; None takes `seed`.
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        buffer = self._buffer
-        self._priorities = (
-            Priorities(buffer.slots * buffer.num_envs, self.config.priority_exponent)
-            if self.config.prioritized
-            else None
+    Attributes:
+        network: from observations (B, d), normalized if so set, to action values, or what `duel` takes.
+        target_network: its slowly moving copy.
+        buffer: replay buffer.
+        steps: environment steps learned from so far.
+
+    Raises:
+        GantryError: the actions are not Discrete, or the observations not ones that agents handle.
+    """
+
+    name: ClassVar[str] = "dqn"
+    config_class: ClassVar[type[DQNConfig]] = DQNConfig
+
+    def __init__(
+        self, env: VectorEnv | Spaces, config: DQNConfig = DQNConfig(), seed: int = 0, env_seed: int | None = None
+    ) -> None:
+        check_spaces(env.single_observation_space, env.single_action_space)
+        self.observations = ObservationMap(env.single_observation_space)
+        self.actions = ActionMap(env.single_action_space)
+        if self.actions.continuous:
+            raise GantryError(f"dqn needs Discrete actions, not {env.single_action_space}; use ddpg, sac or ppo")
+        self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
+        self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
+        self._random = torch.Generator().manual_seed(seed)
+        self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
+        size = self.observations.size
+        self.normalizer = ObservationNormalizer(size, config.normalize_observation)
+        sizes = (size, *config.hidden_sizes, config.dueling + self.actions.size)
+        with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads
+            # The last layer is near zero, so that no action is preferred at first.
+            self.network = MLP(sizes, config.activation, 0.01, self._random, config.device)
+            self.target_network = MLP(sizes, config.activation, 0.01, self._random, config.device)
+        hard_update(self.target_network, self.network)
+        self.optimizer = Adam([self.network.vector])
+        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed, config.stagger_first_episodes)
+        self.buffer = ReplayBuffer(config.buffer_size, env.num_envs, size, 1, config.gamma, config.n_step)
+        transitions = self.buffer.slots * env.num_envs
+        self.priorities = Priorities(transitions, config.priority_exponent) if config.prioritized else None
+        self._vector_steps, self._gradient_steps = Counter(), Counter()
+        self.checkpoint = Checkpoint(
+            policy={"network": self.network, "normalizer": self.normalizer},
+            trainer={
+                "target_network": self.target_network,
+                "optimizer": self.optimizer,
+                "stepper": self.stepper,
+                "buffer": self.buffer,
+                **({"priorities": self.priorities} if self.priorities else {}),
+                "vector_steps": self._vector_steps,
+                "gradient_steps": self._gradient_steps,
+                "random": self._random,
+                "acting_random": self._acting_random,
+            },
         )
-        self._updates = 0
+
+    @property
+    def steps(self) -> int:
+        """Environment steps learned from so far."""
+        return self.stepper.steps
 
     # Acting
 
     def action_values(self, observation: Any) -> NDArray[np.float32]:
-        """Q(s, ·) of the learned network, (A,) for one observation or (k, A) for a batch of them.
+        """Return Q(s, ·), (K,) for one observation or (k, K) for a batch of them.
 
         Raises:
-            GantryError: another shape, no numbers, NaN or infinity.
+            GantryError: the observation has another shape, is not numeric, or holds NaN or infinity.
         """
-        rows, single = self._observation_map.given(observation)
+        vectors, single = self.observations.given(observation)
         with torch.no_grad(), torch_threads(1):
-            values = self._q_values(self.networks["values"], self._normalized(rows)).cpu()
-        return values[0].numpy() if single else values.numpy()
+            values = self.q_values(self.network, self._inputs(vectors)).cpu().numpy()
+        return values[0] if single else values
 
-    def _q_values(self, network: MLP, inputs: torch.Tensor) -> torch.Tensor:
-        """Q(s, ·), (B, K), of observations (B, d) as the networks see them."""
+    def act(self, observation: Any, deterministic: bool = True) -> NDArray[Any]:
+        """Return the environment's actions for one observation or for a batch of them.
+
+        Args:
+            observation: (*observation shape) or (k, *observation shape), or a dictionary of such.
+            deterministic: take the best action; else a random one with probability `epsilon_end`.
+
+        Raises:
+            GantryError: the observation has another shape, is not numeric, or holds NaN or infinity.
+        """
+        vectors, single = self.observations.given(observation)
+        epsilon = 0.0 if deterministic else self._epsilon(1.0)
+        with torch.no_grad(), torch_threads(1):
+            chosen = self._epsilon_greedy(self._inputs(vectors), epsilon, self._acting_random)
+        actions = self.actions.to_environment(chosen)
+        return actions[0] if single else actions
+
+    def q_values(self, network: MLP, inputs: torch.Tensor) -> torch.Tensor:
+        """Return Q(s, ·), (B, K), of one of the networks for its inputs (B, d)."""
         outputs = network(inputs)
-        return duel(outputs) if self.config.duelling else outputs
+        return duel(outputs) if self.config.dueling else outputs
 
-    def _decide(self, observations: NDArray[np.float32], deterministic: bool) -> NDArray[Any]:
-        share = 0.0 if deterministic else self._epsilon(1.0)
-        return self._greedy_or_random(self._normalized(observations), share, self._acting_generator)
+    def _inputs(self, observations: NDArray[np.float32]) -> torch.Tensor:
+        """Return observation vectors (k, d) as the networks see them, on their device."""
+        inputs = torch.empty(observations.shape)
+        self.normalizer.apply(observations, inputs.numpy())
+        return inputs.to(self.config.device)
 
-    def _random_actions(self) -> NDArray[Any]:
-        return torch.randint(self._action_map.size, (self._stepper.num_envs,), generator=self._generator).numpy()
-
-    def _explore(self, inputs: torch.Tensor, progress: float) -> NDArray[Any]:
-        return self._greedy_or_random(inputs, self._epsilon(progress), self._generator)
-
-    def _greedy_or_random(self, inputs: torch.Tensor, share: float, generator: torch.Generator) -> NDArray[Any]:
-        """The best actions (k,), but for a `share` of them, on average, which are random."""
-        actions = self._q_values(self.networks["values"], inputs).argmax(1).cpu()
-        if share > 0.0:
-            random = torch.randint(self._action_map.size, actions.shape, generator=generator)
-            actions = torch.where(torch.rand(actions.shape, generator=generator) < share, random, actions)
+    def _epsilon_greedy(self, inputs: torch.Tensor, epsilon: float, generator: torch.Generator) -> NDArray[np.int64]:
+        """Return the best actions (k,), each replaced by a random one with probability `epsilon`."""
+        actions = self.q_values(self.network, inputs).argmax(1).cpu()
+        if epsilon > 0.0:
+            random = torch.randint(self.actions.size, actions.shape, generator=generator)
+            actions = torch.where(torch.rand(actions.shape, generator=generator) < epsilon, random, actions)
         return actions.numpy()
 
     def _epsilon(self, progress: float) -> float:
@@ -168,81 +263,88 @@ class DQN(OffPolicyAgent):
 
     # Learning
 
-    def _after_step(self, rows: NDArray[np.int64], ended: NDArray[np.int64]) -> None:
-        if self._priorities is not None:
-            self._priorities.added(rows, self._buffer.valid.reshape(-1)[rows])
+    def learn(self, total_steps: int, callback: Callable[[Self, Metrics], bool | None] | None = None) -> Self:
+        """Learn until `total_steps` environment steps have been taken in all; see `training_loop`."""
+        config = self.config
+        with training_loop(self, total_steps, callback) as updates:
+            for update in updates:
+                records: list[tuple[float, float]] = []
+                seen: list[NDArray[np.float32]] = []
+                with torch_threads(config.torch_threads):
+                    while len(seen) < config.report_every and update.remaining > 0:
+                        seen.append(self.explore(update))
+                        learning = self.steps >= config.learning_starts and len(self.buffer) > 0
+                        if learning and self._vector_steps.count % config.train_freq == 0:
+                            batch = self.sample(config.gradient_steps * config.batch_size, update.progress)
+                            parts = batch.split(config.gradient_steps)
+                            records += [self.improve(part, update.progress) for part in parts]
+                self.normalizer.update(np.concatenate(seen))
+                loss, value = torch.tensor(records).mean(0).tolist() if records else (math.nan, math.nan)
+                epsilon, rate = self._epsilon(update.progress), self._learning_rate(update.progress)
+                update.report({"loss": loss, "value_mean": value, "epsilon": epsilon, "learning_rate": rate})
+        return self
 
-    def _draw(self, count: int, progress: float) -> Minibatch:
-        if self._priorities is None:
-            return super()._draw(count, progress)
-        correction = scheduled("linear", self.config.priority_correction, 1.0, 1.0, progress)
-        rows, weights = self._priorities.sample(count, correction, self._generator)
-        batch = self._buffer.gather(rows)
+    def explore(self, update: Update) -> NDArray[np.float32]:
+        """Take one vector step into the replay buffer; returns the observations (k, d) that it started from."""
+        if self.stepper.restarted:
+            self.buffer.break_episodes()
+        observation = self.stepper.observation
+        if self.steps < self.config.learning_starts:
+            actions = torch.randint(self.actions.size, (len(observation),), generator=self._random).numpy()
+        else:
+            with torch.no_grad():
+                actions = self._epsilon_greedy(
+                    self._inputs(observation), self._epsilon(update.progress), self._random
+                )
+        transition = self.stepper.step(self.actions.to_environment(actions), update.remaining)
+        indices = self.buffer.add(observation, actions, transition, self.stepper.observation)
+        if self.priorities is not None:
+            self.priorities.added(indices, transition.mask)
+        self._vector_steps.count += 1
+        return observation[transition.mask]
+
+    def sample(self, count: int, progress: float) -> Minibatch:
+        """Return `count` transitions to learn from, as the networks see them."""
+        weights = None
+        if self.priorities is None:
+            indices = self.buffer.sample(count, self._random)
+        else:
+            beta = scheduled("linear", self.config.importance_exponent, 1.0, 1.0, progress)
+            indices, weights = self.priorities.sample(count, beta, self._random)
+        batch = self.buffer.gather(indices)
         batch.weights = weights
-        return self._as_seen(batch)
+        batch.change_observations(lambda observations: self.normalizer.apply(observations, observations))
+        return batch.to(self.config.device)
 
-    def _fit(self, batch: Minibatch, progress: float) -> torch.Tensor:
-        """A step of the action values towards their targets, by the Huber loss."""
-        config, network, target_network = self.config, self.networks["values"], self.targets["values"]
-        following = self._q_values(target_network, batch.next_observation)
-        chooser = self._q_values(network, batch.next_observation) if config.double else following
-        target = td_target(batch.reward, batch.discount, best_value(following, chooser))
+    def improve(self, batch: Minibatch, progress: float) -> tuple[float, float]:
+        """Take one gradient step towards the targets; returns the loss and the mean value."""
+        config, network = self.config, self.network
+        with torch.no_grad():
+            next_values = self.q_values(self.target_network, batch.next_observation)
+            chooser = self.q_values(network, batch.next_observation) if config.double else next_values
+            target = td_target(batch.reward, batch.discount, best_value(next_values, chooser))
+        value = self.q_values(network, batch.observation).gather(1, batch.action.to(torch.int64)).squeeze(1)
+        loss = value_loss(value, target, batch.weights)
+        descend(loss, self.optimizer, self._learning_rate(progress), config.max_gradient_norm)
+        if self.priorities is not None:
+            self.priorities.update(batch.indices, value.detach() - target)
+        self._gradient_steps.count += 1
+        if self._gradient_steps.count % config.target_update_interval == 0:
+            polyak_update(self.target_network, network, config.tau)
+        return loss.item(), value.mean().item()
 
-        workspace = network.take_workspace(len(target))
-        outputs = network.forward(batch.observation, workspace)
-        values = duel(outputs) if config.duelling else outputs
-        action = batch.action.to(torch.int64)
-        chosen = values.gather(1, action).squeeze(1)
-        error = chosen - target
-        loss, slope = huber(error), error.clamp(-1.0, 1.0) / len(error)
-        if batch.weights is not None:
-            loss, slope = loss * batch.weights, slope * batch.weights
-        gradient = torch.zeros_like(values).scatter_(1, action, slope[:, None])
-        if config.duelling:
-            gradient = duel_backward(gradient)
-        _, gradient = network.backward(batch.observation, workspace, gradient, False)
-        network.return_workspace(workspace)
-        rate = self._rate(config.learning_rate, progress)
-        self.optimizers["values"].step([gradient], rate, clipping(gradient, config.max_gradient_norm))
+    def _learning_rate(self, progress: float) -> float:
+        return scheduled(self.config.learning_rate_schedule, self.config.learning_rate, 0.0, 1.0, progress)
 
-        if self._priorities is not None:
-            self._priorities.update(batch.rows, error)
-        self._updates += 1
-        if self._updates % config.target_every == 0:
-            polyak(target_network.vector, network.vector, config.target_rate)
-        return torch.stack([loss.mean(), chosen.mean()])
+    # Saving
 
-    def _settings_now(self, progress: float) -> dict[str, float]:
-        return {"epsilon": self._epsilon(progress), "learning_rate": self._rate(self.config.learning_rate, progress)}
+    def save(self, folder: str | Path) -> None:
+        """Write `policy.safetensors` and `policy.json`: all that acting needs; see `save_policy`."""
+        save_policy(self, folder)
 
-    # Saving, and going on
-
-    def _light_state(self) -> State:
-        tensors, meta = super()._light_state()
-        return tensors, {**meta, "updates": self._updates}
-
-    def _load_light_state(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
-        super()._load_light_state(tensors, meta)
-        self._updates = int(meta["updates"])
-
-    def _learner_state(self) -> State:
-        tensors, meta = super()._learner_state()
-        if self._priorities is None:
-            return tensors, meta
-        weights, priorities = self._priorities.state(self._buffer.filled * self._buffer.num_envs)
-        return {**tensors, **prefixed("priorities", weights)}, {**meta, "priorities": priorities}
-
-    def _load_learner_state(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
-        super()._load_learner_state(tensors, meta)
-        if self._priorities is not None:
-            self._priorities.load_state(under(tensors, "priorities"), meta["priorities"])
-
-    def _snapshot(self) -> Any:
-        if self._priorities is not None:
-            self._priorities.mark()
-        return super()._snapshot()
-
-    def _restore(self, before: Any) -> None:
-        super()._restore(before)
-        if self._priorities is not None:
-            self._priorities.rollback()
+    @classmethod
+    def load(cls, folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Self:
+        """Load a saved agent to act, or with `env` to learn on; see `load_policy`."""
+        agent = load_policy(cls, folder, env, seed)
+        hard_update(agent.target_network, agent.network)
+        return agent

@@ -67,8 +67,8 @@ def _our_steps() -> Callable[[], None]:
         num_envs=1,
         hidden_sizes=WIDTHS,
         batch_size=BATCH_SIZE,
-        updates=UPDATES,
-        warm_up_steps=WARM_UP,
+        gradient_steps=UPDATES,
+        learning_starts=WARM_UP,
         report_every=VECTOR_STEPS,
     )
     agent = DDPG(make_simulator(SWING_UP, 1), config, seed=0)

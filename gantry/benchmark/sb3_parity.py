@@ -118,7 +118,7 @@ CONTESTS = (
             num_envs=1,
             stagger_first_episodes=False,
             hidden_sizes=(400, 300),
-            warm_up_steps=100,
+            learning_starts=100,
             noise_start=ACTION_NOISE,
         ),
         steps=10_000,

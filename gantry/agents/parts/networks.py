@@ -226,11 +226,17 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, output_gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor, None]:
+    def backward(
+        ctx: Any, output_gradient: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
         (inputs,) = ctx.saved_tensors
         if ctx.workspace is None:
             raise RuntimeError("a network's pass can be gone back through only once")
-        gradients = ctx.network.backward(inputs, ctx.workspace, output_gradient, ctx.needs_input_grad[0])
+        gradients: tuple[torch.Tensor | None, torch.Tensor | None]
+        if ctx.needs_input_grad[1]:
+            gradients = ctx.network.backward(inputs, ctx.workspace, output_gradient, ctx.needs_input_grad[0])
+        else:  # a network whose vector does not require gradients, such as a critic that an actor climbs
+            gradients = ctx.network.input_gradient(ctx.workspace, output_gradient), None
         ctx.network.return_workspace(ctx.workspace)
         ctx.workspace = None
         return *gradients, None

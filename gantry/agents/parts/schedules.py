@@ -1,7 +1,7 @@
-"""How a setting, such as an exploration or a learning rate, changes over the course of learning: pure functions.
+"""Schedules of settings, such as exploration noise or a learning rate, over the course of learning: pure functions.
 
 Settings name a schedule by four fields: `x_start`, `x_end`, `x_fraction` (the share of learning in which it gets from
-one to the other) and `x_schedule` (its form).
+start to end) and `x_schedule` (its form).
 """
 
 from typing import Literal
@@ -12,17 +12,17 @@ Schedule = Literal["constant", "linear", "exponential"]
 
 
 def scheduled(form: Schedule, start: float, end: float, fraction: float, progress: float) -> float:
-    """The value of a setting when a share `progress` of learning has passed.
+    """Return the value of a setting when a share `progress` of learning has passed.
 
     Linear: start + (end - start) p. Exponential: start (end / start)^p, the same factor in every step. In both,
-    p = min(1, progress / fraction), so that the value stays at `end` once it got there.
+    p = min(1, progress / fraction), so that the value stays at `end` once it has reached it.
 
     Args:
         form: `constant` stays at `start`.
-        start: value at first.
+        start: initial value.
         end: value when the share `fraction` has passed, and from then on.
         fraction: (0, 1].
-        progress: environment steps so far, divided by those in all; beyond 1 the value stays.
+        progress: environment steps so far divided by the total; beyond 1 the value stays.
     """
     if form == "constant":
         return start
@@ -39,7 +39,10 @@ def check_schedule(name: str, form: Schedule, start: float, end: float, fraction
 
     Args:
         name: of the setting, for the message.
-        form, start, end, fraction: as in `scheduled`.
+        form: see `scheduled`.
+        start: see `scheduled`.
+        end: see `scheduled`.
+        fraction: see `scheduled`.
 
     Raises:
         GantryError: `fraction` is not in (0, 1], or an exponential schedule starts or ends at 0 or below.
