@@ -134,6 +134,34 @@ def test_recording_leaves_the_agent_and_the_run_as_they_were(finished, tmp_path)
     assert before == {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()}
 
 
+def test_loading_a_policy_and_driving_a_loop_of_ones_own_takes_three_lines(finished):
+    import gymnasium
+
+    import gantry
+
+    agent = gantry.load(finished.folder)
+    env = gymnasium.make(SWING_UP)
+    observation, _ = env.reset(seed=0)
+    for _ in range(3):
+        observation, _reward, *_ended = env.step(agent.act(observation))
+    np.testing.assert_array_equal(agent.act(observation), load_agent(finished.folder).act(observation))
+
+
+@pytest.mark.parametrize("command", ["evaluate", "record", "train"])
+def test_a_run_of_an_earlier_version_is_one_line_that_says_so(finished, tmp_path, capsys, command):
+    folder = tmp_path / "old"
+    folder.mkdir()
+    config = json.loads((finished.folder / "config.json").read_text())
+    old = {"environment": config["env_id"], "environment_options": {}, **{k: config[k] for k in ("agent", "seed")}}
+    for content in (old, {**config, "format": 99}):
+        (folder / "config.json").write_text(json.dumps(content))
+        words = [command, SWING_UP, "--resume", "--out", str(folder)] if command == "train" else [command, str(folder)]
+        assert main(words) == 1
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert "version of Gantry; train again" in line
+        assert str(folder) in line
+
+
 def test_a_foreign_environment_trains_evaluates_and_says_when_it_cannot_be_filmed(tmp_path):
     run = Run(tmp_path / "foreign")
     train(run, "CartPole-v1", "ppo", SMALL, 512)

@@ -12,6 +12,7 @@ from gantry.errors import GantryError, nearest
 
 COMMANDS = {
     "list": "show the environments and the agents",
+    "info": "show an environment: spaces, options, physics, reward terms, recipes",
     "train": "train an agent in an environment, live",
     "evaluate": "score a trained run on episodes it never saw",
     "record": "film a trained run",
@@ -28,7 +29,8 @@ Gantry trains controllers for simulated robots in seconds, films them without a 
 other suites.
 
   gantry demo                                     see it work: train, evaluate, film
-  gantry train gantry/CartPoleSwingUp-v0          train PPO with the shipped settings
+  gantry info gantry/CartPoleSwingUp-v0           show spaces, options and recipes
+  gantry train gantry/CartPoleSwingUp-v0          train PPO with the shipped recipe
   gantry evaluate runs/CartPoleSwingUp-v0-ppo-seed0
   gantry record runs/CartPoleSwingUp-v0-ppo-seed0
 """
