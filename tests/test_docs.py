@@ -40,7 +40,7 @@ def anchors(text):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-UNDER_REWRITE = {"classical.md", "ddpg.md", "dqn.md", "q_learning.md"}
+UNDER_REWRITE = {"classical.md", "ddpg.md", "dqn.md"}
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_network
 from gantry.agents.parts.vector_stepper import VectorStepper
 from gantry.errors import GantryError
+from gantry.types import Array, Observation
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "elu": torch.nn.functional.elu}
 
@@ -166,13 +167,13 @@ class DeterministicPolicy:
         self.normalizer.apply(observations, inputs.numpy())
         return inputs
 
-    def environment_actions(self, outputs: torch.Tensor) -> NDArray[Any]:
+    def environment_actions(self, outputs: torch.Tensor) -> Array:
         """Return environment actions (k, *action shape) for network outputs (k, A): the largest output, if Discrete."""
         if not self.actions.continuous:
             return self.actions.to_environment(outputs.argmax(dim=1).numpy())
         return self.actions.to_environment((outputs.tanh() if self._squash else outputs).numpy())
 
-    def act(self, observation: Any) -> NDArray[Any]:
+    def act(self, observation: Observation) -> Array:
         """Return the environment action for one observation or a batch of them.
 
         Raises:
@@ -367,7 +368,7 @@ class CEM:
         """Environment steps learned from so far."""
         return self.stepper.steps
 
-    def act(self, observation: Any, deterministic: bool = True) -> NDArray[Any]:
+    def act(self, observation: Observation, deterministic: bool = True) -> Array:
         """Return the policy's action for one observation or a batch; there is no randomness to switch off."""
         return self.policy.act(observation)
 
@@ -416,7 +417,7 @@ class NES:
         """Environment steps learned from so far."""
         return self.stepper.steps
 
-    def act(self, observation: Any, deterministic: bool = True) -> NDArray[Any]:
+    def act(self, observation: Observation, deterministic: bool = True) -> Array:
         """Return the policy's action for one observation or a batch; there is no randomness to switch off."""
         return self.policy.act(observation)
 

@@ -34,6 +34,7 @@ from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between
 from gantry.agents.parts.vector_stepper import VectorStepper
 from gantry.errors import GantryError
+from gantry.types import Array, Observation, Space
 
 Integers = NDArray[np.int64]
 Numbers = NDArray[np.float64]
@@ -178,12 +179,16 @@ class Transitions:
     next_actions: Integers | None = None
     """Actions taken in the next states (SARSA)."""
 
-    def select(self, index: NDArray[Any]) -> "Transitions":
+    def select(self, index: Array) -> "Transitions":
         """Return the transitions at `index`: integers, or a mask (k,)."""
-        next_actions = None if self.next_actions is None else self.next_actions[index]
-        columns = (self.states, self.actions, self.rewards, self.next_states, self.terminated)
-        states, actions, rewards, next_states, terminated = (column[index] for column in columns)
-        return Transitions(states, actions, rewards, next_states, terminated, next_actions)
+        return Transitions(
+            self.states[index],
+            self.actions[index],
+            self.rewards[index],
+            self.next_states[index],
+            self.terminated[index],
+            None if self.next_actions is None else self.next_actions[index],
+        )
 
 
 class QTables:
@@ -277,7 +282,7 @@ class TransitionReplay:
             getattr(self._held, name)[: len(self)] = tensors[name].numpy()
 
 
-def table_size(observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> tuple[int, int]:
+def table_size(observation_space: Space, action_space: Space) -> tuple[int, int]:
     """Return the numbers of states S and actions A of two Discrete spaces.
 
     Raises:
@@ -360,7 +365,7 @@ class QLearning:
         visits: Integers = self.q.visits.sum(axis=0)
         return visits
 
-    def action_values(self, observation: Any) -> Numbers:
+    def action_values(self, observation: Observation) -> Numbers:
         """Return Q(s, ·): (A,) for one observation, or (k, A) for a batch of k.
 
         Raises:
@@ -370,7 +375,7 @@ class QLearning:
         values = self.q.action_values(vectors.argmax(axis=1))
         return values[0] if single else values
 
-    def act(self, observation: Any, deterministic: bool = True) -> NDArray[Any]:
+    def act(self, observation: Observation, deterministic: bool = True) -> Array:
         """Return the action for one observation or a batch of them: the best, or an ε-greedy one."""
         values = self.action_values(observation)
         batch = np.atleast_2d(values)

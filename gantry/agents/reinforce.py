@@ -38,6 +38,7 @@ from gantry.agents.parts.validation import (
     require_positive,
 )
 from gantry.agents.parts.vector_stepper import VectorStepper
+from gantry.types import Array, Observation
 
 Baseline = Literal["none", "mean", "value"]
 BASELINES: tuple[Baseline, ...] = ("none", "mean", "value")
@@ -219,7 +220,7 @@ class Reinforce:
         """Environment steps learned from so far."""
         return self.stepper.steps
 
-    def act(self, observation: Any, deterministic: bool = True) -> NDArray[Any]:
+    def act(self, observation: Observation, deterministic: bool = True) -> Array:
         """Return the action for one observation or a batch of them; see `Policy.act`."""
         return self.policy.act(observation, None if deterministic else self._acting_random)
 
