@@ -14,7 +14,8 @@ from gantry.agents.models.model_rollouts import ModelRollouts, PlanningObjective
 from gantry.agents.models.plan_search import PlanSearch, SearchConfig, finite_costs
 from gantry.agents.models.reward_model import LearnedReward, TaskReward
 from gantry.agents.models.terminal_value import TerminalValue
-from gantry.agents.mpc import PlanningRecord
+from gantry.agents.mpc import MPC, PlanningRecord
+from gantry.agents.parts.spaces import ActionMap, ObservationMap
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.pets import PETS, PlannerConfig
 from gantry.envs.simulator import make_simulator
@@ -60,6 +61,8 @@ def plan_search(action_size=1, discrete=False, **changes):
 class Bowl:
     """Model whose returns are minus the squared distance of an action sequence from a target."""
 
+    fitted, members = True, 1
+
     def __init__(self, target):
         self.target = target
 
@@ -67,6 +70,9 @@ class Bowl:
         returns = -(actions - self.target).square().sum((1, 2))
         trajectories = torch.zeros(actions.shape[1] + 1, len(actions), 1, features.shape[1])
         return ModelRollouts(trajectories, returns, torch.zeros(actions.shape[1], len(actions)))
+
+    def features(self, observations):
+        return torch.tensor(observations)
 
 
 # --- returns of model rollouts
@@ -246,6 +252,27 @@ def test_executed_plan_is_best_sample_or_mean(executed_plan):
     is_mean = torch.equal(result.plan[1:], warm_start.mean[0, :-1])  # the warm start is always the mean
     assert is_mean == (executed_plan == "mean")
     assert torch.equal(result.actions[0], result.plan[0])
+
+
+def test_mpc_holds_each_action_and_then_replans():
+    env = Spot(2)
+    target = torch.tensor([[0.5], [0.1], [-0.4]])
+    mpc = MPC(
+        ObservationMap(env.single_observation_space),
+        ActionMap(env.single_action_space),
+        plan_search(horizon=3, population=400, iterations=8),
+        build_model=lambda planning_model: Bowl(target),
+        action_repeat=2,
+        generator=generator(),
+    )
+    observations, _ = env.reset(seed=0)
+    mpc.begin(env)
+    first, held, second = (mpc.act(observations) for _ in range(3))
+    assert np.array_equal(first, held)
+    assert not np.array_equal(first, second)
+    np.testing.assert_allclose(first, np.full((2, 1), 0.5), atol=0.1)
+    single = mpc.act(observations[0])
+    assert single.shape == first.shape[1:]
 
 
 def test_previous_plan_is_reused_when_no_rollout_is_finite():

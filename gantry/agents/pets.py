@@ -8,6 +8,7 @@ from the papers.
 """
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -149,6 +150,7 @@ class PETS:
                 if learned
                 else None
             )
+            # With auto it is built even where the task's reward turns out to be offered: the same random numbers follow.
             self.reward_model = (
                 LearnedReward(size, self._actions.size, single, self._random)
                 if learned and config.reward != "task"
@@ -161,10 +163,16 @@ class PETS:
             self.config = dataclasses.replace(self.config, reward="task" if offered else "learned")
             if offered:
                 self.reward_model = None
-        search = PlanSearch(config.search, self._actions.size, _bounded(env.single_action_space))
-        settings = (observations, self._actions, search, self._model_for, config.action_repeat)
-        self.mpc = MPC(*settings, self._acting_random, config.torch_threads)
-        self.collector = MPC(*settings, self._random, config.torch_threads)
+        controller = functools.partial(
+            MPC,
+            observations=observations,
+            actions=self._actions,
+            search=PlanSearch(config.search, self._actions.size, _bounded(env.single_action_space)),
+            build_model=self._model_for,
+            action_repeat=config.action_repeat,
+            threads=config.torch_threads,
+        )
+        self.mpc, self.collector = controller(generator=self._acting_random), controller(generator=self._random)
         if isinstance(env, VectorEnv):
             self.mpc.begin(env)
             self.collector.begin(env)
@@ -224,7 +232,7 @@ class PETS:
             self.dynamics, reward_model, objective, config.particles, config.propagation, config.sample_predictions
         )
 
-    def _to_environment(self, actions: NDArray[Any]) -> NDArray[Any]:
+    def _to_environment(self, actions: NDArray[np.float32]) -> NDArray[Any]:
         """Return environment actions (k, …) for planned ones (k, a), one-hot for Discrete actions."""
         return self._actions.to_environment(actions if self._actions.continuous else actions.argmax(-1))
 
@@ -253,6 +261,8 @@ class PETS:
                     log = self.collect(update.remaining)
                     accuracy = self._measure_accuracy(log)
                     fit = self.fit()
+                if accuracy is not None:
+                    self.accuracy = [*self.accuracy, accuracy][-ACCURACY_HISTORY:]
                 update.report({**_model_metrics(accuracy, fit), **log.metrics(self.config, self._planning_interval())})
         return self
 
@@ -320,10 +330,7 @@ class PETS:
         if self.dynamics is None or not self.dynamics.fitted:
             return None
         segments = [(segment.features, segment.actions, segment.next_features) for segment, _ in log.segments()]
-        accuracy = measure_accuracy(self.dynamics, segments, self.config.search.horizon)
-        if accuracy is not None:
-            self.accuracy = [*self.accuracy, accuracy][-ACCURACY_HISTORY:]
-        return accuracy
+        return measure_accuracy(self.dynamics, segments, self.config.search.horizon)
 
     def _planning_interval(self) -> float:
         """Return the simulated time between planning steps, in s; NaN if the environment does not say."""

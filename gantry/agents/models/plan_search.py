@@ -16,7 +16,7 @@ from gantry.agents.optimizers.icem import ImprovedCrossEntropy
 from gantry.agents.optimizers.mppi import PathIntegral
 from gantry.agents.optimizers.problem import Bounds, Problem
 from gantry.agents.optimizers.random_shooting import RandomShooting
-from gantry.agents.optimizers.sampling import SamplingMethod
+from gantry.agents.optimizers.sampling import EliteState, SamplingMethod, SamplingState
 from gantry.agents.parts.validation import require_at_least, require_between
 from gantry.errors import GantryError
 
@@ -189,7 +189,7 @@ class PlanSearch:
             model: evaluates action sequences.
             generator: source of randomness.
         """
-        states = [self._initial_state(warm_start, env_id) for env_id in env_ids.tolist()]
+        states: list[SamplingState] = [self._initial_state(warm_start, env_id) for env_id in env_ids.tolist()]
         iterations = 1 if self.config.optimizer in ("random-shooting", "gradient") else self.config.iterations
         for _ in range(iterations):
             populations = [self.optimizer.sample(state, generator) for state in states]
@@ -204,26 +204,27 @@ class PlanSearch:
         for k, env_id in enumerate(env_ids.tolist()):
             shifted = self.optimizer.advance(states[k])
             warm_start.mean[env_id] = shifted.mean
-            if warm_start.elites.shape[1] and not bool(failed[k]):
+            if isinstance(shifted, EliteState) and shifted.kept_elites is not None and not bool(failed[k]):
                 warm_start.elites[env_id] = shifted.kept_elites
             warm_start.available[env_id] = bool(warm_start.available[env_id]) or not bool(failed[k])
         predicted = torch.tensor([-state.value for state in states])
         return PlanningResult(plans[:, 0], torch.where(failed, torch.nan, predicted), failed, rollouts, plans[0])
 
-    def _initial_state(self, warm_start: WarmStart, env_id: int) -> Any:
+    def _initial_state(self, warm_start: WarmStart, env_id: int) -> SamplingState:
         """Return the optimizer's state before the first population."""
-        if not bool(warm_start.available[env_id]):
-            start = torch.zeros(self.config.horizon, self.action_size)
-            if self.discrete:
-                start += 1.0 / self.action_size
-            return self.optimizer.begin(start, bounds=self.bounds)
-        state = self.optimizer.begin(warm_start.mean[env_id].clone(), bounds=self.bounds)
-        kept = warm_start.elites[env_id]
-        return dataclasses.replace(state, kept_elites=kept.clone()) if len(kept) else state
+        available = bool(warm_start.available[env_id])
+        start = warm_start.mean[env_id].clone() if available else torch.zeros(self.config.horizon, self.action_size)
+        if self.discrete and not available:
+            start += 1.0 / self.action_size
+        state: SamplingState = self.optimizer.begin(start, bounds=self.bounds)
+        elites = warm_start.elites[env_id]
+        if isinstance(state, EliteState) and available and len(elites):
+            return dataclasses.replace(state, kept_elites=elites.clone())
+        return state
 
     def _update(
         self,
-        states: list[Any],
+        states: list[SamplingState],
         populations: list[Tensor],
         env_ids: Tensor,
         features: Tensor,
@@ -246,7 +247,7 @@ class PlanSearch:
         first, own = parts[0], slice(0, int(sizes[0]))
         return ModelRollouts(first.trajectories[:, own], first.returns[own], first.rewards[:, own])
 
-    def _executed_plan(self, state: Any) -> Tensor:
+    def _executed_plan(self, state: SamplingState) -> Tensor:
         """Return the plan (H, a) to execute; if planning failed, the mean is the previous plan, shifted."""
         use_mean = self.config.executed_plan == "mean" and self.config.optimizer in ("icem", "cem")
         use_mean = use_mean or self.config.optimizer == "mppi" or state.iteration == 0
@@ -256,8 +257,8 @@ class PlanSearch:
         return plan
 
     def _refine_by_gradient(
-        self, state: Any, env_id: Tensor, features: Tensor, model: Model, generator: torch.Generator
-    ) -> Any:
+        self, state: SamplingState, env_id: Tensor, features: Tensor, model: Model, generator: torch.Generator
+    ) -> SamplingState:
         """Return the optimizer's state with its best plan improved by gradient steps through the model."""
         if state.iteration == 0:
             return state

@@ -1,7 +1,7 @@
 """Reward models: reward and termination of predicted transitions, either the task's own functions or learned."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from gantry.agents.models.ensemble import Ensemble, EnsembleConfig, mean_and_std
 from gantry.agents.models.planning_model import PlanningModel
 from gantry.errors import GantryError
 
-ToEnvironment = Callable[[NDArray[Any]], NDArray[Any]]
+ToEnvironment = Callable[[NDArray[np.float32]], NDArray[np.generic]]
 """Planned actions (k, a), one-hot if discrete → environment actions (k, …)."""
 
 
