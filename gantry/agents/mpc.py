@@ -8,12 +8,10 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gantry.agents.models.model_rollouts import Model
@@ -23,6 +21,7 @@ from gantry.agents.parts.checkpoint import Tensors, prefixed, under
 from gantry.agents.parts.spaces import ActionMap, ObservationMap
 from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
+from gantry.types import Array, Observation
 
 RANDOM_WALK_CORRELATION = 0.8
 """Autocorrelation of random actions between planning steps, while the model has not been fitted."""
@@ -114,7 +113,7 @@ class MPC:
         self.model = self._build_model(self.planning_model)
         self._reset(env.num_envs)
 
-    def act(self, observation: Any) -> NDArray[Any]:
+    def act(self, observation: Observation) -> Array:
         """Return environment actions for one observation or a batch of them, taken in consecutive steps.
 
         Args:
@@ -169,7 +168,7 @@ class MPC:
         self.steps_left -= 1
         return due, result
 
-    def environment_actions(self) -> NDArray[Any]:
+    def environment_actions(self) -> Array:
         """Return the actions in execution as environment actions (n, *action shape)."""
         return self._actions.to_environment(
             self.actions.numpy().copy() if self._actions.continuous else self.actions.argmax(-1).numpy()

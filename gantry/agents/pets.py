@@ -13,9 +13,8 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
@@ -41,6 +40,7 @@ from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between
 from gantry.agents.parts.vector_stepper import VectorStepper
 from gantry.errors import GantryError
+from gantry.types import Array, Observation, Space
 
 ACCURACY_HISTORY = 10
 """Number of fits whose model accuracy is kept for plots."""
@@ -232,7 +232,7 @@ class PETS:
             self.dynamics, reward_model, objective, config.particles, config.propagation, config.sample_predictions
         )
 
-    def _to_environment(self, actions: NDArray[np.float32]) -> NDArray[Any]:
+    def _to_environment(self, actions: NDArray[np.float32]) -> Array:
         """Return environment actions (k, …) for planned ones (k, a), one-hot for Discrete actions."""
         return self._actions.to_environment(actions if self._actions.continuous else actions.argmax(-1))
 
@@ -247,7 +247,7 @@ class PETS:
         """Prepare for new episodes in all environments of `env`; see `MPC.begin`."""
         self.mpc.begin(env)
 
-    def act(self, observation: Any, deterministic: bool = True) -> NDArray[Any]:
+    def act(self, observation: Observation, deterministic: bool = True) -> Array:
         """Return the action for one observation or a batch of them, in consecutive steps; see `MPC.act`."""
         return self.mpc.act(observation)
 
@@ -456,7 +456,7 @@ def _offers_reward(planning_model: PlanningModel | None, observation_size: int) 
     return planning_model is not None and planning_model.features(np.zeros((1, observation_size), np.float32)) is not None
 
 
-def _bounded(space: gymnasium.Space[Any]) -> Tensor | None:
+def _bounded(space: Space) -> Tensor | None:
     """Return which action dimensions have finite bounds, (a,) bool, or None for Discrete actions."""
     if not isinstance(space, Box):
         return None
