@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from gymnasium.vector import VectorEnv
-from numpy.typing import NDArray
+
 from gantry.types import Array, Json, Observation, Options
 
 if TYPE_CHECKING:
     import torch
 
+    from gantry.agents.mpc import PlanningRecord
     from gantry.agents.parts.checkpoint import Checkpoint
 
 Metrics = dict[str, float]
@@ -104,6 +105,28 @@ class ActionValued(Protocol):
 
     def action_values(self, observation: Observation) -> Array:
         """Return Q(s, ·): shape (A,) for one observation, or (k, A) for a batch of k."""
+        ...
+
+
+@runtime_checkable
+class PlanRecorder(Protocol):
+    """A planning controller that can keep the model rollouts of its last planning step, for films."""
+
+    keep_record: bool
+    """Whether to keep them; does not change the actions."""
+    record: "PlanningRecord | None"
+    """The last planning step of environment 0; None before the first, or where its rollouts diverged."""
+    action_repeat: int
+    """Environment steps for which each planned action is held."""
+
+
+@runtime_checkable
+class PlanningAgent(Protocol):
+    """An agent that acts by a planning controller."""
+
+    @property
+    def mpc(self) -> PlanRecorder:
+        """The controller."""
         ...
 
 

@@ -2,13 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from gantry.agents.mpc import PlanningRecord
+from gantry.agents.protocol import Controller, PlanningAgent, PlanRecorder
 from gantry.envs.rendering.scene import Marker
 from gantry.film.overlay import PlanReturns
+
+if TYPE_CHECKING:
+    from gantry.agents.mpc import PlanningRecord
 
 MAX_LINES = 24
 """Largest number of candidate plans drawn beside the elites; more would hide each other and the robot."""
@@ -31,8 +34,15 @@ class PlanPrediction:
     steps: int
 
 
+def plan_recorder(policy: Controller) -> PlanRecorder | None:
+    """Return the planning controller that a policy is or acts by; None for other policies."""
+    if isinstance(policy, PlanningAgent):
+        return policy.mpc
+    return policy if isinstance(policy, PlanRecorder) else None
+
+
 def plan_markers(
-    planned: PlanningRecord, point: Callable[[np.ndarray], np.ndarray | None], extent: float
+    planned: "PlanningRecord", point: Callable[[np.ndarray], np.ndarray | None], extent: float
 ) -> list[Marker]:
     """Return the lines of one planning step's model rollouts, the faintest first.
 
@@ -41,7 +51,7 @@ def plan_markers(
         point: maps features (..., number) to the point (..., 3) in m to draw them at, or to None if the task has none.
         extent: size of the scene (m); line widths are proportional to it.
     """
-    order = torch.argsort(-planned.returns.nan_to_num(-torch.inf), stable=True)
+    order = np.argsort(-np.nan_to_num(planned.returns.numpy(), nan=-np.inf), kind="stable")
     population = point(planned.population.mean(2).numpy())
     chosen = point(planned.chosen.numpy())
     if population is None or chosen is None:

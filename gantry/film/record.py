@@ -15,7 +15,6 @@ import mujoco
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from gantry.agents.pets import PETS
 from gantry.agents.protocol import ActionValued, Controller, EpisodicActor
 from gantry.envs.capabilities import drawing
 from gantry.envs.rendering import make_renderer
@@ -23,7 +22,7 @@ from gantry.envs.rendering.scene import Marker
 from gantry.envs.simulator import Simulator
 from gantry.errors import GantryError
 from gantry.film.overlay import OverlayState, draw_overlay
-from gantry.film.plan_overlay import PlanPrediction, plan_markers, plan_returns
+from gantry.film.plan_overlay import PlanPrediction, plan_markers, plan_recorder, plan_returns
 from gantry.film.video import VideoWriter
 from gantry.runs.environments import find_task, open_env
 from gantry.runs.scores import score
@@ -248,9 +247,9 @@ def _open_source(
 def _play(source: FrameSource, policy: Controller, env_id: str, seed: int, title: str) -> Iterator[_ControlStep]:
     """Run one episode and yield its control steps."""
     space = source.env.single_action_space
-    planner = policy if isinstance(policy, PETS) else None
+    planner = plan_recorder(policy)
     if planner is not None:
-        planner.mpc.keep_record = True
+        planner.keep_record = True
     observations, _ = source.env.reset(seed=seed)
     source.begin()
     if isinstance(policy, EpisodicActor):
@@ -262,9 +261,9 @@ def _play(source: FrameSource, policy: Controller, env_id: str, seed: int, title
         if isinstance(source, _SimulatorSource):
             markers = _markers(policy, observations, source.env)
         prediction = None
-        if planner is not None and planner.mpc.record is not None:
-            horizon = planner.config.search.horizon * planner.config.action_repeat
-            prediction = PlanPrediction(planner.mpc.record.predicted_return, horizon)
+        if planner is not None and planner.record is not None:
+            horizon = (len(planner.record.chosen) - 1) * planner.action_repeat
+            prediction = PlanPrediction(planner.record.predicted_return, horizon)
         observations, rewards, terminations, truncations, infos = source.env.step(actions)
         total += float(rewards[0])
         steps += 1
@@ -287,8 +286,9 @@ def _markers(policy: Controller, observations: Any, env: Simulator) -> Sequence[
     """Return the shapes that show a policy's action values or model rollouts for observations (1, ...)."""
     if isinstance(policy, ActionValued):
         return drawing(env.task).value_markers(policy.action_values(observations)[0])
-    if isinstance(policy, PETS) and policy.mpc.record is not None:
-        return plan_markers(policy.mpc.record, env.planning_model().point, extent=float(env.model.stat.extent))
+    planner = plan_recorder(policy)
+    if planner is not None and planner.record is not None:
+        return plan_markers(planner.record, env.planning_model().point, extent=float(env.model.stat.extent))
     return ()
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +11,9 @@ from gantry.agents.optimizers.minimize import Iterate, Result
 from gantry.files import replacing
 from gantry.film.video import VideoWriter
 from gantry.minimization.test_functions import TestFunction
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
 
 SIZE = (1120, 560)
 """Width and height, pixels."""
@@ -88,7 +91,7 @@ class _MinimizationFigure:
         self._function, self._trace = function, result.trace
         self._stop, self._name = result.stop.message, title
         self._places = np.stack([iterate.center.numpy() for iterate in result.trace])
-        self._step_artists: list[Any] = []
+        self._step_artists: list[Artist] = []
         self._map = self.figure.add_axes((0.062, 0.09, 0.44, 0.80))
         self._values = self.figure.add_axes((0.58, 0.09, 0.40, 0.80))
         self._level_sets()

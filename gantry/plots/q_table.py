@@ -1,9 +1,9 @@
 """Name the states and actions of a table of action values, and draw it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from gymnasium.spaces import Discrete
@@ -38,6 +38,31 @@ ENDS = {b"H": "hole", b"G": "goal"}
 """Terminal cells of the frozen lake → label."""
 TAXI_ACTIONS = ("south", "north", "east", "west", "pick up", "drop off")
 TAXI_PLACES = ("red", "green", "yellow", "blue", "in the taxi")
+
+
+@runtime_checkable
+class _FrozenLake(Protocol):
+    """Attributes of Gymnasium's FrozenLake."""
+
+    nrow: int
+    ncol: int
+    desc: np.ndarray
+
+
+@runtime_checkable
+class _CliffWalking(Protocol):
+    """Attributes of Gymnasium's CliffWalking."""
+
+    shape: tuple[int, ...]
+
+
+@runtime_checkable
+class _Taxi(Protocol):
+    """Methods of Gymnasium's Taxi."""
+
+    def decode(self, i: int) -> Iterable[int]:
+        """Return row, column, passenger and destination of a state."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,9 +118,13 @@ def _task_labels(task: Task, actions: int) -> TableLabels:
     return TableLabels(described, names, rooms=names)
 
 
-def _foreign_labels(env: Any, env_id: str, states: int, actions: int) -> TableLabels:
+def _foreign_labels(env: object, env_id: str, states: int, actions: int) -> TableLabels:
     kind = short_name(env_id).partition("-")[0].removesuffix("8x8")
-    shape = (env.nrow, env.ncol) if hasattr(env, "nrow") else getattr(env, "shape", None)
+    shape: tuple[int, ...] | None = None
+    if isinstance(env, _FrozenLake):
+        shape = (env.nrow, env.ncol)
+    elif isinstance(env, _CliffWalking):
+        shape = env.shape
     if kind in MOVES and shape is not None and shape[0] * shape[1] == states:
         columns = int(shape[1])
         return TableLabels(
@@ -103,12 +132,13 @@ def _foreign_labels(env: Any, env_id: str, states: int, actions: int) -> TableLa
             tuple(ARROWS[move] for move in MOVES[kind]),
             (int(shape[0]), columns),
             MOVES[kind],
-            tuple(ENDS.get(letter, "") for letter in env.desc.ravel()) if hasattr(env, "desc") else ("",) * states,
+            tuple(ENDS.get(cell, "") for cell in env.desc.ravel()) if isinstance(env, _FrozenLake) else ("",) * states,
         )
-    if kind == "Taxi":
+    if kind == "Taxi" and isinstance(env, _Taxi):
+        decode = env.decode
 
         def described(state: int) -> str:
-            row, column, passenger, destination = env.decode(state)
+            row, column, passenger, destination = decode(state)
             return f"taxi {row}, {column}; passenger {TAXI_PLACES[passenger]} to {TAXI_PLACES[destination]}"
 
         return TableLabels(described, TAXI_ACTIONS)

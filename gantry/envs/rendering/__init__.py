@@ -66,7 +66,7 @@ def make_renderer(
             of EGL, OSMesa and the ray caster that works here.
 
     Raises:
-        GantryError: an unknown backend or camera, a size below one pixel, or a requested backend that does not work here.
+        GantryError: an unknown backend or camera, a size below one pixel, or a requested backend that does not work.
     """
     source = ""
     if backend == "auto" and os.environ.get(ENVIRONMENT_VARIABLE):

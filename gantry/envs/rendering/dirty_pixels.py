@@ -91,7 +91,7 @@ class DirtyPixels:
         return np.flatnonzero(covered | _dilated(shaded))
 
     def _mark_covered(self, changed: Array, center: Array, rotation: Array, half: Array) -> bool:
-        """Mark the pixels whose central ray can pass through a box; return False if the box reaches behind the camera."""
+        """Mark the pixels whose central ray can pass through a box; return False if the box is behind the eye."""
         view = self._view
         assert view is not None
         signs = np.array(np.meshgrid([-1, 1], [-1, 1], [-1, 1])).reshape(3, -1).T
@@ -149,7 +149,7 @@ class DirtyPixels:
 
 
 def _intersects_box(origin: Array, targets: Array, center: Array, rotation: Array, half: Array) -> Array:
-    """Return the mask (n,) of segments from `origin` (3,) to `targets` (n, 3) that meet boxes of half sizes (3, 1 or n)."""
+    """Return the mask (n,) of segments from `origin` (3,) to `targets` (n, 3) that meet boxes of half sizes `half`."""
     start = (origin - center) @ rotation
     paths = rotation.T @ (targets - center).T - start[:, None]
     enter, leave = np.zeros(len(targets)), np.ones(len(targets))

@@ -5,7 +5,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Protocol
 
 import mujoco
 import numpy as np
@@ -23,7 +23,17 @@ SHADOW_MAP_SIZE = 1024
 """Side of the shadow map, pixels; MuJoCo's default, 4096, takes most of a software renderer's time."""
 
 
-def _import_context_class(backend: str) -> Any:
+class _GLContext(Protocol):
+    """An offscreen OpenGL context, as `mujoco.egl` and `mujoco.osmesa` make them."""
+
+    def make_current(self) -> None:
+        """Make the context current in this thread."""
+
+    def free(self) -> None:
+        """Free the context."""
+
+
+def _import_context_class(backend: str) -> Callable[[int, int], _GLContext]:
     """Import `mujoco.<backend>.GLContext`, leaving no half-imported module or variable behind on failure.
 
     PyOpenGL fixes its platform at first import, from PYOPENGL_PLATFORM, so a failed attempt has to be undone before
@@ -32,7 +42,8 @@ def _import_context_class(backend: str) -> Any:
     platform_before = os.environ.get("PYOPENGL_PLATFORM")
     modules_before = set(sys.modules)
     try:
-        return importlib.import_module(f"mujoco.{backend}").GLContext
+        context_class: Callable[[int, int], _GLContext] = importlib.import_module(f"mujoco.{backend}").GLContext
+        return context_class
     except Exception:
         for name in set(sys.modules) - modules_before:
             if name.split(".")[0] == "OpenGL" or name.startswith(f"mujoco.{backend}"):
@@ -54,10 +65,10 @@ class OpenGLRenderer(Renderer):
             GantryError: the library is missing, or it cannot create a context.
         """
         self.backend = backend
-        self._context: Any = None
-        self._resources: Any = None
+        self._context: _GLContext | None = None
+        self._resources: mujoco.MjrContext | None = None
         self._free: Callable[[], object] = lambda: None
-        held: list[Any] = []
+        held: list[mujoco.MjrContext] = []
         self._scene = scene
         width, height = scene.width, scene.height
         scene.model.vis.global_.offwidth = width
@@ -106,7 +117,7 @@ class OpenGLRenderer(Renderer):
         self._free()
 
 
-def _free(context: Any, resources: list[Any]) -> None:
+def _free(context: _GLContext, resources: list[mujoco.MjrContext]) -> None:
     """Free the resources made in a context, then the context."""
     if resources:
         context.make_current()

@@ -113,8 +113,10 @@ class RaycastRenderer(Renderer):
             static = _Picture(scene.width * scene.height)
             self._draw(static, self._all, static_only=True)
             self.static_picture, self._changed = static, self._all
-            transparent = np.append(self._tracer.surfaces.alpha, 1.0)[static.geoms] < 1  # the sky, -1, has the last alpha
-            self._changes.set_background(view, lights, static.geoms, static.points, transparent, self._tracer.light_distance)
+            alpha = np.append(self._tracer.surfaces.alpha, 1.0)  # the sky, geom -1, has the last one
+            self._changes.set_background(
+                view, lights, static.geoms, static.points, alpha[static.geoms] < 1, self._tracer.light_distance
+            )
         for name in ("rgb", "geoms", "normals", "points"):
             getattr(work, name)[self._changed] = getattr(self.static_picture, name)[self._changed]
         self._changed = self._changes.find(scene.data)

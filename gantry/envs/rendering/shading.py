@@ -48,7 +48,7 @@ class Light:
 
 
 def read_lights(scene: mujoco.MjvScene) -> tuple[Light, ...]:
-    """Return the scene's lights, including the headlight, in MuJoCo's order; image-based lights are ignored as in OpenGL."""
+    """Return the scene's lights, including the headlight, in MuJoCo's order, without image-based ones, as OpenGL."""
     lights = []
     for light in (scene.lights[index] for index in range(scene.nlight)):
         if int(light.type) == int(mujoco.mjtLightType.mjLIGHT_IMAGE):
@@ -87,7 +87,7 @@ def visible_colors(model: mujoco.MjModel) -> Array:
 
 
 class PlaneTexture:
-    """A 2-D texture on a plane; a checkerboard is filtered exactly, any other by bilinear lookup in a mipmap pyramid."""
+    """A 2-D texture on a plane; a checkerboard is filtered exactly, others by bilinear lookup in a mipmap pyramid."""
 
     def __init__(self, pixels: Array, scale: tuple[float, float]) -> None:
         """Store `pixels` (height, width, 3) in [0, 1], repeated `scale` times per meter along the plane's x and y."""

@@ -59,7 +59,7 @@ class Tracer:
         moves = (model.body_weldid[model.geom_bodyid] != 0) | (model.body_mocapid[root] >= 0)
         hidden = (model.geom_group > 2) | (self.surfaces.alpha <= 0)
         transparent = ~hidden & (self.surfaces.alpha < 1)
-        shadowless = ~np.asarray(getattr(model, "geom_castshadow", True), bool)  # in older MuJoCo versions all geoms cast shadows
+        shadowless = ~np.asarray(getattr(model, "geom_castshadow", True), bool)  # older MuJoCo: all cast shadows
         static = np.select([transparent, shadowless], [TRANSPARENT_STATIC, SHADOWLESS_STATIC], STATIC)
         moving = np.select([transparent, shadowless], [TRANSPARENT_MOVING, SHADOWLESS_MOVING], MOVING)
         model.geom_group[:] = np.where(moves, moving, static)
@@ -113,14 +113,15 @@ class Tracer:
         if hit.size == len(geoms):
             colors = self._shade(geoms, points, normals, rays, data, static_only, part)
         elif hit.size:
-            colors[:, hit] = self._shade(
-                geoms[hit], points[hit], normals[hit], rays[:, hit], data, static_only, part
-            )
+            colors[:, hit] = self._shade(geoms[hit], points[hit], normals[hit], rays[:, hit], data, static_only, part)
         if self._has_transparent:
-            front_geoms, front_distances, front_normals = _cast(self.model, data, eye, directions, TRANSPARENT[static_only])
+            groups = TRANSPARENT[static_only]
+            front_geoms, front_distances, front_normals = _cast(self.model, data, eye, directions, groups)
             front = np.flatnonzero((front_geoms >= 0) & ((geoms < 0) | (front_distances < distances)))
             there = eye + directions[front] * front_distances[front][:, None]
-            shaded = self._shade(front_geoms[front], there, front_normals[front], rays[:, front], data, static_only, part)
+            shaded = self._shade(
+                front_geoms[front], there, front_normals[front], rays[:, front], data, static_only, part
+            )
             opacity = self.surfaces.alpha[front_geoms[front]]
             colors[:, front] = shaded * opacity + colors[:, front] * (1.0 - opacity)
             geoms[front] = front_geoms[front]

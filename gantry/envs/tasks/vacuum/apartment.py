@@ -144,7 +144,7 @@ def _add_visual(
 
 
 def _add_cameras(spec: mujoco.MjSpec, plan: FloorPlan) -> None:
-    """Add the cameras `overview`, which looks north from above with space for the panel below, and `top`, straight down."""
+    """Add the cameras `overview`, which looks north from above with space for the panel, and `top`, straight down."""
     x, y = plan.width / 2, plan.depth / 2
     reach = max(plan.depth, plan.width * 0.75)
     angle = np.deg2rad(62.0)
@@ -169,7 +169,8 @@ def _add_floors(spec: mujoco.MjSpec, plan: FloorPlan) -> None:
     _add_visual(
         world, BOX, (plan.width / 2, plan.depth / 2, -0.06), (plan.width * 0.75, plan.depth * 0.75, 0.04), GROUND_COLOR
     )
-    _add_visual(world, BOX, (plan.width / 2, plan.depth / 2, -0.012), (plan.width / 2, plan.depth / 2, 0.01), WALL_COLOR)
+    middle = plan.width / 2, plan.depth / 2
+    _add_visual(world, BOX, (*middle, -0.012), (*middle, 0.01), WALL_COLOR)
     for (row, column), (x, y), room in zip(plan.cells, plan.centers, plan.room, strict=True):
         color = np.array(FLOOR_COLORS[room % len(FLOOR_COLORS)])
         color[:3] *= 1.0 if (row + column) % 2 else 0.965

@@ -5,11 +5,11 @@ from typing import Any, ClassVar, Literal
 import gymnasium
 import numpy as np
 
-from gantry.envs.tasks.vacuum.floor_plan import COLUMN_STEP, ROW_STEP
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.state import State
+from gantry.envs.tasks.vacuum.floor_plan import COLUMN_STEP, ROW_STEP
+from gantry.envs.tasks.vacuum.robot import VERY_DIRTY, Vacuum, at_rest_at, dirt_levels, distance_driven, wheel_speeds
 from gantry.envs.tasks.vacuum.shortest_paths import MAX_TOUR_PLACES, shortest_tour
-from gantry.envs.tasks.vacuum.robot import VERY_DIRTY, Vacuum, dirt_levels, at_rest_at, distance_driven, wheel_speeds
 from gantry.errors import GantryError
 
 STAY = -1
@@ -46,8 +46,8 @@ X, Y, BUMPED, LAST, BATTERY, DISTANCE, DIRTY, DIRTY_AT_START, BUMPS, PATH, TOUR,
 
 COUNTERS = ("bumped", "last", "battery", "dirty_at_start", "bumps", "path", "tour", "slip_seed", "moves")
 
-COUNTER_FEATURES = {BUMPED: "bumped", LAST: "last", BATTERY: "battery", DIRTY_AT_START: "dirty_at_start", BUMPS: "bumps",
-           PATH: "path", TOUR: "tour"}  # fmt: skip
+COUNTER_FEATURES = {BUMPED: "bumped", LAST: "last", BATTERY: "battery", DIRTY_AT_START: "dirty_at_start",
+                    BUMPS: "bumps", PATH: "path", TOUR: "tour"}  # fmt: skip
 """Feature column → counter."""
 
 
@@ -58,7 +58,8 @@ class VacuumCells(Vacuum):
     a wall or furniture stops it, it senses the contact and returns. The move ends when the robot is at rest, or after
     1 s, or 2 s if something has pushed it away. A cell is clean once a move ends on it.
 
-    Observations `flat` (float32, all in [0, 1]), with v the number of cells within 4 rows and columns that are visible from some floor cell:
+    Observations `flat` (float32, all in [0, 1]), with v the number of cells within 4 rows and columns
+    that are visible from some floor cell:
 
     | index | name | unit |
     |---|---|---|
@@ -73,9 +74,9 @@ class VacuumCells(Vacuum):
     A pull is s = Σ level × 0.85^moves over that dirt: large for much dirt a few moves away, and above 0 while any dirt
     is left in that direction.
 
-    Observations `planes` (uint8, (planes, height, width)): the robot's cell (0 or 255), the dirt of each cell (0, 127 or
-    255) and, with the option `battery`, a constant plane of its charge (0..255). Each cell is a square of pixels, large
-    enough that no side of the image is shorter than 36.
+    Observations `planes` (uint8, (planes, height, width)): the robot's cell (0 or 255), the dirt of each cell (0, 127
+    or 255) and, with the option `battery`, a constant plane of its charge (0..255). Each cell is a square of pixels,
+    large enough that no side of the image is shorter than 36.
 
     Metrics: `coverage` (fraction of the initially dirty cells that are clean), `success` (coverage ≥ 95 %), `bumps`,
     `path_length` (m) and, if at most 10 cells are dirty (option `dirty_cells`), `path_over_tour`: the path length
@@ -118,7 +119,8 @@ class VacuumCells(Vacuum):
         least = 2 * int(self.plan.distances[self.plan.start].max()) + 1
         _require(battery is None or battery >= least, "battery", f"at least {least}: to the farthest cell and back",
                  battery)  # fmt: skip
-        self.start, self.dirt_fraction, self.dirty_cells, self.battery, self.slip = start, dirt, dirty_cells, battery, slip
+        self.start, self.battery, self.slip = start, battery, slip
+        self.dirt_fraction, self.dirty_cells = dirt, dirty_cells
         self._reports_tour = dirty_cells is not None and dirty_cells <= MAX_TOUR_PLACES
         self._distances = np.where(self.plan.distances < 0, longest + 1, self.plan.distances).astype(np.float32)
         self._free = np.array(self.plan.neighbors >= 0, np.float32)
@@ -145,7 +147,8 @@ class VacuumCells(Vacuum):
                 row, column = cells[:, 0] + row_step, cells[:, 1] + column_step
                 inside = (row >= 0) & (row < self.plan.rows) & (column >= 0) & (column < self.plan.columns)
                 visible = np.where(inside, self.plan.numbers[row * inside, column * inside], -1)
-                near = (visible >= 0) & (self.plan.distances[np.arange(count), visible] <= 2 * VIEW) & can_be_dirty[visible]
+                near = (visible >= 0) & (self.plan.distances[np.arange(count), visible] <= 2 * VIEW)
+                near &= can_be_dirty[visible]
                 if near.any() and (row_step or column_step):
                     window.append(np.where(near, visible, count))
         return np.stack(window, axis=1)

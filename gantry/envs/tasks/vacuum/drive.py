@@ -6,9 +6,9 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from gantry.envs.tasks.vacuum.apartment import SOLID
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.state import State
+from gantry.envs.tasks.vacuum.apartment import SOLID
 from gantry.envs.tasks.vacuum.robot import BUMPERS, MAX_WHEEL_SPEED, ROBOT_RADIUS, Vacuum, dirt_levels, distance_driven
 from gantry.errors import GantryError
 

@@ -1,7 +1,7 @@
 """The vacuum robot, shared by its tasks: driving to a point, dirt, and how dirt is rendered.
 
-Dirt levels and counters are stored in MuJoCo's `userdata`, which is part of the simulation state: it is cleared on reset
-and saved and restored with the state.
+Dirt levels and counters are stored in MuJoCo's `userdata`, which is part of the simulation state: it is cleared on
+reset, and saved and restored with the state.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from typing import ClassVar, Literal
 import mujoco
 import numpy as np
 
-from gantry.envs.tasks.vacuum.apartment import specify_apartment
 from gantry.envs.capabilities import Disturbable, Drawable
 from gantry.envs.disturbances import DisturbanceTarget, add_balls, has_balls
-from gantry.envs.tasks.vacuum.plan_file import load_plan
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.rendering.scene import Marker
 from gantry.envs.state import State
 from gantry.envs.task import Task
+from gantry.envs.tasks.vacuum.apartment import specify_apartment
+from gantry.envs.tasks.vacuum.plan_file import load_plan
 
 ROBOT_RADIUS = 0.17
 """Radius of the robot (m)."""
@@ -99,12 +99,10 @@ class Vacuum(Task, Disturbable, Drawable):
         if self._by_room:
             levels = levels[self.plan.room]
         points = self._crumbs[np.arange(CRUMBS * VERY_DIRTY) < CRUMBS * levels[:, None]]
-        return [
-            Marker(points[shade::2], color, CRUMB_RADIUS, line=False) for shade, color in enumerate(CRUMB_COLORS)
-        ]
+        return [Marker(points[shade::2], color, CRUMB_RADIUS, line=False) for shade, color in enumerate(CRUMB_COLORS)]
 
     def _crumb_positions(self) -> np.ndarray:
-        """Return the crumb positions (m, crumbs, 3) of very dirty cells, within the robot's radius of the cell centers."""
+        """Return the crumb positions (m, crumbs, 3) of very dirty cells, within the robot's radius of the centers."""
         golden_angle = np.pi * (3.0 - np.sqrt(5.0))
         count = CRUMBS * VERY_DIRTY
         index = (np.arange(count) * 5) % count  # so that the first few are spread out as well
@@ -143,7 +141,7 @@ class Vacuum(Task, Disturbable, Drawable):
         return cells, chance
 
     def pose(self, state: State) -> np.ndarray:
-        """Return a copy of x, y (m) and heading (rad), (n, 3), in column-major order, which is faster to compute with."""
+        """Return a copy of x, y (m) and heading (rad), (n, 3), in column-major order, for faster arithmetic."""
         return state.qpos.copy(order="F")
 
     def step_motors(self, state: State, mask: np.ndarray | None) -> None:

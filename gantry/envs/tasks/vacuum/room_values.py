@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from gantry.envs.tasks.vacuum.floor_plan import FloorPlan
 from gantry.envs.rendering.digits import number_markers
 from gantry.envs.rendering.scene import Marker
+from gantry.envs.tasks.vacuum.floor_plan import FloorPlan
 
 WORST_COLOR, BEST_COLOR = np.array([0.80, 0.16, 0.12]), np.array([0.06, 0.48, 0.20])
 HATCHING_OPACITY = 0.55

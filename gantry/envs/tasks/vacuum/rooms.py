@@ -7,13 +7,20 @@ from typing import Any, ClassVar, Literal
 import gymnasium
 import numpy as np
 
-from gantry.envs.capabilities import Plannable, PlanDrawable
-from gantry.envs.tasks.vacuum.floor_plan import FloorPlan
+from gantry.envs.capabilities import PlanDrawable, Plannable
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.rendering.scene import Marker
-from gantry.envs.tasks.vacuum.room_values import room_value_markers
 from gantry.envs.state import State
-from gantry.envs.tasks.vacuum.robot import MAX_WHEEL_SPEED, VERY_DIRTY, Vacuum, at_rest_at, distance_driven, wheel_speeds
+from gantry.envs.tasks.vacuum.floor_plan import FloorPlan
+from gantry.envs.tasks.vacuum.robot import (
+    MAX_WHEEL_SPEED,
+    VERY_DIRTY,
+    Vacuum,
+    at_rest_at,
+    distance_driven,
+    wheel_speeds,
+)
+from gantry.envs.tasks.vacuum.room_values import room_value_markers
 from gantry.errors import GantryError
 
 STAY = -1
