@@ -159,21 +159,21 @@ class VacuumCells(Vacuum):
         nearer = (neighbors >= 0)[:, :, None] & (distances[neighbors] == distances[:, None, :] - 1)
         return np.where(nearer, PULL_DECAY ** distances[:, None, :], 0.0).astype(np.float32)
 
-    def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
+    def reset(self, state: State, env_ids: np.ndarray, random: RandomStreams) -> None:
         """Place the robot at its start and dirt on other cells."""
-        cell, uniform = self.sample_start(state, ids, random, self.start == "anywhere")
+        cell, uniform = self.sample_start(state, env_ids, random, self.start == "anywhere")
         if self.dirty_cells is None:
             levels = dirt_levels(uniform, self.dirt_fraction)
         else:  # each cell's rank takes the place of its random number
             count = uniform.shape[1]
             levels = dirt_levels(uniform.argsort(axis=1).argsort(axis=1) / count, self.dirty_cells / count)
         userdata = state.userdata
-        userdata[ids, self.dirt] = levels
-        userdata[ids, self.counter["battery"]] = 1.0
-        userdata[ids, self.counter["dirty_at_start"]] = (levels > 0).sum(axis=1)
-        userdata[ids, self.counter["slip_seed"]] = random.bits(1)[:, 0] >> np.uint64(11)
+        userdata[env_ids, self.dirt] = levels
+        userdata[env_ids, self.counter["battery"]] = 1.0
+        userdata[env_ids, self.counter["dirty_at_start"]] = (levels > 0).sum(axis=1)
+        userdata[env_ids, self.counter["slip_seed"]] = random.bits(1)[:, 0] >> np.uint64(11)
         if self._reports_tour:
-            userdata[ids, self.counter["tour"]] = self.plan.cell * self._tour(cell, levels)
+            userdata[env_ids, self.counter["tour"]] = self.plan.cell * self._tour(cell, levels)
 
     def _tour(self, start: np.ndarray, levels: np.ndarray) -> np.ndarray:
         """Return the moves (k,) of the shortest path from `start` (k,) through all dirty cells of `levels` (k, m)."""

@@ -118,12 +118,12 @@ class VacuumDrive(Vacuum):
             table[cell, : len(seen)] = seen
         return table
 
-    def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
+    def reset(self, state: State, env_ids: np.ndarray, random: RandomStreams) -> None:
         """Place the robot at its start with a random heading, and dirt on other cells."""
-        _, uniform = self.sample_start(state, ids, random, self.start == "anywhere")
+        _, uniform = self.sample_start(state, env_ids, random, self.start == "anywhere")
         levels = dirt_levels(uniform, self.dirt_fraction)
-        state.userdata[ids, self.dirt] = levels
-        state.userdata[ids, self.counter["dirty_at_start"]] = (levels > 0).sum(axis=1)
+        state.userdata[env_ids, self.dirt] = levels
+        state.userdata[env_ids, self.counter["dirty_at_start"]] = (levels > 0).sum(axis=1)
 
     def control(self, actions: np.ndarray) -> np.ndarray:
         """Return the speeds (n, 3) in m/s of the two wheels, and 0 for the sideways motion."""

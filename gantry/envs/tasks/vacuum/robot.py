@@ -118,15 +118,15 @@ class Vacuum(Task, Disturbable, Drawable):
         column = np.clip((x / self.plan.cell).astype(np.int64), 0, self.plan.columns - 1)
         return self._numbers[row, column]
 
-    def set_pose(self, state: State, ids: np.ndarray, cells: np.ndarray | int, heading: np.ndarray) -> None:
-        """Place the robots of environments `ids` (k,) at the centers of cells (k,) with headings (k,) in rad."""
-        state.qpos[ids, :2] = self.centers[cells]
-        state.qpos[ids, 2] = heading
+    def set_pose(self, state: State, env_ids: np.ndarray, cells: np.ndarray | int, heading: np.ndarray) -> None:
+        """Place the robots of environments `env_ids` (k,) at the centers of cells (k,) with headings (k,) in rad."""
+        state.qpos[env_ids, :2] = self.centers[cells]
+        state.qpos[env_ids, 2] = heading
 
     def sample_start(
-        self, state: State, ids: np.ndarray, random: RandomStreams, anywhere: bool
+        self, state: State, env_ids: np.ndarray, random: RandomStreams, anywhere: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Place the robots of environments `ids` (k,) at the dock or at random cells, with random headings.
+        """Place the robots of environments `env_ids` (k,) at the dock or at random cells, with random headings.
 
         Returns:
             The robots' cells (k,), and a random number per cell (k, m) for `dirt_levels`, 1 at the robots' own.
@@ -134,10 +134,10 @@ class Vacuum(Task, Disturbable, Drawable):
         count = len(self.centers)
         heading = random.uniform(-np.pi, np.pi, 1)[:, 0]
         sampled = random.integers(count, 1)[:, 0]
-        cells = sampled if anywhere else np.full(len(ids), self.plan.start)
-        self.set_pose(state, ids, cells, heading)
+        cells = sampled if anywhere else np.full(len(env_ids), self.plan.start)
+        self.set_pose(state, env_ids, cells, heading)
         chance = random.uniform(0.0, 1.0, count)
-        chance[np.arange(len(ids)), cells] = 1.0
+        chance[np.arange(len(env_ids)), cells] = 1.0
         return cells, chance
 
     def pose(self, state: State) -> np.ndarray:

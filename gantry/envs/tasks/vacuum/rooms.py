@@ -138,17 +138,17 @@ class VacuumRooms(Vacuum, Plannable, PlanDrawable):
                 longest = max(longest, seconds)
         return int(np.ceil(longest / (self.motor_decimation * self.load_model().opt.timestep)))
 
-    def reset(self, state: State, ids: np.ndarray, random: RandomStreams) -> None:
+    def reset(self, state: State, env_ids: np.ndarray, random: RandomStreams) -> None:
         """Place the robot at its dock, and dirt in at least one room."""
-        self.set_pose(state, ids, self.plan.start, random.uniform(-np.pi, np.pi, 1)[:, 0])
+        self.set_pose(state, env_ids, self.plan.start, random.uniform(-np.pi, np.pi, 1)[:, 0])
         levels = random.integers(LEVELS, self.rooms).astype(float)
         dirtied = random.integers(self.rooms, 1)[:, 0]
-        envs = np.arange(len(ids))
+        envs = np.arange(len(env_ids))
         levels[envs, dirtied] = np.where(levels.any(axis=1), levels[envs, dirtied], 1.0)
         if self._fixed is not None:
             levels[:] = self._fixed
-        state.userdata[ids, self.dirt] = levels
-        state.userdata[ids, self.counter["dirty_at_start"]] = (levels > 0).sum(axis=1)
+        state.userdata[env_ids, self.dirt] = levels
+        state.userdata[env_ids, self.counter["dirty_at_start"]] = (levels > 0).sum(axis=1)
 
     def control(self, actions: np.ndarray) -> np.ndarray:
         """Return the goal rooms (n, 1)."""
