@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from gantry.envs.simulator import Simulator, make_simulator
 from gantry.envs.tasks.cart_pole import (
     CART_HALF_SIZES,
-    FEATURE_BOUNDS,
     POLE_RADIUS,
     CartPole,
     box_inertia,
@@ -154,7 +153,7 @@ def test_features_stay_in_the_observation_space_for_all_physics_that_are_accepte
             )
         observations, *_ = simulator.step(push[:, None].astype(np.float32))
         largest = np.maximum(largest, np.abs(observations).max(axis=0))
-    assert (largest <= FEATURE_BOUNDS).all()
+    assert (largest <= simulator.single_observation_space.high).all()
     assert largest[0] > 1.8
     assert simulator.divergences == 0
 
@@ -279,7 +278,7 @@ def posed(swing_up: bool, sparse: bool, x: float, angle: float, spin: float, act
 )
 def test_the_dense_reward_is_the_product_of_terms_computed_by_hand(x, angle, spin, action, expected):
     reward, terms = posed(True, False, x, angle, spin, action)
-    assert list(terms) == ["upright", "centred", "small_control", "small_velocity"]
+    assert list(terms) == ["upright", "centered", "small_control", "small_velocity"]
     assert [*terms.values()] == pytest.approx(expected, rel=1e-5, abs=1e-7)
     assert reward == pytest.approx(np.prod(expected), rel=1e-5, abs=1e-7)
 
@@ -299,8 +298,8 @@ def test_the_dense_reward_is_the_product_of_terms_computed_by_hand(x, angle, spi
 def test_the_sparse_reward_is_one_exactly_within_its_thresholds(x, cosine, expected):
     reward, terms = posed(True, True, x, np.arccos(cosine), 9.0, 1.0)
     assert reward == expected
-    assert set(terms) == {"upright", "centred"}
-    assert reward == terms["upright"] * terms["centred"]
+    assert set(terms) == {"upright", "centered"}
+    assert reward == terms["upright"] * terms["centered"]
 
 
 @settings(max_examples=50)

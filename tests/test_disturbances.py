@@ -582,7 +582,7 @@ def test_an_unknown_kind_is_refused_in_one_line(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("environment", registered_tasks())
+@pytest.mark.parametrize("environment", [ID, "gantry/ReachGoal-v0", "gantry/Vacuum-v0"])
 def test_the_checkers_pass_under_disturbances_with_warnings_as_errors(kind, environment):
     from stable_baselines3.common.env_checker import check_env as check_sb3
 

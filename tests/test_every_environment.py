@@ -1,6 +1,11 @@
-"""What holds for every catalogued environment, and for every value of every one of its options."""
+"""What holds for every registered task, and for every value of every one of its options.
+
+What a task does not declare (see `gantry.envs.capabilities`) is skipped, and the reason names the capability. Another
+package's task takes the same tests: `python -m pytest tests/test_every_environment.py --task my_module:my/Task-v0`.
+"""
 
 import inspect
+import math
 import typing
 import warnings
 
@@ -11,33 +16,45 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import vector
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 
-from gantry.envs.registry import registered_tasks
+from gantry.envs.capabilities import Disturbable, GoalConditioned, PlanDrawable, Plannable, Randomizable
+from gantry.envs.components import box
+from gantry.envs.registry import registered_id, registered_tasks, require_task
 from gantry.envs.simulator import Simulator, make_simulator, make_task
 from gantry.envs.single import SingleEnvironment, make_single
 
-ROWS = 8
-ROOMS = "gantry/VacuumRooms-v0"
+NUM_ENVS = 8
+SHIPPED = [env_id for env_id in registered_tasks() if env_id.startswith("gantry/")]
 
 
-def variants() -> list:
-    """Every id as it is, and with each option that is a switch or a choice set to each other value, one at a time."""
-    cases = []
-    for environment_id in registered_tasks():
-        kind = type(make_task(environment_id))
-        cases.append(pytest.param(environment_id, {}, id=environment_id))
-        defaults = {name: setting.default for name, setting in inspect.signature(kind).parameters.items()}
-        usual = {**defaults, **registered_tasks()[environment_id].options}
-        for name, hint in typing.get_type_hints(kind.__init__).items():
-            choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
-            values = [value for value in ((False, True) if hint is bool else choices) if value != usual[name]]
-            cases += [
-                pytest.param(environment_id, {name: value}, id=f"{environment_id}-{name}={value}") for value in values
-            ]
-    return cases
+def variants(env_id: str) -> list[dict]:
+    """The id as it is, and with each option that is a switch or a choice set to each other value, one at a time."""
+    spec = require_task(env_id)
+    kind = spec.load_class()
+    defaults = {name: setting.default for name, setting in inspect.signature(kind).parameters.items()}
+    usual = {**defaults, **spec.options}
+    found = [{}]
+    for name, hint in typing.get_type_hints(kind.__init__).items():
+        choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+        found += [{name: value} for value in ((False, True) if hint is bool else choices) if value != usual.get(name)]
+    return found
 
 
-every_id = pytest.mark.parametrize("environment_id", registered_tasks())
-every_variant = pytest.mark.parametrize(("environment_id", "options"), variants())
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test for every shipped id, or for the one that `--task` names; with `options`, for every variant."""
+    given = metafunc.config.getoption("--task")
+    ids = SHIPPED if given is None else [given]
+    if "options" in metafunc.fixturenames:
+        cases = [(env_id, options) for env_id in ids for options in variants(env_id)]
+        names = ["-".join([env_id, *(f"{key}={value}" for key, value in options.items())]) for env_id, options in cases]
+        metafunc.parametrize(("env_id", "options"), cases, ids=names)
+    elif "env_id" in metafunc.fixturenames:
+        metafunc.parametrize("env_id", ids)
+
+
+def require(env_id: str, capability: type) -> None:
+    """Skip the test where the task does not declare `capability`."""
+    if not isinstance(make_task(env_id), capability):
+        pytest.skip(f"{env_id} is not {capability.__name__}")
 
 
 def flat(space: gymnasium.Space, observations) -> np.ndarray:
@@ -66,50 +83,77 @@ def wander(simulator: Simulator, steps: int, seed: int = 0) -> dict[str, np.ndar
     return {name: np.array(values) for name, values in seen.items()}
 
 
-def steps_for(environment_id: str) -> int:
-    return 25 if environment_id == ROOMS else 60  # a step there is a whole drive to a room
+def long_steps(simulator: Simulator) -> bool:
+    """Whether a control step takes seconds of simulated time, and so a good while to simulate."""
+    return simulator.control_timestep > 1.5
 
 
-@every_variant
-def test_gymnasiums_checker_has_no_complaint(environment_id, options):
+def steps_for(simulator: Simulator) -> int:
+    return 25 if long_steps(simulator) else 60
+
+
+def limit_for(simulator: Simulator) -> int:
+    """An episode in which a disturbance happens, and that ends soon where control steps are long."""
+    return min(90, 3 + math.ceil(2.3 / simulator.control_timestep))
+
+
+def test_gymnasiums_checker_has_no_complaint(env_id, options):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_env(gymnasium.make(environment_id, **options).unwrapped, skip_render_check=True)
+        check_env(gymnasium.make(env_id, **options).unwrapped, skip_render_check=True)
 
 
-@every_variant
-def test_stable_baselines3s_checker_has_no_complaint(environment_id, options):
+def test_stable_baselines3s_checker_has_no_complaint(env_id, options):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_env_for_sb3(gymnasium.make(environment_id, **options).unwrapped, warn=True, skip_render_check=True)
+        check_env_for_sb3(gymnasium.make(env_id, **options).unwrapped, warn=True, skip_render_check=True)
 
 
-@every_variant
-def test_observations_are_finite_inside_their_space_and_say_something(environment_id, options):
-    simulator = make_simulator(environment_id, ROWS, **options)
+def test_observations_are_finite_inside_their_space_and_say_something(env_id, options):
+    simulator = make_simulator(env_id, NUM_ENVS, **options)
     simulator.action_space.seed(1)
     observations, _ = simulator.reset(seed=1)
     assert simulator.observation_space.contains(observations)
     rows = [flat(simulator.single_observation_space, observations)]
-    for _ in range(steps_for(environment_id)):
+    for _ in range(steps_for(simulator)):
         observations, *_ = simulator.step(simulator.action_space.sample())
         assert simulator.observation_space.contains(observations)
         rows.append(flat(simulator.single_observation_space, observations))
     numbers = np.concatenate(rows)
     assert np.isfinite(numbers).all()
     assert simulator.divergences == 0
-    assert len(np.unique(numbers, axis=0)) > ROWS / 2
+    assert len(np.unique(numbers, axis=0)) > NUM_ENVS / 2
 
 
-# A vacuum that wanders at random leaves far rooms as dirty as they were, so some of what it sees stays the same.
-@pytest.mark.parametrize("environment_id", [name for name in registered_tasks() if "Vacuum" not in name])
-def test_no_column_of_the_observation_is_constant_or_repeats_another(environment_id):
-    numbers = wander(make_simulator(environment_id, ROWS), steps_for(environment_id))["observations"]
+def test_components_name_every_observation_and_action_with_the_bounds_of_the_spaces(env_id, options):
+    task = make_task(env_id, **options)
+    sides = ((task.observation_components, task.observation_space), (task.action_components, task.action_space))
+    for components, space in sides:
+        if not components:
+            pytest.skip(f"{env_id} names no components")
+        assert all(component.name and component.count >= 1 for component in components)
+        parts = space.spaces if isinstance(space, gymnasium.spaces.Dict) else {"": space}
+        assert {component.key for component in components} == set(parts)
+        for key, part in parts.items():
+            own = [component for component in components if component.key == key]
+            count = sum(component.count for component in own)
+            if isinstance(part, gymnasium.spaces.Discrete):
+                assert count == part.n
+            elif len(part.shape) == 3:
+                assert count == part.shape[0]  # an image's channels
+            else:
+                assert box(own) == part
+
+
+def test_no_column_of_the_observation_is_constant_or_repeats_another(env_id):
+    simulator = make_simulator(env_id, NUM_ENVS)
+    if not all(component.varies for component in simulator.task.observation_components):
+        pytest.skip(f"{env_id} observes what a few random steps need not change")
+    numbers = wander(simulator, steps_for(simulator))["observations"]
     columns = numbers.reshape(-1, numbers.shape[-1])
     assert (np.ptp(columns, axis=0) > 0).all(), np.flatnonzero(np.ptp(columns, axis=0) == 0)
-    space = make_simulator(environment_id, 1).single_observation_space
-    if isinstance(space, gymnasium.spaces.Dict):
-        return  # goal-conditioned observations repeat the achieved goal by their definition
+    if isinstance(simulator.task, GoalConditioned):
+        return  # its observations repeat the achieved goal by definition
     same = [
         (one, other)
         for one in range(columns.shape[1])
@@ -119,54 +163,114 @@ def test_no_column_of_the_observation_is_constant_or_repeats_another(environment
     assert not same
 
 
-@every_id
-def test_equal_seeds_give_equal_numbers_and_other_seeds_other_starts(environment_id):
-    one, same = (wander(make_simulator(environment_id, ROWS), steps_for(environment_id), seed=3) for _ in range(2))
+def test_equal_seeds_give_equal_numbers_and_other_seeds_other_starts(env_id):
+    simulator = make_simulator(env_id, NUM_ENVS)
+    one, same = (wander(make_simulator(env_id, NUM_ENVS), steps_for(simulator), seed=3) for _ in range(2))
     for name, values in one.items():
         assert np.array_equal(values, same[name]), name
-    starts = one["observations"][0]
-    other = wander(make_simulator(environment_id, ROWS), 1, seed=1000)["observations"][0]
-    assert not np.array_equal(starts, other)
-    different = len(np.unique(np.concatenate([starts, other]), axis=0))
-    assert different >= 5 if "Vacuum" in environment_id else different == 2 * ROWS  # rooms have few states
+    starts, states = [], []
+    for seed in (3, 1000):
+        starts.append(flat(simulator.single_observation_space, simulator.reset(seed=seed)[0]))
+        states.append(simulator.batch.state.copy())
+    assert not np.array_equal(*starts)
+    assert len(np.unique(np.concatenate(states), axis=0)) == 2 * NUM_ENVS
+    different = len(np.unique(np.concatenate(starts), axis=0))
+    varying = all(component.varies for component in simulator.task.observation_components)
+    assert different == 2 * NUM_ENVS if varying else different >= 5
 
 
-@every_variant
-def test_rewards_are_finite_with_named_terms_and_not_all_the_same(environment_id, options):
-    simulator = make_simulator(environment_id, ROWS, **options)
-    seen = wander(simulator, steps_for(environment_id))
+def test_rewards_are_finite_with_named_terms_and_not_all_the_same(env_id, options):
+    simulator = make_simulator(env_id, NUM_ENVS, **options)
+    seen = wander(simulator, steps_for(simulator))
     terms = {name: values for name, values in seen.items() if name.startswith("term ")}
     assert terms
     assert all(name.removeprefix("term ").isidentifier() for name in terms)
     for name in ("rewards", *terms):
         assert seen[name].shape == seen["rewards"].shape
         assert np.isfinite(seen[name]).all()
-    if "CartPole" in environment_id:
-        assert ((seen["rewards"] >= 0.0) & (seen["rewards"] <= 1.0)).all()
-        assert np.allclose(seen["rewards"], np.prod([*terms.values()], axis=0), rtol=1e-5, atol=1e-7)
-    if not getattr(simulator.task, "sparse", False) and "Goal" not in environment_id:
+    sparse = all(np.isin(values, (0.0, 1.0)).all() for values in terms.values())
+    if not sparse:  # what is seldom met may never be met by chance
         assert len(np.unique(seen["rewards"])) > 1
 
 
-@every_variant
-def test_rows_equal_single_environments_bit_for_bit(environment_id, options):
-    steps, n = steps_for(environment_id) - 5, 3
-    batch = make_simulator(environment_id, n, max_episode_steps=15, **options)
+def test_rewards_and_ends_are_the_same_numbers_for_scalars_arrays_and_any_leading_shape(env_id, options):
+    """A batch of one is rewarded on NumPy scalars, a batch on arrays, a planner's rollouts on (steps, n)."""
+    simulator = make_simulator(env_id, NUM_ENVS, max_episode_steps=None, autoreset_mode="NextStep", **options)
+    simulator.action_space.seed(5)
+    simulator.reset(seed=5)
+    task, path, controls = simulator.task, [simulator.features.copy()], []
+    for _ in range(6):
+        action = simulator.action_space.sample()
+        controls.append(task.control(action))
+        simulator.step(action)
+        path.append(simulator.features.copy())
+    features, control = np.stack(path), np.stack(controls)
+    rewards, terms = task.reward(features[:-1], control, features[1:])
+    ends = task.terminated(features[1:])
+    assert rewards.shape == ends.shape == (6, NUM_ENVS)
+    for step, index in np.ndindex(6, NUM_ENVS):
+        one = task.reward(features[step, index], control[step, index], features[step + 1, index])
+        assert one[0] == rewards[step, index]
+        assert {name: float(term) for name, term in one[1].items()} == {
+            name: float(term[step, index]) for name, term in terms.items()
+        }
+        assert task.terminated(features[step + 1, index]) == ends[step, index]
+
+
+def test_a_planner_is_told_the_features_or_that_they_are_hidden(env_id, options):
+    simulator = make_simulator(env_id, NUM_ENVS, **options)
+    model = simulator.planning_model()
+    observations, _ = simulator.reset(seed=2)
+    told = model.features(observations) if not isinstance(observations, dict) else None
+    if told is None:
+        assert not simulator.task.observes_features
+        if not isinstance(simulator.task, Plannable):
+            pytest.skip(f"{env_id} is not Plannable with {options}")
+    else:
+        assert np.array_equal(told, simulator.features[:, : told.shape[1]])
+    point = model.point(simulator.features)
+    assert (point is not None) == isinstance(simulator.task, PlanDrawable)
+    assert point is None or (point.shape == (NUM_ENVS, 3) and np.isfinite(point).all())
+
+
+def test_own_quantities_at_their_defaults_are_the_model_itself_and_other_values_are_not(env_id):
+    require(env_id, Randomizable)
+    task = make_task(env_id)
+    defaults = {name: parameter.default for name, parameter in task.physics.items()}
+    plain = wander(make_simulator(env_id, 3), 20)["observations"]
+    same = wander(make_simulator(env_id, 3, physics=defaults), 20)["observations"]
+    assert np.allclose(plain, same, rtol=1e-4, atol=1e-4)
+    for name, parameter in task.physics.items():
+        assert parameter.low <= parameter.default <= parameter.high
+        for value in {parameter.low, parameter.high} - {parameter.default}:
+            other = wander(make_simulator(env_id, 3, physics={name: value}), 20)["observations"]
+            assert not np.allclose(plain, other, rtol=1e-4, atol=1e-4), name
+
+
+def test_rows_equal_single_environments_bit_for_bit(env_id, options):
+    n = 3
+    batch = make_simulator(env_id, n, max_episode_steps=15, **options)
+    steps = steps_for(batch) - 5
     batch.action_space.seed(0)
     actions = [batch.action_space.sample() for _ in range(steps)]
     observations, _ = batch.reset(seed=7)
     space = batch.single_observation_space
     found = [(flat(space, observations), None, None, None)]
+    metrics = []
     for action in actions:
-        observations, *rest, _ = batch.step(action)
+        observations, *rest, infos = batch.step(action)
         found.append((flat(space, observations), *rest[:3]))
-    single = gymnasium.make(environment_id, max_episode_steps=15, **options)
+        metrics.append({name: infos[name] for name in batch.task.metrics(batch.features)})
+    single = gymnasium.make(env_id, max_episode_steps=15, **options)
     for row in range(n):
         observation, _ = single.reset(seed=7 + row)
         assert np.array_equal(_one(space, observation), found[0][0][row])
-        for action, (expected, rewards, terminations, truncations) in zip(actions, found[1:], strict=True):
-            observation, reward, terminated, truncated, _ = single.step(action[row])
+        for action, (expected, rewards, terminations, truncations), values in zip(
+            actions, found[1:], metrics, strict=True
+        ):
+            observation, reward, terminated, truncated, info = single.step(action[row])
             assert (reward, terminated, truncated) == (rewards[row], terminations[row], truncations[row])
+            assert {name: info[name] for name in values} == {name: value[row] for name, value in values.items()}
             if terminated or truncated:
                 observation, _ = single.reset()
             assert np.array_equal(_one(space, observation), expected[row])
@@ -178,14 +282,13 @@ def _one(space: gymnasium.Space, observation) -> np.ndarray:
     return np.asarray(observation).ravel()
 
 
-@every_id
-def test_every_way_to_make_it_gives_the_same_environment(environment_id):
-    limit = registered_tasks()[environment_id].max_episode_steps
-    by_gymnasium = gymnasium.make_vec(environment_id, num_envs=3)
-    by_function = make_simulator(environment_id, 3)
-    by_constructor = Simulator(make_task(environment_id), 3, max_episode_steps=limit)
+def test_every_way_to_make_it_gives_the_same_environment(env_id):
+    limit = require_task(env_id).max_episode_steps
+    by_gymnasium = gymnasium.make_vec(registered_id(env_id), num_envs=3)
+    by_function = make_simulator(env_id, 3)
+    by_constructor = Simulator(make_task(env_id), 3, max_episode_steps=limit)
     assert isinstance(by_gymnasium.unwrapped, Simulator)
-    assert by_gymnasium.spec.id == environment_id
+    assert by_gymnasium.spec.id == registered_id(env_id)
     runs = [wander(env.unwrapped, 20, seed=2) for env in (by_gymnasium, by_function, by_constructor)]
     for other in runs[1:]:
         for name, values in runs[0].items():
@@ -193,7 +296,7 @@ def test_every_way_to_make_it_gives_the_same_environment(environment_id):
     for env in (by_gymnasium, by_function, by_constructor):
         assert env.unwrapped.max_episode_steps == limit
 
-    made, built = gymnasium.make(environment_id), make_single(environment_id)
+    made, built = gymnasium.make(env_id), make_single(env_id)
     assert isinstance(made.unwrapped, SingleEnvironment)
     assert made.spec.max_episode_steps == limit
     space = made.observation_space
@@ -204,12 +307,12 @@ def test_every_way_to_make_it_gives_the_same_environment(environment_id):
         assert env.action_space == by_function.single_action_space
 
 
-@every_id
 @pytest.mark.parametrize("kind", ["pushes", "balls"])
-def test_disturbed_rows_equal_single_environments_bit_for_bit_and_differ_from_undisturbed_ones(environment_id, kind):
-    n, limit = 4, {ROOMS: 3, "gantry/VacuumDrive-v0": 25, "gantry/Vacuum-v0": 6}.get(environment_id, 90)
-    batch = make_simulator(environment_id, n, max_episode_steps=limit, num_threads=2, disturb=kind)
-    plain = make_simulator(environment_id, n, max_episode_steps=limit)
+def test_disturbed_rows_equal_single_environments_bit_for_bit_and_differ_from_undisturbed_ones(env_id, kind):
+    require(env_id, Disturbable)
+    n, limit = 4, limit_for(make_simulator(env_id))
+    batch = make_simulator(env_id, n, max_episode_steps=limit, num_threads=2, disturb=kind)
+    plain = make_simulator(env_id, n, max_episode_steps=limit)
     batch.action_space.seed(0)
     actions = [batch.action_space.sample() for _ in range(2 * limit + 2)]
     batch.reset(seed=40)
@@ -223,7 +326,7 @@ def test_disturbed_rows_equal_single_environments_bit_for_bit_and_differ_from_un
         seen.append((batch.features.copy(), batch.batch.state.copy(), *returned))
     assert different.any()
     for row in (0, 3):
-        single = make_simulator(environment_id, 1, max_episode_steps=limit, disturb=kind)
+        single = make_simulator(env_id, 1, max_episode_steps=limit, disturb=kind)
         single.reset(seed=40 + row)
         for action, (features, state, rewards, terminations, truncations) in zip(actions, seen, strict=True):
             _, reward, terminated, truncated, _ = single.step(action[row : row + 1])
@@ -232,47 +335,55 @@ def test_disturbed_rows_equal_single_environments_bit_for_bit_and_differ_from_un
             assert (reward[0], terminated[0], truncated[0]) == (rewards[row], terminations[row], truncations[row])
 
 
-@every_id
-@pytest.mark.parametrize("kind", [None, "pushes", "balls"])
-@pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
-def test_a_saved_simulation_continues_bit_for_bit_in_a_fresh_one(environment_id, mode, kind):
-    def build():
-        return make_simulator(environment_id, 4, max_episode_steps=12, autoreset_mode=mode, disturb=kind)
-
-    one, other = build(), build()
-    wander(one, 12 if mode == "NextStep" else 7)  # with rows that wait for their reset, or in the middle
+def check_resume(env_id: str, steps: int, **settings) -> None:
+    """Check that a saved simulation continues in a fresh one as in itself, bit for bit."""
+    one, other = (make_simulator(env_id, 4, max_episode_steps=12, **settings) for _ in range(2))
+    wander(one, 12 if settings.get("autoreset_mode") == "NextStep" else 7)  # waiting for a reset, or in the middle
     other.set_state(one.get_state())
     one.action_space.seed(9)
-    for _ in range(14 if environment_id == ROOMS else 30):
+    space = one.single_observation_space
+    for _ in range(steps):
         action = one.action_space.sample()
         found, expected = other.step(action), one.step(action)
-        space = one.single_observation_space
         assert np.array_equal(flat(space, found[0]), flat(space, expected[0]))
         for a, b in zip(found[1:4], expected[1:4], strict=True):
             assert np.array_equal(a, b)
+        for name in one.task.metrics(one.features):
+            assert np.array_equal(found[4][name], expected[4][name])
     assert np.array_equal(one.batch.state, other.batch.state)
 
 
-@every_id
-def test_from_wherever_it_is_saved_a_simulation_goes_on_as_it_did_even_while_it_touches_something(environment_id):
-    one = make_simulator(environment_id, 8, max_episode_steps=12, disturb="balls")
+def test_a_saved_simulation_continues_bit_for_bit(env_id, options):
+    check_resume(env_id, 14 if long_steps(make_simulator(env_id)) else 30, **options)
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("NextStep", None), ("NextStep", "pushes"), ("SameStep", "balls")])
+def test_a_saved_simulation_continues_bit_for_bit_in_every_mode_and_disturbed(env_id, mode, kind):
+    if kind is not None:
+        require(env_id, Disturbable)
+    steps = 14 if long_steps(make_simulator(env_id)) else 30
+    check_resume(env_id, steps, autoreset_mode=mode, disturb=kind)
+
+
+def test_a_simulation_saved_at_any_moment_continues_bit_for_bit_even_in_contact(env_id):
+    require(env_id, Disturbable)
+    one = make_simulator(env_id, 8, max_episode_steps=12, disturb="balls")
     one.reset(seed=3)
     one.action_space.seed(3)
-    for _ in range(6 if environment_id == ROOMS else 20):
-        other = make_simulator(environment_id, 8, max_episode_steps=12, disturb="balls")
+    for _ in range(6 if long_steps(one) else 20):
+        other = make_simulator(env_id, 8, max_episode_steps=12, disturb="balls")
         other.set_state(one.get_state())
-        for _ in range(2 if environment_id == ROOMS else 1):
+        for _ in range(2 if long_steps(one) else 1):
             action = one.action_space.sample()
             other.step(action)
             one.step(action)
         assert np.array_equal(one.batch.state, other.batch.state)
 
 
-@every_id
-def test_under_motor_delay_nothing_is_asked_for_until_the_first_action_arrives(environment_id):
+def test_under_motor_delay_nothing_is_asked_for_until_the_first_action_arrives(env_id):
     n, delays = 5, np.array([0, 1, 2, 3, 2])
-    late = make_simulator(environment_id, n, max_episode_steps=None, physics={"motor_delay": delays})
-    plain = make_simulator(environment_id, n, max_episode_steps=None)
+    late = make_simulator(env_id, n, max_episode_steps=None, physics={"motor_delay": delays})
+    plain = make_simulator(env_id, n, max_episode_steps=None)
     late.action_space.seed(3)
     actions = [late.action_space.sample() for _ in range(8)]
     sent = [plain.task.control(action) for action in actions]
@@ -289,24 +400,33 @@ def test_under_motor_delay_nothing_is_asked_for_until_the_first_action_arrives(e
         late.transition(action)
         plain.transition(action)
         assert np.array_equal(late.features, plain.features)
-        if "Vacuum" in environment_id or environment_id == "gantry/Reach-v0":
-            still = t < delays
-            assert np.abs(late.state.qpos - begun)[still][:, :2].max(initial=0.0) < 0.01, "it stays where it is"
-        if plain._some_ended:
+        if plain.task.terminated(plain.features).any():
             break
     assert not np.array_equal(late.state.qpos, begun)
 
 
-@every_id
+@pytest.mark.parametrize(
+    "holding", ["gantry/Reach-v0", "gantry/Vacuum-v0", "gantry/VacuumRooms-v0", "gantry/VacuumDrive-v0"]
+)
+def test_neutral_control_keeps_a_robot_where_it_is(holding):
+    simulator = make_simulator(holding, 5, max_episode_steps=None, physics={"motor_delay": 3})
+    simulator.reset(seed=3)
+    simulator.action_space.seed(3)
+    begun = simulator.state.qpos.copy()
+    for _ in range(3):  # until the first action arrives
+        simulator.step(simulator.action_space.sample())
+        assert np.abs(simulator.state.qpos - begun)[:, :2].max() < 0.01
+
+
 @pytest.mark.parametrize("size", [np.float32(1e38), np.float32(-3e38), np.float64(1e300)])
-def test_actions_far_beyond_their_bounds_are_clipped_without_a_warning(environment_id, size):
-    space = make_task(environment_id).action_space
+def test_actions_far_beyond_their_bounds_are_clipped_without_a_warning(env_id, size):
+    space = make_task(env_id).action_space
     if not isinstance(space, gymnasium.spaces.Box):
         pytest.skip("its actions are numbered")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for n in (1, 3):
-            one, other = make_simulator(environment_id, n), make_simulator(environment_id, n)
+            one, other = make_simulator(env_id, n), make_simulator(env_id, n)
             one.reset(seed=0)
             other.reset(seed=0)
             bound = space.high if size > 0 else space.low
@@ -315,15 +435,14 @@ def test_actions_far_beyond_their_bounds_are_clipped_without_a_warning(environme
                 for found, expected in zip(one.step(huge)[:4], other.step(full)[:4], strict=True):
                     if not isinstance(found, dict):
                         assert np.array_equal(found, expected)
-        single = make_single(environment_id)
+        single = make_single(env_id)
         single.reset(seed=0)
         single.step(np.full(space.shape, size))
 
 
-@every_id
-def test_gymnasiums_vector_wrappers_work_on_it(environment_id):
+def test_gymnasiums_vector_wrappers_work_on_it(env_id):
     n, limit = 3, 10
-    env = vector.RecordEpisodeStatistics(gymnasium.make_vec(environment_id, num_envs=n, max_episode_steps=limit))
+    env = vector.RecordEpisodeStatistics(gymnasium.make_vec(registered_id(env_id), num_envs=n, max_episode_steps=limit))
     env.reset(seed=0)
     env.action_space.seed(0)
     sums, lengths, ended = np.zeros(n), np.zeros(n), 0
@@ -340,8 +459,8 @@ def test_gymnasiums_vector_wrappers_work_on_it(environment_id):
             sums[ends] = lengths[ends] = 0
     assert ended >= 2 * n
 
-    listed = vector.DictInfoToList(gymnasium.make_vec(environment_id, num_envs=n, max_episode_steps=limit))
-    plain = gymnasium.make_vec(environment_id, num_envs=n, max_episode_steps=limit)
+    listed = vector.DictInfoToList(gymnasium.make_vec(registered_id(env_id), num_envs=n, max_episode_steps=limit))
+    plain = gymnasium.make_vec(registered_id(env_id), num_envs=n, max_episode_steps=limit)
     assert listed.reset(seed=0)[1] == [{}] * n
     plain.reset(seed=0)
     for _ in range(limit):
@@ -354,7 +473,7 @@ def test_gymnasiums_vector_wrappers_work_on_it(environment_id):
     assert "final_obs" in expected
 
     if isinstance(env.single_observation_space, gymnasium.spaces.Box):
-        made = gymnasium.make_vec(environment_id, num_envs=n, max_episode_steps=limit, autoreset_mode="NextStep")
+        made = gymnasium.make_vec(registered_id(env_id), num_envs=n, max_episode_steps=limit, autoreset_mode="NextStep")
         normalized = vector.NormalizeObservation(made)
         normalized.reset(seed=0)
         for _ in range(2 * limit + 2):

@@ -190,7 +190,7 @@ def state(**changes):
     settings = {
         "time": 3.5,
         "score": 412.0,
-        "terms": {"upright": 0.9, "centred": 0.5, "small control": 1.0},
+        "terms": {"upright": 0.9, "centered": 0.5, "small control": 1.0},
         "action": np.array([0.5]),
         "title": "Cart-pole",
     }

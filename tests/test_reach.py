@@ -1,14 +1,11 @@
-import warnings
-
 import gymnasium
 import mujoco
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env
 
 from gantry.envs.simulator import make_simulator
-from gantry.envs.tasks.reach import HIGHEST, HOME, INCREMENTS, LOWEST, Reach, ReachGoal, fingertip
+from gantry.envs.tasks.reach import HIGHEST, HOME, INCREMENTS, LOWEST, Reach, fingertip
 from gantry.errors import GantryError
 
 REACH, GOAL = "gantry/Reach-v0", "gantry/ReachGoal-v0"
@@ -77,16 +74,6 @@ def test_ranges_torques_and_speeds_are_the_published_ones() -> None:
     assert model.opt.timestep * Reach.decimation == 0.02
 
 
-@pytest.mark.parametrize(("name", "options"), VARIANTS)
-def test_the_checkers_pass_with_warnings_as_errors(name, options) -> None:
-    from stable_baselines3.common.env_checker import check_env as check_sb3
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check_env(gymnasium.make(name, **options).unwrapped, skip_render_check=True)
-        check_sb3(gymnasium.make(name, **options).unwrapped, warn=True)
-
-
 def test_an_unknown_control_is_refused_with_the_choices() -> None:
     with pytest.raises(GantryError, match="'position' or 'torque'"):
         make_simulator(REACH, 1, control="voltage")
@@ -135,42 +122,6 @@ def test_only_neighbouring_links_are_spared_each_others_contacts() -> None:
     assert {model.geom_bodyid[g] for g in solid} == set(range(model.nbody)) - {model.body("target").id}
     excluded = [(signature >> 16, signature & 0xFFFF) for signature in model.exclude_signature]
     assert excluded == [(model.body("base").id, model.body("link1").id)]
-
-
-@pytest.mark.parametrize(("name", "options"), VARIANTS)
-def test_a_state_taken_mid_episode_continues_bit_for_bit(name, options) -> None:
-    actions = bold_actions(60, 8, seed=1)
-    first = make_simulator(name, 8, max_episode_steps=40, **options)
-    first.reset(seed=9)
-    for action in actions[:25]:
-        first.step(action)
-    second = make_simulator(name, 8, max_episode_steps=40, num_threads=1, **options)
-    second.set_state(first.get_state())
-    for action in actions[25:]:
-        one, two = first.step(action), second.step(action)
-        assert np.array_equal(flatten(one[0]), flatten(two[0]))
-        assert np.array_equal(one[1], two[1])
-        assert np.array_equal(one[3], two[3])
-
-
-@pytest.mark.parametrize("name", [REACH, GOAL])
-def test_a_row_equals_the_single_environment_of_its_seed_over_several_episodes(name) -> None:
-    rows, limit = 12, 8
-    batch = make_simulator(name, rows, max_episode_steps=limit)
-    actions = bold_actions(3 * limit, rows, seed=2)
-    observations, _ = batch.reset(seed=40)
-    expected = [flatten(observations)]
-    for action in actions:
-        observations, *_ = batch.step(action)
-        expected.append(flatten(observations))
-    for row in (0, 5, 11):
-        single = gymnasium.make(name, max_episode_steps=limit)
-        observation, _ = single.reset(seed=40 + row)
-        for step, action in enumerate(actions[:, row]):
-            assert np.array_equal(flatten(observation), expected[step][row])
-            observation, _, _, truncated, _ = single.step(action)
-            if truncated:
-                observation, _ = single.reset()
 
 
 def test_every_generated_target_is_the_fingertip_of_a_stored_collision_free_pose() -> None:
@@ -440,25 +391,3 @@ def test_hovering_near_the_target_or_standing_still_never_beats_reaching_it() ->
     assert not hover_success.any()
     assert (reaching > hovering + 5)[success].all()
     assert (reaching > still + 5)[success].all()
-
-
-def test_hindsight_replay_learns_from_the_goal_form() -> None:
-    from stable_baselines3 import DDPG, HerReplayBuffer
-
-    from gantry.envs.sb3 import make_sb3
-
-    model = DDPG(
-        "MultiInputPolicy",
-        make_sb3(GOAL, 4, seed=0),
-        replay_buffer_class=HerReplayBuffer,
-        learning_starts=700,
-        batch_size=64,
-        policy_kwargs={"net_arch": [16]},
-        device="cpu",
-    )
-    model.learn(720)
-    batch = model.replay_buffer.sample(512)
-    goals, reached = batch.observations["desired_goal"], batch.next_observations["achieved_goal"]
-    expected = ReachGoal().compute_reward(reached, goals)
-    assert torch.equal(batch.rewards[:, 0], expected.float())
-    assert (batch.rewards == 0).float().mean() > 0.02

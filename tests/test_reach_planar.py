@@ -1,11 +1,7 @@
-import warnings
-
-import gymnasium
 import mujoco
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env
 
 from gantry.envs.simulator import make_simulator, make_task
 from gantry.envs.tasks.reach_planar import ReachPlanar
@@ -75,16 +71,6 @@ def test_a_driven_trajectory_is_the_one_that_dm_control_gives() -> None:
     np.testing.assert_allclose(env.state.qvel[0], [3.44473322, -4.74104773], rtol=1e-5)
 
 
-@pytest.mark.parametrize("options", OPTIONS)
-def test_the_checkers_pass_with_warnings_as_errors(options) -> None:
-    from stable_baselines3.common.env_checker import check_env as check_sb3
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check_env(gymnasium.make(ID, **options).unwrapped, skip_render_check=True)
-        check_sb3(gymnasium.make(ID, **options), warn=True)
-
-
 def test_physics_equal_a_serial_loop_bit_for_bit() -> None:
     env = make_simulator(ID, 16, num_threads=2)
     env.reset(seed=3)
@@ -102,37 +88,6 @@ def test_physics_equal_a_serial_loop_bit_for_bit() -> None:
         assert np.array_equal(data.qpos, env.state.qpos[row])
         assert np.array_equal(data.qvel, env.state.qvel[row])
         assert np.array_equal(data.mocap_pos, env.state.mocap_pos[row])
-
-
-def test_a_state_taken_mid_episode_continues_bit_for_bit_target_included() -> None:
-    actions = np.random.default_rng(1).uniform(-1, 1, (30, 8, 2)).astype(np.float32)
-    first = make_simulator(ID, 8, max_episode_steps=20)
-    first.reset(seed=9)
-    for action in actions[:12]:
-        first.step(action)
-    state = first.get_state()
-    second = make_simulator(ID, 8, max_episode_steps=20)
-    second.set_state(state)
-    for action in actions[12:]:
-        one, two = first.step(action), second.step(action)
-        assert np.array_equal(one[0], two[0])
-        assert np.array_equal(one[1], two[1])
-        assert np.array_equal(one[3], two[3])
-
-
-def test_a_row_equals_the_single_environment_of_its_seed() -> None:
-    batch = make_simulator(ID, 5, max_episode_steps=10)
-    single = gymnasium.make(ID, max_episode_steps=10)
-    observations, _ = batch.reset(seed=20)
-    alone, _ = single.reset(seed=23)
-    assert np.array_equal(observations[3], alone)
-    for k in range(10):
-        action = np.full((5, 2), np.sin(k), np.float32)
-        _, rewards, _, _, infos = batch.step(action)
-        alone, reward, _, truncated, _ = single.step(action[3])
-        assert reward == pytest.approx(rewards[3], abs=1e-6)
-    assert truncated
-    assert np.array_equal(infos["final_obs"][3], alone)
 
 
 def test_every_target_lies_in_its_ring_and_all_bearings_and_poses_occur() -> None:

@@ -3,12 +3,14 @@
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from stable_baselines3 import A2C, DDPG, DQN, PPO, HerReplayBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from gantry.envs.sb3 import make_sb3
 from gantry.envs.simulator import make_simulator
 from gantry.envs.single import SingleEnvironment
+from gantry.envs.tasks.reach import ReachGoal
 from gantry.errors import GantryError
 
 BALANCE = "gantry/CartPoleBalance-v0"
@@ -117,3 +119,5 @@ def test_hindsight_replay_trains_on_the_goal_conditioned_arm():
     sample = model.replay_buffer.sample(64)
     assert set(np.unique(sample.rewards)) <= {-1.0, 0.0}
     assert (sample.rewards == 0.0).any()  # some goals, chosen in hindsight, were reached
+    goals, reached = sample.observations["desired_goal"], sample.next_observations["achieved_goal"]
+    assert torch.equal(sample.rewards[:, 0], ReachGoal().compute_reward(reached, goals).float())

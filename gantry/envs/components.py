@@ -27,6 +27,8 @@ class Component:
     """Numbers that it stands for."""
     key: str = ""
     """The entry of a Dict space that it belongs to."""
+    varies: bool = True
+    """Whether a few random steps change it in some environment, as tests then check."""
     note: str = ""
     """What bounds do not say, such as the usual range."""
 
@@ -37,3 +39,9 @@ def box(components: Sequence[Component]) -> gymnasium.spaces.Box:
     low = np.repeat(np.array([component.low for component in components], np.float32), counts)
     high = np.repeat(np.array([component.high for component in components], np.float32), counts)
     return gymnasium.spaces.Box(low, high)
+
+
+def dict_space(components: Sequence[Component]) -> gymnasium.spaces.Dict:
+    """Return the Dict whose entries are Boxes of the components of each `key`, in order of their first component."""
+    keys = dict.fromkeys(component.key for component in components)
+    return gymnasium.spaces.Dict({key: box([each for each in components if each.key == key]) for key in keys})

@@ -1,7 +1,15 @@
-"""Bounded reward shaping, written for NumPy arrays and torch tensors alike."""
+"""Rewards from bounded, named terms, for NumPy scalars and arrays and for torch tensors alike.
 
+A reward is computed on scalars for a single environment, on arrays for a batch and on tensors by planners. Sums,
+products, `abs` and comparisons give the same bits on all of them; powers, `np.where` and matrix products need not. The
+functions here keep to what does.
+"""
+
+import functools
 import math
+import operator
 import sys
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -48,3 +56,26 @@ def tolerance(
         return namespace(x).exp(squared * (math.log(value_at_margin) / margin**2))
     fall = 1.0 - squared * ((1.0 - value_at_margin) / margin**2)
     return (fall + abs(fall)) * 0.5
+
+
+def product(terms: Mapping[str, Any]) -> Any:
+    """Return the product (...) of named terms (...)."""
+    return functools.reduce(operator.mul, terms.values())
+
+
+def clip(values: Any, low: float, high: float) -> Any:
+    """Return values (...) clipped to [low, high], in their precision."""
+    if isinstance(values, NUMPY_TYPES):
+        return np.minimum(np.maximum(values, low), high)  # twice as fast as `np.clip`
+    return values.clip(low, high)
+
+
+def length(vectors: Any) -> Any:
+    """Return the Euclidean lengths (...) of vectors (..., number)."""
+    # A power of 1/2 would round differently on NumPy's scalars and arrays.
+    return namespace(vectors).sqrt(squared_length(vectors))
+
+
+def squared_length(vectors: Any) -> Any:
+    """Return the squared lengths (...) of vectors (..., number)."""
+    return namespace(vectors).einsum("...i,...i->...", vectors, vectors)  # several times as fast as a sum

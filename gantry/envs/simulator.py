@@ -5,6 +5,7 @@ Environment i depends on (its seed, its episode) alone, never on the others, so 
 that seed.
 """
 
+import copy
 import inspect
 from collections.abc import Mapping
 from types import EllipsisType
@@ -106,10 +107,10 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "render_fps": max(1, round(1.0 / self.control_timestep)),
             "autoreset_mode": self.autoreset_mode,
         }
-        self.single_observation_space = task.observation_space
-        self.single_action_space = task.action_space
-        self.observation_space = batch_space(task.observation_space, num_envs)
-        self.action_space = batch_space(task.action_space, num_envs)
+        self.single_observation_space = copy.deepcopy(task.observation_space)  # a space holds a random generator
+        self.single_action_space = copy.deepcopy(task.action_space)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
         self._action_shape = self.action_space.shape
         self._continuous_actions = isinstance(task.action_space, gymnasium.spaces.Box)
 

@@ -1,10 +1,10 @@
 """The cart-pole: a cart on a rail swings up and balances an unactuated pole.
 
 Geometry, inertias, actuator, initial states and reward terms are those of dm_control's cart-pole (Tassa et al. 2018,
-"DeepMind Control Suite"; after Barto, Sutton & Anderson 1983), so that published 0-1000 figures stand beside ours.
+"DeepMind Control Suite"; after Barto, Sutton & Anderson 1983), so that published scores from 0 to 1000 compare with ours.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import gymnasium
@@ -12,10 +12,12 @@ import numpy as np
 from mujoco.batch import Batch
 
 from gantry.envs.capabilities import Disturbable, PlanDrawable, Randomizable
+from gantry.envs.components import Component, box
 from gantry.envs.disturbances import DisturbanceTarget
 from gantry.envs.domain_randomization import PhysicalParameter
 from gantry.envs.random_streams import RandomStreams
-from gantry.envs.rewards import tolerance
+from gantry.envs.features import cos_sin
+from gantry.envs.rewards import clip, product, tolerance
 from gantry.envs.state import State
 from gantry.envs.task import Task
 from gantry.errors import GantryError
@@ -26,18 +28,26 @@ CART_HALF_SIZES = (0.2, 0.15, 0.1)
 """Half the cart's sizes along x, y, z (m)."""
 
 POLE_LENGTH = 1.0
-"""Between the ends of the pole's axis, as in the model (m)."""
+"""Distance between the ends of the pole's axis, as in the model (m)."""
 RAIL_HEIGHT = 1.0
-"""Of the pole's hinge above the floor (m)."""
-
-LOWEST, HIGHEST = np.float32(-1.0), np.float32(1.0)
-"""The motor's range, as a share of its force."""
+"""Height of the pole's hinge above the floor (m)."""
 
 POSITION, COSINE, SINE, VELOCITY, ANGULAR_VELOCITY = range(5)
 """Columns of the features."""
 
-FEATURE_BOUNDS = np.array([10.0, 1.0, 1.0, 300.0, 3000.0], np.float32)
-"""What no feature's magnitude exceeds, even with the lightest cart and pole that the physics accept."""
+FEATURES: Sequence[Component] = (
+    Component("cart position", "m", -10.0, 10.0, note="±1.8 plus what the soft stops yield"),
+    Component("cosine of the pole's angle", low=-1.0, high=1.0, note="1 = upright"),
+    Component("sine of the pole's angle", low=-1.0, high=1.0),
+    Component("cart velocity", "m/s", -300.0, 300.0, note="about ±8"),
+    Component("pole angular velocity", "rad/s", -3000.0, 3000.0, note="about ±15"),
+)
+"""The features; no magnitude exceeds its bound, even with the lightest cart and pole that the physics accept."""
+ACTIONS = {
+    "continuous": (Component("force along the rail", "10 N", -1.0, 1.0),),
+    "discrete": (Component("full force to the left"), Component("no force"), Component("full force to the right")),
+}
+"""The actions of each kind."""
 
 
 def box_inertia(mass: np.ndarray, half_sizes: tuple[float, float, float]) -> np.ndarray:
@@ -47,10 +57,10 @@ def box_inertia(mass: np.ndarray, half_sizes: tuple[float, float, float]) -> np.
 
 
 def capsule_inertia(mass: np.ndarray, radius: float, length: np.ndarray) -> np.ndarray:
-    """Return the principal moments (k, 3) in kg m² of solid capsules about their centres, the axis along z.
+    """Return the principal moments (k, 3) in kg m² of solid capsules about their centers, the axis along z.
 
     A cylinder of `length` (k,) and two half-spheres share `mass` (k,) by volume; the half-spheres' own moments are
-    shifted from their centres of mass, 3/8 radius beyond the cylinder's ends.
+    shifted from their centers of mass, 3/8 radius beyond the cylinder's ends.
     """
     cylinder = length / (length + radius * 4.0 / 3.0) * mass
     sphere = mass - cylinder
@@ -63,24 +73,13 @@ def capsule_inertia(mass: np.ndarray, radius: float, length: np.ndarray) -> np.n
 class CartPole(Task, Randomizable, Disturbable, PlanDrawable):
     """Balance or swing up a pole on a cart.
 
-    Observations (float32):
-
-    | index | name | unit | range |
-    |---|---|---|---|
-    | 0 | cart position x | m | ±1.8 and what the soft stops give (space: ±10) |
-    | 1 | cos of the pole's angle (1 = upright) | – | ±1 |
-    | 2 | sin of the pole's angle | – | ±1 |
-    | 3 | cart velocity | m/s | about ±8 (space: ±300) |
-    | 4 | pole angular velocity | rad/s | about ±15 (space: ±3000) |
-
-    Actions: `continuous`: one number in [-1, 1], times 10 N along the rail; `discrete`: 0 = full force to the left,
-    1 = none, 2 = full force to the right.
+    Observations are `FEATURES`, actions `ACTIONS`.
 
     Args:
         swing_up: start hanging (True) or near upright (False).
         sparse: reward 1 only while |x| ≤ 0.25 m and cos θ ≥ 0.995, else 0.
         actions: `continuous` or `discrete`.
-        observe_velocity: False hides columns 3 and 4: a partially observed task.
+        observe_velocity: False hides both velocities: a partially observed task.
     """
 
     model_file: ClassVar[str] = "cart_pole.xml"
@@ -106,15 +105,14 @@ class CartPole(Task, Randomizable, Disturbable, PlanDrawable):
         self.swing_up = swing_up
         self.sparse = sparse
         self.visible = slice(None) if observe_velocity else slice(VELOCITY)
-        bound = FEATURE_BOUNDS[self.visible]
-        self.observation_space = gymnasium.spaces.Box(-bound, bound)
-        self.action_space = (
-            gymnasium.spaces.Box(-1.0, 1.0, (1,)) if actions == "continuous" else gymnasium.spaces.Discrete(3)
-        )
+        self.observation_components = FEATURES[self.visible]
+        self.observation_space = box(self.observation_components)
+        self.action_components = ACTIONS[actions]
         self._discrete = actions == "discrete"
+        self.action_space = gymnasium.spaces.Discrete(3) if self._discrete else box(self.action_components)
 
     def set_physics(self, batch: Batch, env_ids: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
-        """Set lengths and masses, (k,) each, and the inertias and shapes that follow from them."""
+        """Set masses and the pole's length, (k,) each, and the inertias and shapes that follow from them."""
         cart, pole = batch.model.body("cart").id, batch.model.body("pole").id
         geom = batch.model.geom("pole").id
         cart_mass, pole_mass, length = values["cart_mass"], values["pole_mass"], values["pole_length"]
@@ -143,41 +141,38 @@ class CartPole(Task, Randomizable, Disturbable, PlanDrawable):
         """Return the share of the motor's force, (n, 1) in [-1, 1]."""
         if self._discrete:
             return (actions[:, None] - 1).astype(np.float32)
-        return np.minimum(np.maximum(actions, LOWEST), HIGHEST)
+        return clip(actions, -1.0, 1.0)
 
     def features(self, state: State) -> np.ndarray:
         """Return x, cos θ, sin θ, ẋ, θ̇: (n, 5)."""
         qpos = state.qpos
         features = np.empty((len(qpos), 5), np.float32)
-        # Contiguous, whatever the number of rows, so that every row takes the same path through cos and sin.
-        angle = qpos[:, 1].astype(np.float32)
         features[:, POSITION] = qpos[:, 0]
-        features[:, COSINE] = np.cos(angle)
-        features[:, SINE] = np.sin(angle)
+        features[:, COSINE], features[:, SINE] = cos_sin(qpos[:, 1].astype(np.float32))
         features[:, VELOCITY:] = state.qvel
         return features
 
     def drawn_point(self, features: Any) -> Any:
-        """Return the tip of a pole of the usual length, (..., 3) in m."""
+        """Return the tip of a pole of the default length, (..., 3) in m."""
         x = features[..., POSITION] + POLE_LENGTH * features[..., SINE]
         return np.stack([x, np.zeros_like(x), RAIL_HEIGHT + POLE_LENGTH * features[..., COSINE]], axis=-1)
 
     def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
         """Return the product of the terms below, in [0, 1].
 
-        Dense: `upright` (1 + cos θ)/2, `centred` in [½, 1] (Gaussian in x, margin 2 m), `small_control` in [⅘, 1],
-        `small_velocity` in [½, 1] (Gaussian in θ̇, margin 5 rad/s). Sparse: `centred` and `upright` are 0 or 1.
+        Dense: `upright` (1 + cos θ)/2, `centered` in [½, 1] (Gaussian in x, margin 2 m), `small_control` in [⅘, 1],
+        `small_velocity` in [½, 1] (Gaussian in θ̇, margin 5 rad/s). Sparse: `centered` and `upright` are 0 or 1.
         """
         position = next_features[..., POSITION]
         cosine = next_features[..., COSINE]
         if self.sparse:
-            terms = {"upright": tolerance(cosine, 0.995, 1.0), "centred": tolerance(position, -0.25, 0.25)}
-            return terms["upright"] * terms["centred"], terms
+            terms = {"upright": tolerance(cosine, 0.995, 1.0), "centered": tolerance(position, -0.25, 0.25)}
+            return product(terms), terms
         effort = tolerance(control[..., 0], margin=1.0, value_at_margin=0.0, sigmoid="quadratic")
         terms = {
             "upright": (cosine + 1.0) * 0.5,
-            "centred": tolerance(position, margin=2.0) * 0.5 + 0.5,
+            "centered": tolerance(position, margin=2.0) * 0.5 + 0.5,
             "small_control": effort * 0.2 + 0.8,
             "small_velocity": tolerance(next_features[..., ANGULAR_VELOCITY], margin=5.0) * 0.5 + 0.5,
         }
-        return terms["upright"] * terms["centred"] * terms["small_control"] * terms["small_velocity"], terms
+        return product(terms), terms

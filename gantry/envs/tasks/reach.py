@@ -5,10 +5,11 @@ and interface specifications", Franka Control Interface documentation): the Dena
 ranges, speed limits (2.175 rad/s for joints 1-4, 2.61 rad/s for 5-7) and torque limits (87 N m and 12 N m), and a hand
 whose tip is 0.1034 m beyond the flange. Link masses: Gaz, Cognetti, Oliva, Robuffo Giordano & De Luca 2019, "Dynamic
 Identification of the Franka Emika Panda Robot". The links' shapes, hence their inertias, the rotors' inertias and the
-drives' gains are ours.
+drives' gains are Gantry's own.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import gymnasium
@@ -16,9 +17,10 @@ import mujoco
 import numpy as np
 
 from gantry.envs.capabilities import Disturbable, GoalConditioned, PlanDrawable
+from gantry.envs.components import Component, box, dict_space
 from gantry.envs.disturbances import DisturbanceTarget
 from gantry.envs.random_streams import RandomStreams
-from gantry.envs.rewards import namespace, tolerance
+from gantry.envs.rewards import clip, length, squared_length, tolerance
 from gantry.envs.state import State
 from gantry.envs.task import Task
 from gantry.errors import GantryError
@@ -28,11 +30,11 @@ LOWEST = np.array([-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973
 HIGHEST = np.array([2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973])
 """The joints' ranges (rad)."""
 RANGES = HIGHEST - LOWEST
-"""How far the joints turn in all (rad)."""
+"""Widths of the joints' ranges (rad)."""
 SPEED_LIMITS = np.array([2.175, 2.175, 2.175, 2.175, 2.61, 2.61, 2.61])
-"""At these speeds a joint's drag equals its drive's greatest torque (rad/s)."""
+"""Speeds at which a joint's drag equals its drive's largest torque (rad/s)."""
 TORQUE_LIMITS = np.array([87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0])
-"""The drives' greatest torques, gravity compensation included (N m)."""
+"""The drives' largest torques, gravity compensation included (N m)."""
 
 SHOULDER_HEIGHT, UPPER_ARM, FOREARM, FLANGE, FINGER = 0.333, 0.316, 0.384, 0.107, 0.1034
 """Offsets along the joints' axes (m)."""
@@ -42,42 +44,61 @@ ELBOW_OFFSET, WRIST_OFFSET = 0.0825, 0.088
 HOME = np.array([0.0, -np.pi / 4, 0.0, -3 * np.pi / 4, 0.0, np.pi / 2, np.pi / 4])
 """The pose around which episodes start (rad)."""
 START_SPREAD = 0.1
-"""How far a joint starts from `HOME` at most (rad)."""
+"""Largest distance of a joint from `HOME` at the start (rad)."""
 
 INCREMENTS = 0.8 * SPEED_LIMITS * 0.02
-"""How far an action of 1 moves the servos' aims in a control step of 20 ms (rad)."""
+"""Distance by which an action of 1 moves the servos' setpoints in a control step of 20 ms (rad)."""
 STIFFNESS = np.array([2000.0] * 4 + [300.0] * 3)
-"""The servos' torque for each rad between their aim and the joint (N m/rad), as in the model."""
+"""The servos' torque per rad between setpoint and joint (N m/rad), as in the model."""
 DAMPING_TIME = np.float32(0.05)
-"""The servos' braking torque for each rad/s of the joint, over their stiffness (s), as in the model."""
-SHARE_A_RADIAN = (STIFFNESS / TORQUE_LIMITS).astype(np.float32)
-"""The same stiffness in shares of the torque limits (1/rad)."""
-GREATEST_LEAD = 0.25
-"""How far a servo's aim may be ahead of its joint (rad), so that a blocked arm does not wind up."""
+"""The servos' damping torque per rad/s of the joint, over their stiffness (s), as in the model."""
+SHARE_PER_RADIAN = (STIFFNESS / TORQUE_LIMITS).astype(np.float32)
+"""The stiffness in shares of the torque limits (1/rad)."""
+MAX_LEAD = 0.25
+"""Largest distance of a servo's setpoint from its joint (rad), so that a blocked arm does not wind up."""
 
 SUCCESS_DISTANCE = 0.02
 """Within this distance of the target the fingertip has reached it (m)."""
 TARGET_TRIES = 24
-"""Poses drawn for a target before the home pose is taken: nine in ten are free of collisions, so never in practice."""
+"""Poses sampled for a target before the home pose is taken: nine in ten are free of collisions, so never in practice."""
 
 POSITIONS = int(mujoco.mjtStage.mjSTAGE_POS)
 
 FAR, NEAR, CLOSE = 1.0, 0.25, 0.05
-"""The distances (m) at which the reward's three terms have fallen to a tenth."""
+"""Distances (m) at which the reward's three terms have fallen to a tenth."""
 BRISK = 1.0
-"""The joints' speed (rad/s, root mean square) at which the term `steady` has lost nine tenths of what it can."""
+"""Joint speed (rad/s, root mean square) at which the term `steady` has lost nine tenths of its range."""
 
-POSITION_BOUND, VELOCITY_BOUND, TORQUE_BOUND, REACH_BOUND = 4.0, 100.0, 200.0, 3.0
-"""What no feature's magnitude exceeds (rad, rad/s, share of the limit, m)."""
+FEATURES = (
+    Component("joint positions", "rad", -4.0, 4.0, count=7, note="the joints' ranges"),
+    Component("joint velocities", "rad/s", -100.0, 100.0, count=7, note="about ±3"),
+    Component("from the fingertip to the target, x y z", "m", -3.0, 3.0, count=3, note="about ±2"),
+    Component("target from the base, x y z", "m", -3.0, 3.0, count=3, note="about ±1"),
+    Component("torques the servos ask for", "share of the limit", -200.0, 200.0, count=7, note="about ±3"),
+)
+"""The features; with torque control there are no servos, and the last ones are left out."""
+GOAL_OBSERVATION = (0, 1, 4)
+"""Which of `FEATURES` are in the entry `observation` of `ReachGoal`."""
+ACTIONS = {
+    "position": (
+        Component("increments of the setpoints of joints 1-4", "0.0348 rad", -1.0, 1.0, count=4),
+        Component("increments of the setpoints of joints 5-7", "0.0418 rad", -1.0, 1.0, count=3),
+    ),
+    "torque": (
+        Component("torques of joints 1-4", "87 N m", -1.0, 1.0, count=4),
+        Component("torques of joints 5-7", "12 N m", -1.0, 1.0, count=3),
+    ),
+}
+"""The actions for each kind of control."""
 
 
 def fingertip(positions: np.ndarray) -> np.ndarray:
-    """Return where the fingertip is (n, 3) in m, for joint positions (n, 7) in rad, in closed form and their precision.
+    """Return fingertip positions (n, 3) in m for joint positions (n, 7) in rad, in closed form and their precision.
 
     From the tip to the base, each joint turns the point about its z axis, as a complex number x + iy, and hands it to
     the frame below; the last joint's axis runs through the tip, which it therefore does not move.
     """
-    angles = positions.T[:6].copy()  # contiguous, so that every row takes the same path whatever their number
+    angles = positions.T[:6].copy()  # contiguous, so that the bits do not depend on how many there are
     turn = np.empty(angles.shape, np.result_type(angles, np.complex64))
     np.cos(angles, out=turn.real)
     np.sin(angles, out=turn.imag)
@@ -99,26 +120,14 @@ def fingertip(positions: np.ndarray) -> np.ndarray:
 class Reach(Task, Disturbable, PlanDrawable):
     """Bring the fingertip of a 7-joint arm within 2 cm of a target and hold it there until the episode ends.
 
-    Observations (float32):
+    Observations are `FEATURES`, actions `ACTIONS`, at 50 Hz:
 
-    | index | name | unit | range |
-    |---|---|---|---|
-    | 0-6 | joint positions | rad | the joints' ranges (space: ±4) |
-    | 7-13 | joint velocities | rad/s | about ±3 (space: ±100) |
-    | 14-16 | from the fingertip to the target | m | about ±2 (space: ±3) |
-    | 17-19 | the target, from the base | m | about ±1 (space: ±3) |
-    | 20-26 | with servos: the torques they ask for, before their limits | share of the limit | about ±3 (space: ±200) |
+    - `position`: increments of the servos' setpoints, at most 0.8 × the joint's speed limit × 20 ms; 0 holds the pose;
+    - `torque`: shares of the torque limits, on top of gravity compensation, the sum being limited to them.
 
-    Actions, seven numbers in [-1, 1], at 50 Hz:
-
-    - `position`: increments of the servos' aims, at most 0.8 × the joint's speed limit × 20 ms, that is 0.0348 rad
-      (joints 1-4) and 0.0418 rad (5-7); 0 holds the pose;
-    - `torque`: shares of the torque limits, 87 N m (joints 1-4) and 12 N m (5-7), on top of gravity compensation, the
-      sum being limited to them.
-
-    Every target is where the fingertip is in a pose drawn uniformly from the joints' ranges and found free of
-    collisions, so it can be reached; `userdata` holds that pose. `success`: the fingertip is within 2 cm of the target;
-    it counts at the episode's last step.
+    Every target is where the fingertip is in a pose sampled uniformly from the joints' ranges and found free of
+    collisions, so it can be reached; `userdata` holds that pose. Metric `success`: the fingertip is within 2 cm of the
+    target; it counts at the episode's last step.
 
     Args:
         control: `position` (increments through servos) or `torque`.
@@ -133,12 +142,11 @@ class Reach(Task, Disturbable, PlanDrawable):
         if control not in ("position", "torque"):
             raise GantryError(f"control must be 'position' or 'torque', not {control!r}")
         self.servos = control == "position"
-        bounds = [POSITION_BOUND] * 7 + [VELOCITY_BOUND] * 7 + [REACH_BOUND] * 6 + [TORQUE_BOUND] * 7 * self.servos
-        self.bounds = np.array(bounds, np.float32)
-        """What no feature's magnitude exceeds."""
-        self.observation_space: gymnasium.spaces.Space[Any] = gymnasium.spaces.Box(-self.bounds, self.bounds)
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (JOINTS,))
-        self._limit = np.ones(JOINTS, np.float32)
+        self.observation_components = FEATURES if self.servos else FEATURES[:-1]
+        self.observation_space = box(self.observation_components)
+        self._width = sum(component.count for component in self.observation_components)
+        self.action_components = ACTIONS[control]
+        self.action_space = box(self.action_components)
 
     def load_specification(self) -> mujoco.MjSpec:
         """Return the model; with torque control its servos become plain motors."""
@@ -184,46 +192,46 @@ class Reach(Task, Disturbable, PlanDrawable):
         return pose
 
     def control(self, actions: np.ndarray) -> np.ndarray:
-        """Return the shares of the greatest increments or torques, (n, 7) in [-1, 1]."""
-        return np.minimum(np.maximum(actions, -self._limit), self._limit)
+        """Return the shares of the largest increments or torques, (n, 7) in [-1, 1]."""
+        return clip(actions, -1.0, 1.0)
 
     def advance(self, state: State, control: np.ndarray, mask: np.ndarray | None) -> None:
-        """Move the servos' aims by their increments, within the joints' ranges, or apply the torques."""
+        """Move the servos' setpoints by their increments, within the joints' ranges, or apply the torques."""
         if self.servos:
-            position, aims = state.qpos, state.ctrl
-            lowest = np.maximum(position - GREATEST_LEAD, LOWEST)
-            highest = np.minimum(position + GREATEST_LEAD, HIGHEST)
-            moved = np.minimum(np.maximum(aims + control * INCREMENTS, lowest), highest)
-            control = moved if mask is None else np.where(mask[:, None], moved, aims)
+            position, setpoints = state.qpos, state.ctrl
+            lowest = np.maximum(position - MAX_LEAD, LOWEST)
+            highest = np.minimum(position + MAX_LEAD, HIGHEST)
+            moved = np.minimum(np.maximum(setpoints + control * INCREMENTS, lowest), highest)
+            control = moved if mask is None else np.where(mask[:, None], moved, setpoints)
         super().advance(state, control, mask)
 
     def features(self, state: State) -> np.ndarray:
-        """Return the features (n, 27 with servos, else 20) of the table above."""
+        """Return `FEATURES`: (n, 27) with servos, else (n, 20)."""
         position, target = state.qpos, state.mocap_pos[:, 0]
-        features = np.empty((len(position), len(self.bounds)), np.float32)
+        features = np.empty((len(position), self._width), np.float32)
         features[:, :7] = position
         features[:, 7:14] = state.qvel
         features[:, 14:17] = target - fingertip(features[:, :7])
         features[:, 17:20] = target
         if self.servos:
             lead = (state.ctrl - position).astype(np.float32)
-            features[:, 20:] = lead * SHARE_A_RADIAN - features[:, 7:14] * (SHARE_A_RADIAN * DAMPING_TIME)
+            features[:, 20:] = lead * SHARE_PER_RADIAN - features[:, 7:14] * (SHARE_PER_RADIAN * DAMPING_TIME)
         return features
 
     def to_target(self, features: Any) -> Any:
-        """Return the way from the fingertip to the target, (..., 3) in m."""
+        """Return the vector from the fingertip to the target, (..., 3) in m."""
         return features[..., 14:17]
 
     def target(self, features: Any) -> Any:
-        """Return the target, (..., 3) in m from the base."""
+        """Return the position of the target, (..., 3) in m from the base."""
         return features[..., 17:20]
 
     def drawn_point(self, features: Any) -> Any:
-        """Return where the fingertip is, (..., 3) in m."""
+        """Return the position of the fingertip, (..., 3) in m from the base."""
         return self.target(features) - self.to_target(features)
 
     def distance(self, features: Any) -> Any:
-        """Return how far the fingertip is from the target, (...) in m."""
+        """Return the distance between fingertip and target, (...) in m."""
         return length(self.to_target(features))
 
     def joint_speed(self, features: Any) -> Any:
@@ -238,7 +246,7 @@ class Reach(Task, Disturbable, PlanDrawable):
         """Return (far + near + close)/3 × steady × gentle, in [0, 1], which is 1 only at rest on the target.
 
         `far`, `near` and `close` are Gaussians in the distance, with margins 1 m, 25 cm and 5 cm, so that one of them
-        shows the way at every distance; `steady` in [½, 1] asks for slow joints, the more so the closer the target;
+        has a slope at every distance; `steady` in [½, 1] asks for slow joints, the more so the closer the target;
         `gentle` in [0.9, 1] is 1 - the mean square of the control / 10.
         """
         distance = self.distance(next_features)
@@ -255,30 +263,25 @@ class Reach(Task, Disturbable, PlanDrawable):
 
 
 class ReachGoal(Reach, GoalConditioned):
-    """`Reach` with goals in the open, as hindsight replay needs them (Andrychowicz et al. 2017).
+    """`Reach` with goals in the observation, as hindsight replay needs them (Andrychowicz et al. 2017).
 
-    Observations (a dictionary, float32):
-
-    | key | what | unit |
-    |---|---|---|
-    | `observation` | columns 0-13 of `Reach`, and 20-26 with servos | rad, rad/s |
-    | `achieved_goal` | the fingertip (3) | m |
-    | `desired_goal` | the target (3) | m |
-
-    The reward is 0 within 2 cm of the target, else -1. Actions and options are those of `Reach`.
+    Observations are a dictionary: `observation` holds what `Reach` observes of the joints, `achieved_goal` the
+    fingertip's position and `desired_goal` the target's. The reward is 0 within 2 cm of the target, else -1. Actions
+    and options are those of `Reach`.
     """
 
     def __init__(self, control: Literal["position", "torque"] = "position") -> None:
         super().__init__(control)
-        self._columns = np.r_[0:14, 20 : len(self.bounds)]
-        bounds = self.bounds[self._columns]
-        goal = gymnasium.spaces.Box(-REACH_BOUND, REACH_BOUND, (3,))
-        self.observation_space = gymnasium.spaces.Dict(
-            {"observation": gymnasium.spaces.Box(-bounds, bounds), "achieved_goal": goal, "desired_goal": goal}
+        self._columns = np.r_[0:14, 20 : self._width]
+        self.observation_components = (
+            *(replace(FEATURES[index], key="observation") for index in GOAL_OBSERVATION if self.servos or index < 4),
+            Component("fingertip from the base, x y z", "m", -3.0, 3.0, count=3, key="achieved_goal"),
+            Component("target from the base, x y z", "m", -3.0, 3.0, count=3, key="desired_goal"),
         )
+        self.observation_space = dict_space(self.observation_components)
 
     def observation(self, features: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the three entries of the table above, (..., number) each."""
+        """Return the three entries, (..., number) each."""
         return {
             "observation": features[..., self._columns],
             "achieved_goal": self.target(features) - self.to_target(features),
@@ -299,13 +302,3 @@ class ReachGoal(Reach, GoalConditioned):
         """Return the reward (...) for reaching `achieved_goal` (..., 3) when asked for `desired_goal` (..., 3)."""
         return tolerance(length(desired_goal - achieved_goal), 0.0, SUCCESS_DISTANCE) - 1.0
 
-
-def length(vectors: Any) -> Any:
-    """Return the lengths (...) of vectors (..., number)."""
-    # Not a power of ½, which NumPy's scalars, one row, round otherwise than its arrays.
-    return namespace(vectors).sqrt(squared_length(vectors))
-
-
-def squared_length(vectors: Any) -> Any:
-    """Return the squared lengths (...) of vectors (..., number)."""
-    return namespace(vectors).einsum("...i,...i->...", vectors, vectors)  # several times as fast as a sum

@@ -2,7 +2,7 @@
 
 Geometry, inertias, motors, initial states and the sparse reward are those of dm_control's reacher (Tassa et al. 2018,
 "DeepMind Control Suite"), at two of its 20 ms steps a control step, as published results use it: 500 control steps
-are its 20 s, and 1000 × the mean reward is its score. The dense reward is ours.
+are its 20 s, and 1000 × the mean reward is its score. The dense reward is not dm_control's.
 """
 
 from typing import Any, ClassVar, Literal
@@ -12,57 +12,55 @@ import mujoco
 import numpy as np
 
 from gantry.envs.capabilities import Disturbable, PlanDrawable
+from gantry.envs.components import Component, box
 from gantry.envs.disturbances import DisturbanceTarget
 from gantry.envs.random_streams import RandomStreams
-from gantry.envs.rewards import namespace, tolerance
+from gantry.envs.features import columns, cos_sin
+from gantry.envs.rewards import clip, namespace, tolerance
 from gantry.envs.state import State
 from gantry.envs.task import Task
 from gantry.errors import GantryError
 
 UPPER_LENGTH = 0.12
-"""From the shoulder to the wrist (m)."""
+"""Distance from the shoulder to the wrist (m)."""
 LOWER_LENGTH = 0.12
-"""From the wrist to the middle of the fingertip (m)."""
+"""Distance from the wrist to the center of the fingertip (m)."""
 FINGERTIP_RADIUS = 0.01
 """Radius of the fingertip, a ball (m)."""
 TARGET_RADII = {"easy": 0.05, "hard": 0.015}
 """Radius of the target, a ball (m)."""
 TARGET_RING = (0.05, 0.20)
-"""Least and greatest distance of a target from the shoulder (m)."""
+"""Smallest and largest distance of a target from the shoulder (m)."""
 WRIST_RANGE = np.radians(160.0)
-"""How far the wrist turns to either side (rad)."""
+"""Range of the wrist to either side (rad)."""
 
 ABOVE_TABLE = 0.02
 """Height at which pictures draw where the fingertip goes (m)."""
 
 FAR, CLOSE = 0.4, 0.05
-"""The distances (m) at which the reward's two terms have fallen to a tenth."""
+"""Distances (m) at which the reward's two terms have fallen to a tenth."""
 
 COSINE, SINE, WRIST, TO_TARGET_X, TO_TARGET_Y, SHOULDER_VELOCITY, WRIST_VELOCITY = range(7)
 """Columns of the features."""
 
-FEATURE_BOUNDS = np.array([1.0, 1.0, 4.0, 0.5, 0.5, 100.0, 100.0], np.float32)
-"""What no feature's magnitude exceeds."""
+FEATURES = (
+    Component("cosine of the shoulder's angle", low=-1.0, high=1.0, note="1 = along x"),
+    Component("sine of the shoulder's angle", low=-1.0, high=1.0),
+    Component("wrist angle", "rad", -4.0, 4.0, note="0 = stretched; ±2.79 plus what the soft stops yield"),
+    Component("from the fingertip to the target's center, x", "m", -0.5, 0.5, note="±0.44"),
+    Component("from the fingertip to the target's center, y", "m", -0.5, 0.5, note="±0.44"),
+    Component("shoulder angular velocity", "rad/s", -100.0, 100.0, note="about ±10"),
+    Component("wrist angular velocity", "rad/s", -100.0, 100.0, note="about ±20"),
+)
+"""The features, all of which are observed."""
+ACTIONS = (Component("shoulder torque", "0.05 N m", -1.0, 1.0), Component("wrist torque", "0.05 N m", -1.0, 1.0))
 
 
 class ReachPlanar(Task, Disturbable, PlanDrawable):
-    """Bring the fingertip of a two-link arm into the target, drawn anew in every episode.
+    """Bring the fingertip of a two-link arm into the target, which is sampled anew for every episode.
 
-    Observations (float32):
-
-    | index | name | unit | range |
-    |---|---|---|---|
-    | 0 | cos of the shoulder's angle (0 = along x) | – | ±1 |
-    | 1 | sin of the shoulder's angle | – | ±1 |
-    | 2 | wrist angle (0 = stretched) | rad | ±2.79 and what the soft stops give (space: ±4) |
-    | 3 | from the fingertip to the target's middle, x | m | ±0.44 (space: ±0.5) |
-    | 4 | from the fingertip to the target's middle, y | m | ±0.44 (space: ±0.5) |
-    | 5 | shoulder angular velocity | rad/s | about ±10 (space: ±100) |
-    | 6 | wrist angular velocity | rad/s | about ±20 (space: ±100) |
-
-    Actions: two numbers in [-1, 1], the motors' torques at shoulder and wrist, times 0.05 N m.
-
-    `success`: the fingertip touches the target, which is what the sparse reward pays for.
+    Observations are `FEATURES`, actions `ACTIONS`. Metric `success`: the fingertip touches the target, which is what
+    the sparse reward pays for.
 
     Args:
         target: `easy` (a ball of 5 cm radius) or `hard` (1.5 cm).
@@ -71,6 +69,8 @@ class ReachPlanar(Task, Disturbable, PlanDrawable):
 
     model_file: ClassVar[str] = "reach_planar.xml"
     decimation: ClassVar[int] = 2
+    observation_components, action_components = FEATURES, ACTIONS
+    observation_space, action_space = box(FEATURES), box(ACTIONS)
     disturbance_target: ClassVar[DisturbanceTarget] = DisturbanceTarget("lower", 0.3, ball_mass=0.01, ball_radius=0.012, reach=0.24)
 
     def __init__(self, target: Literal["easy", "hard"] = "easy", sparse: bool = False) -> None:
@@ -79,9 +79,7 @@ class ReachPlanar(Task, Disturbable, PlanDrawable):
         self.target_radius = TARGET_RADII[target]
         self.sparse = sparse
         self.touching = self.target_radius + FINGERTIP_RADIUS
-        """Distance between the middles of fingertip and target below which they touch (m)."""
-        self.observation_space = gymnasium.spaces.Box(-FEATURE_BOUNDS, FEATURE_BOUNDS)
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+        """Distance between the centers of fingertip and target below which they touch (m)."""
 
     def load_specification(self) -> mujoco.MjSpec:
         """Return the model with a target of the size asked for."""
@@ -100,23 +98,17 @@ class ReachPlanar(Task, Disturbable, PlanDrawable):
 
     def control(self, actions: np.ndarray) -> np.ndarray:
         """Return the shares of the motors' torques, (n, 2) in [-1, 1]."""
-        return np.minimum(np.maximum(actions, -FEATURE_BOUNDS[:2]), FEATURE_BOUNDS[:2])
+        return clip(actions, -1.0, 1.0)
 
     def features(self, state: State) -> np.ndarray:
-        """Return the features (n, 7) of the table above."""
-        qpos, target = state.qpos, state.mocap_pos
-        features = np.empty((len(qpos), 7), np.float32)
-        # Contiguous, whatever the number of rows, so that every row takes the same path through cos and sin.
-        shoulder, wrist = qpos[:, 0].copy(), qpos[:, 1].copy()
-        forearm = shoulder + wrist
-        cosine, sine = np.cos(shoulder), np.sin(shoulder)
-        features[:, COSINE] = cosine
-        features[:, SINE] = sine
-        features[:, WRIST] = wrist
-        features[:, TO_TARGET_X] = target[:, 0, 0] - (UPPER_LENGTH * cosine + LOWER_LENGTH * np.cos(forearm))
-        features[:, TO_TARGET_Y] = target[:, 0, 1] - (UPPER_LENGTH * sine + LOWER_LENGTH * np.sin(forearm))
-        features[:, SHOULDER_VELOCITY:] = state.qvel
-        return features
+        """Return `FEATURES`, (n, 7)."""
+        shoulder, wrist = state.qpos[:, 0], state.qpos[:, 1]
+        target = state.mocap_pos[:, 0]
+        cosine, sine = cos_sin(shoulder)
+        forearm_cosine, forearm_sine = cos_sin(shoulder + wrist)
+        to_target_x = target[:, 0] - (UPPER_LENGTH * cosine + LOWER_LENGTH * forearm_cosine)
+        to_target_y = target[:, 1] - (UPPER_LENGTH * sine + LOWER_LENGTH * forearm_sine)
+        return columns(cosine, sine, wrist, to_target_x, to_target_y, state.qvel)
 
     def drawn_point(self, features: Any) -> Any:
         """Return where the fingertip is, (..., 3) in m, above the table."""
@@ -126,9 +118,8 @@ class ReachPlanar(Task, Disturbable, PlanDrawable):
         return np.stack([x, y, np.full_like(x, ABOVE_TABLE)], axis=-1)
 
     def distance(self, features: Any) -> Any:
-        """Return how far the middle of the fingertip is from that of the target, (...) in m."""
+        """Return the distance between the centers of fingertip and target, (...) in m."""
         x, y = features[..., TO_TARGET_X], features[..., TO_TARGET_Y]
-        # Not a power of ½, which NumPy's scalars, one row, round otherwise than its arrays.
         return namespace(x).sqrt(x * x + y * y)
 
     def metrics(self, features: np.ndarray) -> dict[str, np.ndarray]:
@@ -136,7 +127,7 @@ class ReachPlanar(Task, Disturbable, PlanDrawable):
         return {"success": self.distance(features) <= self.touching}
 
     def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
-        """Return the mean of the terms below, in [0, 1], which is 1 only in the middle of the target.
+        """Return the mean of the terms below, in [0, 1], which is 1 only at the center of the target.
 
         Dense: `far` and `close`, Gaussians in the distance with margins 0.4 m and 0.05 m. Sparse: `touching`, 0 or 1.
         """

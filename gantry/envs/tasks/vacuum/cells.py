@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 import gymnasium
 import numpy as np
 
+from gantry.envs.components import Component, box
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.state import State
 from gantry.envs.tasks.vacuum.floor_plan import COLUMN_STEP, ROW_STEP
@@ -128,14 +129,26 @@ class VacuumCells(Vacuum):
         self._pull = self._pull_of_cells()
         self._planes = observation == "planes"
         self.action_space = gymnasium.spaces.Discrete(4)
+        self.action_components = [Component(f"move {way}") for way in ("north", "east", "south", "west")]
         if self._planes:
             rows, columns = self.plan.rows, self.plan.columns
             self._pixels = -(-MIN_IMAGE_SIDE // min(rows, columns))
             shape = (2 + (battery is not None), rows * self._pixels, columns * self._pixels)
             self.observation_space = gymnasium.spaces.Box(0, 255, shape, np.uint8)
+            channels = ("the robot", "dirt", "the battery's charge, everywhere")
+            self.observation_components = [Component(name, varies=False) for name in channels[: shape[0]]]
         else:
-            width = 11 + self._window.shape[1] + 4 + (battery is not None)
-            self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (width,))
+            self.observation_components = [
+                Component("position x", "share of the width", 0.0, 1.0),
+                Component("position y", "share of the depth", 0.0, 1.0),
+                Component("the last move ended in a bump", "0 or 1", 0.0, 1.0),
+                Component("the last move went north, east, south, west", "0 or 1", 0.0, 1.0, 4),
+                Component("the way north, east, south, west is free", "0 or 1", 0.0, 1.0, 4, varies=False),
+                Component("dirt of the cells around", "level / 2", 0.0, 1.0, self._window.shape[1], varies=False),
+                Component("pull of the dirt north, east, south, west", "s / (1 + s)", 0.0, 1.0, 4),
+                *([Component("the battery's charge", "share", 0.0, 1.0)] if battery is not None else []),
+            ]
+            self.observation_space = box(self.observation_components)
 
     def _visible_cells(self) -> np.ndarray:
         """Return the floor cells (m, v) visible from each floor cell, without its own; m where there is none."""

@@ -2,10 +2,10 @@
 
 from typing import Any, ClassVar, Literal
 
-import gymnasium
 import mujoco
 import numpy as np
 
+from gantry.envs.components import Component, box
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.state import State
 from gantry.envs.tasks.vacuum.apartment import SOLID
@@ -83,15 +83,23 @@ class VacuumDrive(Vacuum):
         self._visible = self._visible_cells()
         self._angles = 2 * np.pi * np.arange(RANGES) / RANGES
         self._groups = (np.arange(mujoco.mjNGROUP) == SOLID).astype(np.uint8)
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
-        low = np.zeros(SEEN.stop, np.float32)
-        high = np.ones(SEEN.stop, np.float32)
-        high[[X, Y]] = self.plan.width, self.plan.depth
-        low[[COSINE, SINE]] = -1.0
-        high[[SPEED, TURNING]] = 3.0, 30.0
-        low[[SPEED, TURNING]] = -3.0, -30.0
-        high[RANGE] = MAX_RANGE
-        self.observation_space = gymnasium.spaces.Box(low, high)
+        self.observation_components = (
+            Component("position x", "m", 0.0, self.plan.width),
+            Component("position y", "m", 0.0, self.plan.depth),
+            Component("cosine of the heading", low=-1.0, high=1.0, note="1 = east"),
+            Component("sine of the heading", low=-1.0, high=1.0),
+            Component("forward speed", "m/s", -3.0, 3.0, note="±1.2"),
+            Component("turning rate", "rad/s", -30.0, 30.0, note="±10.4"),
+            Component("bumper pressed: front left, front right, back", "0 or 1", 0.0, 1.0, BUMPERS, varies=False),
+            Component("ranges to walls and furniture, at 0°, 22.5°, …", "m", 0.0, MAX_RANGE, RANGES),
+            Component("nearest dirt in the sector around 0°, 30°, …", "1 - distance / 1.5 m", 0.0, 1.0, SECTORS),
+        )
+        self.observation_space = box(self.observation_components)
+        self.action_components = (
+            Component("speed of the left wheel", "1.2 m/s", -1.0, 1.0),
+            Component("speed of the right wheel", "1.2 m/s", -1.0, 1.0),
+        )
+        self.action_space = box(self.action_components)
 
     def _visible_cells(self) -> np.ndarray:
         """Return the floor cells (m, v) visible from each floor cell's center, including its own, padded with m."""

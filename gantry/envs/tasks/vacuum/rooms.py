@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import gymnasium
 import numpy as np
 
+from gantry.envs.components import Component, box
 from gantry.envs.capabilities import PlanDrawable, Plannable
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.rendering.scene import Marker
@@ -100,11 +101,17 @@ class VacuumRooms(Vacuum, Plannable, PlanDrawable):
         """Next room (R, R + 1) of each room and action; the last column is that of `STAY`."""
         self._discrete = observation == "discrete"
         self.action_space = gymnasium.spaces.Discrete(rooms)
-        self.observation_space: gymnasium.spaces.Space[Any] = (
-            gymnasium.spaces.Discrete(rooms * LEVELS**rooms)
-            if self._discrete
-            else gymnasium.spaces.Box(0.0, 1.0, (2 * rooms,))
-        )
+        self.action_components = [Component(f"drive to {room.name}") for room in self.plan.rooms]
+        if self._discrete:
+            states = rooms * LEVELS**rooms
+            self.observation_space = gymnasium.spaces.Discrete(states)
+            self.observation_components = [Component("room × 3ᴿ + Σ level_i × 3ⁱ", count=states, varies=False)]
+        else:
+            self.observation_components = [
+                *(Component(f"the robot is in {room.name}", "0 or 1", 0.0, 1.0) for room in self.plan.rooms),
+                *(Component(f"dirt of {room.name}", "level / 2", 0.0, 1.0, varies=False) for room in self.plan.rooms),
+            ]
+            self.observation_space = box(self.observation_components)
         self.dirty_at_start, self.bumps, self.path = range(2 * rooms, 2 * rooms + 3)
         """Columns of the features after the one-hot room and the dirt levels."""
 
