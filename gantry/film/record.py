@@ -6,9 +6,8 @@ An episode is simulated first and rendered afterwards, so filming changes no res
 import bisect
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import gymnasium
 import mujoco
@@ -27,6 +26,7 @@ from gantry.film.video import VideoWriter
 from gantry.runs.environments import find_task, open_env
 from gantry.runs.scores import score
 from gantry.runs.seeds import environment_seed
+from gantry.types import Observation, Options
 
 FRAMES_PER_SECOND = 30
 MIN_SIDE, MAX_SIDE = 16, 4096
@@ -88,7 +88,7 @@ def record(
     title: str = "",
     episodes: int = 1,
     seed: int = 0,
-    env_options: Mapping[str, Any] | None = None,
+    env_options: Options | None = None,
     camera: str | int | None = None,
     size: tuple[int, int] = (480, 360),
     overlay: bool = True,
@@ -127,7 +127,7 @@ def record(
         raise GantryError(f"a film's speed must be from 0.01 to 1000 times real time, not {speed:g}")
     scores: list[float] = []
     with contextlib.ExitStack() as stack:
-        source = stack.enter_context(_open_source(env_id, dict(env_options or {}), camera, size, backend))
+        source = stack.enter_context(_open_source(env_id, env_options or {}, camera, size, backend))
         writer: VideoWriter | None = None
         first_seed = environment_seed("evaluation", seed, episodes)
         for episode in range(episodes):
@@ -227,7 +227,7 @@ FrameSource = _SimulatorSource | _ForeignSource
 
 @contextlib.contextmanager
 def _open_source(
-    env_id: str, options: dict[str, Any], camera: str | int | None, size: tuple[int, int], backend: str
+    env_id: str, options: Options, camera: str | int | None, size: tuple[int, int], backend: str
 ) -> Iterator[FrameSource]:
     """Open the environment for filming, and close it again."""
     source: FrameSource
@@ -282,7 +282,7 @@ def _play(source: FrameSource, policy: Controller, env_id: str, seed: int, title
         yield _ControlStep(() if lost else source.snapshots(steps), markers, overlay, float(rewards[0]), prediction)
 
 
-def _markers(policy: Controller, observations: Any, env: Simulator) -> Sequence[Marker]:
+def _markers(policy: Controller, observations: Observation, env: Simulator) -> Sequence[Marker]:
     """Return the shapes that show a policy's action values or model rollouts for observations (1, ...)."""
     if isinstance(policy, ActionValued):
         return drawing(env.task).value_markers(policy.action_values(observations)[0])

@@ -4,8 +4,7 @@ A state holds the joints' positions (rad or m) and velocities and, for tasks wit
 setpoints. Everything else (targets, physical parameters) keeps its value from the start of the episode.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import gymnasium
 import mujoco
@@ -16,6 +15,7 @@ from gantry.envs.simulator import DIVERGENCE_WARNINGS, Simulator, make_simulator
 from gantry.envs.task import Task
 from gantry.errors import GantryError
 from gantry.optimal_control.finite_differences import jacobians, weighted_hessians
+from gantry.types import Options
 
 MAX_ENVS = 1024
 """Largest number of environments in one simulator; more states are processed in chunks. Sizes are rounded up to powers
@@ -42,7 +42,7 @@ class SimulatedDynamics:
             state beside joints and setpoints.
     """
 
-    def __init__(self, env_id: str, env_options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, env_id: str, env_options: Options | None = None) -> None:
         self._env_id, self._env_options = env_id, dict(env_options or {})
         self._simulators: dict[int, Simulator] = {}
         single = self.simulator(1)

@@ -7,8 +7,8 @@ whole episode. Both plan each episode separately; the actions are then played in
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Callable
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from gantry.optimal_control.trajectory import FeedbackPolicy, TrajectoryConfig, 
 from gantry.runs.environments import find_task, registered_id
 from gantry.runs.evaluate import MAX_EPISODES, Evaluation, evaluate
 from gantry.runs.seeds import environment_seed
+from gantry.types import Json, Options
 
 Method = Literal["lqr", "ilqr"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -40,7 +41,7 @@ class ControlResult:
     seconds: float
     """Wall time of planning all episodes."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Return the result as JSON values, without the actions."""
         plain = {"method": self.method, "env_id": self.env_id, "seconds": self.seconds}
         planned = [list(scores) for scores in self.planned_scores]
@@ -67,7 +68,7 @@ def solve(
     method: Method = "ilqr",
     episodes: int = 3,
     seed: int = 0,
-    env_options: Mapping[str, Any] | None = None,
+    env_options: Options | None = None,
     config: TrajectoryConfig = DEFAULTS,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> ControlResult:

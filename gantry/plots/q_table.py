@@ -1,9 +1,9 @@
 """Name the states and actions of a table of action values, and draw it."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from gymnasium.spaces import Discrete
@@ -14,6 +14,7 @@ from gantry.envs.tasks.vacuum.rooms import LEVELS, VacuumRooms, state_parts
 from gantry.errors import GantryError
 from gantry.files import replacing
 from gantry.runs.environments import open_env, short_name
+from gantry.types import Options
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +83,7 @@ class TableLabels:
     """Names of the rooms, for the vacuum robot's room-level task."""
 
 
-def table_labels(env_id: str, env_options: Mapping[str, Any]) -> TableLabels:
+def table_labels(env_id: str, env_options: Options) -> TableLabels:
     """Return the names of an environment's Discrete observations and actions; by default their numbers.
 
     Raises:

@@ -1,6 +1,6 @@
 """The vacuum robot at the cell level: move north, east, south or west until the floor is clean."""
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import gymnasium
 import numpy as np
@@ -12,6 +12,7 @@ from gantry.envs.tasks.vacuum.floor_plan import COLUMN_STEP, ROW_STEP
 from gantry.envs.tasks.vacuum.robot import VERY_DIRTY, Vacuum, at_rest_at, dirt_levels, distance_driven, wheel_speeds
 from gantry.envs.tasks.vacuum.shortest_paths import MAX_TOUR_PLACES, shortest_tour
 from gantry.errors import GantryError
+from gantry.types import Numeric
 
 STAY = -1
 """The direction of a robot that stays: not an action, but the initial command under motor delay."""
@@ -298,7 +299,7 @@ class VacuumCells(Vacuum):
             result["path_over_tour"] = features[..., PATH] / features[..., TOUR]
         return result
 
-    def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
+    def reward(self, features: Numeric, control: Numeric, next_features: Numeric) -> tuple[Numeric, dict[str, Numeric]]:
         """Return the sum of the terms below.
 
         `cleaned`: 1 per dirt level removed; `bump`: -0.5 for hitting something; `time`: -0.1 per move; `approach`: 0.1
@@ -318,11 +319,11 @@ class VacuumCells(Vacuum):
             total = total + terms["stranded"]
         return total, terms
 
-    def terminated(self, next_features: Any) -> Any:
+    def terminated(self, next_features: Numeric) -> Numeric:
         """Return whether all cells are clean or the battery is empty."""
         return (next_features[..., DIRTY] <= 0) | (next_features[..., BATTERY] <= 0)
 
 
-def _require(holds: bool, name: str, demand: str, value: Any) -> None:
+def _require(holds: bool, name: str, demand: str, value: object) -> None:
     if not holds:
         raise GantryError(f"{name} must be {demand}, not {value!r}")

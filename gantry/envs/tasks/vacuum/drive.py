@@ -1,6 +1,6 @@
 """The vacuum robot at the motor level: wheel speeds, bumpers, range sensors, and a camera that sees nearby dirt."""
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import mujoco
 import numpy as np
@@ -11,6 +11,7 @@ from gantry.envs.state import State
 from gantry.envs.tasks.vacuum.apartment import SOLID
 from gantry.envs.tasks.vacuum.robot import BUMPERS, MAX_WHEEL_SPEED, ROBOT_RADIUS, Vacuum, dirt_levels, distance_driven
 from gantry.errors import GantryError
+from gantry.types import Numeric
 
 RANGES = 16
 """Number of range sensors around the robot."""
@@ -210,7 +211,7 @@ class VacuumDrive(Vacuum):
             "path_length": features[..., PATH],
         }
 
-    def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
+    def reward(self, features: Numeric, control: Numeric, next_features: Numeric) -> tuple[Numeric, dict[str, Numeric]]:
         """Return the sum of `cleaned`, 1 per dirt level; `bump`, -0.1 on contact; and `time`, -0.01 per step."""
         touches = 1.0 * (next_features[..., TOUCH].sum(-1) > 0)
         terms = {
@@ -220,6 +221,6 @@ class VacuumDrive(Vacuum):
         }
         return terms["cleaned"] + terms["bump"] + terms["time"], terms
 
-    def terminated(self, next_features: Any) -> Any:
+    def terminated(self, next_features: Numeric) -> Numeric:
         """Return whether all cells are clean."""
         return next_features[..., DIRTY] <= 0

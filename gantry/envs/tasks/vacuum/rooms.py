@@ -2,13 +2,13 @@
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import gymnasium
 import numpy as np
 
-from gantry.envs.components import Component, box
 from gantry.envs.capabilities import PlanDrawable, Plannable
+from gantry.envs.components import Component, box
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.rendering.scene import Marker
 from gantry.envs.state import State
@@ -23,6 +23,7 @@ from gantry.envs.tasks.vacuum.robot import (
 )
 from gantry.envs.tasks.vacuum.room_values import room_value_markers
 from gantry.errors import GantryError
+from gantry.types import Numeric, Observation
 
 STAY = -1
 """The goal of a robot that stays: not an action, but the initial command under motor delay."""
@@ -202,7 +203,7 @@ class VacuumRooms(Vacuum, Plannable, PlanDrawable):
         features[:, rooms:] = userdata
         return features
 
-    def observation(self, features: np.ndarray) -> Any:
+    def observation(self, features: np.ndarray) -> Observation:
         """Return the observation: (..., 2R) float32, or integers (...)."""
         rooms = self.rooms
         if self._discrete:
@@ -219,7 +220,7 @@ class VacuumRooms(Vacuum, Plannable, PlanDrawable):
         rooms = self.rooms
         return np.concatenate([observations[..., :rooms], observations[..., rooms:] * VERY_DIRTY], axis=-1)
 
-    def drawn_point(self, features: Any) -> Any:
+    def drawn_point(self, features: Numeric) -> Numeric:
         """Return the room's parking position, (..., 3) in m, slightly above the floor."""
         places = self.centers[self.parking][features[..., : self.rooms].argmax(axis=-1)]
         return np.concatenate([places, np.full((*places.shape[:-1], 1), 0.1)], axis=-1)
@@ -239,7 +240,7 @@ class VacuumRooms(Vacuum, Plannable, PlanDrawable):
         """Return markers that show the values (R,) of driving to each room on its floor."""
         return room_value_markers(self.plan, self.parking, values)
 
-    def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
+    def reward(self, features: Numeric, control: Numeric, next_features: Numeric) -> tuple[Numeric, dict[str, Numeric]]:
         """Return the sum of the terms below.
 
         `cleaned`: 1 for a dirty, 2 for a very dirty room; `revisit`: -1 for entering a clean room; `idle`: -0.1 for
@@ -258,7 +259,7 @@ class VacuumRooms(Vacuum, Plannable, PlanDrawable):
         }
         return terms["cleaned"] + terms["revisit"] + terms["idle"], terms
 
-    def terminated(self, next_features: Any) -> Any:
+    def terminated(self, next_features: Numeric) -> Numeric:
         """Return whether all rooms are clean."""
         return next_features[..., self.rooms : 2 * self.rooms].sum(-1) <= 0
 
@@ -270,7 +271,7 @@ def parking_cells(plan: FloorPlan) -> np.ndarray:
     return np.where(plan.room == np.arange(len(plan.rooms))[:, None], away, np.inf).argmin(axis=1)
 
 
-def state_number(room: Any, levels: Any) -> Any:
+def state_number(room: Numeric, levels: Numeric) -> Numeric:
     """Return the number (...) of a state: room (...) × 3ᴿ + Σ level_i × 3ⁱ of levels (..., R)."""
     rooms = levels.shape[-1]
     return room * LEVELS**rooms + levels @ LEVELS ** np.arange(rooms)
