@@ -6,7 +6,7 @@ import torch
 
 def policy_state(agent):
     """Copies of the tensors that make up the policy, by name."""
-    return agent.checkpoint.policy_state() if hasattr(agent, "checkpoint") else agent._policy_tensors()
+    return agent.checkpoint.policy_state()
 
 
 def parameters(agent):
@@ -16,17 +16,12 @@ def parameters(agent):
 
 def trainer_state(agent):
     """A copy of everything that learning on depends on."""
-    if hasattr(agent, "checkpoint"):
-        return {name: tensor.clone() for name, tensor in agent.checkpoint.state().items()}
-    return agent.trainer_state()
+    return {name: tensor.clone() for name, tensor in agent.checkpoint.state().items()}
 
 
 def restore(agent, state):
     """Give an agent the state that `trainer_state` returned."""
-    if hasattr(agent, "checkpoint"):
-        agent.checkpoint.load_state(state)
-    else:
-        agent.load_trainer_state(*state)
+    agent.checkpoint.load_state(state)
 
 
 def opened(env_id, num_envs, **options):

@@ -12,20 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gantry.agents
-from gantry.agents.ladder.heads import (
-    CategoricalHead,
-    GaussianHead,
-    SquashedGaussianHead,
+from gantry.agents.parts.distributions import (
+    Categorical,
+    Gaussian,
+    SquashedGaussian,
     categorical_entropy,
-    categorical_log_probability,
+    categorical_log_prob,
     gaussian_entropy,
-    gaussian_log_probability,
+    gaussian_log_prob,
     squashed_entropy,
-    squashed_log_probability,
+    squashed_log_prob,
 )
-from gantry.agents.parts.adam import Adam
 from gantry.agents.parts.networks import MLP
 from gantry.agents.parts.normalization import ObservationNormalizer, ReturnNormalizer, RunningMoments
+from gantry.agents.parts.optim import Adam, gradients_and_norm
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, check_spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
@@ -98,15 +98,14 @@ def test_outputs_and_gradients_are_those_of_automatic_differentiation(activation
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("sizes", [(3, 2), (5, 16, 12, 1)])
-def test_the_gradient_of_the_inputs_alone_is_that_of_automatic_differentiation(activation, sizes):
+def test_input_gradient_of_a_frozen_network_matches_autograd(activation, sizes):
+    """A critic that a policy climbs: its own parameters need no gradient."""
     network = MLP(sizes, activation, 1.0, generator())
-    inputs = torch.randn(7, sizes[0], generator=generator(2), requires_grad=True)
-    outputs = network(inputs)
-    (expected,) = torch.autograd.grad(outputs.square().sum(), inputs)
-    workspace = network.take_workspace(7)
-    with torch.no_grad():
-        found = network.input_gradient(workspace, 2.0 * network.forward(inputs, workspace))
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    reference, inputs = twin(network), torch.randn(7, sizes[0], generator=generator(2), requires_grad=True)
+    (expected,) = torch.autograd.grad(reference(inputs).square().sum(), inputs)
+    network.vector.requires_grad_(False)
+    (found,) = torch.autograd.grad(network(inputs).square().sum(), inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_two_passes_in_one_graph_do_not_disturb_each_other():
@@ -127,21 +126,6 @@ def test_a_pass_is_gone_back_through_once():
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="only once"):
         loss.backward()
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_parts_of_a_batch_contribute_what_they_would_alone(activation):
-    network = MLP((3, 8, 5, 2), activation, 1.0, generator())
-    inputs, slopes = torch.randn(9, 3, generator=generator(1)), torch.randn(9, 2, generator=generator(2))
-    with torch.no_grad():
-        workspace = network.take_workspace(9)
-        network.forward(inputs, workspace)
-        contributions = network.backward_by_part(inputs, workspace, slopes, [4, 1, 4])
-        for rows, contribution in zip((slice(0, 4), slice(4, 5), slice(5, 9)), contributions, strict=True):
-            alone = network.take_workspace(len(inputs[rows]))
-            network.forward(inputs[rows], alone)
-            expected = network.backward(inputs[rows], alone, slopes[rows], False)[1]
-            torch.testing.assert_close(contribution, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_quick_tanh_is_tanh():
@@ -168,7 +152,7 @@ def test_adam_is_pytorchs_adam():
     adam, reference = Adam([ours], epsilon=1e-5), torch.optim.Adam([theirs], lr=0.03, eps=1e-5)
     for step in range(20):
         target = torch.randn(50, generator=generator(100 + step))
-        gradients, norm = adam.gradients((ours - target).square().sum())
+        gradients, norm = gradients_and_norm((ours - target).square().sum(), [ours])
         theirs.grad = None
         (theirs - target).square().sum().backward()
         expected_norm = torch.nn.utils.clip_grad_norm_([theirs], 4.0)
@@ -178,14 +162,14 @@ def test_adam_is_pytorchs_adam():
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-# Heads
+# Distributions
 
 
 def test_gaussian_against_torch_distributions():
     mean, action = torch.randn(2, 11, 3, generator=generator(), dtype=torch.float64)
     log_std = torch.tensor([-1.0, 0.0, 0.7], dtype=torch.float64)
     reference = torch.distributions.Independent(torch.distributions.Normal(mean, log_std.exp()), 1)
-    torch.testing.assert_close(gaussian_log_probability(mean, log_std, action), reference.log_prob(action))
+    torch.testing.assert_close(gaussian_log_prob(mean, log_std, action), reference.log_prob(action))
     torch.testing.assert_close(gaussian_entropy(log_std), reference.entropy()[0])
 
 
@@ -198,7 +182,7 @@ def test_squashed_gaussian_against_torch_distributions():
         ),
         1,
     )
-    log_probability = squashed_log_probability(mean, log_std, latent)
+    log_probability = squashed_log_prob(mean, log_std, latent)
     torch.testing.assert_close(log_probability, reference.log_prob(torch.tanh(latent)), rtol=1e-6, atol=1e-6)
 
 
@@ -208,7 +192,7 @@ def test_squashed_density_integrates_to_one_and_its_entropy_is_the_integral(mean
     latent = torch.linspace(-18, 18, 400_001, dtype=torch.float64)
     mean, log_std = torch.tensor([mean], dtype=torch.float64), torch.tensor([log_std], dtype=torch.float64)
     # Where the action is no longer told from its bound in double precision, there is next to nothing of it.
-    log_density = squashed_log_probability(mean, log_std, latent[:, None])
+    log_density = squashed_log_prob(mean, log_std, latent[:, None])
     action = torch.tanh(latent)
     assert torch.trapezoid(log_density.exp(), action).item() == pytest.approx(1.0, abs=1e-5)
     entropy = -torch.trapezoid(log_density.exp() * log_density, action)
@@ -216,31 +200,31 @@ def test_squashed_density_integrates_to_one_and_its_entropy_is_the_integral(mean
 
 
 def test_squashed_densities_stay_finite_however_near_to_a_bound():
-    head = SquashedGaussianHead(1, 0.0)
+    distribution = SquashedGaussian(1, 0.0)
     drawn = torch.tensor([[-60.0], [0.0], [60.0]])
     with torch.no_grad():
-        log_probability = head.log_probability(drawn, drawn)
+        log_probability = distribution.log_prob(drawn, drawn)
     # At u, log(1 - tanh²u) is 2 log 2 - 2|u| to within exp(-2|u|).
     assert log_probability[0] == log_probability[2] == pytest.approx(-0.9189 + 120 - 2 * np.log(2), abs=1e-3)
-    assert head.policy_action(drawn).flatten().tolist() == [-1.0, 0.0, 1.0]
+    assert distribution.action(drawn).flatten().tolist() == [-1.0, 0.0, 1.0]
 
 
 def test_categorical_against_torch_distributions():
     logits = 3 * torch.randn(11, 4, generator=generator(), dtype=torch.float64)
     action = torch.arange(11) % 4
     reference = torch.distributions.Categorical(logits=logits)
-    torch.testing.assert_close(categorical_log_probability(logits, action), reference.log_prob(action))
+    torch.testing.assert_close(categorical_log_prob(logits, action), reference.log_prob(action))
     torch.testing.assert_close(categorical_entropy(logits), reference.entropy())
 
 
 def test_samples_follow_the_distribution():
-    head = GaussianHead(2, -0.5)
+    distribution = Gaussian(2, -0.5)
     output = torch.tensor([1.0, -2.0]).expand(20000, 2)
     with torch.no_grad():
-        samples = head.sample(output, head.noise((20000,), generator()))
+        samples = distribution.sample(output, distribution.noise((20000,), generator()))
     torch.testing.assert_close(samples.mean(0), output[0], rtol=0, atol=0.02)
     torch.testing.assert_close(samples.std(0), torch.full((2,), -0.5).exp(), rtol=0.03, atol=0)
-    categorical = CategoricalHead(3)
+    categorical = Categorical(3)
     logits = torch.tensor([0.0, 1.0, 2.0]).expand(20000, 3)
     counts = torch.bincount(categorical.sample(logits, categorical.noise((20000,), generator())), minlength=3)
     torch.testing.assert_close(counts / 20000, torch.softmax(logits[0], -1), rtol=0, atol=0.015)

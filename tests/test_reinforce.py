@@ -15,7 +15,6 @@ from small_mdp import (
     values,
 )
 
-from gantry.agents.parts.advantages import returns_to_go
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.reinforce import (
     BASELINES,
@@ -27,6 +26,7 @@ from gantry.agents.reinforce import (
     estimator_variance,
     mean_baseline,
     policy_gradient_loss,
+    returns_to_go,
 )
 from gantry.benchmark.reinforce_variance import baseline_variances
 from gantry.errors import GantryError

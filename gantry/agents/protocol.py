@@ -9,10 +9,9 @@ from gymnasium.vector import VectorEnv
 from gantry.types import Array, Json, Observation, Options
 
 if TYPE_CHECKING:
-    import torch
-
     from gantry.agents.mpc import PlanningRecord
     from gantry.agents.parts.checkpoint import Checkpoint
+    from gantry.agents.parts.spaces import Spaces
 
 Metrics = dict[str, float]
 """Name → number, for one update."""
@@ -23,12 +22,23 @@ Callback = Callable[[Any, Metrics], bool | None]
 class Agent(Protocol):
     """Learns from a vector environment and acts in it."""
 
-    steps: int
-    """Environment steps learned from so far."""
-    env: VectorEnv | None
-    """The environment it learns in; None where it was loaded for acting alone."""
     env_id: str | None
     """The environment's id, where known."""
+
+    @property
+    def steps(self) -> int:
+        """Environment steps learned from so far."""
+        ...
+
+    @property
+    def env(self) -> "VectorEnv | Spaces":
+        """The environment it learns in, or the spaces alone of an agent that was loaded to act."""
+        ...
+
+    @property
+    def checkpoint(self) -> "Checkpoint":
+        """Gathers and restores the agent's whole state."""
+        ...
 
     def act(self, observation: Observation, deterministic: bool = True) -> Array:
         """Return the action for one observation, or (k, *action shape) for a batch of k."""
@@ -40,14 +50,6 @@ class Agent(Protocol):
 
     def save(self, folder: str | Path) -> None:
         """Write all that acting needs to a folder."""
-        ...
-
-    def trainer_state(self) -> "tuple[dict[str, torch.Tensor], Json]":
-        """Return all that resuming needs: tensors, and values fit for JSON."""
-        ...
-
-    def load_trainer_state(self, tensors: "Mapping[str, torch.Tensor]", meta: Options) -> None:
-        """Take over what `trainer_state` returned."""
         ...
 
 
@@ -72,13 +74,6 @@ class AgentClass(Protocol):
     def load(self, folder: str | Path, env: VectorEnv | None = None) -> Agent:
         """Load the agent that was saved to a folder."""
         ...
-
-
-@runtime_checkable
-class Checkpointed(Protocol):
-    """An agent whose whole state is gathered by a checkpoint."""
-
-    checkpoint: "Checkpoint"
 
 
 @runtime_checkable

@@ -18,7 +18,6 @@ import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.parts.advantages import returns_to_go
 from gantry.agents.parts.checkpoint import Checkpoint
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ReturnNormalizer
@@ -124,6 +123,30 @@ class Episodes:
     def times(self) -> torch.Tensor:
         """Return the step within its episode, from 0, of each step, (B,)."""
         return torch.cat([torch.arange(length) for length in self.lengths])
+
+
+def returns_to_go(
+    rewards: NDArray[np.floating], bootstrap: NDArray[np.floating], ends: NDArray[np.bool_], gamma: float
+) -> NDArray[np.floating]:
+    """Rewards from each step on, discounted forwards in time (reward-to-go).
+
+    G_t = r_t + γ G_{t+1} within an episode, G_t = r_t + γ b_t in its last step.
+
+    Args:
+        rewards: (T, n) r_t, of n environments over T steps.
+        bootstrap: (T, n) b_t, what stands for the rewards beyond an episode's last step: 0 after a termination, the
+            value of the last observation after a truncation, or 0 where there is none. Read where `ends` alone.
+        ends: (T, n) the step is the last of its episode, or the last one that counts.
+        gamma: discount γ a step.
+
+    Returns:
+        (T, n) G; step T - 1 is taken as an end whatever `ends` says.
+    """
+    returns = rewards + gamma * bootstrap * ends
+    carried = gamma * ~ends
+    for step in range(len(rewards) - 2, -1, -1):
+        returns[step] += carried[step] * returns[step + 1]
+    return returns
 
 
 def mean_baseline(episodes: Episodes) -> torch.Tensor:
@@ -380,29 +403,18 @@ def _doubled(buffer: RolloutBuffer, policy: Policy) -> RolloutBuffer:
 def episode_gradients(policy: Policy, episodes: Episodes, advantage: torch.Tensor) -> torch.Tensor:
     """Return each episode's estimate of the gradient of the expected return, Σ_t A_t ∇ log π(a_t|s_t), (N, P).
 
-    The P parameters are those of the policy's network and of its distribution, in this order. The network is passed
-    through backwards once for all episodes; only the last product, inputs times slopes, is taken per episode.
-
     Args:
-        policy: with a network of its own.
+        policy: whose P parameters are its network's and its distribution's, in this order.
         episodes: N of them, B steps.
         advantage: (B,) A.
     """
-    network, lengths = policy.network, episodes.lengths
-    assert isinstance(network, MLP)
-    workspace = network.take_workspace(len(advantage))
-    with torch.no_grad():
-        output = network.forward(episodes.inputs, workspace)
-    surrogate = policy.distribution.log_prob(output.requires_grad_(), episodes.samples) * advantage
-    (slope,) = torch.autograd.grad(surrogate.sum(), output, retain_graph=True)
-    parts = [network.backward_by_part(episodes.inputs, workspace, slope, lengths)]
-    network.return_workspace(workspace)
-    # The distribution's own parameters, which are few, are differentiated once per episode.
-    owner = torch.repeat_interleave(torch.eye(len(lengths)), torch.tensor(lengths), dim=1).to(advantage)
-    for parameter in policy.distribution.parameters().values():
-        (part,) = torch.autograd.grad(surrogate, parameter, owner, retain_graph=True, is_grads_batched=True)
-        parts.append(part.flatten(1))
-    return torch.cat(parts, 1)
+    columns = (episodes.inputs, episodes.samples, advantage)
+    gradients = []
+    for inputs, samples, weights in zip(*(column.split(episodes.lengths) for column in columns), strict=True):
+        surrogate = (policy.distribution.log_prob(policy.network(inputs), samples) * weights).sum()
+        parts = torch.autograd.grad(surrogate, policy.parameters)
+        gradients.append(torch.cat([part.reshape(-1) for part in parts]))
+    return torch.stack(gradients)
 
 
 def estimator_variance(contributions: torch.Tensor) -> float:

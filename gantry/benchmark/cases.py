@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gantry.agents import agent_class
-from gantry.agents.ladder.agent import Callback
+from gantry.agents.protocol import Callback
 from gantry.benchmark.rows import Report, Row
 from gantry.runs.evaluate import Evaluation, evaluate
 from gantry.runs.recipes import recipe_for

@@ -13,13 +13,12 @@ videos/
 import csv
 import dataclasses
 import importlib.metadata
-import json
 import platform
 from pathlib import Path
 from typing import Any
 
 from gantry import __version__
-from gantry.agents.protocol import Agent, Checkpointed
+from gantry.agents.protocol import Agent
 from gantry.errors import GantryError
 from gantry.files import load_tensors, read_json, replacing, save_tensors, write_json
 from gantry.runs.environments import short_name
@@ -126,12 +125,7 @@ class Run:
 
     def save_checkpoint(self, agent: Agent, wall_seconds: float) -> None:
         """Save all that resuming needs, then all that acting needs; each file whole or not at all."""
-        if isinstance(agent, Checkpointed):
-            save_tensors(self._trainer, agent.checkpoint.state(), {"wall_seconds": repr(wall_seconds)})
-            agent.save(self.folder)
-            return
-        tensors, meta = agent.trainer_state()
-        save_tensors(self._trainer, tensors, {"meta": json.dumps(meta), "wall_seconds": repr(wall_seconds)})
+        save_tensors(self._trainer, agent.checkpoint.state(), {"wall_seconds": repr(wall_seconds)})
         agent.save(self.folder)
 
     def load_checkpoint(self, agent: Agent) -> float:
@@ -141,15 +135,11 @@ class Run:
             GantryError: the checkpoint is missing, damaged or of another agent.
         """
         tensors, metadata = load_tensors(self._trainer)
-        if isinstance(agent, Checkpointed):
-            agent.checkpoint.load_state(tensors)
-            self._drop_metrics_after(agent.steps)
-            return float(metadata["wall_seconds"])
         try:
-            meta, wall_seconds = json.loads(metadata["meta"]), float(metadata["wall_seconds"])
+            wall_seconds = float(metadata["wall_seconds"])
         except (KeyError, ValueError) as error:
             raise GantryError(f"{self._trainer} is damaged ({error}); train again") from error
-        agent.load_trainer_state(tensors, meta)
+        agent.checkpoint.load_state(tensors)
         self._drop_metrics_after(agent.steps)
         return wall_seconds
 

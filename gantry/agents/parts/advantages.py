@@ -44,30 +44,6 @@ def gae(
     return advantages
 
 
-def returns_to_go(
-    rewards: NDArray[np.floating], bootstrap: NDArray[np.floating], ends: NDArray[np.bool_], gamma: float
-) -> NDArray[np.floating]:
-    """Rewards from each step on, discounted forwards in time (reward-to-go).
-
-    G_t = r_t + γ G_{t+1} within an episode, G_t = r_t + γ b_t in its last step.
-
-    Args:
-        rewards: (T, n) r_t, of n environments over T steps.
-        bootstrap: (T, n) b_t, what stands for the rewards beyond an episode's last step: 0 after a termination, the
-            value of the last observation after a truncation, or 0 where there is none. Read where `ends` alone.
-        ends: (T, n) the step is the last of its episode, or the last one that counts.
-        gamma: discount γ a step.
-
-    Returns:
-        (T, n) G; step T - 1 is taken as an end whatever `ends` says.
-    """
-    returns = rewards + gamma * bootstrap * ends
-    carried = gamma * ~ends
-    for step in range(len(rewards) - 2, -1, -1):
-        returns[step] += carried[step] * returns[step + 1]
-    return returns
-
-
 def discounted_sums(
     rewards: NDArray[np.floating], done: NDArray[np.bool_], start: NDArray[np.floating], gamma: float
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:

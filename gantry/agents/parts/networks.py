@@ -1,9 +1,9 @@
 """Multilayer perceptrons whose parameters are one vector, with forward and backward passes written out by hand.
 
-One vector a network makes the optimizer, gradient clipping and snapshots single operations, and lets the same network
-be searched by an evolution strategy. Written out, both passes of two 64 × 64 networks take three fifths of the time
-that PyTorch's layers take on a processor (docs/ppo.md has the measurement); any loss may still be built on top, because
-the whole network is one node of PyTorch's automatic differentiation.
+One vector per network makes optimizer steps, gradient clipping and snapshots single operations, and lets evolution
+strategies search the same network. Written out, both passes of two 64 × 64 networks take three fifths of the time of
+PyTorch's layers on a CPU (docs/ppo.md has the measurement). The whole network is one node of automatic differentiation,
+so any loss may be built on top.
 """
 
 import itertools
@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 
 Activation = Literal["tanh", "relu", "elu"]
-
 
 SPARE_SIZES = 8
 """Batch sizes for which workspaces are kept, at most."""
@@ -32,18 +31,12 @@ class MLP:
     """
 
     def __init__(
-        self,
-        sizes: Sequence[int],
-        activation: Activation,
-        output_gain: float,
-        generator: torch.Generator,
+        self, sizes: Sequence[int], activation: Activation, output_gain: float, generator: torch.Generator,
         device: str = "cpu",
-    ) -> None:
-        self.sizes = tuple(sizes)
-        self.activation = activation
-        shapes = layer_shapes(self.sizes)
-        self._lengths = [torch.Size(shape).numel() for shape in shapes.values()]
-        self._shapes = list(shapes.values())
+    ) -> None:  # fmt: skip
+        self.sizes, self.activation = tuple(sizes), activation
+        self._shapes = list(layer_shapes(self.sizes).values())
+        self._lengths = [torch.Size(shape).numel() for shape in self._shapes]
         flat = torch.zeros(sum(self._lengths))
         weights, _ = self._split(flat)
         hidden_gain = 1.0 if activation == "elu" else torch.nn.init.calculate_gain(activation)
@@ -57,12 +50,12 @@ class MLP:
         self._spare: dict[int, list[list[torch.Tensor]]] = {}
 
     def _split(self, flat: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Views of a (P,) vector: the weights and the biases."""
+        """Return views of a (P,) vector: the weights and the biases."""
         parts = [part.view(shape) for part, shape in zip(torch.split(flat, self._lengths), self._shapes, strict=True)]
         return parts[0::2], parts[1::2]
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Outputs (B, sizes[-1]) of `inputs` (B, sizes[0])."""
+        """Return outputs (B, sizes[-1]) of `inputs` (B, sizes[0])."""
         if torch.is_grad_enabled():
             outputs: torch.Tensor = _Pass.apply(inputs, self.vector, self)
             return outputs
@@ -71,26 +64,25 @@ class MLP:
         self.return_workspace(workspace)
         return outputs
 
-    def take_workspace(self, rows: int) -> list[torch.Tensor]:
-        """Room for the hidden layers of a batch and for their gradients, twice (rows, width) a hidden layer.
+    def take_workspace(self, batch_size: int) -> list[torch.Tensor]:
+        """Return room for the hidden layers of a batch and for their gradients, twice (B, width) per hidden layer.
 
-        Workspaces are used again once returned: memory that is fresh from the system costs as much time to touch as
-        the arithmetic on it.
+        Workspaces are reused: touching memory fresh from the system takes as long as the arithmetic on it.
         """
-        spare = self._spare.get(rows)
+        spare = self._spare.get(batch_size)
         if spare:
             return spare.pop()
-        return [torch.empty(rows, width, device=self.vector.device) for width in 2 * self.sizes[1:-1]]
+        return [torch.empty(batch_size, width, device=self.vector.device) for width in 2 * self.sizes[1:-1]]
 
     def return_workspace(self, workspace: list[torch.Tensor]) -> None:
-        """Hand back a workspace whose contents are needed no more."""
+        """Hand back a workspace that is no longer needed."""
         if workspace:
             if len(self._spare) > SPARE_SIZES:
                 self._spare.clear()
             self._spare.setdefault(len(workspace[0]), []).append(workspace)
 
     def forward(self, inputs: torch.Tensor, workspace: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Outputs (B, sizes[-1]); leaves the hidden layers, after their activation, in the workspace's first half."""
+        """Return outputs (B, sizes[-1]); leaves the activated hidden layers in the workspace's first half."""
         hidden = inputs
         for index in range(len(self.weights) - 1):
             weight, bias, out = self.weights[index], self.biases[index], workspace[index]
@@ -106,113 +98,52 @@ class MLP:
         return torch.addmm(self.biases[-1], hidden, self.weights[-1])
 
     def backward(
-        self, inputs: torch.Tensor, workspace: Sequence[torch.Tensor], output_gradient: torch.Tensor, to_inputs: bool
-    ) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Reverse accumulation through the whole network.
+        self, inputs: torch.Tensor, workspace: Sequence[torch.Tensor], output_gradient: torch.Tensor,
+        need_inputs: bool, need_vector: bool,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:  # fmt: skip
+        """Return ∂loss/∂inputs (B, sizes[0]) and ∂loss/∂vector (P,), as far as needed.
 
         Args:
             inputs: (B, sizes[0]).
             workspace: as `forward` left it.
             output_gradient: (B, sizes[-1]) ∂loss/∂outputs.
-            to_inputs: whether ∂loss/∂inputs is wanted.
-
-        Returns:
-            ∂loss/∂inputs (B, sizes[0]) or None, and ∂loss/∂vector (P,).
+            need_inputs: whether ∂loss/∂inputs is needed.
+            need_vector: whether ∂loss/∂vector is needed.
         """
-        hidden, scratch = [inputs, *workspace[: len(workspace) // 2]], workspace[len(workspace) // 2 :]
-        weight_gradients, bias_gradients = self._weight_gradients, self._bias_gradients
-        gradient = output_gradient
-        for index in range(len(self.weights) - 1, 0, -1):
-            torch.mm(hidden[index].t(), gradient, out=weight_gradients[index])
-            torch.sum(gradient, 0, out=bias_gradients[index])
-            gradient = torch.mm(gradient, self.weights[index].t(), out=scratch[index - 1])
-            self._through_activation(gradient, hidden[index])
-        torch.mm(inputs.t(), gradient, out=weight_gradients[0])
-        torch.sum(gradient, 0, out=bias_gradients[0])
-        return (torch.mm(gradient, self.weights[0].t()) if to_inputs else None), self._gradient.clone()
-
-    def backward_by_part(
-        self,
-        inputs: torch.Tensor,
-        workspace: Sequence[torch.Tensor],
-        output_gradient: torch.Tensor,
-        lengths: Sequence[int],
-    ) -> torch.Tensor:
-        """What each part of a batch contributes to the gradient, for a fraction of a `backward` a part.
-
-        Args:
-            inputs: (B, sizes[0]).
-            workspace: as `forward` left it.
-            output_gradient: (B, sizes[-1]) ∂loss/∂outputs.
-            lengths: rows of each of the N parts, which follow one another; B in all.
-
-        Returns:
-            (N, P); their sum is ∂loss/∂vector.
-        """
-        hidden, scratch = [inputs, *workspace[: len(workspace) // 2]], workspace[len(workspace) // 2 :]
-        contributions = torch.empty(len(lengths), len(self.vector), device=self.vector.device)
-        views = [self._split(row) for row in contributions]
-        gradient = output_gradient
+        half = len(workspace) // 2
+        hidden, gradient = [inputs, *workspace[:half]], output_gradient
         for index in range(len(self.weights) - 1, -1, -1):
-            parts = zip(views, hidden[index].split(list(lengths)), gradient.split(list(lengths)), strict=True)
-            for (weights, biases), before, slope in parts:
-                torch.mm(before.t(), slope, out=weights[index])
-                torch.sum(slope, 0, out=biases[index])
+            if need_vector:
+                torch.mm(hidden[index].t(), gradient, out=self._weight_gradients[index])
+                torch.sum(gradient, 0, out=self._bias_gradients[index])
             if index > 0:
-                gradient = torch.mm(gradient, self.weights[index].t(), out=scratch[index - 1])
+                gradient = torch.mm(gradient, self.weights[index].t(), out=workspace[half + index - 1])
                 self._through_activation(gradient, hidden[index])
-        return contributions
-
-    def input_gradient(self, workspace: Sequence[torch.Tensor], output_gradient: torch.Tensor) -> torch.Tensor:
-        """∂loss/∂inputs (B, sizes[0]) alone, after `forward`, from ∂loss/∂outputs (B, sizes[-1])."""
-        hidden, scratch = workspace[: len(workspace) // 2], workspace[len(workspace) // 2 :]
-        gradient = output_gradient
-        for index in range(len(self.weights) - 1, 0, -1):
-            gradient = torch.mm(gradient, self.weights[index].t(), out=scratch[index - 1])
-            self._through_activation(gradient, hidden[index - 1])
-        return torch.mm(gradient, self.weights[0].t())
+        return (
+            torch.mm(gradient, self.weights[0].t()) if need_inputs else None,
+            self._gradient.clone() if need_vector else None,
+        )
 
     def _through_activation(self, gradient: torch.Tensor, outputs: torch.Tensor) -> None:
-        """∂loss/∂z in place of ∂loss/∂a(z), given a(z): each activation has its derivative in terms of its value."""
+        """Turn ∂loss/∂a(z) into ∂loss/∂z, in place, given a(z)."""
         if self.activation == "tanh":
             torch.ops.aten.tanh_backward.grad_input(gradient, outputs, grad_input=gradient)
-        elif self.activation == "relu":
-            # A tenth of the time of multiplying by a mask.
+        elif self.activation == "relu":  # a tenth of the time of multiplying by a mask
             torch.ops.aten.threshold_backward.grad_input(gradient, outputs, 0.0, grad_input=gradient)
         else:
             gradient.mul_(outputs.clamp(max=0).add_(1))
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Copies of the parameters, on the processor, named "0.weight", "0.bias", "1.weight" and so on."""
-        flat = self.vector.detach().cpu().clone()
-        weights, biases = self._split(flat)
-        tensors: dict[str, torch.Tensor] = {}
-        for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            tensors[f"{index}.weight"], tensors[f"{index}.bias"] = weight, bias
-        return tensors
+        """Return copies of the parameters, on the CPU, named "0.weight", "0.bias", "1.weight" and so on."""
+        parts = torch.split(self.vector.detach().cpu().clone(), self._lengths)
+        shapes = layer_shapes(self.sizes).items()
+        return {name: part.view(shape) for part, (name, shape) in zip(parts, shapes, strict=True)}
 
     def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take over what `state` returned."""
+        """Restore what `state` returned."""
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             weight.copy_(tensors[f"{index}.weight"])
             bias.copy_(tensors[f"{index}.bias"])
-
-
-class Columns:
-    """Some of a network's outputs, called like a network of its own; what is left of the network is shared.
-
-    Args:
-        network: the whole.
-        columns: which of its outputs.
-    """
-
-    def __init__(self, network: MLP, columns: slice) -> None:
-        self.network = network
-        self.columns = columns
-
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Outputs (B, number of columns) of `inputs` (B, d)."""
-        return self.network(inputs)[:, self.columns]
 
 
 class _Pass(torch.autograd.Function):
@@ -226,24 +157,18 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(
-        ctx: Any, output_gradient: torch.Tensor
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+    def backward(ctx: Any, output_gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
         (inputs,) = ctx.saved_tensors
         if ctx.workspace is None:
             raise RuntimeError("a network's pass can be gone back through only once")
-        gradients: tuple[torch.Tensor | None, torch.Tensor | None]
-        if ctx.needs_input_grad[1]:
-            gradients = ctx.network.backward(inputs, ctx.workspace, output_gradient, ctx.needs_input_grad[0])
-        else:  # a network whose vector does not require gradients, such as a critic that an actor climbs
-            gradients = ctx.network.input_gradient(ctx.workspace, output_gradient), None
+        gradients = ctx.network.backward(inputs, ctx.workspace, output_gradient, *ctx.needs_input_grad[:2])
         ctx.network.return_workspace(ctx.workspace)
         ctx.workspace = None
         return *gradients, None
 
 
 def layer_shapes(sizes: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the parameters of an `MLP` of these sizes, in the order of its vector."""
+    """Return names and shapes of the parameters of an `MLP` of these sizes, in the order of its vector."""
     shapes: dict[str, tuple[int, ...]] = {}
     for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         shapes[f"{index}.weight"] = (fan_in, fan_out)

@@ -11,11 +11,6 @@ from numpy.typing import NDArray
 from gantry.agents.parts.advantages import discounted_sums
 
 
-def moment_shapes(size: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Return names, shapes and types of `RunningMoments.state` for vectors of `size` numbers."""
-    return {"mean": ((size,), torch.float64), "variance": ((size,), torch.float64), "count": ((), torch.int64)}
-
-
 class RunningMoments:
     """Running mean and variance of vectors, merged batch by batch in double precision.
 
