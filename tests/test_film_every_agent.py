@@ -58,18 +58,18 @@ def test_film_of_every_agent(name, tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     flags = [word for item in options.items() for word in ("--env", "{}={}".format(*item))]
     assert main(["train", env_id, "--agent", name, "--steps", str(steps), "--out", str(run), *flags]) == 0
-    words = ["--size", "64", "48", "--renderer", "raycast", "--out", str(tmp_path / "film.gif"), "--speed", str(speed)]
+    words = ["--size", "64", "48", "--renderer", "raycast", "--out", str(tmp_path / "film.mp4"), "--speed", str(speed)]
     assert main(["record", str(run), *words, "--json"]) == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["frames"] > 1
     assert len(report["scores"]) == 1
-    assert (tmp_path / "film.gif").stat().st_size > 0
+    assert (tmp_path / "film.mp4").stat().st_size > 0
 
     counts = []
     for controller in (load_agent(run), Blind(load_agent(run))):
         renderer = MarkerCounter(64, 48)
         monkeypatch.setattr(film, "make_renderer", lambda *_, renderer=renderer: renderer)
-        film.record(controller, env_id, tmp_path / "gray.gif", env_options=options, size=(64, 48), speed=speed)
+        film.record(controller, env_id, tmp_path / "gray.mp4", env_options=options, size=(64, 48), speed=speed)
         counts.append(renderer.counts)
     shown, hidden = counts
     assert (max(shown) > max(hidden)) == (name in SHOWS)
@@ -104,7 +104,7 @@ def test_film_score_of_foreign_environment_is_that_of_evaluate(tmp_path):
 
     register("Ramp-v0", Ramp)
     try:
-        filmed = film.record(Constant(), "Ramp-v0", tmp_path / "ramp.gif", size=(32, 32), overlay=False)
+        filmed = film.record(Constant(), "Ramp-v0", tmp_path / "ramp.mp4", size=(32, 32), overlay=False)
         assert filmed.scores == [evaluate(Constant().act, "Ramp-v0", 1).score] == [7.0]
         assert filmed.seconds == pytest.approx(0.2)
     finally:
