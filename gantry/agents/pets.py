@@ -32,7 +32,6 @@ from gantry.agents.models.reward_model import LearnedReward, RewardModel, TaskRe
 from gantry.agents.models.terminal_value import TerminalValue
 from gantry.agents.mpc import MPC
 from gantry.agents.parts.checkpoint import Checkpoint, Tensors
-from gantry.agents.parts.optim import Adam
 from gantry.agents.parts.policy_file import load_policy, save_policy
 from gantry.agents.parts.spaces import ActionMap, Box, ObservationMap, Spaces, check_spaces
 from gantry.agents.parts.threads import torch_threads
@@ -180,10 +179,13 @@ class PETS:
         self.dataset = TransitionDataset(size, self._actions.size)
         self._pending = PendingTransitions(env.num_envs, size)
         self.accuracy: list[ModelAccuracy] = []
+        models = {"dynamics": self.dynamics, "reward_model": self.reward_model, "terminal_value": self.terminal_value}
+        learned_models = {name: model for name, model in models.items() if model is not None}
+        optimizers = [item for model in learned_models.values() for item in model.optimizers.items()]
         self.checkpoint = Checkpoint(
-            policy=self._models(),
+            policy=learned_models,
             trainer={
-                **{f"{name}_optimizer": optimizer for name, optimizer in self._optimizers().items()},
+                **{f"{name}_optimizer": optimizer for name, optimizer in optimizers},
                 "dataset": self.dataset,
                 "collector": self.collector,
                 "pending": self._pending,
@@ -192,22 +194,6 @@ class PETS:
                 "acting_random": self._acting_random,
             },
         )
-
-    def _models(self) -> dict[str, DynamicsModel | LearnedReward | TerminalValue]:
-        """Return everything that is learned, by name."""
-        models = {"dynamics": self.dynamics, "reward_model": self.reward_model, "terminal_value": self.terminal_value}
-        return {name: model for name, model in models.items() if model is not None}
-
-    def _optimizers(self) -> dict[str, Adam]:
-        """Return the optimizers of everything that is learned, by name."""
-        optimizers: dict[str, Adam] = {}
-        if self.dynamics is not None:
-            optimizers["dynamics"] = self.dynamics.ensemble.optimizer
-        if self.reward_model is not None:
-            optimizers.update(self.reward_model.optimizers)
-        if self.terminal_value is not None:
-            optimizers["terminal_value"] = self.terminal_value.optimizer
-        return optimizers
 
     def _model_for(self, planning_model: PlanningModel | None) -> Model:
         """Return the model to plan with in an environment that offers `planning_model`.
@@ -387,8 +373,8 @@ class PlanningLog:
         self.completed_steps = 0
         self._plans, self._failures, self._seconds = 0, 0, 0.0
         self._predicted = torch.full((num_envs,), torch.nan)
-        self._open: list[list[tuple[Transitions, Tensor]]] = [[] for _ in range(num_envs)]
-        self._ended: list[list[tuple[Transitions, Tensor]]] = []
+        self._segment = torch.arange(num_envs)
+        self._steps: list[tuple[Transitions, Tensor, Tensor]] = []
 
     def add_plans(self, env_ids: Tensor, result: PlanningResult | None, seconds: float) -> None:
         """Add the plans that environments (k,) have started, and the wall time of planning."""
@@ -402,22 +388,20 @@ class PlanningLog:
 
     def add_transitions(self, env_ids: Tensor, new: Transitions) -> None:
         """Add one transition of each of the environments (k,)."""
-        for k, env_id in enumerate(env_ids.tolist()):
-            self._open[env_id].append((new.select(slice(k, k + 1)), self._predicted[env_id].clone()))
+        self._steps.append((new, self._predicted[env_ids], self._segment[env_ids]))
 
-    def end_segments(self, env_ids: Tensor) -> None:
+    def end_segments(self, ended: Tensor) -> None:
         """End the segments of environments (n,) bool: what follows does not continue them."""
-        for env_id in env_ids.nonzero()[:, 0].tolist():
-            self._ended.append(self._open[env_id])
-            self._open[env_id] = []
+        self._segment[ended] += len(ended)  # environment i numbers its segments i, i + n, i + 2n, …
 
     def segments(self) -> list[tuple[Transitions, Tensor]]:
         """Return segments of T consecutive transitions, each with the returns (T,) that its plans predicted."""
-        return [
-            (Transitions.concatenate([new for new, _ in steps]), torch.stack([predicted for _, predicted in steps]))
-            for steps in (*self._ended, *self._open)
-            if steps
-        ]
+        if not self._steps:
+            return []
+        new, returns, numbers = zip(*self._steps, strict=True)
+        transitions, predicted, segment = Transitions.concatenate(new), torch.cat(returns), torch.cat(numbers)
+        masks = [segment == number for number in segment.unique()]
+        return [(transitions.select(mask), predicted[mask]) for mask in masks]
 
     def metrics(self, config: PlannerConfig, planning_interval: float) -> Metrics:
         """Return predicted and achieved returns over the horizon, failed plans, and planning time."""

@@ -36,6 +36,7 @@ class DynamicsModel:
         integer_columns: (d,) bool.
         kinematics: None without `angle_columns`.
         feature_mean, feature_std: (d,) statistics of the features in the data.
+        optimizers: the ensemble's optimizer, by name.
         fitted: whether the model has been fitted to any data.
     """
 
@@ -49,6 +50,7 @@ class DynamicsModel:
     ) -> None:
         self.feature_size, self.action_size = feature_size, action_size
         self.ensemble = Ensemble(feature_size + action_size, feature_size, config, generator)
+        self.optimizers = {"dynamics": self.ensemble.optimizer}
         self.circle_columns = torch.zeros(feature_size, dtype=torch.bool)
         self.integer_columns = torch.zeros(feature_size, dtype=torch.bool)
         self.kinematics = LearnedKinematics(feature_size, angle_columns) if angle_columns else None

@@ -30,7 +30,8 @@ BOUNDS_WEIGHT = 0.01
 """Weight of the penalty Σ (max_log_variance − min_log_variance), which keeps the learned bounds tight."""
 MAX_VALIDATION_LOSS = 5.0
 """Clip each validation point's loss to this, so that one unpredictable outlier does not decide when a fit stops."""
-NORMALIZATION = ("input_mean", "input_std", "output_mean", "output_std")
+STATE = ("input_mean", "input_std", "output_mean", "output_std", "min_log_variance", "max_log_variance")
+"""Attributes of `Ensemble` that are saved beside its layers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,21 +361,19 @@ class Ensemble:
 
     def state(self) -> dict[str, Tensor]:
         """Return copies of the parameters and normalization statistics."""
-        tensors = {name: getattr(self, name) for name in (*NORMALIZATION, "min_log_variance", "max_log_variance")}
-        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            tensors[f"{index}.weight"], tensors[f"{index}.bias"] = weight, bias
-        return {name: tensor.clone() for name, tensor in tensors.items()}
+        return {name: tensor.clone() for name, tensor in self._tensors().items()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
-        for name in NORMALIZATION:
-            setattr(self, name, tensors[name].clone())
-        self.min_log_variance.copy_(tensors["min_log_variance"])
-        self.max_log_variance.copy_(tensors["max_log_variance"])
-        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            weight.copy_(tensors[f"{index}.weight"])
-            bias.copy_(tensors[f"{index}.bias"])
+        for name, tensor in self._tensors().items():
+            tensor.copy_(tensors[name])
         self._fold_normalization()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {name: getattr(self, name) for name in STATE}
+        for kind, layers in (("weight", self.weights), ("bias", self.biases)):
+            tensors.update({f"{index}.{kind}": layer for index, layer in enumerate(layers)})
+        return tensors
 
 
 def silu_(x: Tensor) -> Tensor:

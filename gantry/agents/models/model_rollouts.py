@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -61,27 +61,21 @@ class PlanningObjective:
     """Value of the last features."""
 
 
+@dataclasses.dataclass(frozen=True)
 class LearnedModel:
-    """Ensemble dynamics model and reward model; each action sequence is propagated with particles.
+    """Dynamics model and reward model; each action sequence is propagated with particles."""
 
-    Attributes:
-        dynamics: dynamics model.
-        reward_model: reward and termination.
-        objective: estimate of returns.
-        particles, propagation, sample: as in `DynamicsModel.rollout`.
-    """
-
-    def __init__(
-        self,
-        dynamics: DynamicsModel,
-        reward_model: RewardModel,
-        objective: PlanningObjective,
-        particles: int,
-        propagation: Propagation,
-        sample: bool,
-    ) -> None:
-        self.dynamics, self.reward_model, self.objective = dynamics, reward_model, objective
-        self.particles, self.propagation, self.sample = particles, propagation, sample
+    dynamics: DynamicsModel
+    reward_model: RewardModel
+    """Reward and termination."""
+    objective: PlanningObjective
+    """How returns are estimated."""
+    particles: int
+    """p, see `DynamicsModel.rollout`."""
+    propagation: Propagation
+    """Which member a particle follows."""
+    sample: bool
+    """Sample the predicted Gaussians; otherwise propagate their means."""
 
     @property
     def fitted(self) -> bool:
@@ -109,23 +103,20 @@ class LearnedModel:
         return evaluate_rollouts(path, rewards, terminated, diverged, self.objective, self.dynamics.feature_std)
 
 
+@dataclasses.dataclass(frozen=True)
 class SimulatorModel:
-    """Copies of the simulator, as a perfect model.
+    """Copies of the simulator, as a perfect model."""
 
-    Args:
-        model: the environment's planning model.
-        to_environment: action conversion.
-        repeat: environment steps per planning step.
-        objective: estimate of returns.
-    """
-
-    fitted = True
-    members = 1
-
-    def __init__(
-        self, model: PlanningModel, to_environment: ToEnvironment, repeat: int, objective: PlanningObjective
-    ) -> None:
-        self._model, self._to_environment, self._repeat, self.objective = model, to_environment, repeat, objective
+    planning_model: PlanningModel
+    """What the environment offers to planners."""
+    to_environment: ToEnvironment
+    """Converts planned actions to the environment's."""
+    repeat: int
+    """Environment steps per planning step."""
+    objective: PlanningObjective
+    """How returns are estimated."""
+    fitted: ClassVar[bool] = True
+    members: ClassVar[int] = 1
 
     def features(self, observations: NDArray[np.float32]) -> Tensor:
         """Return observations (k, d) as they are; simulations start from the environments' states instead."""
@@ -136,9 +127,9 @@ class SimulatorModel:
     ) -> ModelRollouts:
         """Simulate action sequences (m, H, a) from the current states of environments `env_ids` (m,)."""
         number, horizon, size = actions.shape
-        converted = self._to_environment(actions.detach().reshape(-1, size).numpy())
-        path, rewards, terminated = self._model.rollout(
-            env_ids, converted.reshape(number, horizon, *converted.shape[1:]), self._repeat
+        converted = self.to_environment(actions.detach().reshape(-1, size).numpy())
+        path, rewards, terminated = self.planning_model.rollout(
+            env_ids, converted.reshape(number, horizon, *converted.shape[1:]), self.repeat
         )
         trajectories = torch.from_numpy(path)[:, :, None].float()
         diverged = ~trajectories.isfinite().all(-1).all(0)[:, 0]

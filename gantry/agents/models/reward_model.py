@@ -1,5 +1,6 @@
 """Reward models: reward and termination of predicted transitions, either the task's own functions or learned."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -34,17 +35,16 @@ class RewardModel(Protocol):
         """Return which features (…, d) are terminal, (…) bool, or None if episodes never terminate."""
 
 
+@dataclasses.dataclass(frozen=True)
 class TaskReward:
-    """Reward model that calls the environment's own reward and termination functions.
+    """Reward model that calls the environment's own reward and termination functions."""
 
-    Args:
-        model: the environment's planning model.
-        to_environment: action conversion.
-        repeat: environment steps per planning step; the reward of the last one is used for all of them.
-    """
-
-    def __init__(self, model: PlanningModel, to_environment: ToEnvironment, repeat: int) -> None:
-        self._model, self._to_environment, self._repeat = model, to_environment, repeat
+    planning_model: PlanningModel
+    """What the environment offers to planners."""
+    to_environment: ToEnvironment
+    """Converts planned actions to the environment's."""
+    repeat: int
+    """Environment steps per planning step; the reward of the last one is used for all of them."""
 
     def features(self, observations: NDArray[np.float32]) -> Tensor:
         """Return the task's features (k, d) of observations (k, d).
@@ -52,7 +52,7 @@ class TaskReward:
         Raises:
             GantryError: the observations do not determine them.
         """
-        features = self._model.features(observations)
+        features = self.planning_model.features(observations)
         if features is None:
             raise GantryError("the observations do not determine the task's reward; set reward=learned")
         return torch.tensor(features, dtype=torch.float32)
@@ -60,25 +60,30 @@ class TaskReward:
     def reward(self, features: Tensor, actions: Tensor, next_features: Tensor) -> Tensor:
         """Return rewards (…), summed over a planning step, for (…, d), (…, a), (…, d)."""
         flat = actions.detach().reshape(-1, actions.shape[-1]).numpy()
-        controls = np.asarray(self._model.controls(self._to_environment(flat)), np.float32)
+        controls = np.asarray(self.planning_model.controls(self.to_environment(flat)), np.float32)
         control = torch.from_numpy(controls).view(*actions.shape[:-1], -1)
         if actions.requires_grad and control.shape == actions.shape:
             control = control + (actions - actions.detach())  # straight-through: ∂control/∂action = 1
-        return self._model.reward(features, control, next_features) * float(self._repeat)
+        return self.planning_model.reward(features, control, next_features) * float(self.repeat)
 
     def terminated(self, next_features: Tensor) -> Tensor | None:
         """Return which features (…, d) are terminal, (…) bool, or None if episodes never terminate."""
-        return self._model.terminated(next_features) if self._model.can_terminate else None
+        return self.planning_model.terminated(next_features) if self.planning_model.can_terminate else None
 
 
 class LearnedReward:
-    """Two networks: (s, a, s') → reward, and s' → terminal or not; the latter is trained once a terminal state was seen."""
+    """Two networks: (s, a, s') → reward, and s' → terminal or not; the latter is trained once a terminal state was seen.
+
+    Attributes:
+        optimizers: of the two networks, by name.
+    """
 
     def __init__(self, feature_size: int, action_size: int, config: EnsembleConfig, generator: torch.Generator) -> None:
         self._config = config
         self._reward = Ensemble(2 * feature_size + action_size, 1, config, generator)
         self._termination = MLP((feature_size, *config.hidden_sizes, 1), "tanh", 1.0, generator)
         self._termination_optimizer = Adam([self._termination.vector])
+        self.optimizers = {"reward": self._reward.optimizer, "termination": self._termination_optimizer}
         self._feature_mean, self._feature_std = torch.zeros(feature_size), torch.ones(feature_size)
         self._can_terminate = False
 
@@ -121,11 +126,6 @@ class LearnedReward:
         with torch.no_grad():
             inputs = (next_features - self._feature_mean) / self._feature_std
             return self._termination(inputs.reshape(-1, inputs.shape[-1])).view(inputs.shape[:-1]) > 0.0
-
-    @property
-    def optimizers(self) -> dict[str, Adam]:
-        """The optimizers of the two networks, by name."""
-        return {"reward": self._reward.optimizer, "termination": self._termination_optimizer}
 
     def state(self) -> dict[str, Tensor]:
         """Return copies of everything that predictions depend on."""

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from gantry.agents.parts.optim import Adam
 from gantry.agents.models.ensemble import Ensemble, EnsembleConfig
 from gantry.agents.models.dataset import Transitions
 
@@ -19,15 +18,15 @@ ITERATIONS = 3
 
 
 class TerminalValue:
-    """Value function of the data-collecting policy: features (…, d) → expected discounted return (…)."""
+    """Value function of the data-collecting policy: features (…, d) → expected discounted return (…).
+
+    Attributes:
+        optimizers: the network's optimizer, by name.
+    """
 
     def __init__(self, feature_size: int, config: EnsembleConfig, generator: torch.Generator) -> None:
         self._network = Ensemble(feature_size, 1, config, generator)
-
-    @property
-    def optimizer(self) -> Adam:
-        """The network's optimizer."""
-        return self._network.optimizer
+        self.optimizers = {"terminal_value": self._network.optimizer}
 
     def __call__(self, features: Tensor) -> Tensor:
         """Return values (…) of features (…, d)."""
