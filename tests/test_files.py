@@ -42,13 +42,13 @@ VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) 
 
 @settings(max_examples=30)
 @given(st.dictionaries(st.text(max_size=9), VALUES | st.lists(VALUES, max_size=4), max_size=5))
-def test_json_comes_back_as_it_was(tmp_path_factory, content):
+def test_json_round_trip(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("json") / "content.json"
     write_json(path, content)
     assert read_json(path) == content
 
 
-def test_tensors_and_metadata_come_back_as_they_were(tmp_path):
+def test_tensors_and_metadata_round_trip(tmp_path):
     path = tmp_path / "x.safetensors"
     save_tensors(path, TENSORS, {"step": "12", "text": "×"})
     tensors, metadata = load_tensors(path)
@@ -65,7 +65,7 @@ def test_equal_content_gives_equal_bytes(tmp_path):
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
-def test_folders_are_made_and_the_umask_is_respected(tmp_path):
+def test_write_makes_folders_and_respects_umask(tmp_path):
     path = tmp_path / "some" / "folder" / "x.json"
     before = os.umask(0o027)
     try:
@@ -78,7 +78,7 @@ def test_folders_are_made_and_the_umask_is_respected(tmp_path):
 
 @pytest.mark.parametrize("write", writers())
 @pytest.mark.parametrize("culprit", ["os.fsync", "pathlib.Path.write_text", "pathlib.Path.write_bytes"])
-def test_a_full_disk_leaves_the_old_file_and_nothing_else_and_is_one_clear_line(tmp_path, monkeypatch, write, culprit):
+def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch, write, culprit):
     path = tmp_path / "x.json"
     path.write_bytes(b"old")
     with monkeypatch.context() as patch:
@@ -94,7 +94,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else_and_is_one_clear_line(
 
 
 @pytest.mark.parametrize("culprit", ["pathlib.Path.replace", "tempfile.mkstemp"])
-def test_a_write_that_fails_at_either_end_leaves_the_old_file(tmp_path, monkeypatch, culprit):
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch, culprit):
     path = tmp_path / "x.json"
     path.write_text("old")
     with monkeypatch.context() as patch:
@@ -106,7 +106,7 @@ def test_a_write_that_fails_at_either_end_leaves_the_old_file(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_interrupted_write_leaves_the_old_file_and_is_passed_on(tmp_path, error):
+def test_interrupted_write_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "x.mp4"
     path.write_text("old")
 
@@ -123,7 +123,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_is_passed_on(tmp_path, err
     assert os.listdir(tmp_path) == ["x.mp4"]
 
 
-def test_the_file_is_complete_and_flushed_before_it_takes_its_name(tmp_path, monkeypatch):
+def test_file_is_flushed_before_rename(tmp_path, monkeypatch):
     path = tmp_path / "x.txt"
     events = []
     flush = os.fsync
@@ -136,7 +136,7 @@ def test_the_file_is_complete_and_flushed_before_it_takes_its_name(tmp_path, mon
 
 
 @pytest.mark.parametrize("write", writers())
-def test_a_file_where_the_folder_should_be_is_one_clear_line(tmp_path, write):
+def test_file_in_place_of_folder_is_one_line(tmp_path, write):
     (tmp_path / "folder").write_text("I am a file")
     for path in (tmp_path / "folder" / "x.json", tmp_path / "folder" / "deeper" / "x.json"):
         with pytest.raises(GantryError, match="cannot write") as caught:
@@ -145,7 +145,7 @@ def test_a_file_where_the_folder_should_be_is_one_clear_line(tmp_path, write):
     assert os.listdir(tmp_path) == ["folder"]
 
 
-def test_a_folder_where_the_file_should_be_is_one_clear_line(tmp_path):
+def test_folder_in_place_of_file_is_one_line(tmp_path):
     (tmp_path / "x.json").mkdir()
     for act in (lambda path: write_json(path, {}), read_json, load_tensors):
         with pytest.raises(GantryError) as caught:
@@ -157,7 +157,7 @@ def test_a_folder_where_the_file_should_be_is_one_clear_line(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[1, 2]", b"null", b'"text"', b'{"a": 1', b"\xff\xfe\x00", b"\x00" * 100]
 )
-def test_damaged_or_foreign_json_is_one_clear_line(tmp_path, content):
+def test_damaged_json_is_one_line(tmp_path, content):
     path = tmp_path / "x.json"
     path.write_bytes(content)
     with pytest.raises(GantryError, match="damaged") as caught:
@@ -165,14 +165,14 @@ def test_damaged_or_foreign_json_is_one_clear_line(tmp_path, content):
     assert str(path) in one_line(caught)
 
 
-def test_missing_files_are_one_clear_line(tmp_path):
+def test_missing_file_is_one_line(tmp_path):
     for read in (read_json, load_tensors):
         with pytest.raises(GantryError, match="cannot read") as caught:
             read(tmp_path / "missing")
         one_line(caught)
 
 
-def test_tensor_files_cut_anywhere_are_one_clear_line(tmp_path):
+def test_truncated_tensor_file_is_one_line(tmp_path):
     path = tmp_path / "x.safetensors"
     save_tensors(path, TENSORS, {"step": "1"})
     whole = path.read_bytes()
@@ -183,7 +183,7 @@ def test_tensor_files_cut_anywhere_are_one_clear_line(tmp_path):
         one_line(caught)
 
 
-def test_foreign_or_damaged_tensor_files_are_one_clear_line(tmp_path):
+def test_damaged_tensor_file_is_one_line(tmp_path):
     path = tmp_path / "x.safetensors"
     save_tensors(path, TENSORS)
     whole = path.read_bytes()
@@ -214,7 +214,7 @@ def test_foreign_or_damaged_tensor_files_are_one_clear_line(tmp_path):
 
 @settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(0, 255))
-def test_any_changed_byte_is_read_or_refused_but_never_a_traceback(tmp_path_factory, position, value):
+def test_changed_byte_is_read_or_refused(tmp_path_factory, position, value):
     path = tmp_path_factory.mktemp("tensors") / "x.safetensors"
     save_tensors(path, TENSORS)
     content = bytearray(path.read_bytes())
@@ -226,7 +226,7 @@ def test_any_changed_byte_is_read_or_refused_but_never_a_traceback(tmp_path_fact
         assert "\n" not in str(error)  # noqa: PT017 (either outcome is right)
 
 
-def test_deeply_nested_json_is_one_clear_line(tmp_path):
+def test_deeply_nested_json_is_one_line(tmp_path):
     path = tmp_path / "x.json"
     path.write_text('{"a":' + "[" * 200_000)
     with pytest.raises(GantryError, match="damaged") as caught:

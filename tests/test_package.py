@@ -16,7 +16,7 @@ from scripts import house
 REPOSITORY = Path(__file__).parent.parent
 
 
-def test_a_wheel_works_outside_the_repository_assets_included(tmp_path):
+def test_wheel_works_outside_the_repository(tmp_path):
     source, site = tmp_path / "source", tmp_path / "site"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -136,7 +136,7 @@ WORDS = [
 ]
 
 
-def test_no_command_imports_torch_or_mujoco_before_it_has_read_its_arguments():
+def test_commands_read_arguments_before_importing_torch_or_mujoco():
     """All in one process, so that the first that imports too much is the one that is named."""
     program = (
         "import sys\n"
@@ -152,13 +152,13 @@ def test_no_command_imports_torch_or_mujoco_before_it_has_read_its_arguments():
     assert not HEAVY & modules_after(program)
 
 
-def test_importing_the_package_and_its_agents_is_cheap_until_a_name_is_asked_for():
+def test_imports_of_the_package_are_lazy():
     program = "import gantry, gantry.agents, gantry.envs, gantry.runs.environments; dir(gantry.agents)"
     assert not HEAVY & modules_after(program)
     assert "torch" in modules_after("from gantry.agents import PPO, PPOConfig, A2C; PPOConfig(num_envs=3)")
 
 
-def test_every_public_name_can_be_imported_and_no_other():
+def test_public_names_can_be_imported():
     for package in (gantry, gantry.agents):
         for name in package.__all__:
             assert getattr(package, name) is not None
@@ -166,7 +166,7 @@ def test_every_public_name_can_be_imported_and_no_other():
             _ = package.NoSuchName
 
 
-def test_every_agent_is_exported_with_its_settings_and_described():
+def test_every_agent_is_exported_with_its_settings():
     assert gantry.agents.AGENTS.keys() == gantry.agents.CONFIGS.keys() == gantry.agents.DESCRIPTIONS.keys()
     for name in gantry.agents.AGENTS:
         for found in (gantry.agents.agent_class(name), gantry.agents.config_class(name)):
@@ -175,20 +175,20 @@ def test_every_agent_is_exported_with_its_settings_and_described():
         assert gantry.agents.agent_of_config(gantry.agents.config_class(name)) == name
 
 
-def test_importing_gymnasium_by_the_module_prefix_registers_the_ids():
+def test_gymnasium_module_prefix_registers_the_ids():
     program = "import gymnasium; gymnasium.make('gantry:gantry/CartPoleSwingUp-v0').reset(seed=0)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_the_links_at_the_top_point_into_the_package():
+def test_links_at_the_top_point_into_the_package():
     for name in ("envs", "agents", "assets"):
         assert (REPOSITORY / name).resolve() == (REPOSITORY / "gantry" / name).resolve()
         assert (REPOSITORY / name).is_symlink()
 
 
 @pytest.mark.parametrize("setting", ["osmesa", "egl", "nonsense"])
-def test_a_graphics_setting_of_mujocos_that_cannot_work_breaks_no_command(setting):
+def test_unusable_mujoco_gl_breaks_no_command(setting):
     """MuJoCo itself fails at import where the library that MUJOCO_GL names is missing."""
     done = subprocess.run(
         [sys.executable, "-c", "import gantry.film.record"],

@@ -8,7 +8,7 @@ from gantry.runs.scores import score
 from gantry.runs.seeds import ENVS_PER_SEED, SEEDS, environment_seed
 
 
-def test_no_two_purposes_or_seeds_share_an_environment_seed():
+def test_environment_seeds_of_purposes_are_disjoint():
     blocks = [
         environment_seed(purpose, seed)
         for purpose in ("training", "evaluation", "test")
@@ -20,16 +20,16 @@ def test_no_two_purposes_or_seeds_share_an_environment_seed():
 
 
 @pytest.mark.parametrize("seed", [-1, SEEDS])
-def test_a_seed_out_of_range_is_refused(seed):
+def test_seed_out_of_range_is_refused(seed):
     with pytest.raises(GantryError, match="seed"):
         environment_seed("training", seed)
 
 
-def test_more_environments_than_a_seed_has_room_for_are_refused():
+def test_more_environments_than_a_seed_holds_are_refused():
     with pytest.raises(GantryError, match="environments"):
         environment_seed("training", 0, ENVS_PER_SEED + 1)
 
 
-def test_own_tasks_score_a_thousand_times_the_mean_reward_and_others_their_return():
+def test_score_is_1000_times_mean_reward_for_tasks_and_return_for_others():
     assert score("gantry/CartPoleSwingUp-v0", 250.0, 500.0) == 500.0
     assert score("Pendulum-v1", -200.0, 200.0) == -200.0

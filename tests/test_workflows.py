@@ -41,7 +41,7 @@ def finished(tmp_path_factory) -> Run:
     return run
 
 
-def test_two_runs_of_one_seed_have_equal_metrics_and_policies(finished, tmp_path):
+def test_same_seed_gives_same_metrics_and_policy(finished, tmp_path):
     run = Run(tmp_path / "twin")
     train(run, SWING_UP, "ppo", SMALL, STEPS)
     assert metrics(run) == metrics(finished)
@@ -50,7 +50,7 @@ def test_two_runs_of_one_seed_have_equal_metrics_and_policies(finished, tmp_path
 
 
 @pytest.mark.parametrize("stop_after", [1, 4])
-def test_an_interrupted_run_resumes_to_the_numbers_of_one_that_never_stopped(finished, tmp_path, stop_after):
+def test_resume_after_interrupt_equals_unbroken_run(finished, tmp_path, stop_after):
     run = Run(tmp_path / "stopped")
     seen = 0
 
@@ -68,7 +68,7 @@ def test_an_interrupted_run_resumes_to_the_numbers_of_one_that_never_stopped(fin
     assert (run.folder / "policy.safetensors").read_bytes() == (finished.folder / "policy.safetensors").read_bytes()
 
 
-def test_a_killed_run_forgets_updates_beyond_its_checkpoint_and_reaches_the_same_numbers(finished, tmp_path):
+def test_resume_after_kill_drops_later_metrics(finished, tmp_path):
     run = Run(tmp_path / "killed")
     count = 0
 
@@ -89,7 +89,7 @@ def test_a_killed_run_forgets_updates_beyond_its_checkpoint_and_reaches_the_same
     assert metrics(run) == metrics(finished)
 
 
-def test_a_longer_budget_goes_on_from_the_end(tmp_path):
+def test_resume_with_more_steps_continues(tmp_path):
     run = Run(tmp_path / "longer")
     train(run, SWING_UP, "ppo", SMALL, 512)
     agent = resume(run, 1024)
@@ -98,21 +98,21 @@ def test_a_longer_budget_goes_on_from_the_end(tmp_path):
     assert [row["steps"] for row in metrics(run)] == ["256", "512", "768", "1024"]
 
 
-def test_a_folder_that_holds_a_run_is_not_overwritten(finished):
+def test_existing_run_is_not_overwritten(finished):
     before = (finished.folder / "metrics.csv").read_bytes()
     with pytest.raises(GantryError, match="already holds a run"):
         train(finished, SWING_UP, "ppo", SMALL, STEPS)
     assert (finished.folder / "metrics.csv").read_bytes() == before
 
 
-def test_the_configuration_writes_out_every_default_and_the_versions(finished):
+def test_config_json_holds_every_default_and_versions(finished):
     config = json.loads((finished.folder / "config.json").read_text())
     assert set(config["config"]) == set(PPOConfig.__dataclass_fields__)
     assert {"python", "mujoco", "numpy", "torch", "gantry", "gymnasium"} == set(config["versions"])
     assert config["env_id"] == SWING_UP
 
 
-def test_what_evaluate_scores_is_what_record_films(finished, tmp_path):
+def test_record_films_the_episodes_that_evaluate_scores(finished, tmp_path):
     agent = load_agent(finished.folder)
     film = record(agent, SWING_UP, tmp_path / "film.mp4", episodes=1, size=(96, 64), backend="raycast")
     score = evaluate(agent.act, SWING_UP, episodes=1).score
@@ -125,7 +125,7 @@ def test_what_evaluate_scores_is_what_record_films(finished, tmp_path):
     assert np.abs(frames[0].astype(int) - frames[150]).max() > 50  # something moves
 
 
-def test_recording_leaves_the_agent_and_the_run_as_they_were(finished, tmp_path):
+def test_record_changes_neither_agent_nor_run(finished, tmp_path):
     agent = load_agent(finished.folder)
     before = {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()}
     scored = evaluate(agent.act, SWING_UP, episodes=2)
@@ -134,7 +134,7 @@ def test_recording_leaves_the_agent_and_the_run_as_they_were(finished, tmp_path)
     assert before == {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()}
 
 
-def test_loading_a_policy_and_driving_a_loop_of_ones_own_takes_three_lines(finished):
+def test_load_gives_a_policy_for_a_loop_of_ones_own(finished):
     import gymnasium
 
     import gantry
@@ -148,7 +148,7 @@ def test_loading_a_policy_and_driving_a_loop_of_ones_own_takes_three_lines(finis
 
 
 @pytest.mark.parametrize("command", ["evaluate", "record", "train"])
-def test_a_run_of_an_earlier_version_is_one_line_that_says_so(finished, tmp_path, capsys, command):
+def test_run_of_another_version_is_refused_in_one_line(finished, tmp_path, capsys, command):
     folder = tmp_path / "old"
     folder.mkdir()
     config = json.loads((finished.folder / "config.json").read_text())
@@ -162,7 +162,7 @@ def test_a_run_of_an_earlier_version_is_one_line_that_says_so(finished, tmp_path
         assert str(folder) in line
 
 
-def test_a_foreign_environment_trains_evaluates_and_says_when_it_cannot_be_filmed(tmp_path):
+def test_foreign_environment_trains_and_evaluates(tmp_path):
     run = Run(tmp_path / "foreign")
     train(run, "CartPole-v1", "ppo", SMALL, 512)
     agent = load_agent(run.folder)
@@ -175,7 +175,7 @@ def call(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_json_is_the_last_line_of_output_and_holds_the_promised_keys(finished, capsys):
+def test_json_flag_prints_promised_keys_last(finished, capsys):
     assert main(["evaluate", str(finished.folder), "--episodes", "3", "--json"]) == 0
     out = capsys.readouterr().out
     result = json.loads(out.splitlines()[-1])
@@ -189,7 +189,7 @@ def test_json_is_the_last_line_of_output_and_holds_the_promised_keys(finished, c
     assert "ppo" in listed["agents"]
 
 
-def test_every_command_has_help_and_the_top_level_names_them_all(capsys):
+def test_help_of_every_command(capsys):
     assert main(["--help"]) == 0
     overview = capsys.readouterr().out
     for command in ("list", "train", "evaluate", "record", "demo", "bench"):
@@ -217,7 +217,7 @@ def test_every_command_has_help_and_the_top_level_names_them_all(capsys):
         (["record", "{tmp}/none"], "no run at"),
     ],
 )
-def test_wrong_usage_gives_one_line_a_nonzero_status_and_leaves_nothing_behind(words, expected, tmp_path, capsys):
+def test_wrong_usage_is_one_line_and_leaves_nothing_behind(words, expected, tmp_path, capsys):
     assert main([word.replace("{tmp}", str(tmp_path)) for word in words]) == 1
     captured = capsys.readouterr()
     assert expected in captured.err
@@ -225,7 +225,7 @@ def test_wrong_usage_gives_one_line_a_nonzero_status_and_leaves_nothing_behind(w
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_film_settings_are_one_line_each(finished, tmp_path, capsys):
+def test_wrong_film_settings_are_one_line(finished, tmp_path, capsys):
     for flags, expected in (
         (["--out", str(tmp_path / "film.avi")], "mp4"),
         (["--out", str(tmp_path / "film.mp4"), "--format", "gif"], "disagree"),
@@ -244,7 +244,7 @@ def test_wrong_film_settings_are_one_line_each(finished, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["policy.safetensors", "policy.json", "config.json"])
 @pytest.mark.parametrize("damage", ["empty", "half", "foreign"])
-def test_a_damaged_run_is_one_clear_line(finished, tmp_path, capsys, name, damage):
+def test_damaged_run_is_one_line(finished, tmp_path, capsys, name, damage):
     folder = tmp_path / "damaged"
     folder.mkdir()
     for file in ("policy.safetensors", "policy.json", "config.json"):
@@ -258,7 +258,7 @@ def test_a_damaged_run_is_one_clear_line(finished, tmp_path, capsys, name, damag
     assert len(captured.err.strip().splitlines()) == 1
 
 
-def test_terminating_the_process_saves_and_says_how_to_go_on(tmp_path):
+def test_sigterm_saves_and_says_how_to_resume(tmp_path):
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "gantry", "train", SWING_UP, "--steps", "50000000", "--out", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -273,19 +273,19 @@ def test_terminating_the_process_saves_and_says_how_to_go_on(tmp_path):
     assert load_agent(folder).steps > 0
 
 
-def test_a_reader_that_closes_the_pipe_causes_no_traceback():
+def test_closed_pipe_causes_no_traceback():
     process = subprocess.run(
         f"{sys.executable} -m gantry list | head -1", shell=True, capture_output=True, text=True, check=False
     )
     assert "Traceback" not in process.stderr
 
 
-def test_the_module_runs_like_the_command():
+def test_python_m_gantry_runs_like_the_command():
     assert "gantry" in call("--version").stdout
     assert call().returncode == 2
 
 
-def test_default_folders_never_collide(tmp_path, monkeypatch, capsys):
+def test_default_run_folders_never_collide(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["train", SWING_UP, "--steps", "256", "--num-envs", "8"]
     for _ in range(2):
@@ -298,7 +298,7 @@ def test_default_folders_never_collide(tmp_path, monkeypatch, capsys):
     assert "CartPoleSwingUp-v0-ppo-seed0-2" in capsys.readouterr().out
 
 
-def test_curves_for_tensorboard_are_written(tmp_path, capsys):
+def test_tensorboard_flag_writes_curves(tmp_path, capsys):
     words = ["train", SWING_UP, "--steps", "512", "--num-envs", "8", "--out", str(tmp_path / "run"), "--tensorboard"]
     assert main(words) == 0
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))

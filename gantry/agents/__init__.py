@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from gantry.agents.q_learning import QLearning, QLearningConfig
     from gantry.agents.reinforce import Reinforce, ReinforceConfig
 
+    # Here mypy checks that each is an Agent.
+    _CLASSES: tuple[type[Agent], ...] = (A2C, CEM, DDPG, DQN, NES, PETS, PPO, QLearning, Reinforce)
+
 __all__ = [
     "A2C",
     "AGENTS",

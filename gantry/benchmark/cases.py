@@ -1,44 +1,46 @@
-"""What each agent must reach with the settings that are shipped for an environment, and in how many seconds.
+"""What each agent must reach with its recipe for an environment, and in how many seconds.
 
-A case trains on seeds that no settings were tuned on, and judges by episodes of the test range.
+A case trains on seeds that no recipe was tuned on, and is judged by episodes of the test range.
 """
 
 import dataclasses
 import statistics
 import time
 from collections.abc import Sequence
-from typing import Any
+
+from gymnasium.vector import VectorEnv
 
 from gantry.agents import agent_class
-from gantry.agents.protocol import Callback
+from gantry.agents.protocol import Agent, Callback
 from gantry.benchmark.rows import Report, Row
 from gantry.runs.evaluate import Evaluation, evaluate
 from gantry.runs.recipes import recipe_for
 from gantry.runs.train import make_agent
+from gantry.types import Json
 
 FIRST_SEED = 100
-"""Settings were tuned on seeds below 100."""
+"""Recipes were tuned on seeds below 100."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """An agent in an environment, and what is asked of it: the median over training seeds."""
+    """An agent in an environment, and the goal for its median over training seeds."""
 
     agent: str
     env_id: str
     goal: float
-    """What the figure must reach."""
+    """What the metric must reach."""
     seconds: float | None
-    """What learning may take; None: not limited."""
-    figure: str = "score"
+    """Longest learning time; None: not limited."""
+    metric: str = "score"
     """`score`, `success`, or one of the environment's metrics."""
     seeds: int = 5
     episodes: int = 100
-    """Test episodes a policy. Of 100, a success of 95 % is known to ± 4 % only; of 400, to ± 2 %."""
+    """Test episodes per policy. From 100, a success of 95 % is known to ± 4 % only; from 400, to ± 2 %."""
 
     @property
     def name(self) -> str:
-        """Who learns what."""
+        """The agent and its environment."""
         return f"{agent_class(self.agent).__name__} on {self.env_id.removeprefix('gantry/')}"
 
 
@@ -59,19 +61,17 @@ CASES = (
 )
 
 
-def begin_case(
-    env_id: str, agent: str, seed: int, options: dict[str, Any] | None = None
-) -> tuple[Any, dict[str, Any], int]:
-    """Build a learner with the shipped settings.
+def begin_case(env_id: str, agent: str, seed: int, options: Json | None = None) -> tuple[Agent, Json, int]:
+    """Build an agent with its recipe.
 
     Args:
         env_id: the environment.
         agent: the agent's id.
         seed: of the training.
-        options: of the environment, beside those that are shipped.
+        options: of the environment, beside those of the recipe.
 
     Returns:
-        The agent, the environment's options, and the shipped budget of steps.
+        The agent, the environment's options, and the recipe's number of steps.
     """
     recipe = recipe_for(env_id, agent, options)
     options = {**recipe.env_options, **(options or {})}
@@ -82,18 +82,24 @@ def train_case(
     env_id: str,
     agent: str,
     seed: int,
-    options: dict[str, Any] | None = None,
+    options: Json | None = None,
     callback: Callback | None = None,
-) -> tuple[Any, dict[str, Any], float]:
-    """Train with the shipped settings and budget; arguments as of `begin_case`, and the `callback` of `learn`.
+) -> tuple[Agent, Json, float]:
+    """Train with the recipe; arguments as for `begin_case`, and the `callback` of `learn`.
 
     Returns:
         The agent, the environment's options, and the seconds that learning took.
     """
     learner, options, steps = begin_case(env_id, agent, seed, options)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     learner.learn(steps, callback)
-    return learner, options, time.perf_counter() - begun
+    return learner, options, time.perf_counter() - started
+
+
+def close(agent: Agent) -> None:
+    """Close an agent's training environments."""
+    if isinstance(agent.env, VectorEnv):
+        agent.env.close()
 
 
 def measure(report: Report, agents: Sequence[str], seeds: int = 5) -> None:
@@ -101,8 +107,8 @@ def measure(report: Report, agents: Sequence[str], seeds: int = 5) -> None:
 
     Args:
         report: called with each row as soon as it is known.
-        agents: whose.
-        seeds: training seeds of a case, at most.
+        agents: ids of the agents whose cases are measured.
+        seeds: most training seeds per case.
 
     Raises:
         GantryError: an agent of an unknown name.
@@ -113,22 +119,22 @@ def measure(report: Report, agents: Sequence[str], seeds: int = 5) -> None:
         if case.agent not in agents:
             continue
         count = min(case.seeds, seeds)
-        figures, spent = [], []
+        values, spent = [], []
         for seed in range(count):
             learner, options, taken = train_case(case.env_id, case.agent, FIRST_SEED + seed)
             result = evaluate(learner.act, case.env_id, case.episodes, 0, options, "test")
-            learner.env.close()
-            figures.append(_figure(result, case.figure))
+            close(learner)
+            values.append(_metric(result, case.metric))
             spent.append(taken)
-        note = ", ".join(f"{value:.3f}" if value <= 1.0 else f"{value:.0f}" for value in figures)
-        unit = "score" if case.figure == "score" else "share"
-        name = f"{case.name}: {case.figure}, median of {count} seeds"
-        report(Row(name, statistics.median(figures), unit, case.goal, note=note))
+        note = ", ".join(f"{value:.3f}" if value <= 1.0 else f"{value:.0f}" for value in values)
+        unit = "score" if case.metric == "score" else "share"
+        name = f"{case.name}: {case.metric}, median of {count} seeds"
+        report(Row(name, statistics.median(values), unit, case.goal, note=note))
         note = ", ".join(f"{taken:.0f} s" for taken in spent)
         report(Row(f"{case.name}: learning time, median", statistics.median(spent), "s", case.seconds, "lower", note))
 
 
-def _figure(result: Evaluation, name: str) -> float:
+def _metric(result: Evaluation, name: str) -> float:
     if name == "score":
         return result.score
     return (result.success or 0.0) if name == "success" else result.metrics[name]

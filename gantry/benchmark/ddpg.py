@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from gantry.agents.parts.threads import torch_threads
 from gantry.benchmark.rows import Report, Row, median_ratio, rounds
 from gantry.benchmark.time_to_score import SWING_UP, OurTimes, reason_without_peers, their_learning
 from gantry.envs.simulator import make_simulator
+from gantry.types import Json
 
 WIDTHS, BATCH_SIZE = (400, 300), 256
 UPDATES = 64
@@ -20,7 +20,7 @@ VECTOR_STEPS = 4
 WARM_UP = 1_000
 
 # RL Baselines3 Zoo's for a swing-up (hyperparams/ddpg.yml, InvertedPendulumSwingupBulletEnv-v0).
-SB3_SETTINGS: dict[str, Any] = {
+SB3_SETTINGS: Json = {
     "gamma": 0.98,
     "buffer_size": 200_000,
     "learning_starts": 10_000,

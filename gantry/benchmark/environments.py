@@ -29,7 +29,7 @@ OWN_PHYSICS = {
     "gantry/VacuumRooms-v0": (3, None, None),
     "gantry/VacuumDrive-v0": (24, None, None),
 }
-"""Environments compared with their own bare physics: vector steps, and targets for the rate and for the share."""
+"""Environments compared with their own bare physics → vector steps, and targets for the rate and for the share."""
 
 
 def measure(report: Report, repeats: int = 15) -> None:
@@ -41,8 +41,8 @@ def measure(report: Report, repeats: int = 15) -> None:
     """
     for num_envs in (256, 4096):
         _against_bare_batch(report, num_envs, repeats)
-    for environment in OWN_PHYSICS:
-        _against_own_physics(report, environment, max(3, repeats // 2))
+    for env_id in OWN_PHYSICS:
+        _against_own_physics(report, env_id, max(3, repeats // 2))
     _randomized(report, repeats)
     _plan_loading(report)
     _against_gymnasium(report, repeats)
@@ -78,12 +78,12 @@ def _bare(env: Simulator, vector_steps: int) -> Callable[[], None]:
     twin.reset(seed=0)
     batch, control = twin.batch, twin.state.ctrl
     actions = np.random.default_rng(0).uniform(-1.0, 1.0, (vector_steps, env.num_envs, 1))
-    substeps = twin.task.decimation
+    decimation = twin.task.decimation
 
     def block() -> None:
         for action in actions:
             control[:] = action
-            batch.step(nstep=substeps)
+            batch.step(nstep=decimation)
 
     return block
 
@@ -100,36 +100,36 @@ def _against_bare_batch(report: Report, num_envs: int, repeats: int) -> None:
 
 
 class _Recorder:
-    """Stands in for a batch and notes how it was stepped: which rows, how far, with what controls, begun anew where."""
+    """Stand in for a batch and note how it was stepped: environments, steps, controls, resets."""
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
-        self._begun = np.zeros(batch.nsim, bool)
+        self._was_reset = np.zeros(batch.nsim, bool)
         self.calls: list[tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray, int]] = []
-        """The rows reset since the last call (k,) and their states (k, numbers), the rows stepped (n,) bool or None for
-        all, the controls (n, nu), and the steps."""
+        """Environments reset since the last call (k,) and their states (k, numbers), environments stepped (n,) bool or
+        None for all, controls (n, nu), and physics steps."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batch, name)
 
     def reset(self, ids: np.ndarray, stage: int) -> None:
-        """Note the rows and pass the call on."""
-        self._begun[ids] = True
+        """Note the environments and pass the call on."""
+        self._was_reset[ids] = True
         self._batch.reset(ids, stage=stage)
 
     def step(self, ids: np.ndarray | None = None, nstep: int = 1, stage: int = 0) -> None:
         """Note the call and pass it on."""
-        begun = np.flatnonzero(self._begun)
-        self._begun[:] = False
-        rows = None if ids is None else ids.copy()
-        self.calls.append((begun, self._batch.state[begun], rows, self._batch.bind("ctrl").copy(), nstep))
+        reset = np.flatnonzero(self._was_reset)
+        self._was_reset[:] = False
+        mask = None if ids is None else ids.copy()
+        self.calls.append((reset, self._batch.state[reset], mask, self._batch.bind("ctrl").copy(), nstep))
         self._batch.step(ids, nstep, stage)
 
 
-def _against_own_physics(report: Report, environment: str, repeats: int) -> None:
+def _against_own_physics(report: Report, env_id: str, repeats: int) -> None:
     """Compare an environment with the bare physics of its own first steps, replayed control by control."""
-    count, (vector_steps, rate_target, share_target) = 256, OWN_PHYSICS[environment]
-    env, twin = make_simulator(environment, count), make_simulator(environment, count)
+    count, (vector_steps, rate_target, share_target) = 256, OWN_PHYSICS[env_id]
+    env, twin = make_simulator(env_id, count), make_simulator(env_id, count)
     for vector in (env, twin):
         vector.reset(seed=0)
     step, first = _stepper(env, vector_steps, reset=False), env.get_state()
@@ -144,24 +144,24 @@ def _against_own_physics(report: Report, environment: str, repeats: int) -> None
 
     def bare() -> None:
         batch.state[:] = begin
-        for begun, states, rows, controls, substeps in recorder.calls:
-            if len(begun):
-                batch.state[begun] = states
+        for reset, states, mask, controls, steps in recorder.calls:
+            if len(reset):
+                batch.state[reset] = states
             control[:] = controls
-            batch.step(rows, substeps)
+            batch.step(mask, steps)
 
     times = rounds([bare, block], repeats)
-    name, steps = environment.removeprefix("gantry/"), vector_steps * count
+    name, steps = env_id.removeprefix("gantry/"), vector_steps * count
     report(Row(f"{name}, {count} environments: rate", median_rate(times, 1, steps), "steps/s", rate_target))
     share = median_ratio(times, 0, 1)
     report(Row(f"{name}, {count} environments: share of bare Batch.step", share, "ratio", share_target))
 
 
 def _randomized(report: Report, repeats: int) -> None:
-    """Compare swing-up with randomized physics, drawn at every reset, with swing-up as it is."""
+    """Compare swing-up whose physics are sampled at every reset with swing-up as it is."""
     physics = {"cart_mass": "0.5..2.0", "pole_mass": "0.05..0.2", "pole_length": "0.7..1.3", "motor_delay": "0..2"}
     varied, plain = make_simulator(SWING_UP, 256, physics=physics), make_simulator(SWING_UP, 256)
-    vector_steps = 600  # more than an episode, so that every row is reset and drawn anew
+    vector_steps = 600  # more than an episode, so that every environment is reset and sampled anew
     times = rounds([_stepper(plain, vector_steps), _stepper(varied, vector_steps)], repeats)
     share = 1.0 - median_ratio(times, 0, 1)
     report(Row("swing-up: throughput that randomized physics cost", share, "share", 0.15, "lower"))
@@ -208,8 +208,8 @@ def _single(report: Report, repeats: int) -> None:
     """Time single environments as users make them, random actions and resets included."""
     steps = 2000
 
-    def play(environment: str) -> Callable[[], None]:
-        env = gymnasium.make(environment)
+    def play(env_id: str) -> Callable[[], None]:
+        env = gymnasium.make(env_id)
         env.reset(seed=0)
         space = env.action_space
         assert isinstance(space, gymnasium.spaces.Box)
@@ -238,7 +238,7 @@ def _threads(report: Report, repeats: int) -> None:
 
 
 def peak_memory() -> int:
-    """Return the bytes that a process of its own holds at most, which makes and steps 4096 environments."""
+    """Return the bytes that a process of its own that makes and steps 4096 environments holds at most."""
     program = (
         "import gantry, gymnasium, pathlib, re, resource, sys, numpy as np\n"
         f"env = gymnasium.make_vec({SWING_UP!r}, 4096)\n"

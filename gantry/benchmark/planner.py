@@ -62,6 +62,7 @@ def _learn(env_id: str, seed: int) -> Learned:
     """Train with the recipe."""
     rows: list[dict[str, float]] = []
     agent, _, seconds = train_case(env_id, PETS.name, seed, callback=lambda _, metrics: rows.append(metrics))
+    assert isinstance(agent, PETS)
     planned = [row for row in rows if np.isfinite(row["planning_ms"])]
     return Learned(
         agent,

@@ -1,14 +1,18 @@
 """`gantry bench train`: PPO's speed, its time to a score of 800 on swing-up, and its final score, beside SB3's PPO."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gantry.agents.ppo import PPO
 from gantry.benchmark.rows import Report, Row
 from gantry.benchmark.time_to_score import SWING_UP, OurTimes, their_learning
+from gantry.types import Json
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv
 
 # The best that a search found for SB3's PPO on the batched environment, at 16 environments; see docs/benchmarks.md.
-SB3_SETTINGS: dict[str, Any] = {
+SB3_SETTINGS: Json = {
     "n_steps": 128,
     "batch_size": 256,
     "n_epochs": 10,
@@ -38,7 +42,7 @@ def measure(report: Report, seeds: int = 5, peers: bool = True) -> None:
     ours.report_against(report, usual, lambda seed: _theirs(_usual, seed, None), 8.0, peers)
 
 
-def _batched(seed: int) -> Any:
+def _batched(seed: int) -> "VecEnv":
     from stable_baselines3.common.vec_env import VecMonitor
 
     from gantry.envs.sb3 import make_sb3
@@ -46,13 +50,13 @@ def _batched(seed: int) -> Any:
     return VecMonitor(make_sb3(SWING_UP, SB3_ENVS, seed=seed * 1000))
 
 
-def _usual(seed: int) -> Any:
+def _usual(seed: int) -> "VecEnv":
     from stable_baselines3.common.env_util import make_vec_env
 
     return make_vec_env(SWING_UP, SB3_ENVS, seed=seed * 1000)
 
 
-def _theirs(make: Callable[[int], Any], seed: int, threads: int | None) -> float:
+def _theirs(make: "Callable[[int], VecEnv]", seed: int, threads: int | None) -> float:
     """Return the seconds of SB3's PPO; on the batched environment it is faster with one of PyTorch's threads."""
     from stable_baselines3.common.vec_env import VecNormalize
 

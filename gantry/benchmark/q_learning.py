@@ -10,7 +10,7 @@ import statistics
 import numpy as np
 
 from gantry.agents.q_learning import QLearning, QLearningConfig
-from gantry.benchmark.cases import FIRST_SEED, train_case
+from gantry.benchmark.cases import FIRST_SEED, close, train_case
 from gantry.benchmark.rows import Report, Row
 from gantry.envs.tasks.vacuum.plan_file import load_plan
 from gantry.envs.tasks.vacuum.rooms import LEVELS, room_mdp, state_number
@@ -75,10 +75,11 @@ def measure_rooms(report: Report, seeds: int = 5) -> None:
     shares, errors, spent = [], [], []
     for seed in range(seeds):
         agent, _, seconds = train_case(ROOMS, QLearning.name, FIRST_SEED + seed)
+        assert isinstance(agent, QLearning)
         shares.append(exact.optimal(agent.table))
         errors.append(exact.error(agent.table))
         spent.append(seconds)
-        agent.env.close()
+        close(agent)
     note = f"of {int(exact.reached.sum())} reachable states, worst of {seeds} seeds"
     report(Row("QLearning on VacuumRooms: best action is optimal", min(shares), "share", 1.0, note=note))
     note = f"largest, as a share of Q*, worst of {seeds} seeds"

@@ -1,4 +1,4 @@
-"""What every benchmark shares: rows of figures with their targets, and fair timing."""
+"""What every benchmark shares: measurements with their targets, and fair timing."""
 
 import dataclasses
 import os
@@ -6,14 +6,15 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from gantry.runs.folder import current_versions
+from gantry.types import Json
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One figure."""
+    """One measurement."""
 
     name: str
     value: float | None
@@ -31,7 +32,7 @@ class Row:
             return None
         return self.value >= self.target if self.better == "higher" else self.value <= self.target
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Return it as JSON values."""
         return {**dataclasses.asdict(self), "met": self.met}
 
@@ -39,8 +40,8 @@ class Row:
 Report = Callable[[Row], None]
 
 
-def machine() -> dict[str, Any]:
-    """Return what the figures were measured on."""
+def machine() -> Json:
+    """Return the machine and the versions that were measured."""
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -52,13 +53,13 @@ def machine() -> dict[str, Any]:
 
 def seconds(function: Callable[[], object]) -> float:
     """Return the wall seconds of one call."""
-    begun = time.perf_counter()
+    started = time.perf_counter()
     function()
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def rounds(functions: Sequence[Callable[[], object]], count: int) -> list[list[float]]:
-    """Time the functions in turn, `count` rounds after one for warming up; return the seconds of each round."""
+    """Time functions in turn, `count` rounds after a warm-up round; return the seconds of each round."""
     for function in functions:
         function()
     return [[seconds(function) for function in functions] for _ in range(count)]

@@ -15,7 +15,6 @@ import statistics
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -30,6 +29,7 @@ from gantry.errors import GantryError
 from gantry.runs.environments import open_env
 from gantry.runs.evaluate import evaluate
 from gantry.runs.seeds import environment_seed
+from gantry.types import Json
 
 EPISODES = 50
 """Test episodes a policy."""
@@ -52,7 +52,7 @@ class Contest:
     """SB3's settings in our names, without what SB3 does not have."""
     steps: int
     """Environment steps of each side."""
-    theirs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    theirs: Json = dataclasses.field(default_factory=dict)
     """SB3's settings, where they are not its defaults."""
     env_ids: tuple[str, ...] = tuple(RANGES)
 

@@ -1,22 +1,26 @@
-"""Seconds of learning until swing-up is solved: of our agents with their shipped settings, and of SB3's.
+"""Learning time until swing-up is solved: our agents with their recipes, and SB3's.
 
-Everyone's clock counts learning alone: every CHECK_SECONDS of it, or CHECK_SHARE of what it shows where that is longer,
-the clock stops and the deterministic policy plays CHECK_EPISODES episodes on seeds of the test range.
+The clock counts learning alone: every CHECK_SECONDS, or CHECK_SHARE of the time so far where that is longer, it stops
+and the deterministic policy plays CHECK_EPISODES episodes on seeds of the test range.
 """
 
 import importlib.util
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gantry.agents import agent_class
 from gantry.agents.parts.threads import torch_threads
-from gantry.benchmark.cases import FIRST_SEED, begin_case
+from gantry.benchmark.cases import FIRST_SEED, begin_case, close
 from gantry.benchmark.rows import Report, Row
 from gantry.runs.evaluate import evaluate
+from gantry.types import Json
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv
 
 SWING_UP = "gantry/CartPoleSwingUp-v0"
 GOAL = 800.0
@@ -24,11 +28,11 @@ CHECK_EPISODES = 32
 CHECK_SECONDS, CHECK_SHARE = 0.5, 0.02
 PEER_SEEDS = 3
 PEER_SECONDS = 150.0
-"""A peer that has not reached the goal by then counts as having taken so long, which favours it."""
+"""A peer that has not reached the goal by then counts as having taken so long, which favors it."""
 
 
 class Clock:
-    """Counts the seconds of learning, and stops while a policy is checked."""
+    """Count the seconds of learning, and stop while a policy is checked."""
 
     def __init__(self, act: Callable[[np.ndarray], np.ndarray]) -> None:
         self._act = act
@@ -52,11 +56,11 @@ class Clock:
 
 
 class OurTimes:
-    """Trainings of one of our agents with its shipped settings.
+    """Trainings of one of our agents with its recipe.
 
     Args:
-        agent: name.
-        seeds: how many trainings.
+        agent: the agent's id.
+        seeds: number of trainings.
     """
 
     def __init__(self, agent: str, seeds: int) -> None:
@@ -65,9 +69,9 @@ class OurTimes:
         speeds, times, self.scores = zip(*runs, strict=True)
         self._reached = [seconds for seconds in times if seconds is not None]
         self.speed = statistics.median(speeds)
-        """Steps/s, the median."""
+        """Median of the steps per second."""
         self.to_goal = statistics.median([float("inf") if seconds is None else seconds for seconds in times])
-        """Seconds to the goal, the median."""
+        """Median of the seconds to the goal."""
 
     def report(self, report: Report, target: float | None) -> None:
         """Report the time to the goal."""
@@ -78,12 +82,12 @@ class OurTimes:
     def report_against(
         self, report: Report, name: str, their_time: Callable[[int], float], target: float, peers: bool
     ) -> None:
-        """Report how many times as long a peer takes.
+        """Report a peer's learning time over ours.
 
         Args:
             report: called with the row.
-            name: of the row.
-            their_time: the seconds that the peer takes with a seed.
+            name: the row's name.
+            their_time: seconds that the peer takes, given a seed.
             target: what the ratio should reach.
             peers: whether to measure at all.
         """
@@ -95,23 +99,23 @@ class OurTimes:
 
 
 def _our_learning(agent: str, seed: int) -> tuple[float, float | None, float]:
-    """Return steps/s, seconds to the goal, and the score after all steps of one training with the shipped settings."""
+    """Return steps/s, seconds to the goal, and the score after all steps of one training with the recipe."""
     learner, options, steps = begin_case(SWING_UP, agent, seed)
     clock = Clock(learner.act)
     learner.learn(steps, lambda *_: clock.check())
     learned = clock.seconds()
-    learner.env.close()
+    close(learner)
     return steps / learned, clock.to_goal, evaluate(learner.act, SWING_UP, 100, 0, options, "test").score
 
 
-def their_learning(algorithm: str, env: Any, seed: int, threads: int | None, settings: dict[str, Any]) -> float:
-    """Return the seconds that an algorithm of SB3's learned before it reached the goal, at most PEER_SECONDS.
+def their_learning(algorithm: str, env: "VecEnv", seed: int, threads: int | None, settings: Json) -> float:
+    """Return the seconds that an SB3 algorithm learned before it reached the goal, at most PEER_SECONDS.
 
     Args:
         algorithm: the name of its class.
-        env: its vector environment, normalized or not; it is closed in the end.
+        env: its vector environment, normalized or not; closed afterwards.
         seed: of the training.
-        threads: PyTorch's; None stands for PyTorch's default.
+        threads: PyTorch's threads; None for PyTorch's default.
         settings: of the algorithm.
     """
     import stable_baselines3

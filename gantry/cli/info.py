@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
@@ -121,7 +121,7 @@ def _show(screen: Console, title: str, headings: Sequence[str], rows: Iterable[S
         screen.print(table)
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     """Return an option's value as it is written on the command line."""
     if isinstance(value, bool) or value is None:
         return str(value).lower()

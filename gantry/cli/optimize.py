@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.table import Table
@@ -14,6 +14,7 @@ from gantry.agents.optimizers import METHODS, method_class
 from gantry.cli.options import parse_options
 from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError, nearest
+from gantry.types import Json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +36,7 @@ class OptimizeArguments:
     Methods: gradient-descent, newton (derivatives by torch.func); three-point (a direct search); cross-entropy,
     nes (natural evolution strategy); icem, mppi, random-shooting (planners' methods). `all` runs every one.
 
-    An evaluation is one value, one gradient or one Hessian at one point. For example:
+    An evaluation is one value, one gradient or one Hessian at one point. Examples:
 
       gantry optimize rosenbrock --method newton
 
@@ -55,11 +56,11 @@ class OptimizeArguments:
     bounds: tuple[float, float] | None = None
     """Lower and upper bound of both coordinates; by default none. With them SciPy is not compared."""
     tolerance: float = 1e-8
-    """How far above the least value is near enough; the least known one where there is no exact one."""
+    """Distance from the minimum that counts as reached: from the exact one, else from the lowest value found."""
     budget: int = 20_000
-    """Evaluations at most."""
+    """Largest number of evaluations."""
     seed: int = 0
-    """Of all randomness."""
+    """Seed of everything random."""
     scipy: bool = True
     """Compare with SciPy's methods of the same kind."""
     out: Path | None = None
@@ -105,7 +106,7 @@ def configured(name: str, words: Sequence[str]) -> "Method":
     """
     kind = method_class(name)
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    settings: dict[str, Any] = {}
+    settings: Json = {}
     for key, value in parse_options(words).items():
         if key not in fields:
             raise GantryError(f"{name} has no setting {key!r}{nearest(key, fields)}")
@@ -126,8 +127,8 @@ class Comparison:
     """What our methods and SciPy's took on one function."""
 
     function: "TestFunction"
-    least: float
-    """The least value: the exact one, else the least that anyone found."""
+    minimum: float
+    """The minimum: the exact one, else the lowest value that any method found."""
     ours: dict[str, "Count"]
     theirs: dict[str, "Count"]
     results: dict[str, "Result"]
@@ -135,18 +136,18 @@ class Comparison:
 
     def evaluations(self, count: "Count") -> int | None:
         """Return the evaluations a count took to come within the tolerance, or None."""
-        near = (spent for spent, value in count.curve if value <= self.least + self.tolerance)
+        near = (spent for spent, value in count.curve if value <= self.minimum + self.tolerance)
         return next(near, None)
 
     def curves(self) -> dict[str, list[tuple[int, float]]]:
-        """Return name → (evaluations, best value above the least) of every method, up to the end of each."""
+        """Return name → (evaluations, best value above the minimum) of every method, up to its end."""
         counts = {**self.ours, **{f"SciPy {name}": count for name, count in self.theirs.items()}}
         return {
-            name: [(spent, value - self.least) for spent, value in (*count.curve, (count.evaluations, count.value))]
+            name: [(spent, value - self.minimum) for spent, value in (*count.curve, (count.evaluations, count.value))]
             for name, count in counts.items()
         }
 
-    def to_json(self, arguments: OptimizeArguments) -> dict[str, Any]:
+    def to_json(self, arguments: OptimizeArguments) -> Json:
         """Return it as JSON values."""
         counts = {**self.ours, **{f"SciPy {name}": count for name, count in self.theirs.items()}}
         rows = [
@@ -162,7 +163,7 @@ class Comparison:
         ]
         return {
             "function": arguments.function,
-            "least": self.least,
+            "minimum": self.minimum,
             "tolerance": self.tolerance,
             "seed": arguments.seed,
             "methods": rows,
@@ -195,13 +196,13 @@ def _compare(arguments: OptimizeArguments, methods: "dict[str, Method]") -> Comp
             problem = function.problem(bounds, arguments.seed)
             theirs[peer] = count_scipy(problem, peer, start, target, arguments.seed, arguments.budget, box)
     if function.noise > 0:
-        # The least value seen was luck; what counts is the value without noise of where the search ended.
+        # The lowest value seen was luck; what counts is the noise-free value where the search ended.
         ours = {name: _without_noise(function.function, count, results[name]) for name, count in ours.items()}
         theirs = {name: _without_noise(function.function, count, None) for name, count in theirs.items()}
-    least = min(count.value for count in (*ours.values(), *theirs.values()) if not math.isnan(count.value))
+    minimum = min(count.value for count in (*ours.values(), *theirs.values()) if not math.isnan(count.value))
     if function.minimum is not None and bounds is None:
-        least = function.minimum
-    return Comparison(function, least, ours, theirs, results, arguments.tolerance)
+        minimum = function.minimum
+    return Comparison(function, minimum, ours, theirs, results, arguments.tolerance)
 
 
 def _without_noise(function: "Callable[[Tensor], Tensor]", count: "Count", result: "Result | None") -> "Count":
@@ -216,16 +217,16 @@ def _without_noise(function: "Callable[[Tensor], Tensor]", count: "Count", resul
 
 
 def _table(arguments: OptimizeArguments, comparison: Comparison) -> Table:
-    title = f"{arguments.function}: evaluations to within {arguments.tolerance:g} of {comparison.least:.6g}"
+    title = f"{arguments.function}: evaluations to within {arguments.tolerance:g} of {comparison.minimum:.6g}"
     table = Table(title=title, title_justify="left")
     table.add_column("method")
-    for heading in ("evaluations", "spent in all", "above the least value"):
+    for heading in ("evaluations", "total", "above the minimum"):
         table.add_column(heading, justify="right")
     ours = [(f"[bold]{name}[/]", count) for name, count in comparison.ours.items()]
     theirs = [(f"SciPy {name}", count) for name, count in comparison.theirs.items()]
     for name, count in (*ours, *theirs):
         needed = comparison.evaluations(count)
-        excess = max(count.value - comparison.least, 0.0)
+        excess = max(count.value - comparison.minimum, 0.0)
         spent = "–" if needed is None else f"{needed:,}"
         table.add_row(name, spent, f"{count.evaluations:,}", f"{excess:.1e}")
     return table

@@ -2,18 +2,18 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from gantry.errors import GantryError
+from gantry.types import Json
 
 
-def parse_options(words: Sequence[str]) -> dict[str, Any]:
+def parse_options(words: Sequence[str]) -> Json:
     """Return `name=value` words as a dictionary; values are JSON (true, 0.5, [1, 2]) or else plain text.
 
     Raises:
         GantryError: a word without `=`.
     """
-    options: dict[str, Any] = {}
+    options: Json = {}
     for word in words:
         name, separator, text = word.partition("=")
         if not separator or not name:
@@ -25,7 +25,7 @@ def parse_options(words: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def env_options(words: Sequence[str], randomize: str | None, disturb: str | None) -> dict[str, Any]:
+def env_options(words: Sequence[str], randomize: str | None, disturb: str | None) -> Json:
     """Return what the flags --env, --randomize and --disturb ask of the environment, as JSON values.
 
     Raises:

@@ -4,10 +4,12 @@ import json
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import tyro
 from rich.console import Console
+
+from gantry.types import Json
 
 Arguments = TypeVar("Arguments")
 
@@ -22,12 +24,12 @@ def console(json_output: bool) -> Console:
     return Console(file=sys.stderr if json_output else sys.stdout, highlight=False)
 
 
-def print_json(content: dict[str, Any]) -> None:
+def print_json(content: Json) -> None:
     """Print one JSON object on one line, the last one of the output; NaN and infinity, which JSON lacks, as null."""
     print(json.dumps(_plain(content), allow_nan=False))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -20,7 +20,7 @@ from gantry.runs.environments import canonical_id
 from gantry.runs.folder import Run, latest_folder, new_folder
 
 if TYPE_CHECKING:
-    from gantry.agents import Agent
+    from gantry.agents import Agent, AgentConfig
     from gantry.runs.recipes import Recipe
 
 TOTAL_STEPS = 1_000_000
@@ -126,7 +126,7 @@ def _learn(
     arguments: TrainArguments,
     run: Run,
     env_id: str,
-    config: Any,
+    config: "AgentConfig",
     recipe: "Recipe | None",
     total_steps: int,
     progress: Callable[[dict[str, float]], None],
@@ -142,7 +142,7 @@ def _learn(
     return train(run, env_id, arguments.agent, config, total_steps, arguments.seed, options, progress)
 
 
-def _parse(words: Sequence[str]) -> "tuple[TrainArguments, Any, Recipe | None]":
+def _parse(words: Sequence[str]) -> "tuple[TrainArguments, AgentConfig, Recipe | None]":
     """Return the flags, the agent's settings, and the recipe that gave their defaults.
 
     Which settings there are depends on the agent, and their defaults on the environment and its options; PyTorch is
@@ -154,7 +154,8 @@ def _parse(words: Sequence[str]) -> "tuple[TrainArguments, Any, Recipe | None]":
     peek.add_argument("--env", nargs="*", default=[])
     known, _ = peek.parse_known_args([word for word in words if word not in ("-h", "--help")])
     if known.env_id is None:
-        return parse(TrainArguments, "train", words), None, None  # says what is missing, or helps
+        parse(TrainArguments, "train", words)  # says what is missing, or helps
+        raise GantryError("name the environment first: gantry train ENV …")
     env_id = canonical_id(known.env_id)
     from gantry.agents import config_class
     from gantry.runs.recipes import find_recipe

@@ -6,15 +6,18 @@ Gymnasium (`CartPole-v1`), or `module:ID`, whose module registers the environmen
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any, SupportsFloat, overload
+from collections.abc import Iterator
+from typing import SupportsFloat, overload
 
 import gymnasium
 import numpy as np
+from gymnasium.core import RenderFrame
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
+from gantry.envs import make, make_vec
 from gantry.envs.registry import canonical_id, find_task, registered_id
 from gantry.errors import GantryError, described
+from gantry.types import Infos, Json, Observation, Options
 
 
 def short_name(env_id: str) -> str:
@@ -26,7 +29,7 @@ def short_name(env_id: str) -> str:
 def open_env(
     env_id: str,
     num_envs: int,
-    env_options: Mapping[str, Any] | None = None,
+    env_options: Options | None = None,
     *,
     autoreset_mode: AutoresetMode = AutoresetMode.SAME_STEP,
     render_mode: str | None = None,
@@ -37,20 +40,20 @@ def open_env(
 def open_env(
     env_id: str,
     num_envs: None = None,
-    env_options: Mapping[str, Any] | None = None,
+    env_options: Options | None = None,
     *,
     render_mode: str | None = None,
-) -> gymnasium.Env[Any, Any]: ...
+) -> gymnasium.Env: ...
 
 
 def open_env(
     env_id: str,
     num_envs: int | None = None,
-    env_options: Mapping[str, Any] | None = None,
+    env_options: Options | None = None,
     *,
     autoreset_mode: AutoresetMode = AutoresetMode.SAME_STEP,
     render_mode: str | None = None,
-) -> VectorEnv | gymnasium.Env[Any, Any]:
+) -> VectorEnv | gymnasium.Env:
     """Open an environment: `num_envs` of it as one vector environment, or a single one.
 
     Seeds are given to the first `reset` (`gantry.runs.seeds.environment_seed`): environment i gets the seed + i.
@@ -59,30 +62,23 @@ def open_env(
         env_id: Gantry's, Gymnasium's or `module:ID`.
         num_envs: how many; None opens a single environment.
         env_options: passed on to the environment.
-        autoreset_mode: when vector environments begin new episodes; those that another package made with a vector
-            implementation of their own keep their own mode.
+        autoreset_mode: when a task begins new episodes; other environments do so with SAME_STEP, or as their own vector
+            implementation does.
         render_mode: Gymnasium's, such as `rgb_array`.
 
     Raises:
         GantryError: no such id, or the environment cannot be made; later, whatever a foreign environment raises.
     """
     canonical = canonical_id(env_id)
-    name = registered_id(canonical)
-    options = dict(env_options or {})
+    options: Json = dict(env_options or {})
     if render_mode is not None:
         options["render_mode"] = render_mode
-    spec = gymnasium.spec(name)
-    with _one_line(f"cannot make the environment {canonical!r}"):
-        if num_envs is None:
-            single = gymnasium.make(name, **options)
-            return single if _is_ours(canonical) else _ForeignEnv(single, canonical)
-        if find_task(canonical) is not None:
-            vector = gymnasium.make_vec(name, num_envs, autoreset_mode=autoreset_mode, **options)
-        elif spec.vector_entry_point is not None:
-            vector = gymnasium.make_vec(name, num_envs, **options)
-        else:
-            modes = {"autoreset_mode": autoreset_mode}
-            vector = gymnasium.make_vec(name, num_envs, "sync", vector_kwargs=modes, **options)
+    if num_envs is None:
+        single = make(canonical, **options)
+        return single if _is_ours(canonical) else _ForeignEnv(single, canonical)
+    if find_task(canonical) is not None:
+        options["autoreset_mode"] = autoreset_mode
+    vector = make_vec(canonical, num_envs, **options)
     return vector if _is_ours(canonical) else _ForeignVectorEnv(vector, canonical)
 
 
@@ -92,47 +88,47 @@ def _is_ours(env_id: str) -> bool:
     return task is not None and task.class_path.startswith("gantry.")
 
 
-class _ForeignEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
+class _ForeignEnv(gymnasium.Wrapper):
     """A single environment that others made: what it raises becomes one clear line."""
 
-    def __init__(self, env: gymnasium.Env[Any, Any], env_id: str) -> None:
+    def __init__(self, env: gymnasium.Env, env_id: str) -> None:
         super().__init__(env)
         self._env_id = env_id
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Json | None = None) -> tuple[Observation, Infos]:
         """Begin a new episode."""
         with _one_line(f"{self._env_id} failed at reset"):
             return self.env.reset(seed=seed, options=options)
 
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+    def step(self, action: Observation) -> tuple[Observation, SupportsFloat, bool, bool, Infos]:
         """Advance by one step."""
         with _one_line(f"{self._env_id} failed at step"):
             return self.env.step(action)
 
-    def render(self) -> Any:
+    def render(self) -> RenderFrame | list[RenderFrame] | None:
         """Return what the environment draws."""
         with _one_line(f"{self._env_id} failed to draw itself"):
             return self.env.render()
 
 
-class _ForeignVectorEnv(VectorWrapper[Any, Any, Any, Any, Any]):
+class _ForeignVectorEnv(VectorWrapper):
     """A vector environment that others made: what it raises becomes one clear line."""
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], env_id: str) -> None:
+    def __init__(self, env: VectorEnv, env_id: str) -> None:
         super().__init__(env)
         self._env_id = env_id
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Json | None = None) -> tuple[Observation, Infos]:
         """Begin new episodes."""
         with _one_line(f"{self._env_id} failed at reset"):
             return self.env.reset(seed=seed, options=options)
 
-    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: Observation) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Advance every environment by one step."""
         with _one_line(f"{self._env_id} failed at step"):
             return self.env.step(actions)
 
-    def render(self) -> tuple[Any, ...] | None:
+    def render(self) -> tuple[RenderFrame, ...] | None:
         """Return what each environment draws."""
         with _one_line(f"{self._env_id} failed to draw itself"):
             return self.env.render()

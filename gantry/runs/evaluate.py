@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv
@@ -13,6 +12,7 @@ from gantry.errors import GantryError
 from gantry.runs.environments import open_env
 from gantry.runs.scores import score
 from gantry.runs.seeds import Purpose, environment_seed
+from gantry.types import Json
 
 MAX_EPISODES = 100_000
 
@@ -42,7 +42,7 @@ class Evaluation:
     episodes: int
     seed: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Return it as JSON values."""
         return {**dataclasses.asdict(self), "score_ci95": list(self.score_ci95)}
 
@@ -52,7 +52,7 @@ def evaluate(
     env_id: str,
     episodes: int = 100,
     seed: int = 0,
-    env_options: dict[str, Any] | None = None,
+    env_options: Json | None = None,
     purpose: Purpose = "evaluation",
     begin: Begin | None = None,
 ) -> Evaluation:
@@ -119,7 +119,7 @@ def evaluate_agent(
     env_id: str,
     episodes: int = 100,
     seed: int = 0,
-    env_options: dict[str, Any] | None = None,
+    env_options: Json | None = None,
     purpose: Purpose = "evaluation",
 ) -> Evaluation:
     """Evaluate an agent's deterministic policy; arguments as for `evaluate`."""

@@ -15,13 +15,13 @@ import dataclasses
 import importlib.metadata
 import platform
 from pathlib import Path
-from typing import Any
 
 from gantry import __version__
 from gantry.agents.protocol import Agent
 from gantry.errors import GantryError
 from gantry.files import load_tensors, read_json, replacing, save_tensors, write_json
 from gantry.runs.environments import short_name
+from gantry.types import Json
 
 WALL_CLOCK_COLUMNS = ("wall_seconds", "steps_per_second", "planning_ms", "real_time_factor")
 """The columns of metrics.csv that differ from one execution to the next; all others do not."""
@@ -37,11 +37,11 @@ class RunConfig:
 
     env_id: str
     """The environment's full id, with its module where it has one (`module:ID`)."""
-    env_options: dict[str, Any]
+    env_options: Json
     agent: str
     seed: int
     total_steps: int
-    config: dict[str, Any]
+    config: Json
     """The agent's settings, with every default."""
     versions: dict[str, str]
 

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import gymnasium
 import numpy as np
@@ -15,6 +15,7 @@ from gantry.envs.domain_randomization import COMMON, PhysicalParameter
 from gantry.envs.simulator import Simulator
 from gantry.runs.environments import canonical_id, find_task, open_env
 from gantry.runs.recipes import Recipe, default_options, recipes_of
+from gantry.types import Json, Options, Space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +23,8 @@ class Option:
     """An option of an environment."""
 
     name: str
-    default: Any
-    choices: tuple[Any, ...] = ()
+    default: object
+    choices: tuple[object, ...] = ()
     """Its values, where they are few and known."""
 
 
@@ -54,7 +55,7 @@ class Information:
     """Names of what is reported beside the reward."""
     recipes: tuple[Recipe, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Return it as JSON values."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for name in ("observation", "action", "options"):
@@ -67,7 +68,7 @@ class Information:
         return plain
 
 
-def information(env_id: str, env_options: Mapping[str, Any] | None = None) -> Information:
+def information(env_id: str, env_options: Options | None = None) -> Information:
     """Return what is known about an environment, which is opened for it.
 
     Raises:
@@ -106,7 +107,7 @@ def information(env_id: str, env_options: Mapping[str, Any] | None = None) -> In
         env.close()
 
 
-def _space(space: gymnasium.Space[Any]) -> str:
+def _space(space: Space) -> str:
     """Return a space in a few words: a Box by its shape, as its bounds are shown apart."""
     if isinstance(space, gymnasium.spaces.Box):
         return f"Box {space.shape} {space.dtype}"
@@ -115,7 +116,7 @@ def _space(space: gymnasium.Space[Any]) -> str:
     return str(space)
 
 
-def components_of(space: gymnasium.Space[Any], key: str = "") -> tuple[Component, ...]:
+def components_of(space: Space, key: str = "") -> tuple[Component, ...]:
     """Return the numbers of a space, as far as it tells: neighbors of the same bounds are one entry."""
     if isinstance(space, gymnasium.spaces.Dict):
         return tuple(entry for name, part in space.items() for entry in components_of(part, str(name)))
@@ -138,7 +139,7 @@ def components_of(space: gymnasium.Space[Any], key: str = "") -> tuple[Component
 def _options(env_id: str) -> tuple[Option, ...]:
     """Return an environment's options with their defaults, and their values where annotations name them."""
     spec = find_task(env_id)
-    hints: dict[str, Any] = {}
+    hints: Json = {}
     fixed: Sequence[str] = ()
     if spec is not None:
         fixed = tuple(spec.options)
@@ -147,7 +148,7 @@ def _options(env_id: str) -> tuple[Option, ...]:
     return tuple(Option(name, value, _choices(hints.get(name), value)) for name, value in usual.items())
 
 
-def _choices(hint: Any, default: Any) -> tuple[Any, ...]:
+def _choices(hint: object, default: object) -> tuple[object, ...]:
     if typing.get_origin(hint) is Literal:
         return typing.get_args(hint)
     return (False, True) if isinstance(default, bool) else ()

@@ -2,8 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from gantry.agents import agent_class, config_class
 from gantry.agents.protocol import Agent, AgentConfig, Metrics
@@ -13,6 +13,7 @@ from gantry.runs.environments import canonical_id, open_env
 from gantry.runs.folder import Run, RunConfig, current_versions
 from gantry.runs.scores import score
 from gantry.runs.seeds import environment_seed
+from gantry.types import Options
 
 CHECKPOINT_SECONDS = 10.0
 """Training time between checkpoints: what a kill may cost."""
@@ -28,7 +29,7 @@ class CountsDivergences(Protocol):
 
 
 def make_agent(
-    agent: str, env_id: str, config: AgentConfig, seed: int = 0, env_options: Mapping[str, Any] | None = None
+    agent: str, env_id: str, config: AgentConfig, seed: int = 0, env_options: Options | None = None
 ) -> Agent:
     """Build an agent with its training environments.
 
@@ -62,7 +63,7 @@ def train(
     config: AgentConfig,
     total_steps: int,
     seed: int = 0,
-    env_options: Mapping[str, Any] | None = None,
+    env_options: Options | None = None,
     progress: Progress | None = None,
 ) -> Agent:
     """Train a new agent in a new run.
@@ -136,7 +137,6 @@ def _learn(run: Run, written: RunConfig, agent: Agent, wall_before: float, progr
     """Let the agent learn, writing metrics and checkpoints; save whatever ends it."""
     started = saved = time.perf_counter()
     steps_before = agent.steps
-    assert agent.env is not None  # make_agent gave it one
     simulator = agent.env.unwrapped if isinstance(agent.env.unwrapped, CountsDivergences) else None
 
     def wall_seconds() -> float:

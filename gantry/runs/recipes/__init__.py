@@ -7,7 +7,7 @@ environments is asked for.
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import gymnasium
@@ -17,6 +17,7 @@ from gantry.agents.protocol import AgentConfig
 from gantry.envs.registry import find_task
 from gantry.errors import GantryError
 from gantry.runs.environments import registered_id
+from gantry.types import Json, Options
 
 FAMILIES: dict[str, str] = {
     "gantry/CartPole": "gantry.runs.recipes.cart_pole",
@@ -40,7 +41,7 @@ class Recipe:
     """The agent's settings; their class says which agent."""
     total_steps: int
     """Environment steps that learning takes."""
-    env_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    env_options: Options = dataclasses.field(default_factory=dict)
     """The environment's options that it was tuned for, where they are not the defaults."""
 
     @property
@@ -68,7 +69,7 @@ def register_recipe(recipe: Recipe) -> None:
     _REGISTERED.append(recipe)
 
 
-def _case(recipe: Recipe) -> tuple[str, str, dict[str, Any]]:
+def _case(recipe: Recipe) -> tuple[str, str, Json]:
     return registered_id(recipe.env_id), recipe.agent, dict(recipe.env_options)
 
 
@@ -80,7 +81,7 @@ def recipes_of(env_id: str) -> list[Recipe]:
     return [recipe for recipe in (*_REGISTERED, *shipped) if registered_id(recipe.env_id) == name]
 
 
-def find_recipe(env_id: str, agent: str, asked: Mapping[str, Any] | None = None) -> Recipe | None:
+def find_recipe(env_id: str, agent: str, asked: Options | None = None) -> Recipe | None:
     """Return the recipe for an agent in an environment with the options that were asked for, or None.
 
     A recipe fits where every option that was asked for has the value that the recipe was tuned for. Where several fit,
@@ -99,7 +100,7 @@ def find_recipe(env_id: str, agent: str, asked: Mapping[str, Any] | None = None)
     return min(found, key=lambda recipe: bool(recipe.env_options), default=None)
 
 
-def recipe_for(env_id: str, agent: str, asked: Mapping[str, Any] | None = None) -> Recipe:
+def recipe_for(env_id: str, agent: str, asked: Options | None = None) -> Recipe:
     """Return the recipe that `find_recipe` finds.
 
     Raises:
@@ -122,7 +123,7 @@ def tuned_config(env_id: str, kind: type[Config]) -> Config:
     return config
 
 
-def default_options(env_id: str) -> dict[str, Any]:
+def default_options(env_id: str) -> Json:
     """Return an environment's options and their default values, as far as they can be known."""
     name = registered_id(env_id)
     task = find_task(name)
@@ -140,7 +141,7 @@ def default_options(env_id: str) -> dict[str, Any]:
     return {**_defaults(made), **spec.kwargs}
 
 
-def _defaults(made: Any) -> dict[str, Any]:
+def _defaults(made: Callable[..., object]) -> Json:
     """Return the parameters of a class or function that have defaults."""
     try:
         parameters = inspect.signature(made).parameters.values()
