@@ -136,22 +136,19 @@ def test_estimator_variance_matches_exact_variance():
     assert np.isnan(estimator_variance(contributions[:1]))
 
 
-@pytest.mark.parametrize("discount_states", [False, True])
-@pytest.mark.parametrize("entropy_coefficient", [0.0, 0.3])
 @pytest.mark.parametrize("discrete", [False, True])
-def test_measured_and_plain_gradient_step_agree(discrete, entropy_coefficient, discount_states):
-    after = []
+def test_reporting_gradient_variance_does_not_change_learning(discrete):
+    after, rows = [], []
     for measured in (False, True):
         config = ReinforceConfig(
-            episodes=24, gamma=0.9, report_gradient_variance=measured, entropy_coefficient=entropy_coefficient,
-            discount_states=discount_states,
-        )  # fmt: skip
+            episodes=24, gamma=0.9, report_gradient_variance=measured, entropy_coefficient=0.3, discount_states=True
+        )
         agent = Reinforce(Spot(discrete=discrete), config, seed=4)
-        agent.learn(24 * 5)
+        agent.learn(24 * 5 * 3, lambda _, row: rows.append(row))
         after.append(parameters(agent))
-    assert torch.allclose(*after, atol=1e-5)
-    untrained = parameters(Reinforce(Spot(discrete=discrete), config, seed=4))
-    assert float((after[0] - untrained).abs().max()) > 1e-3
+    assert torch.equal(*after)
+    assert "gradient_variance" not in rows[0]
+    assert all(0 < row["gradient_variance"] < np.inf and row["gradient_norm"] > 0 for row in rows[3:])
 
 
 def test_policy_gradient_loss_has_the_mean_of_episode_gradients():

@@ -92,7 +92,7 @@ class ReinforceConfig:
     squash_actions: bool = False
     """Bring Box actions within their bounds by a tanh that is learned through, instead of by clipping."""
     report_gradient_variance: bool = False
-    """Compute each episode's own gradient and report the variance of their mean; learning becomes slower."""
+    """Compute each episode's own gradient and report the variance of their mean; slower, and learns the same."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the networks are; small ones learn fastest on the CPU."""
     torch_threads: int = 1
@@ -128,19 +128,19 @@ class Episodes:
 def returns_to_go(
     rewards: NDArray[np.floating], bootstrap: NDArray[np.floating], ends: NDArray[np.bool_], gamma: float
 ) -> NDArray[np.floating]:
-    """Rewards from each step on, discounted forwards in time (reward-to-go).
+    """Return the discounted rewards from each step on (returns-to-go), (T, n).
 
     G_t = r_t + γ G_{t+1} within an episode, G_t = r_t + γ b_t in its last step.
 
     Args:
         rewards: (T, n) r_t, of n environments over T steps.
-        bootstrap: (T, n) b_t, what stands for the rewards beyond an episode's last step: 0 after a termination, the
-            value of the last observation after a truncation, or 0 where there is none. Read where `ends` alone.
+        bootstrap: (T, n) b_t, in place of the rewards beyond an episode's last step: 0 after a termination; after a
+            truncation the value of the last observation, or 0 without a critic. Read only where `ends`.
         ends: (T, n) the step is the last of its episode, or the last one that counts.
-        gamma: discount γ a step.
+        gamma: discount γ per step.
 
     Returns:
-        (T, n) G; step T - 1 is taken as an end whatever `ends` says.
+        (T, n) G; step T - 1 counts as an end whatever `ends` says.
     """
     returns = rewards + gamma * bootstrap * ends
     carried = gamma * ~ends
@@ -271,13 +271,17 @@ class Reinforce:
         std = float(advantage.std()) + 1e-8 if config.normalize_advantage and len(advantage) > 1 else 1.0
         if config.discount_states:
             advantage = advantage * (config.gamma ** episodes.times()).to(advantage)
+        metrics: Metrics = {}
         if config.report_gradient_variance:
-            return self._improve_and_measure(episodes, advantage, std, learning_rate)
+            reward_scale = float(self.return_normalizer.scale)
+            gradients = episode_gradients(policy, episodes, advantage)
+            metrics["gradient_norm"] = float(torch.linalg.vector_norm(gradients.mean(0))) * reward_scale
+            metrics["gradient_variance"] = estimator_variance(gradients) * reward_scale**2
         output = policy.network(episodes.inputs)
         entropy = policy.distribution.entropy(output)
         loss = policy_gradient_loss(policy.distribution.log_prob(output, episodes.samples), advantage / std)
         descend(loss - config.entropy_coefficient * entropy, self.optimizer, learning_rate, config.max_gradient_norm)
-        return {"policy_loss": loss.item(), "entropy": entropy.item()}
+        return {**metrics, "policy_loss": loss.item(), "entropy": entropy.item()}
 
     def fit_value(self, critic: MLP, episodes: Episodes, learning_rate: float) -> Metrics:
         """Fit the learned value to the returns of B steps, in shuffled minibatches; returns metrics."""
@@ -359,35 +363,6 @@ class Reinforce:
     def load(cls, folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Self:
         """Load a saved agent to act, or with `env` to learn on; see `load_policy`."""
         return load_policy(cls, folder, env, seed)
-
-    # Measuring the variance of the gradient
-
-    def _improve_and_measure(
-        self, episodes: Episodes, advantage: torch.Tensor, std: float, learning_rate: float
-    ) -> Metrics:
-        """Take the step of `improve_policy` up the mean of per-episode gradients, and report their variance.
-
-        The same gradient up to rounding; `std` divides the advantages of the step, not those of the report.
-        """
-        config, policy, parameters = self.config, self.policy, self.optimizer.parameters
-        contributions = episode_gradients(policy, episodes, advantage)
-        gradient = contributions.mean(0)
-        reward_scale = float(self.return_normalizer.scale)
-        metrics = {
-            "gradient_norm": float(torch.linalg.vector_norm(gradient)) * reward_scale,
-            "gradient_variance": estimator_variance(contributions) * reward_scale**2,
-        }
-        gradient = gradient * (len(episodes.lengths) / len(advantage) / std)
-        entropy = policy.distribution.entropy(policy.network(episodes.inputs))
-        if config.entropy_coefficient > 0.0:
-            bonus = torch.autograd.grad(entropy, parameters, materialize_grads=True)
-            gradient = gradient + config.entropy_coefficient * torch.cat([part.reshape(-1) for part in bonus])
-        norm = float(torch.linalg.vector_norm(gradient))
-        require_finite(norm)
-        parts = zip(gradient.split([each.numel() for each in parameters]), parameters, strict=True)
-        descent = [-part.view_as(parameter) for part, parameter in parts]
-        self.optimizer.step(descent, learning_rate, min(1.0, config.max_gradient_norm / (norm + 1e-8)))
-        return {**metrics, "entropy": entropy.item()}
 
 
 def _doubled(buffer: RolloutBuffer, policy: Policy) -> RolloutBuffer:
