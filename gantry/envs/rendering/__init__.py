@@ -4,18 +4,15 @@ Importing this package imports neither MuJoCo nor a graphics library.
 """
 
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from gantry.envs.rendering.renderer import Renderer
 from gantry.errors import GantryError
 
 if TYPE_CHECKING:
     import mujoco
-    import numpy as np
 
-    from gantry.envs.rendering.scene import Marker, RenderScene
+    from gantry.envs.rendering.scene import RenderScene
 
 BACKENDS = ("egl", "osmesa", "raycast")
 """The backends, in the order in which `auto` tries them."""
@@ -23,29 +20,6 @@ ENVIRONMENT_VARIABLE = "GANTRY_RENDERER"
 """Environment variable that selects the backend of `auto`."""
 
 __all__ = ["BACKENDS", "ENVIRONMENT_VARIABLE", "Renderer", "make_renderer"]
-
-
-class Renderer(ABC):
-    """Renders configurations of one model from one camera; a context manager that closes itself."""
-
-    backend: str
-    """One of `BACKENDS`."""
-
-    @abstractmethod
-    def render(self, data: "mujoco.MjData", markers: "Sequence[Marker] | None" = None) -> "np.ndarray":
-        """Return the picture (height, width, 3) uint8 of the configuration in `data`, which is only read."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Free the renderer's resources; closing twice is harmless."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def make_renderer(

@@ -10,8 +10,8 @@ from typing import Protocol
 import mujoco
 import numpy as np
 
-from gantry.envs.rendering import Renderer
 from gantry.envs.rendering.gl_guard import library_present
+from gantry.envs.rendering.renderer import Renderer
 from gantry.envs.rendering.scene import Marker, RenderScene
 from gantry.errors import GantryError
 

@@ -18,9 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 import mujoco
 import numpy as np
 
-from gantry.envs.rendering import Renderer
 from gantry.envs.rendering.dirty_pixels import DirtyPixels
 from gantry.envs.rendering.markers import draw_markers
+from gantry.envs.rendering.renderer import Renderer
 from gantry.envs.rendering.scene import Marker, RenderScene, View
 from gantry.envs.rendering.shading import Light, read_lights
 from gantry.envs.rendering.tracing import SUBPIXELS, Tracer
