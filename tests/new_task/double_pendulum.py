@@ -71,6 +71,8 @@ register_recipe(
             minibatch_size=1024,
             learning_rate=2e-3,
             learning_rate_schedule="linear",
+            clip_range=0.3,
+            gae_lambda=0.98,
             normalize_observation=False,
         ),
         total_steps=1_000_000,
