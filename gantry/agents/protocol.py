@@ -9,6 +9,7 @@ from gymnasium.vector import VectorEnv
 from gantry.types import Array, Json, Observation, Options
 
 if TYPE_CHECKING:
+    from gantry.agents.models.calibration import ModelAccuracy
     from gantry.agents.mpc import PlanningRecord
     from gantry.agents.parts.checkpoint import Checkpoint
     from gantry.agents.parts.spaces import Spaces
@@ -138,3 +139,11 @@ class Tabular(Protocol):
     def visits(self) -> Array:
         """How often each action was tried in each state: (S, A)."""
         ...
+
+
+@runtime_checkable
+class ModelLearner(Protocol):
+    """An agent that learns a dynamics model, and measures how well it predicts new transitions."""
+
+    accuracy: "list[ModelAccuracy]"
+    """Accuracy before each of the last fits."""

@@ -176,11 +176,12 @@ def _parse(words: Sequence[str]) -> "tuple[TrainArguments, AgentConfig, Recipe |
 
 def _draw_model(agent: "Agent", run: Run) -> None:
     """Draw how well the model of an agent that learns one predicts."""
-    accuracy = getattr(agent, "accuracy", None)
-    if accuracy:
+    from gantry.agents.protocol import ModelLearner
+
+    if isinstance(agent, ModelLearner) and agent.accuracy:
         from gantry.plots.model_calibration import draw_model_calibration
 
-        draw_model_calibration(run.folder / "dynamics.png", accuracy)
+        draw_model_calibration(run.folder / "dynamics.png", agent.accuracy)
 
 
 def _default_steps(recipe: "Recipe | None") -> int:
