@@ -80,20 +80,20 @@ class Bowl:
 
 def test_rollout_return_is_discounted_sum_until_termination():
     rewards = torch.tensor([1.0, 2.0, 4.0])[:, None, None].expand(3, 2, 1)
-    ended = torch.zeros(3, 2, 1, dtype=torch.bool)
-    ended[1, 1] = True
+    terminated = torch.zeros(3, 2, 1, dtype=torch.bool)
+    terminated[1, 1] = True
     rollouts = evaluate_rollouts(
-        torch.zeros(4, 2, 1, 3), rewards, ended, torch.zeros(2, dtype=torch.bool), PlanningObjective(0.5)
+        torch.zeros(4, 2, 1, 3), rewards, terminated, torch.zeros(2, dtype=torch.bool), PlanningObjective(0.5)
     )
     torch.testing.assert_close(rollouts.returns, torch.tensor([1 + 1 + 1.0, 1 + 1.0]))
 
 
 def test_terminal_value_is_added_unless_terminated():
-    ended = torch.zeros(2, 2, 1, dtype=torch.bool)
-    ended[0, 1] = True
-    scoring = PlanningObjective(0.5, terminal_value=lambda features: features[..., 0] * 100)
+    terminated = torch.zeros(2, 2, 1, dtype=torch.bool)
+    terminated[0, 1] = True
+    objective = PlanningObjective(0.5, terminal_value=lambda features: features[..., 0] * 100)
     path = torch.full((3, 2, 1, 1), 2.0)
-    rollouts = evaluate_rollouts(path, torch.ones(2, 2, 1), ended, torch.zeros(2, dtype=torch.bool), scoring)
+    rollouts = evaluate_rollouts(path, torch.ones(2, 2, 1), terminated, torch.zeros(2, dtype=torch.bool), objective)
     torch.testing.assert_close(rollouts.returns, torch.tensor([1.5 + 0.25 * 200, 1.0]))
 
 
@@ -124,17 +124,17 @@ def test_diverged_rollouts_rank_behind_all_others():
 # --- simulator as model
 
 
-@pytest.mark.parametrize("environment", [SWING_UP, "gantry/Reach-v0", "gantry/VacuumRooms-v0", "gantry/Vacuum-v0"])
-def test_simulator_rollout_matches_environment_steps(environment):
-    env = make_simulator(environment, 3)
+@pytest.mark.parametrize("env_id", [SWING_UP, "gantry/Reach-v0", "gantry/VacuumRooms-v0", "gantry/Vacuum-v0"])
+def test_simulator_rollout_matches_environment_steps(env_id):
+    env = make_simulator(env_id, 3)
     env.reset(seed=4)
     env.action_space.seed(1)
     for _ in range(2):
         env.step(env.action_space.sample())
-    repeat = 2 if environment == SWING_UP else 1
+    repeat = 2 if env_id == SWING_UP else 1
     actions = np.stack([env.action_space.sample() for _ in range(2)], 1)
     before = env.get_state()
-    path, rewards, ended = env.planning_model().rollout(np.array([2, 0, 1, 2]), actions[[2, 0, 1, 2]], repeat)
+    path, rewards, terminated = env.planning_model().rollout(np.array([2, 0, 1, 2]), actions[[2, 0, 1, 2]], repeat)
     after = env.get_state()
     assert all(np.array_equal(before[name], after[name]) for name in before)
     np.testing.assert_array_equal(path[0], env.features[[2, 0, 1, 2]])
@@ -146,14 +146,14 @@ def test_simulator_rollout_matches_environment_steps(environment):
             summed += reward * running
             running &= ~terminated
         np.testing.assert_allclose(rewards[step], summed[[2, 0, 1, 2]], rtol=1e-6, atol=1e-6)
-        np.testing.assert_array_equal(ended[step], ~running[[2, 0, 1, 2]])
+        np.testing.assert_array_equal(terminated[step], ~running[[2, 0, 1, 2]])
         if running.all():
             np.testing.assert_array_equal(path[step + 1], env.features[[2, 0, 1, 2]])
 
 
-@pytest.mark.parametrize("environment", [SWING_UP, "gantry/Reach-v0", "gantry/ReachPlanar-v0", "gantry/VacuumRooms-v0"])
-def test_task_reward_matches_environment_reward(environment):
-    env = make_simulator(environment, 4)
+@pytest.mark.parametrize("env_id", [SWING_UP, "gantry/Reach-v0", "gantry/ReachPlanar-v0", "gantry/VacuumRooms-v0"])
+def test_task_reward_matches_environment_reward(env_id):
+    env = make_simulator(env_id, 4)
     observations, _ = env.reset(seed=0)
     env.action_space.seed(2)
     actions = env.action_space.sample()
@@ -163,14 +163,14 @@ def test_task_reward_matches_environment_reward(environment):
     final = (
         np.where(infos["_final_obs"][:, None], infos["final_obs"], observations) if terminations.any() else observations
     )
-    following = torch.from_numpy(model.features(final))
+    next_features = torch.from_numpy(model.features(final))
     planned = actions if actions.dtype.kind == "f" else np.eye(env.single_action_space.n, dtype=np.float32)[actions]
     to_environment = (lambda a: a) if actions.dtype.kind == "f" else (lambda a: a.argmax(-1))
     reward_model = TaskReward(model, to_environment, repeat=3)
-    reward = reward_model.reward(features, torch.from_numpy(planned), following)
+    reward = reward_model.reward(features, torch.from_numpy(planned), next_features)
     np.testing.assert_allclose(reward.numpy(), 3 * rewards, rtol=1e-5, atol=1e-5)
-    ended = reward_model.terminated(following)
-    assert ended is None or np.array_equal(ended.numpy(), terminations)
+    terminated = reward_model.terminated(next_features)
+    assert terminated is None or np.array_equal(terminated.numpy(), terminations)
 
 
 def test_partial_observations_give_no_features():
@@ -178,20 +178,20 @@ def test_partial_observations_give_no_features():
     assert model.features(np.zeros((1, 3), np.float32)) is None
 
 
-@pytest.mark.parametrize("environment", ["gantry/Reach-v0", "gantry/ReachPlanar-v0", SWING_UP])
-def test_drawn_point_matches_mujoco_kinematics(environment):
-    env = make_simulator(environment, 2)
+@pytest.mark.parametrize("env_id", ["gantry/Reach-v0", "gantry/ReachPlanar-v0", SWING_UP])
+def test_drawn_point_matches_mujoco_kinematics(env_id):
+    env = make_simulator(env_id, 2)
     env.reset(seed=3)
     env.action_space.seed(3)
     for _ in range(5):
         env.step(env.action_space.sample())
     import mujoco
 
-    for row in range(2):
-        data, model = env.batch.get_data(row), env.batch.get_model(row)
+    for env_index in range(2):
+        data, model = env.batch.get_data(env_index), env.batch.get_model(env_index)
         mujoco.mj_forward(model, data)
-        point = env.planning_model().point(env.features[row])
-        if environment == SWING_UP:
+        point = env.planning_model().point(env.features[env_index])
+        if env_id == SWING_UP:
             pole = data.body("pole")
             tip = pole.xpos + pole.xmat.reshape(3, 3) @ (0.0, 0.0, 1.0)  # the pole's axis ends 1 m from the hinge
             np.testing.assert_allclose(point, tip, atol=1e-5)
@@ -369,7 +369,7 @@ def test_pets_is_deterministic_and_resumes_exactly(kind):
     def fresh():
         return PETS(open_env(SWING_UP, 1, actions), settings, seed=1)
 
-    def rows(agent, total, stop=None):
+    def metrics_of(agent, total, stop=None):
         found = []
 
         def note(_, metrics):
@@ -380,13 +380,13 @@ def test_pets_is_deterministic_and_resumes_exactly(kind):
         return found
 
     first, second = fresh(), fresh()
-    unbroken = rows(first, 100)
-    np.testing.assert_equal(rows(second, 100), unbroken)
+    uninterrupted = metrics_of(first, 100)
+    np.testing.assert_equal(metrics_of(second, 100), uninterrupted)
     third = fresh()
-    begun = rows(third, 100, stop=2)
+    started = metrics_of(third, 100, stop=2)
     resumed = fresh()
     resumed.checkpoint.load_state(third.checkpoint.state())
-    np.testing.assert_equal(begun + rows(resumed, 100), unbroken)
+    np.testing.assert_equal(started + metrics_of(resumed, 100), uninterrupted)
     end, other = first.checkpoint.state(), resumed.checkpoint.state()
     assert all(torch.equal(end[name], other[name]) for name in end)
 

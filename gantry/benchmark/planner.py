@@ -54,21 +54,21 @@ def measure(report: Report, seeds: int = 5) -> None:
     _report_metric(report, REACH, others, REACH_EPISODES, "success", 0.9)
     _report_metric(report, PENDULUM, others, EPISODES, "return_mean", -200.0)
     shares = [_optimal_share(_learn(ROOMS, FIRST_SEED + seed).agent) for seed in range(others)]
-    report(Row("planner on VacuumRooms-v0: episodes of the best possible return, median", statistics.median(shares),
+    report(Row("planner on VacuumRooms-v0: episodes with the optimal return, median", statistics.median(shares),
                "share", 1.0, note=_numbers(shares)))  # fmt: skip
 
 
 def _learn(env_id: str, seed: int) -> Learned:
     """Train with the recipe."""
-    rows: list[dict[str, float]] = []
-    agent, _, seconds = train_case(env_id, PETS.name, seed, callback=lambda _, metrics: rows.append(metrics))
+    updates: list[dict[str, float]] = []
+    agent, _, seconds = train_case(env_id, PETS.name, seed, callback=lambda _, metrics: updates.append(metrics))
     assert isinstance(agent, PETS)
-    planned = [row for row in rows if np.isfinite(row["planning_ms"])]
+    planned = [update for update in updates if np.isfinite(update["planning_ms"])]
     return Learned(
         agent,
         seconds,
-        statistics.median(row["planning_ms"] for row in planned),
-        statistics.median(row["real_time_factor"] for row in planned),
+        statistics.median(update["planning_ms"] for update in planned),
+        statistics.median(update["real_time_factor"] for update in planned),
     )
 
 
@@ -104,11 +104,11 @@ def _perfect_model(report: Report) -> None:
     rng = np.random.default_rng(0)
     actions = rng.uniform(-1.0, 1.0, (PLANS, HORIZON, 1)).astype(np.float32)
     controls = np.repeat(actions.astype(np.float64), REPEAT * env.task.decimation, axis=1)
-    rows = np.zeros(PLANS, np.int64)
+    env_ids = np.zeros(PLANS, np.int64)
     bare, start = Batch(env.model, PLANS), np.repeat(env.batch.state, PLANS, axis=0)
 
     def planned() -> None:
-        model.rollout(rows, actions, REPEAT)
+        model.rollout(env_ids, actions, REPEAT)
 
     def plain() -> None:
         bare.state[:] = start
