@@ -16,6 +16,7 @@ from gantry.agents.dqn import DQN, DQNConfig
 from gantry.agents.parts.networks import MLP
 from gantry.agents.parts.policy_file import config_from_json, config_to_json
 from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
+from gantry.agents.sac import SAC, SACConfig
 from gantry.errors import GantryError
 
 SMALL = {
@@ -23,6 +24,7 @@ SMALL = {
     "gamma": 0.5, "report_every": 10, "learning_rate": 3e-3,
 }  # fmt: skip
 DDPG_SMALL = {**SMALL, "actor_learning_rate": 3e-3, "tau": 0.02}
+SAC_SMALL = {**DDPG_SMALL, "temperature_learning_rate": 3e-3, "initial_temperature": 0.1}
 DQN_SMALL = {**SMALL, "target_update_interval": 20}
 CASES = {
     "ddpg": (DDPG, DDPGConfig(**DDPG_SMALL)),
@@ -32,6 +34,12 @@ CASES = {
                    gradient_steps=2, noise_schedule="linear", noise_end=0.01, learning_rate_schedule="linear"),
     ),
     "td3": (DDPG, DDPGConfig(**DDPG_SMALL, twin_critics=True, max_gradient_norm=1.0)),
+    "sac": (SAC, SACConfig(**SAC_SMALL)),
+    "sac-n": (
+        SAC,
+        SACConfig(**SAC_SMALL, n_step=3, gradient_steps=2, train_freq=2, normalize_observation=True,
+                  max_gradient_norm=1.0, learning_rate_schedule="linear"),
+    ),
     "dqn": (DQN, DQNConfig(**DQN_SMALL)),
     "dqn-all": (
         DQN,
@@ -235,7 +243,11 @@ def test_metrics_are_complete(case):
     kind, config, discrete = case
     rows = histories(kind(Spot(discrete=discrete), config), 600)
     common = {"steps", "episodes", "return_mean", "length_mean", "reward_mean", "success_mean", "learning_rate"}
-    own = {"loss", "epsilon"} if discrete else {"critic_loss", "noise"}
+    own = {
+        DQN: {"loss", "epsilon"},
+        DDPG: {"critic_loss", "noise"},
+        SAC: {"critic_loss", "entropy", "temperature"},
+    }[kind]
     assert set(rows[0]) == set(rows[-1]) == common | own | {"value_mean"}
     assert all(math.isfinite(value) for value in rows[-1].values())
     assert rows[-1]["length_mean"] == 5.0
@@ -313,6 +325,7 @@ def test_dictionary_observations_are_flattened():
      (DQNConfig, {"target_update_interval": 0}), (DQNConfig, {"n_step": 0}), (DQNConfig, {"hidden_sizes": (0,)}),
      (DQNConfig, {"epsilon_fraction": 0.0}), (DDPGConfig, {"tau": 0.0}), (DDPGConfig, {"noise_start": -1.0}),
      (DDPGConfig, {"actor_learning_rate": 0.0}), (DDPGConfig, {"max_gradient_norm": 0.0}),
+     (SACConfig, {"initial_temperature": 0.0}), (SACConfig, {"tau": 2.0}), (SACConfig, {"gamma": -0.1}),
      (DDPGConfig, {"target_min": 0.0, "target_max": -1.0})],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(kind, settings):

@@ -30,6 +30,7 @@ CASES = {
         "Pendulum-v1",
         {**OFF_POLICY, "twin_critics": True, "n_step": 3, "normalize_observation": True},
     ),
+    "sac": ("Pendulum-v1", OFF_POLICY),
     "ddpg with hindsight": (
         "gantry/ReachGoal-v0",
         {**OFF_POLICY, "hindsight_goals": 4, "relative_goals": True, "exploration": "ornstein-uhlenbeck"},
@@ -80,7 +81,7 @@ def test_learning_elsewhere_goes_on_where_it_stopped(monkeypatch):
         assert torch.equal(tensor, expected[name]), name
 
 
-@pytest.mark.parametrize("case", ["dqn", "reinforce", "a2c", "ppo", "ddpg"])
+@pytest.mark.parametrize("case", ["dqn", "reinforce", "a2c", "ppo", "ddpg", "sac"])
 def test_a_policy_learned_elsewhere_acts_on_a_machine_without_it(case, tmp_path, monkeypatch):
     with monkeypatch.context() as patches:
         second_device.provide(patches)

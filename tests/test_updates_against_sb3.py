@@ -9,8 +9,9 @@ from gantry.agents.a2c import A2C, A2CConfig
 from gantry.agents.ddpg import DDPG, DDPGConfig
 from gantry.agents.parts.replay import Columns, Minibatch
 from gantry.agents.parts.rollouts import Batch
-from gantry.agents.parts.td_targets import polyak_update
+from gantry.agents.parts.td_targets import hard_update, polyak_update
 from gantry.agents.ppo import PPO, PPOConfig
+from gantry.agents.sac import SAC, SACConfig
 
 peers = pytest.importorskip("stable_baselines3")
 
@@ -110,3 +111,61 @@ def test_critic_steps_and_targets_of_ddpg_are_stable_baselines3s(monkeypatch):
         polyak_update(target_critic, critic, config.tau)
         assert_same({"critic": critic}, {"critic": layers(model.critic)})
         assert_same({"critic": target_critic}, {"critic": layers(model.critic_target)})
+
+
+def of_squashed_gaussian(actor):
+    """SB3's actor with its two output layers side by side."""
+    tensors = layers(actor.latent_pi)
+    outputs = actor.mu, actor.log_std
+    tensors["2.weight"] = torch.cat([layer.weight.detach().t() for layer in outputs], 1)
+    tensors["2.bias"] = torch.cat([layer.bias.detach() for layer in outputs])
+    return tensors
+
+
+def test_updates_of_sac_are_stable_baselines3s(monkeypatch):
+    """All of a gradient step, in SB3's order: its actor climbs the critics after their step, ours those before."""
+    from stable_baselines3.common.type_aliases import ReplayBufferSamples
+
+    settings = {"batch_size": 64, "policy_kwargs": {"optimizer_kwargs": {"eps": 1e-5}}}
+    model = peers.SAC("MlpPolicy", their_environment(), seed=7, device="cpu", **settings)
+    model._setup_learn(0)
+    model.actor.action_dist.epsilon = 0.0  # their guard of the logarithm, which ours does without
+    agent = SAC(opened(ENVIRONMENT, 4), SACConfig(num_envs=4, buffer_size=1000))
+    assert agent.target_entropy == model.target_entropy
+
+    def theirs():
+        return {
+            "actor": of_squashed_gaussian(model.actor),
+            **{f"critic {index}": layers(critic) for index, critic in enumerate(model.critic.q_networks)},
+            **{f"target {index}": layers(critic) for index, critic in enumerate(model.critic_target.q_networks)},
+        }
+
+    networks = {"actor": agent.actor, "critic 0": agent.critics[0], "critic 1": agent.critics[1],
+                "target 0": agent.target_critics[0], "target 1": agent.target_critics[1]}  # fmt: skip
+    for name, tensors in theirs().items():
+        networks[name].load_state(tensors)
+    before = agent.actor.vector.detach().clone()
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(UPDATES):
+        observation, following = torch.randn(2, 64, 3, generator=generator)
+        action, reward = torch.rand(64, 1, generator=generator) * 2 - 1, torch.randn(64, 1, generator=generator)
+        ended = (torch.rand(64, 1, generator=generator) < 0.2).float()
+        noise, next_noise = torch.randn(2, 64, 1, generator=generator)
+        drawn = ReplayBufferSamples(observation, action, following, ended, reward)
+        monkeypatch.setattr(model.replay_buffer, "sample", lambda *_, drawn=drawn, **__: drawn)
+        samples = iter((noise, next_noise)).__next__
+        monkeypatch.setattr(torch.distributions.normal, "_standard_normal", lambda *_, draw=samples, **__: draw())
+        model.train(1)
+
+        table = torch.cat([observation, action, following, reward, agent.config.gamma * (1 - ended)], 1)
+        temperature = agent.temperature.log.detach().exp()
+        hard_update(agent.previous_actor, agent.actor)
+        agent.improve_critics(Minibatch(torch.arange(64), table, Columns(3, 1)), next_noise, temperature, 0.0)
+        for previous, critic, target in zip(agent.previous_critics, agent.critics, agent.target_critics, strict=True):
+            hard_update(previous, critic)
+            polyak_update(target, critic, agent.config.tau)
+        agent.improve_actor(observation, noise, temperature, 0.0)
+        assert_same(networks, theirs())
+        assert agent.temperature.log.item() == pytest.approx(model.log_ent_coef.item(), rel=1e-5)
+    assert (agent.actor.vector - before).abs().max() > 1e-4
+    assert abs(agent.temperature.log.item()) > 1e-4

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gantry.agents.protocol import Agent, AgentClass, AgentConfig
     from gantry.agents.q_learning import QLearning, QLearningConfig
     from gantry.agents.reinforce import Reinforce, ReinforceConfig
+    from gantry.agents.sac import SAC, SACConfig
 
     # Here mypy checks that each is an Agent.
     _CLASSES: tuple[type[Agent], ...] = (A2C, CEM, DDPG, DQN, NES, PETS, PPO, QLearning, Reinforce)
@@ -40,6 +41,7 @@ __all__ = [
     "NES",
     "PETS",
     "PPO",
+    "SAC",
     "A2CConfig",
     "Agent",
     "AgentClass",
@@ -54,6 +56,7 @@ __all__ = [
     "QLearningConfig",
     "Reinforce",
     "ReinforceConfig",
+    "SACConfig",
     "TD3Config",
     "agent_class",
     "agent_of_config",
@@ -71,6 +74,7 @@ AGENTS: dict[str, str] = {
     "ppo": "gantry.agents.ppo:PPO",
     "q-learning": "gantry.agents.q_learning:QLearning",
     "reinforce": "gantry.agents.reinforce:Reinforce",
+    "sac": "gantry.agents.sac:SAC",
     "td3": "gantry.agents.ddpg:DDPG",
 }
 """Agent's id → "module:Class"."""
@@ -85,6 +89,7 @@ CONFIGS: dict[str, str] = {
     "ppo": "gantry.agents.ppo:PPOConfig",
     "q-learning": "gantry.agents.q_learning:QLearningConfig",
     "reinforce": "gantry.agents.reinforce:ReinforceConfig",
+    "sac": "gantry.agents.sac:SACConfig",
     "td3": "gantry.agents.ddpg:TD3Config",
 }
 """Agent's id → "module:Class" of the dataclass of its settings."""
@@ -99,6 +104,7 @@ DESCRIPTIONS: dict[str, str] = {
     "ppo": "proximal policy optimization: on-policy, many environments at once; Box and Discrete actions",
     "q-learning": "a table of action values; double Q-learning and SARSA too; Discrete observations and actions",
     "reinforce": "policy gradient of whole episodes, with three baselines; Box and Discrete actions",
+    "sac": "soft actor-critic: off-policy, a stochastic policy, two critics, a learned temperature; Box actions",
     "td3": "twin delayed DDPG: two critics, a delayed policy, smoothed targets; Box actions",
 }
 """Agent's id → one line for listings."""

@@ -14,7 +14,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from gantry.agents.parts.training_loop import Metrics, Update, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
 from gantry.agents.parts.vector_stepper import VectorStepper
 from gantry.errors import GantryError
+from gantry.types import Array, Observation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,7 +284,7 @@ class DDPG:
 
     # Acting
 
-    def act(self, observation: Any, deterministic: bool = True) -> NDArray[Any]:
+    def act(self, observation: Observation, deterministic: bool = True) -> Array:
         """Return the environment's actions for one observation or for a batch of them.
 
         Args:

@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from gantry.agents.parts.training_loop import Metrics, Update, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
 from gantry.agents.parts.vector_stepper import VectorStepper
 from gantry.errors import GantryError
+from gantry.types import Array, Observation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,7 +210,7 @@ class DQN:
 
     # Acting
 
-    def action_values(self, observation: Any) -> NDArray[np.float32]:
+    def action_values(self, observation: Observation) -> NDArray[np.float32]:
         """Return Q(s, ·), (K,) for one observation or (k, K) for a batch of them.
 
         Raises:
@@ -220,7 +221,7 @@ class DQN:
             values = self.q_values(self.network, self._inputs(vectors)).cpu().numpy()
         return values[0] if single else values
 
-    def act(self, observation: Any, deterministic: bool = True) -> NDArray[Any]:
+    def act(self, observation: Observation, deterministic: bool = True) -> Array:
         """Return the environment's actions for one observation or for a batch of them.
 
         Args:

@@ -1,0 +1,446 @@
+"""Soft actor-critic (SAC) with a learned temperature.
+
+Source: Haarnoja, Zhou, Hartikainen, Tucker, Ha, Tan, Kumar, Zhu, Gupta, Abbeel and Levine, "Soft actor-critic algorithms
+and applications", 2018 (arXiv:1812.05905). A stochastic policy maximizes return and entropy: a tanh-squashed Gaussian
+whose mean and standard deviation depend on the state. Two critics learn the soft value of actions from replayed
+experience, the lower one counts; the temperature, which weighs entropy against return, keeps the entropy at a target.
+
+Departures from the paper, each for a reason in docs/sac.md: actor and critics learn at the same time in two threads, so
+that the actor climbs the critics as they were before their step; n-step returns are an option.
+"""
+
+import concurrent.futures
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from numpy.typing import NDArray
+
+from gantry.agents.parts.checkpoint import Checkpoint, Counter, Tensors
+from gantry.agents.parts.distributions import squashed_log_prob
+from gantry.agents.parts.networks import MLP, Activation
+from gantry.agents.parts.normalization import ObservationNormalizer
+from gantry.agents.parts.optim import Adam, descend
+from gantry.agents.parts.policy_file import load_policy, save_policy
+from gantry.agents.parts.replay import Minibatch, ReplayBuffer
+from gantry.agents.parts.schedules import scheduled
+from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces, check_spaces
+from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
+from gantry.agents.parts.threads import torch_threads
+from gantry.agents.parts.training_loop import Metrics, Update, training_loop
+from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
+from gantry.agents.parts.vector_stepper import VectorStepper
+from gantry.errors import GantryError
+from gantry.types import Array, Observation
+
+LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
+"""Bounds of the logarithm of the policy's standard deviation, as in the authors' code."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SACConfig:
+    """Settings of SAC."""
+
+    num_envs: int = 16
+    """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
+    buffer_size: int = 1_000_000
+    """Transitions that are kept; newer ones replace the oldest."""
+    learning_starts: int = 1_000
+    """Environment steps of uniformly random actions before the first update."""
+    train_freq: int = 1
+    """Vector steps between updates."""
+    gradient_steps: int = 1
+    """Gradient steps per update."""
+    batch_size: int = 256
+    """Transitions per gradient step."""
+    learning_rate: float = 3e-4
+    """Adam's step size for the critics."""
+    actor_learning_rate: float = 3e-4
+    """Adam's step size for the actor."""
+    temperature_learning_rate: float = 3e-4
+    """Adam's step size for the logarithm of the temperature; 0 keeps the temperature."""
+    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    """Keep the learning rates, or decay them linearly to 0 at the last step of `learn`."""
+    max_gradient_norm: float | None = None
+    """Clip the gradient norm of each network to this; None: no clipping."""
+    gamma: float = 0.99
+    """Discount per step."""
+    n_step: int = 1
+    """Steps of real rewards in a target before a value stands in for the rest, at most."""
+    tau: float = 0.005
+    """τ: share of the way that the target critics move towards the learned ones with each gradient step."""
+    initial_temperature: float = 1.0
+    """Initial α: the weight of entropy, in units of reward per nat."""
+    target_entropy: float | None = None
+    """Mean entropy of the policy that the temperature is learned for, in nats, with actions in ±1; None: minus the number
+    of action dimensions."""
+    normalize_observation: bool = False
+    """Scale observations by their running mean and standard deviation."""
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers, of actor and critics alike."""
+    activation: Activation = "relu"
+    """Nonlinearity of the hidden layers."""
+    stagger_first_episodes: bool = True
+    """Cut first episodes short at evenly spread times, so that episodes do not all end together."""
+    report_every: int = 50
+    """Vector steps per row of metrics, which is also what an interrupt may undo."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the networks are; small ones learn fastest on the CPU."""
+    torch_threads: int = 1
+    """PyTorch's threads for the actor and for the critics; another number rounds differently."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work; raises GantryError with the setting and its range."""
+        require_at_least(self, 1, "num_envs", "buffer_size", "train_freq", "gradient_steps", "batch_size", "n_step")
+        require_at_least(self, 1, "report_every", "torch_threads")
+        require_at_least(self, 0, "learning_starts", "temperature_learning_rate")
+        require_positive(self, "learning_rate", "actor_learning_rate", "max_gradient_norm", "initial_temperature")
+        require_between(self, 0.0, 1.0, "gamma")
+        require(0.0 < self.tau <= 1.0, "tau", "above 0 and at most 1", self.tau)
+        require_network(self.hidden_sizes, self.device)
+
+    @property
+    def replay_ratio(self) -> float:
+        """How often a transition is sampled, on average, while it is in the buffer."""
+        return self.gradient_steps * self.batch_size / (self.train_freq * self.num_envs)
+
+
+def mean_and_log_std(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Split an actor's outputs (B, 2 A) into mean (B, A) and log std (B, A), within its bounds, before the tanh."""
+    mean, log_std = outputs.chunk(2, dim=1)
+    return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+
+
+def sample_action(outputs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sample actions by the reparameterization a = tanh(mean + std · noise), through which gradients flow.
+
+    Args:
+        outputs: (B, 2 A) of the actor.
+        noise: (B, A) standard normal.
+
+    Returns:
+        (B, A) actions within ±1, and log π(a|s), (B,).
+    """
+    mean, log_std = mean_and_log_std(outputs)
+    latent = mean + log_std.exp() * noise
+    return latent.tanh(), squashed_log_prob(mean, log_std, latent)
+
+
+def critic_loss(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return half the mean squared error, () (the paper's equation 5), of values (B,) against targets (B,)."""
+    return 0.5 * (value - target).square().mean()
+
+
+def actor_loss(value: torch.Tensor, log_prob: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
+    """Return the mean of α log π(a|s) - Q(s, a), () (the paper's equation 7).
+
+    Args:
+        value: (B,) the lower critic's, of actions sampled from the policy.
+        log_prob: (B,) of those actions.
+        temperature: () α, taken as a constant.
+    """
+    return (temperature.detach() * log_prob - value).mean()
+
+
+def temperature_loss(
+    log_temperature: torch.Tensor, log_prob: torch.Tensor, target_entropy: float
+) -> torch.Tensor:
+    """Return a loss, (), that raises α where the policy's entropy is below its target, and lowers it above.
+
+    The paper's equation 18 with log α in the place of α, as in the authors' code.
+
+    Args:
+        log_temperature: () log α.
+        log_prob: (B,) log π(a|s), taken as constants.
+        target_entropy: in nats.
+    """
+    return -log_temperature * (log_prob.detach() + target_entropy).mean()
+
+
+class Temperature:
+    """The weight of entropy α, learned by its logarithm.
+
+    Attributes:
+        log: () log α, a leaf that requires gradients.
+    """
+
+    def __init__(self, initial: float, device: str) -> None:
+        self.log = torch.full((), math.log(initial), device=device).requires_grad_()
+
+    def state(self) -> Tensors:
+        """Return a copy of log α."""
+        return {"log": self.log.detach().cpu().clone()}
+
+    def load_state(self, tensors: Tensors) -> None:
+        """Restore what `state` returned."""
+        self.log.detach().copy_(tensors["log"])
+
+
+class SAC:
+    """A stochastic actor, two critics and a temperature that learn from a Gymnasium vector environment.
+
+    Args:
+        env: any vector environment with bounded Box actions (or its spaces alone, for a policy that only acts).
+        config: settings.
+        seed: of initial weights, exploration and sampling; no global random state is used or changed.
+        env_seed: of the environment's first reset; None takes `seed`.
+
+    Attributes:
+        actor: from observations (B, d), as the networks see them, to mean and log std before the tanh (B, 2 A).
+        critics: two, from observations and actions side by side (B, d + A) to soft values (B, 1).
+        target_critics: the critics' slowly moving copies.
+        previous_actor: the actor as it was before the latest gradient step, which sampled the next actions.
+        previous_critics: the critics as they were before it, which the actor climbed.
+        temperature: α, the weight of entropy.
+        buffer: replay buffer.
+        steps: environment steps learned from so far.
+
+    Raises:
+        GantryError: the actions are not a Box with finite bounds, or the observations not ones that agents handle.
+    """
+
+    name: ClassVar[str] = "sac"
+    config_class: ClassVar[type[SACConfig]] = SACConfig
+
+    def __init__(
+        self, env: VectorEnv | Spaces, config: SACConfig = SACConfig(), seed: int = 0, env_seed: int | None = None
+    ) -> None:
+        check_spaces(env.single_observation_space, env.single_action_space)
+        self.observations = ObservationMap(env.single_observation_space)
+        self.actions = ActionMap(env.single_action_space)
+        if not self.actions.continuous:
+            raise GantryError(f"sac needs Box actions, not {env.single_action_space}; use dqn or ppo")
+        if not self.actions.bounded:
+            raise GantryError(f"sac needs actions with finite bounds, not {env.single_action_space}; use ppo")
+        self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
+        self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
+        self._random = torch.Generator().manual_seed(seed)
+        self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
+        size, action_size = self.observations.size, self.actions.size
+        self.target_entropy = -float(action_size) if config.target_entropy is None else config.target_entropy
+        self.normalizer = ObservationNormalizer(size, config.normalize_observation)
+
+        def network(*sizes: int) -> MLP:
+            # The last layer is near zero: first values prefer nothing, the first policy is the same in every state.
+            return MLP(sizes, config.activation, 0.01, self._random, config.device)
+
+        with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads
+            self.actor = network(size, *config.hidden_sizes, 2 * action_size)
+            self.critics = [network(size + action_size, *config.hidden_sizes, 1) for _ in range(2)]
+            self.target_critics = [network(*critic.sizes) for critic in self.critics]
+            self.previous_actor = network(*self.actor.sizes)
+            self.previous_critics = [network(*critic.sizes) for critic in self.critics]
+        for critic in self.previous_critics:
+            critic.vector.requires_grad_(False)
+        self.temperature = Temperature(config.initial_temperature, config.device)
+        self._reset_targets()
+        self.actor_optimizer = Adam([self.actor.vector])
+        self.critic_optimizers = [Adam([critic.vector]) for critic in self.critics]
+        self.temperature_optimizer = Adam([self.temperature.log])
+        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed, config.stagger_first_episodes)
+        self.buffer = ReplayBuffer(
+            config.buffer_size, env.num_envs, size, action_size, config.gamma, config.n_step
+        )
+        self._vector_steps = Counter()
+        self.checkpoint = Checkpoint(
+            policy={
+                "actor": self.actor,
+                "critic_1": self.critics[0],
+                "critic_2": self.critics[1],
+                "temperature": self.temperature,
+                "normalizer": self.normalizer,
+            },
+            trainer={
+                "target_critic_1": self.target_critics[0],
+                "target_critic_2": self.target_critics[1],
+                "actor_optimizer": self.actor_optimizer,
+                "critic_optimizer_1": self.critic_optimizers[0],
+                "critic_optimizer_2": self.critic_optimizers[1],
+                "temperature_optimizer": self.temperature_optimizer,
+                "stepper": self.stepper,
+                "buffer": self.buffer,
+                "vector_steps": self._vector_steps,
+                "random": self._random,
+                "acting_random": self._acting_random,
+            },
+        )
+
+    @property
+    def steps(self) -> int:
+        """Environment steps learned from so far."""
+        return self.stepper.steps
+
+    def _reset_targets(self) -> None:
+        for target, critic in zip(self.target_critics, self.critics, strict=True):
+            hard_update(target, critic)
+
+    # Acting
+
+    def act(self, observation: Observation, deterministic: bool = True) -> Array:
+        """Return the environment's actions for one observation or for a batch of them.
+
+        Args:
+            observation: (*observation shape) or (k, *observation shape), or a dictionary of such.
+            deterministic: return the median action tanh(mean); else sample from the policy.
+
+        Raises:
+            GantryError: the observation has another shape, is not numeric, or holds NaN or infinity.
+        """
+        vectors, single = self.observations.given(observation)
+        with torch.no_grad(), torch_threads(1):
+            outputs = self.actor(self._inputs(vectors))
+            if deterministic:
+                chosen = mean_and_log_std(outputs)[0].tanh()
+            else:
+                chosen = sample_action(outputs, self._noise(len(vectors), self._acting_random))[0]
+            actions = self.actions.to_environment(chosen.cpu().numpy())
+        return actions[0] if single else actions
+
+    def _inputs(self, observations: NDArray[np.float32]) -> torch.Tensor:
+        """Return observation vectors (k, d) as the networks see them, on their device."""
+        inputs = torch.empty(observations.shape)
+        self.normalizer.apply(observations, inputs.numpy())
+        return inputs.to(self.config.device)
+
+    def _noise(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Return standard normal noise for `count` actions, (count, A), on the networks' device."""
+        return torch.randn((count, self.actions.size), generator=generator).to(self.config.device)
+
+    # Learning
+
+    def learn(self, total_steps: int, callback: Callable[[Self, Metrics], bool | None] | None = None) -> Self:
+        """Learn until `total_steps` environment steps have been taken in all; see `training_loop`."""
+        config = self.config
+        with training_loop(self, total_steps, callback) as updates, concurrent.futures.ThreadPoolExecutor(1) as worker:
+            for update in updates:
+                records: list[tuple[float, float, float]] = []
+                seen: list[NDArray[np.float32]] = []
+                with torch_threads(config.torch_threads):
+                    while len(seen) < config.report_every and update.remaining > 0:
+                        seen.append(self.explore(update))
+                        learning = self.steps >= config.learning_starts and len(self.buffer) > 0
+                        if learning and self._vector_steps.count % config.train_freq == 0:
+                            batch = self.sample(config.gradient_steps * config.batch_size)
+                            parts = batch.split(config.gradient_steps)
+                            records += [self.improve(part, update.progress, worker) for part in parts]
+                self.normalizer.update(np.concatenate(seen))
+                means = torch.tensor(records).mean(0).tolist() if records else [math.nan] * 3
+                metrics = dict(zip(("critic_loss", "value_mean", "entropy"), means, strict=True))
+                metrics["temperature"] = self.temperature.log.exp().item()
+                update.report({**metrics, "learning_rate": self._decayed(config.learning_rate, update.progress)})
+        return self
+
+    def explore(self, update: Update) -> NDArray[np.float32]:
+        """Take one vector step into the replay buffer; returns the observations (k, d) that it started from."""
+        if self.stepper.restarted:
+            self.buffer.break_episodes()
+        observation = self.stepper.observation
+        if self.steps < self.config.learning_starts:
+            shape = (len(observation), self.actions.size)
+            chosen = (torch.rand(shape, generator=self._random) * 2.0 - 1.0).numpy()
+        else:
+            with torch.no_grad():
+                outputs = self.actor(self._inputs(observation))
+                chosen = sample_action(outputs, self._noise(len(observation), self._random))[0].cpu().numpy()
+        transition = self.stepper.step(self.actions.to_environment(chosen), update.remaining)
+        self.buffer.add(observation, chosen, transition, self.stepper.observation)
+        self._vector_steps.count += 1
+        return observation[transition.mask]
+
+    def sample(self, count: int) -> Minibatch:
+        """Return `count` transitions to learn from, as the networks see them."""
+        batch = self.buffer.gather(self.buffer.sample(count, self._random))
+        batch.change_observations(lambda observations: self.normalizer.apply(observations, observations))
+        return batch.to(self.config.device)
+
+    def improve(
+        self, batch: Minibatch, progress: float, worker: concurrent.futures.Executor
+    ) -> tuple[float, float, float]:
+        """Take one gradient step with everything; returns the critics' mean loss and mean value, and the entropy.
+
+        All learn at the same time, actor and temperature in the worker's thread; so each side uses the other as it was
+        before the step.
+        """
+        hard_update(self.previous_actor, self.actor)
+        for previous, critic in zip(self.previous_critics, self.critics, strict=True):
+            hard_update(previous, critic)
+        temperature = self.temperature.log.detach().exp()
+        noise, next_noise = (self._noise(len(batch.table), self._random) for _ in range(2))
+        climbing = worker.submit(self.improve_actor, batch.observation, noise, temperature, progress)
+        loss, value = self.improve_critics(batch, next_noise, temperature, progress)
+        entropy = climbing.result()
+        for target, critic in zip(self.target_critics, self.critics, strict=True):
+            polyak_update(target, critic, self.config.tau)
+        return loss, value, entropy
+
+    def improve_critics(
+        self, batch: Minibatch, next_noise: torch.Tensor, temperature: torch.Tensor, progress: float
+    ) -> tuple[float, float]:
+        """Take a step with each critic towards the targets; returns their mean loss and mean value.
+
+        Args:
+            batch: B transitions.
+            next_noise: (B, A) that samples the next actions.
+            temperature: () α.
+            progress: share of learning that has passed.
+        """
+        config, rate = self.config, self._decayed(self.config.learning_rate, progress)
+        target = self.targets(batch, next_noise, temperature)
+        losses, values = 0.0, 0.0
+        for critic, optimizer in zip(self.critics, self.critic_optimizers, strict=True):
+            value = critic(batch.observation_action).squeeze(1)
+            losses += descend(critic_loss(value, target), optimizer, rate, config.max_gradient_norm)
+            values += value.mean().item()
+        return losses / 2.0, values / 2.0
+
+    @torch.no_grad()
+    def targets(self, batch: Minibatch, next_noise: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
+        """Return r + discount · (min Q'(s', a') - α log π(a'|s')), (B,), with a' sampled by `next_noise` (B, A)."""
+        action, log_prob = sample_action(self.previous_actor(batch.next_observation), next_noise)
+        inputs = torch.cat([batch.next_observation, action], 1)
+        first, second = (critic(inputs).squeeze(1) for critic in self.target_critics)
+        return td_target(batch.reward, batch.discount, torch.minimum(first, second) - temperature * log_prob)
+
+    def improve_actor(
+        self, observation: torch.Tensor, noise: torch.Tensor, temperature: torch.Tensor, progress: float
+    ) -> float:
+        """Take a step with the actor and with the temperature; returns the policy's entropy in nats.
+
+        Args:
+            observation: (B, d).
+            noise: (B, A) that samples the actions.
+            temperature: () α for the actor.
+            progress: share of learning that has passed.
+        """
+        config, rate = self.config, self._decayed(self.config.actor_learning_rate, progress)
+        with torch_threads(config.torch_threads):  # PyTorch counts them by calling thread
+            action, log_prob = sample_action(self.actor(observation), noise)
+            inputs = torch.cat([observation, action], 1)
+            first, second = (critic(inputs).squeeze(1) for critic in self.previous_critics)
+            loss = actor_loss(torch.minimum(first, second), log_prob, temperature)
+            descend(loss, self.actor_optimizer, rate, config.max_gradient_norm)
+            loss = temperature_loss(self.temperature.log, log_prob, self.target_entropy)
+            descend(loss, self.temperature_optimizer, self._decayed(config.temperature_learning_rate, progress))
+            return -log_prob.mean().item()
+
+    def _decayed(self, rate: float, progress: float) -> float:
+        """Return a learning rate when a share `progress` of learning has passed."""
+        return scheduled(self.config.learning_rate_schedule, rate, 0.0, 1.0, progress)
+
+    # Saving
+
+    def save(self, folder: str | Path) -> None:
+        """Write `policy.safetensors` and `policy.json`: all that acting needs; see `save_policy`."""
+        save_policy(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Self:
+        """Load a saved agent to act, or with `env` to learn on; see `load_policy`."""
+        agent = load_policy(cls, folder, env, seed)
+        agent._reset_targets()
+        return agent
