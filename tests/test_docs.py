@@ -9,6 +9,7 @@ Conventions, so that a page can show real numbers and a test can run it in a mom
 - In Python snippets `learn(1_000_000)` becomes `learn(64)`, stable-baselines3's rollouts are 4 steps long, and
   `while …:` runs three rounds. Snippets of a page run in order and share their names. The code in a comment
   `<!-- before: CODE -->` above a snippet runs first.
+- A snippet under `<!-- from: FILE -->` is an excerpt: its lines, but for `...`, are lines of that file, in order.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ from scripts.docs import ROOT, pages, written
 
 ENTRY = [*pages(), ROOT / "CONTRIBUTING.md", ROOT / "scripts" / "README.md"]
 FENCE = re.compile(
-    r"(?:<!-- before:\s(?P<before>[^>]*?)\s-->\n+)?^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.M | re.S
+    r"(?:<!-- (?P<mark>before|from):\s(?P<note>[^>]*?)\s-->\n+)?^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.M | re.S
 )
 PLACEHOLDER = re.compile(r"(?<!\w)[A-Z]+(?!\w)|…")
 
@@ -270,12 +271,23 @@ def test_commands_of_help_run(workplace, monkeypatch, capsys):
 def test_python_snippets_of_pages_run(page, workplace, capsys):
     names = {"__name__": "snippet"}
     for found in FENCE.finditer(page.read_text(encoding="utf-8")):
-        if found["language"] != "python":
+        if found["language"] != "python" or found["mark"] == "from":
             continue
         body = re.sub(r"\blearn\([\d_]+", "learn(64", found["body"])
         body = re.sub(r"\bn_steps=\d+, batch_size=\d+", "n_steps=4, batch_size=64", body)
         body = re.sub(r"^while .*:", "for _ in range(3):", body, flags=re.M)
         prepare_runs(re.findall(r'"(runs/[^"]+)"', body))
         line = page.read_text(encoding="utf-8")[: found.start("body")].count("\n")
-        exec(compile(found["before"] or "", name(page), "exec"), names)
+        exec(compile(found["note"] or "", name(page), "exec"), names)
         exec(compile("\n" * line + body, name(page), "exec"), names)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in SETTLED if "<!-- from: " in page.read_text(encoding="utf-8")], ids=name
+)
+def test_excerpts_are_in_the_file_that_they_name(page):
+    for found in FENCE.finditer(page.read_text(encoding="utf-8")):
+        if found["mark"] == "from":
+            lines = iter((ROOT / found["note"]).read_text(encoding="utf-8").splitlines())
+            for line in found["body"].splitlines():
+                assert line.strip() in ("", "...") or line in lines, f"{found['note']} has no such line (here): {line}"
