@@ -10,11 +10,10 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from gymnasium.vector import VectorEnv
-from numpy.typing import NDArray
 
 from gantry.agents.parts.advantages import gae
 from gantry.agents.parts.checkpoint import Checkpoint
@@ -111,7 +110,7 @@ def policy_loss(log_prob: torch.Tensor, advantage: torch.Tensor) -> torch.Tensor
 
 
 def value_loss(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return the critic's mean squared error against the returns, () from (B,) each; without PPO's ½, as in the paper."""
+    """Return the critic's mean squared error, () from (B,) each; without PPO's ½, as in the paper."""
     return (target - value).square().mean()
 
 
@@ -213,7 +212,9 @@ class A2C:
                     rollout, batch = self.collect(update.remaining)
                     records.append(self.improve(batch, rate))
                     self.policy.normalizer.update(rollout.observations)
-                update.report({name: math.fsum(record[name] for record in records) / len(records) for name in records[0]})
+                update.report(
+                    {name: math.fsum(record[name] for record in records) / len(records) for name in records[0]}
+                )
         return self
 
     def collect(self, budget: int) -> tuple[Rollout, Batch]:

@@ -243,9 +243,7 @@ class DDPG:
         self.actor_optimizer = Adam([self.actor.vector])
         self.critic_optimizers = [Adam([critic.vector]) for critic in self.critics]
         self.stepper = VectorStepper(env, seed if env_seed is None else env_seed, config.stagger_first_episodes)
-        self.buffer = ReplayBuffer(
-            config.buffer_size, env.num_envs, size, action_size, config.gamma, config.n_step
-        )
+        self.buffer = ReplayBuffer(config.buffer_size, env.num_envs, size, action_size, config.gamma, config.n_step)
         self.hindsight: Hindsight | None = None
         if config.hindsight_goals and isinstance(env, VectorEnv):
             compute_reward = find_compute_reward(env)
@@ -368,9 +366,7 @@ class DDPG:
         batch.change_observations(self._process)
         return batch.to(self.config.device)
 
-    def improve(
-        self, batch: Minibatch, progress: float, worker: concurrent.futures.Executor
-    ) -> tuple[float, float]:
+    def improve(self, batch: Minibatch, progress: float, worker: concurrent.futures.Executor) -> tuple[float, float]:
         """Take one gradient step with critics and actor; returns the critics' mean loss and mean value.
 
         Both learn at the same time, the actor in the worker's thread; so it climbs the critic as it was before.

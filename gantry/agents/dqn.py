@@ -124,7 +124,7 @@ def duel(outputs: torch.Tensor) -> torch.Tensor:
 
 
 def best_value(values: torch.Tensor, chooser: torch.Tensor) -> torch.Tensor:
-    """Return `values` (B, K) of the actions that are best by `chooser` (B, K), (B,); plain DQN passes the same twice."""
+    """Return `values` (B, K) of the actions that `chooser` (B, K) rates best, (B,); in plain DQN both are the same."""
     return values.gather(1, chooser.argmax(1, keepdim=True)).squeeze(1)
 
 
@@ -294,9 +294,7 @@ class DQN:
             actions = torch.randint(self.actions.size, (len(observation),), generator=self._random).numpy()
         else:
             with torch.no_grad():
-                actions = self._epsilon_greedy(
-                    self._inputs(observation), self._epsilon(update.progress), self._random
-                )
+                actions = self._epsilon_greedy(self._inputs(observation), self._epsilon(update.progress), self._random)
         transition = self.stepper.step(self.actions.to_environment(actions), update.remaining)
         indices = self.buffer.add(observation, actions, transition, self.stepper.observation)
         if self.priorities is not None:

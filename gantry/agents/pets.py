@@ -51,9 +51,9 @@ class PlannerConfig:
 
     dynamics: Literal["learned", "simulator"] = "learned"
     """learned: a probabilistic ensemble. simulator: copies of the simulator itself, a perfect model."""
-    search: SearchConfig = SearchConfig()
+    search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
     """How plans are optimized."""
-    model: EnsembleConfig = EnsembleConfig()
+    model: EnsembleConfig = dataclasses.field(default_factory=EnsembleConfig)
     """The ensemble and its training; learned rewards and values use single networks with the same settings."""
     action_repeat: int = 1
     """Environment steps for which each action is held; a planning step takes as many."""
@@ -149,7 +149,7 @@ class PETS:
                 if learned
                 else None
             )
-            # With auto it is built even where the task's reward turns out to be offered: the same random numbers follow.
+            # With auto it is built even where the task turns out to offer its reward: the same random numbers follow.
             self.reward_model = (
                 LearnedReward(size, self._actions.size, single, self._random)
                 if learned and config.reward != "task"
@@ -437,7 +437,9 @@ def _model_metrics(accuracy: ModelAccuracy | None, fit: FitResult | None) -> Met
 
 def _offers_reward(planning_model: PlanningModel | None, observation_size: int) -> bool:
     """Return whether an environment offers its reward as a function of what its observations determine."""
-    return planning_model is not None and planning_model.features(np.zeros((1, observation_size), np.float32)) is not None
+    return (
+        planning_model is not None and planning_model.features(np.zeros((1, observation_size), np.float32)) is not None
+    )
 
 
 def _bounded(space: Space) -> Tensor | None:

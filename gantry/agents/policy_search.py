@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from gantry.agents.optimizers.cross_entropy import CrossEntropy
 from gantry.agents.optimizers.nes import NaturalEvolutionStrategy
-from gantry.agents.optimizers.sampling import S, SamplingMethod, SamplingState
+from gantry.agents.optimizers.sampling import S, SamplingMethod
 from gantry.agents.parts.checkpoint import Checkpoint, Part, Tensors, prefixed, under
 from gantry.agents.parts.networks import MLP, Activation, layer_shapes
 from gantry.agents.parts.normalization import ObservationNormalizer
@@ -154,7 +154,10 @@ class DeterministicPolicy:
 
     def __init__(self, env: VectorEnv | Spaces, config: CEMConfig | NESConfig, generator: torch.Generator) -> None:
         check_spaces(env.single_observation_space, env.single_action_space)
-        self.observations, self.actions = ObservationMap(env.single_observation_space), ActionMap(env.single_action_space)
+        self.observations, self.actions = (
+            ObservationMap(env.single_observation_space),
+            ActionMap(env.single_action_space),
+        )
         sizes = (self.observations.size, *config.hidden_sizes, self.actions.size)
         with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads
             self.network = MLP(sizes, config.activation, 0.01, generator)

@@ -5,9 +5,9 @@ Source: Schulman, Wolski, Dhariwal, Radford and Klimov, "Proximal policy optimiz
 advantage estimation (arXiv:1506.02438) weighs its actions, and a few passes over the rollout in minibatches raise a
 surrogate objective that stops rewarding a change of an action's probability beyond a factor of 1 ± ε.
 
-Departures from the paper, each for a reason in docs/ppo.md: actor and critic share nothing, have an Adam each, and learn
-at the same time in two threads; `target_kl` stops only the actor; rewards are scaled by the standard deviation of the
-return; first episodes are staggered.
+Departures from the paper, each for a reason in docs/ppo.md: actor and critic share nothing, have an Adam each, and
+learn at the same time in two threads; `target_kl` stops only the actor; rewards are scaled by the standard deviation of
+the return; first episodes are staggered.
 """
 
 import concurrent.futures
@@ -15,11 +15,10 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from gymnasium.vector import VectorEnv
-from numpy.typing import NDArray
 
 from gantry.agents.parts.advantages import gae
 from gantry.agents.parts.checkpoint import Checkpoint
@@ -62,7 +61,7 @@ class PPOConfig:
     clip_value: float | None = None
     """Clip the change of a value from its old estimate to this in the critic's loss; None: no clipping."""
     target_kl: float | None = None
-    """Skip the actor's remaining epochs once an epoch's mean KL divergence from the old policy exceeds this, in nats."""
+    """Skip the actor's remaining epochs once an epoch's mean KL divergence from the old policy exceeds this (nats)."""
     entropy_coefficient: float = 0.0
     """Weight of the entropy bonus."""
     value_coefficient: float = 0.5

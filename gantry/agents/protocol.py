@@ -1,12 +1,12 @@
 """What every agent can do, and what some can do beside it, as protocols; `isinstance` can check the latter."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from gymnasium.vector import VectorEnv
 
-from gantry.types import Array, Json, Observation, Options
+from gantry.types import Array, Observation
 
 if TYPE_CHECKING:
     from gantry.agents.models.calibration import ModelAccuracy

@@ -18,7 +18,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import gymnasium
 import numpy as np
@@ -65,7 +65,7 @@ class QLearningConfig:
     learning_rate_schedule: Literal["constant", "linear", "exponential", "visits"] = "constant"
     """How α changes; or `visits`: α = (number of visits of this state and action) ** -visit_power."""
     visit_power: float = 1.0
-    """Exponent for the `visits` schedule: 1 averages all targets; 0.5 to 1 also converges, and forgets early targets."""
+    """Exponent for the `visits` schedule: 1 averages all targets; 0.5 to 1 converges too, and forgets early ones."""
     epsilon_start: float = 1.0
     """Initial probability of a random action."""
     epsilon_end: float = 0.05
@@ -138,7 +138,7 @@ def next_values(tables: Numbers, which: Integers, states: Integers, actions: Int
 
 
 def occurrence_numbers(cells: Integers) -> Integers:
-    """Return for each entry of `cells` (k,) how often its cell has occurred so far, itself included: 1, 2, …"""
+    """Return for each entry of `cells` (k,) how often its cell has occurred so far, itself included, from 1."""
     order = np.argsort(cells, kind="stable")
     sorted_cells = cells[order]
     first = np.searchsorted(sorted_cells, sorted_cells)
@@ -333,8 +333,13 @@ class QLearning:
         self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
         self._random = torch.Generator().manual_seed(seed)
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
-        self._observations, self._actions = ObservationMap(env.single_observation_space), ActionMap(env.single_action_space)
-        self.q = QTables((2 if config.rule == "double" else 1, states, actions), config.initial_value, config.epsilon_start)
+        self._observations, self._actions = (
+            ObservationMap(env.single_observation_space),
+            ActionMap(env.single_action_space),
+        )
+        self.q = QTables(
+            (2 if config.rule == "double" else 1, states, actions), config.initial_value, config.epsilon_start
+        )
         self._next = NextActions(env.num_envs)
         self._replay = TransitionReplay(config.replay_capacity if config.replay_batches else 0)
         self.stepper = VectorStepper(env, seed if env_seed is None else env_seed)

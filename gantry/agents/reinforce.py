@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -32,7 +32,6 @@ from gantry.agents.parts.validation import (
     require,
     require_at_least,
     require_between,
-    require_finite,
     require_network,
     require_positive,
 )

@@ -5,7 +5,7 @@ does not write itself. The simulator asks with `isinstance`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import mujoco
 import numpy as np
@@ -13,6 +13,7 @@ from mujoco.batch import Batch
 
 from gantry.envs.disturbances import DisturbanceTarget
 from gantry.envs.domain_randomization import PhysicalParameter
+from gantry.types import Numeric
 
 if TYPE_CHECKING:
     from gantry.envs.rendering.scene import Marker
@@ -42,7 +43,7 @@ class Disturbable(Protocol):
 class GoalConditioned(Protocol):
     """A task that rewards reaching a goal, whichever it is, as hindsight replay needs it."""
 
-    def compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any = None) -> Any:
+    def compute_reward(self, achieved_goal: Numeric, desired_goal: Numeric, info: object = None) -> Numeric:
         """Return the reward (...) for reaching `achieved_goal` (..., goal) when asked for `desired_goal`."""
         ...
 
@@ -64,7 +65,7 @@ class Plannable(Protocol):
 class PlanDrawable(Protocol):
     """A task whose plans films can draw as lines through points."""
 
-    def drawn_point(self, features: Any) -> Any:
+    def drawn_point(self, features: Numeric) -> Numeric:
         """Return the point (..., 3) in m that shows where features (..., number) are."""
         ...
 

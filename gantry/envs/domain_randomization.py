@@ -1,9 +1,9 @@
 """Physical quantities that differ between environments: given, or sampled for each episode (domain randomization).
 
 Each quantity is a number, one number per environment, or a range (`Range(0.5, 2.0)`, in text `0.5..2.0`) from which it
-is sampled at the beginning of every episode, from a random stream of its own (Tobin et al. 2017, "Domain randomization for
-transferring deep neural networks from simulation to the real world"; Peng et al. 2018, "Sim-to-real transfer of robotic
-control with dynamics randomization").
+is sampled at the beginning of every episode, from a random stream of its own (Tobin et al. 2017, "Domain randomization
+for transferring deep neural networks from simulation to the real world"; Peng et al. 2018, "Sim-to-real transfer of
+robotic control with dynamics randomization").
 """
 
 import zlib
@@ -177,7 +177,7 @@ class Physics:
         return np.broadcast_to(array, (count,)).copy()
 
     def begin_episodes(self, ids: np.ndarray, seeds: np.ndarray, episodes: np.ndarray) -> None:
-        """Sample and write the random quantities of the environments `ids` (k,), given their seeds and episodes (k,)."""
+        """Sample and write the random quantities of the environments `ids` (k,), from their seeds and episodes (k,)."""
         if self.ranges or "gravity_direction" in self.values:
             for name, spread in self.ranges.items():
                 streams = _stream(name, seeds, episodes)

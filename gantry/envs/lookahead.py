@@ -3,15 +3,14 @@
 Agents import nothing of environments: a planner finds this object as `planning_model()` of its vector environment.
 """
 
-from typing import Any
-
 import numpy as np
 from mujoco.batch import Batch
 
 from gantry.envs.batch import NO_STAGE, threads_for
-from gantry.envs.capabilities import Plannable, PlanDrawable
+from gantry.envs.capabilities import PlanDrawable, Plannable
 from gantry.envs.state import State
 from gantry.envs.task import Task
+from gantry.types import Numeric
 
 SIZE_STEP = 32
 """Numbers of rollouts are rounded up to multiples of this, so that few batches of simulations are ever made."""
@@ -48,15 +47,15 @@ class PlanningModel:
         """Return the controls (k, number) of actions (k, ...), as `reward` takes them."""
         return self._task.control(actions)
 
-    def reward(self, features: Any, control: Any, next_features: Any) -> Any:
+    def reward(self, features: Numeric, control: Numeric, next_features: Numeric) -> Numeric:
         """Return the rewards (...) of transitions, NumPy arrays or torch tensors alike (see `Task.reward`)."""
         return self._task.reward(features, control, next_features)[0]
 
-    def terminated(self, next_features: Any) -> Any:
+    def terminated(self, next_features: Numeric) -> Numeric:
         """Return whether episodes end in a terminal state, (...) bool (see `Task.terminated`)."""
         return self._task.terminated(next_features)
 
-    def point(self, features: Any) -> Any | None:
+    def point(self, features: Numeric) -> Numeric | None:
         """Return the point (..., 3) in m that pictures draw for features, or None for a task that draws none."""
         return self._task.drawn_point(features) if isinstance(self._task, PlanDrawable) else None
 

@@ -10,9 +10,11 @@ import math
 import operator
 import sys
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+
+from gantry.types import Numeric
 
 Sigmoid = Literal["gaussian", "quadratic"]
 
@@ -20,19 +22,19 @@ Sigmoid = Literal["gaussian", "quadratic"]
 NUMPY_TYPES = (np.ndarray, np.generic)
 
 
-def namespace(array: Any) -> Any:
+def namespace(array: Numeric) -> Numeric:
     """Return the module whose functions (`exp`, `where`, …) work on `array`: numpy, or torch for a tensor."""
     return np if isinstance(array, NUMPY_TYPES) else sys.modules["torch"]
 
 
 def tolerance(
-    x: Any,
+    x: Numeric,
     lower: float = 0.0,
     upper: float = 0.0,
     margin: float = 0.0,
     value_at_margin: float = 0.1,
     sigmoid: Sigmoid = "gaussian",
-) -> Any:
+) -> Numeric:
     """Return 1 where `x` lies in [lower, upper], falling to `value_at_margin` at a distance `margin` outside.
 
     With d = distance to the interval / margin: "gaussian" is value_at_margin^(d²); "quadratic" is
@@ -58,24 +60,24 @@ def tolerance(
     return (fall + abs(fall)) * 0.5
 
 
-def product(terms: Mapping[str, Any]) -> Any:
+def product(terms: Mapping[str, Numeric]) -> Numeric:
     """Return the product (...) of named terms (...)."""
     return functools.reduce(operator.mul, terms.values())
 
 
-def clip(values: Any, low: float, high: float) -> Any:
+def clip(values: Numeric, low: float, high: float) -> Numeric:
     """Return values (...) clipped to [low, high], in their precision."""
     if isinstance(values, NUMPY_TYPES):
         return np.minimum(np.maximum(values, low), high)  # twice as fast as `np.clip`
     return values.clip(low, high)
 
 
-def length(vectors: Any) -> Any:
+def length(vectors: Numeric) -> Numeric:
     """Return the Euclidean lengths (...) of vectors (..., number)."""
     # A power of 1/2 would round differently on NumPy's scalars and arrays.
     return namespace(vectors).sqrt(squared_length(vectors))
 
 
-def squared_length(vectors: Any) -> Any:
+def squared_length(vectors: Numeric) -> Numeric:
     """Return the squared lengths (...) of vectors (..., number)."""
     return namespace(vectors).einsum("...i,...i->...", vectors, vectors)  # several times as fast as a sum

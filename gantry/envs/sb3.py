@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from gantry.envs.registry import canonical_id
 from gantry.envs.simulator import Simulator, make_simulator
 from gantry.errors import GantryError
+from gantry.types import Infos, Observation
 
 Observations = np.ndarray | dict[str, np.ndarray]
 
@@ -36,7 +37,7 @@ class SB3VecEnv(VecEnv):
         """Begin new episodes everywhere, with the seeds that `seed()` set, if it did."""
         seeds = None if self._seeds[0] is None else [int(seed) for seed in self._seeds if seed is not None]
         observations, _ = self.simulator.reset(seed=seeds)
-        self.reset_infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        self.reset_infos: list[Infos] = [{} for _ in range(self.num_envs)]
         self._reset_seeds()
         self._reset_options()
         return observations
@@ -45,12 +46,12 @@ class SB3VecEnv(VecEnv):
         """Take the actions of the coming step, (n, ...)."""
         self._actions = np.asarray(actions)
 
-    def step_wait(self) -> tuple[Observations, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+    def step_wait(self) -> tuple[Observations, np.ndarray, np.ndarray, list[Infos]]:
         """Step, and return observations, rewards (n,), whether episodes ended (n,), and one info per environment."""
         assert self._actions is not None, "call step_async() first"
         observations, rewards, terminations, truncations, infos = self.simulator.step(self._actions)
         dones = terminations | truncations
-        per_env: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        per_env: list[Infos] = [{} for _ in range(self.num_envs)]
         if dones.any():
             final = infos["final_obs"]
             metrics = {key: value for key, value in infos.items() if np.shape(value) == (self.num_envs,)}
@@ -103,7 +104,7 @@ class SB3VecEnv(VecEnv):
         return [indices] if isinstance(indices, int) else list(indices)
 
 
-def _one(observations: Any, index: np.intp) -> Any:
+def _one(observations: Observation, index: np.intp) -> Observation:
     if isinstance(observations, dict):
         return {name: values[index] for name, values in observations.items()}
     return observations[index]

@@ -28,6 +28,7 @@ from gantry.envs.registry import require_task
 from gantry.envs.state import State
 from gantry.envs.task import Task
 from gantry.errors import GantryError
+from gantry.types import Infos, Json, Numeric, Observation
 
 DIVERGENCE_WARNINGS = [
     int(mujoco.mjtWarning.mjWARN_BADQPOS),  # as integers: an enumeration's members index no array
@@ -164,8 +165,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._seeded = False
 
     def reset(
-        self, *, seed: int | list[int] | np.ndarray | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+        self, *, seed: int | list[int] | np.ndarray | None = None, options: Json | None = None
+    ) -> tuple[np.ndarray, Infos]:
         """Begin new episodes in all environments, or in those of `options["reset_mask"]` (n,) bool.
 
         Args:
@@ -192,7 +193,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._begin_episodes(ids)
         return self.observe(), self.physics_infos()
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Advance every environment by one control step.
 
         Args:
@@ -208,7 +209,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         rewards, terms, terminations, truncations, diverged = self.transition(actions)
         if self.num_envs == 1:
             terms = {name: np.atleast_1d(term) for name, term in terms.items()}
-        infos: dict[str, Any] = {"terms": terms}
+        infos: Infos = {"terms": terms}
         if diverged is not None:
             infos["diverged"] = diverged
         rewards = np.array(rewards, np.float64, ndmin=1)
@@ -227,7 +228,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             infos.update(self.physics_infos())
         return self.observe(), rewards, terminations, truncations, infos
 
-    def transition(self, actions: np.ndarray) -> tuple[Any, dict[str, Any], np.ndarray, np.ndarray, np.ndarray | None]:
+    def transition(self, actions: np.ndarray) -> tuple[Numeric, Infos, np.ndarray, np.ndarray, np.ndarray | None]:
         """Advance every environment that is not waiting for a reset by one control step: `step` without autoreset.
 
         Returns:
@@ -264,7 +265,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             terminations, truncations = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         return rewards, terms, terminations, truncations, diverged
 
-    def observe(self, index: int | EllipsisType = ...) -> Any:
+    def observe(self, index: int | EllipsisType = ...) -> Observation:
         """Return the current observations (n, observation), or those of one environment, as new arrays."""
         observations = self.task.observation(self.features[index])
         if self._physics is None or not self._physics.noisy:
@@ -274,7 +275,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         noise = self._physics.noise(self._seeds, self._episodes, self._clock - self._starts, size)[index]
         return np.clip(observations + noise.reshape(observations.shape), space.low, space.high)  # type: ignore[attr-defined]
 
-    def physics_infos(self) -> dict[str, Any]:
+    def physics_infos(self) -> Infos:
         """Return `physics`, the quantities (n,) that differ from the model's, by name; empty where none do."""
         if self._physics is None:
             return {}
@@ -303,7 +304,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         data = self.batch.get_data(index)
         return self._renderers[key].render(data, drawing(self.task).markers(data))
 
-    def close_extras(self, **_: Any) -> None:
+    def close_extras(self, **_: object) -> None:
         """Free the renderers."""
         for renderer in self._renderers.values():
             renderer.close()
@@ -452,7 +453,9 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         except ValueError as error:
             raise GantryError(f"seeds must be integers: {error}") from error
         if seeds.shape != (self.num_envs,):
-            raise GantryError(f"a seed must be one integer, or a list of one for each of the {self.num_envs} environments")
+            raise GantryError(
+                f"a seed must be one integer, or a list of one for each of the {self.num_envs} environments"
+            )
         if seeds.dtype.kind not in "iu" or (seeds < 0).any():
             raise GantryError("seeds must be integers, none of them negative")
         return seeds.astype(np.uint64)
@@ -496,7 +499,9 @@ def make_task(env_id: str, **options: Any) -> Task:
     except TypeError as error:
         raise GantryError(f"{env_id}: {str(error).removeprefix(f'{kind.__name__}.__init__() ')}") from error
     usual = inspect.signature(kind).parameters
-    changed = [f"{key}={value!r}" for key, value in sorted(settings.items()) if key not in usual or value != usual[key].default]
+    changed = [
+        f"{key}={value!r}" for key, value in sorted(settings.items()) if key not in usual or value != usual[key].default
+    ]
     task.name = f"{kind.__name__}({', '.join(changed)})"
     return task
 

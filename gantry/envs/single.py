@@ -10,6 +10,7 @@ from gantry.envs.capabilities import GoalConditioned
 from gantry.envs.simulator import Simulator, make_simulator
 from gantry.envs.task import Task
 from gantry.errors import GantryError
+from gantry.types import Infos, Json
 
 
 class SingleEnvironment(gymnasium.Env[np.ndarray, Any]):
@@ -32,22 +33,20 @@ class SingleEnvironment(gymnasium.Env[np.ndarray, Any]):
             self.compute_reward = simulator.compute_reward
         self.metadata = {key: value for key, value in simulator.metadata.items() if key != "autoreset_mode"}
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Json | None = None) -> tuple[np.ndarray, Infos]:
         """Begin a new episode; with a seed, the first one of that seed."""
         super().reset(seed=seed)
         _, infos = self.simulator.reset(seed=seed, options=options)
         return self.simulator.observe(0), _first(infos)
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, Infos]:
         """Advance by one control step; `info["terms"]` holds the reward's named terms."""
         try:
             actions = np.asarray(action)[None]
         except (TypeError, ValueError) as error:
             raise GantryError(f"the action must be one array of numbers: {error}") from error
         reward, terms, terminated, truncated, diverged = self.simulator.transition(actions)
-        info: dict[str, Any] = {"terms": {name: float(term) for name, term in terms.items()}}
+        info: Infos = {"terms": {name: float(term) for name, term in terms.items()}}
         if self._has_metrics:
             for name, metric in self.task.metrics(self.simulator.features[0]).items():
                 info[name] = metric.item()
@@ -75,7 +74,7 @@ class SingleEnvironment(gymnasium.Env[np.ndarray, Any]):
         self.simulator.set_state(state)
 
 
-def _first(infos: dict[str, Any]) -> dict[str, Any]:
+def _first(infos: Infos) -> Infos:
     """Return the infos of a batch of one as those of a single environment."""
     return {key: _first(value) if isinstance(value, dict) else value.item() for key, value in infos.items()}
 

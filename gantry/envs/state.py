@@ -36,7 +36,7 @@ class State:
         self.watcher: Callable[[], None] | None = None
         """Called by tasks with long control steps after each part of one, so that films show what lies between."""
         self.disturber: Callable[[np.ndarray | None], None] | None = None
-        """Called before each part of a control step with the mask of the environments that it simulates, as in `step`."""
+        """Called before each part of a control step with the mask of the environments simulated, as in `step`."""
 
     def step(self, mask: np.ndarray | None, steps: int, stage: int = 0) -> None:
         """Simulate one part of a control step, under disturbances where there are any.

@@ -11,9 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import gymnasium
 import mujoco
 import numpy as np
 
@@ -21,6 +20,7 @@ from gantry.envs.components import Component
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.state import State
 from gantry.errors import GantryError
+from gantry.types import Numeric, Observation, Space
 
 
 class Task(ABC):
@@ -31,9 +31,9 @@ class Task(ABC):
 
     model_file: ClassVar[str]
     """The MJCF file, in the folder of the module whose class names it, or in `gantry.assets`."""
-    observation_space: gymnasium.spaces.Space[Any]
+    observation_space: Space
     """The space of one environment's observation."""
-    action_space: gymnasium.spaces.Space[Any]
+    action_space: Space
     """The space of one environment's action."""
     observation_components: Sequence[Component] = ()
     """Names, units and bounds of what is observed, in order (see `Component`)."""
@@ -77,14 +77,14 @@ class Task(ABC):
         """Return the features (n, number), float32: all that reward and termination are functions of."""
 
     @abstractmethod
-    def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
+    def reward(self, features: Numeric, control: Numeric, next_features: Numeric) -> tuple[Numeric, dict[str, Numeric]]:
         """Return the reward (...) of transitions, and its named terms (...) each.
 
         A function of its arguments alone, (..., number) with any leading shape, for NumPy arrays and torch tensors
         alike, so that a planner scores imagined transitions with the code that scores simulated ones.
         """
 
-    def terminated(self, next_features: Any) -> Any:
+    def terminated(self, next_features: Numeric) -> Numeric:
         """Return whether episodes end in a terminal state, (...) bool; by default never."""
         return next_features[..., 0] > math.inf
 
@@ -92,7 +92,7 @@ class Task(ABC):
         """Return what is reported beside the reward, (...) each, such as `success` (bool); by default nothing."""
         return {}
 
-    def observation(self, features: np.ndarray) -> Any:
+    def observation(self, features: np.ndarray) -> Observation:
         """Return observations of features (..., number), as new arrays; by default the columns `visible`."""
         return features[..., self.visible].copy()
 

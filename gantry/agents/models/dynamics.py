@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gantry.agents.parts.checkpoint import prefixed, under
 from gantry.agents.models.ensemble import Ensemble, EnsembleConfig, FitResult, mean_and_std
 from gantry.agents.models.kinematics import LearnedKinematics
+from gantry.agents.parts.checkpoint import prefixed, under
 
 Propagation = Literal["ts1", "ts_infinity"]
 

@@ -53,8 +53,8 @@ class EnsembleConfig:
     patience: int = 4
     """Stop a fit after this many validations (one every 50 steps) in which no member improved."""
     beta_nll: float = 0.0
-    """β of the β-NLL loss, in [0, 1]: scale each gradient by σ^2β, so that hard-to-learn structure is not explained away
-    as noise (Seitzer, Tavakoli, Antic and Martius, ICLR 2022, arXiv:2203.09168). 0: plain negative log-likelihood."""
+    """β of the β-NLL loss, in [0, 1]: scale each gradient by σ^2β, so that hard-to-learn structure is not taken for
+    noise (Seitzer, Tavakoli, Antic and Martius, ICLR 2022, arXiv:2203.09168). 0: plain negative log-likelihood."""
     bootstrap: bool = True
     """Resample each member's data with replacement for each fit. A single network always sees all data."""
 
@@ -248,7 +248,7 @@ class Ensemble:
 
     @torch.no_grad()
     def gradient(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return losses and the gradient of Σ over members of their mean `gaussian_nll`, + BOUNDS_WEIGHT Σ (high − low).
+        """Return losses and the gradient of Σ over members of mean `gaussian_nll`, + BOUNDS_WEIGHT Σ (high − low).
 
         With `beta_nll` > 0, each element of the loss is scaled by σ^2β, treated as a constant.
 
@@ -290,7 +290,7 @@ class Ensemble:
         return (squared + log_variance).mean((1, 2)), self._gradient
 
     def _validation_losses(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return each member's validation loss (E,) on normalized data (M, ·), each point clipped; infinite if M = 0."""
+        """Return each member's validation loss (E,) on normalized data (M, ·), points clipped; infinite if M = 0."""
         size = self.config.ensemble_size
         if not len(x):
             return torch.full((size,), math.inf)

@@ -78,7 +78,7 @@ class LearnedKinematics:
         self.linear[constant.nonzero(), self.columns.nonzero()[:, 0]] = solution[split:]
 
     def _products(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return products of (1, cos, sin) over the first and the remaining angles of features (N, d): (N, 3^k), (N, 3^l)."""
+        """Return products of (1, cos, sin) over the first and the other angles of (N, d): (N, 3^k), (N, 3^l)."""
         angles = features[:, self._angles]
         ones = torch.ones_like(angles)
         factors = torch.stack([ones, angles.cos(), angles.sin()], 2).unbind(1)

@@ -1,4 +1,4 @@
-"""Plan search: optimize action sequences for several environments at once, warm-started from the previous step's plan."""
+"""Plan search: optimize action sequences for several environments at once, warm-started from the last plan."""
 
 import dataclasses
 import math
@@ -231,7 +231,7 @@ class PlanSearch:
         model: Model,
         generator: torch.Generator,
     ) -> ModelRollouts:
-        """Evaluate all populations in one batch and update `states` in place; return the first environment's rollouts."""
+        """Evaluate all populations in one batch, update `states` in place; return the first environment's rollouts."""
         sizes = torch.tensor([len(population) for population in populations])
         owners = torch.repeat_interleave(torch.arange(len(env_ids)), sizes)
         flat = torch.cat(populations)

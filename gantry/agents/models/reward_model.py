@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from gantry.agents.parts.optim import Adam, descend
-from gantry.agents.parts.checkpoint import prefixed, under
-from gantry.agents.parts.networks import MLP
 from gantry.agents.models.dataset import Transitions
 from gantry.agents.models.ensemble import Ensemble, EnsembleConfig, mean_and_std
 from gantry.agents.models.planning_model import PlanningModel
+from gantry.agents.parts.checkpoint import prefixed, under
+from gantry.agents.parts.networks import MLP
+from gantry.agents.parts.optim import Adam, descend
 from gantry.errors import GantryError
 
 ToEnvironment = Callable[[NDArray[np.float32]], NDArray[np.generic]]
@@ -72,7 +72,7 @@ class TaskReward:
 
 
 class LearnedReward:
-    """Two networks: (s, a, s') → reward, and s' → terminal or not; the latter is trained once a terminal state was seen.
+    """Two networks: (s, a, s') → reward, and s' → terminal or not, trained once a terminal state was seen.
 
     Attributes:
         optimizers: of the two networks, by name.

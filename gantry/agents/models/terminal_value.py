@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from gantry.agents.models.ensemble import Ensemble, EnsembleConfig
 from gantry.agents.models.dataset import Transitions
+from gantry.agents.models.ensemble import Ensemble, EnsembleConfig
 
 ITERATIONS = 3
 """Fitted value iterations per fit; each fits to the values of the one before."""

@@ -27,7 +27,7 @@ DESCRIPTIONS: dict[str, str] = {
     "newton": "gradient and Hessian; damped, with a trust region where that fails",
     "three-point": "derivative-free line searches: the best of three points on a line, then the next line",
     "cross-entropy": "sample a Gaussian, refit it to the elites",
-    "nes": "natural evolution strategy (search gradient): a Gaussian follows the natural gradient of its expected value",
+    "nes": "natural evolution strategy (search gradient): a Gaussian follows its natural gradient",
     "icem": "improved cross-entropy for action sequences: colored noise, kept elites, shrinking populations",
     "mppi": "model-predictive path integral: an exponentially weighted mean of samples",
     "random-shooting": "independent samples, the best one wins",

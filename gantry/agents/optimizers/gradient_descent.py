@@ -1,12 +1,12 @@
 """Gradient descent: x ← x − α ∇f(x), projected into the bounds.
 
 Sources: the fixed step and backtracking until Armijo's condition holds, Nocedal and Wright, *Numerical Optimization*,
-2nd edition 2006, algorithm 3.1. The spectral step is Barzilai and Borwein, "Two-point step size gradient methods",
-IMA Journal of Numerical Analysis 8, 1988, in the adaptive choice of Frassoldati, Zanni and Zanghirati, "New adaptive
+2nd edition 2006, algorithm 3.1. The spectral step is Barzilai and Borwein, "Two-point step size gradient methods", IMA
+Journal of Numerical Analysis 8, 1988, in the adaptive choice of Frassoldati, Zanni and Zanghirati, "New adaptive
 stepsize selections in gradient methods", Journal of Industrial and Management Optimization 4, 2008; safeguarded by
-nonmonotone backtracking, which compares with the largest of the last few values, Birgin, Martínez and Raydan, "Nonmonotone spectral
-projected gradient methods on convex sets", SIAM Journal on Optimization 10, 2000 (there along a straight line; here
-along the projected arc).
+nonmonotone backtracking, which compares with the largest of the last few values, Birgin, Martínez and Raydan,
+"Nonmonotone spectral projected gradient methods on convex sets", SIAM Journal on Optimization 10, 2000 (there along a
+straight line; here along the projected arc).
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ class GradientDescent:
     """Settings of gradient descent."""
 
     rule: Literal["fixed", "backtracking", "spectral"] = "spectral"
-    """fixed: α is always `step_size`. backtracking: twice the last α, contracted until the value falls enough. spectral:
+    """fixed: α is always `step_size`. backtracking: twice the last α, contracted until the value falls. spectral:
     from the last move s and the change y of the gradient, either s·s / s·y or the least of the last few s·y / y·y,
     contracted where needed."""
     step_size: float | None = None
@@ -118,7 +118,7 @@ def spectral_step_sizes(move: Tensor, change: Tensor) -> tuple[float, float]:
         change: (*shape) y, the change of the gradient over it.
 
     Returns:
-        s·s / s·y and the shorter s·y / y·y, clipped to their limits; both ‖s‖ / ‖y‖ where the curvature is not positive.
+        s·s / s·y and the shorter s·y / y·y, clipped to their limits; both ‖s‖ / ‖y‖ where curvature is not positive.
     """
     curvature, squared, changed = (float((a * b).sum()) for a, b in ((move, change), (move, move), (change, change)))
     if curvature > 0:

@@ -6,15 +6,15 @@ Learning Research 15, 2014: the log-derivative trick (equation 2), rank shaping 
 strategies as a scalable alternative to reinforcement learning", 2017. The older name of these gradients of a search
 distribution is "search gradients".
 
-For x = μ + A z with z ~ N(0, I), the expected value is J = E[f(x)], and since ∇J = E[f(x) ∇ log p(x)], no derivative of f
-is needed. In the coordinates in which the Gaussian is standard, μ ← μ + A δ and A ← A exp(M / 2), the gradients
-at δ = 0, M = 0 are
+For x = μ + A z with z ~ N(0, I), the expected value is J = E[f(x)], and since ∇J = E[f(x) ∇ log p(x)], no derivative of
+f is needed. In the coordinates in which the Gaussian is standard, μ ← μ + A δ and A ← A exp(M / 2), the gradients at δ
+= 0, M = 0 are
 
     ∇δ J = E[f z],    ∇M J = E[f (z zᵀ − I)] / 2,
 
-and the natural gradients E[f z] and E[f (z zᵀ − I)]. A step descends: δ = −η_μ Σ u z, and M = −η_A Σ u (z zᵀ − I), where
-u are the values, or utilities of their ranks, lowest value first. Samples outside the bounds are sampled again, and
-shortened where that does not help: merely projected onto the bounds, they would be far off in the coordinates of z.
+and the natural gradients E[f z] and E[f (z zᵀ − I)]. A step descends: δ = −η_μ Σ u z, and M = −η_A Σ u (z zᵀ − I),
+where u are the values, or utilities of their ranks, lowest value first. Samples outside the bounds are sampled again,
+and shortened where that does not help: merely projected onto the bounds, they would be far off in the coordinates of z.
 """
 
 import dataclasses
@@ -61,27 +61,24 @@ class NaturalEvolutionStrategy(SamplingMethod[NaturalEvolutionState]):
     mean_learning_rate: float = 1.0
     """η_μ, learning rate of the mean."""
     covariance_learning_rate: float | None = None
-    """η_A, learning rate of A; by default the papers' (9 + 3 ln d) / (5 d √d) for a full, (3 + ln d) / (5 √d) for a diagonal covariance."""
+    """η_A, learning rate of A; by default the papers' (9 + 3 ln d) / (5 d √d) for a full, (3 + ln d) / (5 √d)
+    for a diagonal one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.covariance not in ("full", "diagonal", "fixed") or self.shaping not in ("rank", "standardized"):
-            raise GantryError(
-                "NES's covariance is full, diagonal or fixed, its shaping rank or standardized"
-            )
+            raise GantryError("NES's covariance is full, diagonal or fixed, its shaping rank or standardized")
         if self.population < 2 or (self.antithetic and self.population % 2):
-            raise GantryError(
-                f"NES needs a population of at least 2, even where antithetic, not {self.population}"
-            )
-        if self.mean_learning_rate <= 0 or (self.covariance_learning_rate is not None and self.covariance_learning_rate <= 0):
+            raise GantryError(f"NES needs a population of at least 2, even where antithetic, not {self.population}")
+        if self.mean_learning_rate <= 0 or (
+            self.covariance_learning_rate is not None and self.covariance_learning_rate <= 0
+        ):
             raise GantryError("learning rates must be positive")
 
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> NaturalEvolutionState:
         """Return the state around a start (*shape)."""
         std = self.first_std(start, bounds)
-        return NaturalEvolutionState(
-            start, value, mean=start, std=std, bounds=bounds, factor=self._factor(std)
-        )
+        return NaturalEvolutionState(start, value, mean=start, std=std, bounds=bounds, factor=self._factor(std))
 
     def sample(self, state: NaturalEvolutionState, generator: torch.Generator) -> Tensor:
         """Return a population (m, *shape) within the bounds."""

@@ -7,7 +7,7 @@ with simple constraints", SIAM Journal on Control and Optimization 20, 1982.
 
 One step: with gradient g and Hessian H over the coordinates that are free to move, p = −|H|⁻¹ g, where |H| has the
 eigenvalues' absolute values; a line search tries x + αp with α = 1 and then smaller ones. Where the line search fails,
-and at a saddle, where g = 0, the step is the minimum of g·p + ½ p·Hp within a radius that shrinks until the value falls.
+and at a saddle, where g = 0, the step minimizes g·p + ½ p·Hp within a radius that shrinks until the value falls.
 """
 
 import dataclasses

@@ -15,7 +15,7 @@ Objective = Callable[[Tensor], Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """A box of lower and upper bounds; `low` and `high` broadcast to a point's shape, in the point's units, and may be infinite."""
+    """Lower and upper bounds, in a point's units, which broadcast to its shape and may be infinite."""
 
     low: Tensor
     high: Tensor

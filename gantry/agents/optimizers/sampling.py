@@ -158,7 +158,9 @@ class EliteMethod(SamplingMethod[EliteState]):
     def advance(self, state: EliteState) -> EliteState:
         """Return the state of a plan (horizon, actions) one time step later; the kept elites move up with the plan."""
         later = super().advance(state)
-        return later if later.kept_elites is None else dataclasses.replace(later, kept_elites=shifted(later.kept_elites))
+        return (
+            later if later.kept_elites is None else dataclasses.replace(later, kept_elites=shifted(later.kept_elites))
+        )
 
 
 def best_so_far(state: State, population: Tensor, values: Tensor) -> tuple[Tensor, float]:

@@ -98,7 +98,7 @@ class ThreePoint:
         largest = max(range(len(drops)), key=drops.__getitem__)
         bend = start.value - 2.0 * state.value + beyond
         kept = start.value - state.value - drops[largest]
-        # Powell's test: the new line replaces that of the largest drop, unless directions would become nearly dependent.
+        # Powell's test: the new line replaces that of the largest drop, unless directions would be nearly dependent.
         if beyond < start.value and 2.0 * bend * kept**2 < drops[largest] * (start.value - beyond) ** 2:
             vertex = 0.5 * (start.value - beyond) / bend if bend > 0 else FARTHEST
             vertex = min(max(vertex, -FARTHEST), FARTHEST)

@@ -22,7 +22,7 @@ GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 """The parts of a goal environment's observations, as in Gymnasium-Robotics."""
 
 ComputeReward = Callable[[NDArray[np.float32], NDArray[np.float32], dict[str, Any]], Any]
-"""Rewards (B,) from achieved goals (B, *goal shape), desired goals of the same shape, and an empty dictionary of infos."""
+"""Rewards (B,) from achieved goals (B, *goal shape), desired goals of that shape, and an empty dictionary of infos."""
 
 
 @runtime_checkable

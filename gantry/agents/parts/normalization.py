@@ -61,7 +61,7 @@ class RunningMoments:
 
 
 class ObservationNormalizer:
-    """Shift and scale observations to zero mean and unit variance and clip them to ±`limit`; if not `enabled`, pass them.
+    """Shift and scale observations to zero mean and unit variance, clipped to ±`limit`; if not `enabled`, pass them.
 
     The statistics change only when `update` is called, so that a rollout and the learning from it see the same scale.
     """

@@ -1,9 +1,8 @@
 """A stochastic policy: everything that acting needs, from an observation to the environment's action."""
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray

@@ -80,7 +80,9 @@ def load_policy(kind: type[AgentType], folder: str | Path, env: VectorEnv | None
     content = read_json(path)
     found = content.get("format")
     if found != FORMAT:
-        raise GantryError(f"{path} was written by another version of Gantry (format {found!r}, not {FORMAT}); train again")
+        raise GantryError(
+            f"{path} was written by another version of Gantry (format {found!r}, not {FORMAT}); train again"
+        )
     if content.get("agent") != kind.name:
         raise GantryError(f"{path} holds a policy of {content.get('agent')!r}, not of {kind.name!r}")
     settings = content.get("config")
@@ -98,7 +100,7 @@ def load_policy(kind: type[AgentType], folder: str | Path, env: VectorEnv | None
         settings = {**settings, "device": "cpu"}
     config: Any = config_from_json(kind.config_class, settings, str(path))
     check_spaces(spaces.single_observation_space, spaces.single_action_space)
-    # Before anything is allocated: a damaged width must not ask for all memory. (Planners in the simulator have no tensors.)
+    # A damaged width must not ask for all memory. (Planners in the simulator have no tensors.)
     lengths = {length for tensor in tensors.values() for length in tensor.shape}
     missing = {ObservationMap(spaces.single_observation_space).size, *_widths(config)} - lengths
     if tensors and missing:

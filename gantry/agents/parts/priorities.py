@@ -83,7 +83,7 @@ class Priorities:
             generator: of the randomness.
 
         Returns:
-            indices (B,) int64, and importance weights (B,), (N P(i))^-β over the largest of them (section 3.4); N cancels.
+            indices (B,) int64, and importance weights (B,), (N P(i))^-β over the largest (section 3.4); N cancels.
         """
         within = torch.rand(count, generator=generator, dtype=torch.float64).numpy()
         indices = self._tree.find((np.arange(count) + within) * (self._tree.total / count))

@@ -120,9 +120,7 @@ class Rollout:
         self.ends[:-1] |= ~self.mask[1:]
         self.observations = buffer.observations[:length][self.mask]
 
-    def values(
-        self, critic: Callable[[torch.Tensor], torch.Tensor]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def values(self, critic: Callable[[torch.Tensor], torch.Tensor]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return V(s_t) and V(s_{t+1}), (T, n) each.
 
         Where an episode ended, s_{t+1} is its last observation before the reset, not the next episode's first.

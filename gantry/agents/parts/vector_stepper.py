@@ -1,4 +1,4 @@
-"""One way to step any Gymnasium vector environment, whatever its autoreset mode, and to count its steps and episodes."""
+"""Steps any Gymnasium vector environment, whatever its autoreset mode, and counts its steps and episodes."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -112,9 +112,7 @@ class VectorStepper:
         self.restarted = True
         self.episodes.abandon()
 
-    def step(
-        self, actions: Array, budget: int | None = None, only: NDArray[np.bool_] | None = None
-    ) -> Transition:
+    def step(self, actions: Array, budget: int | None = None, only: NDArray[np.bool_] | None = None) -> Transition:
         """Take one vector step.
 
         Args:

@@ -1,11 +1,11 @@
 """The cart-pole: a cart on a rail swings up and balances an unactuated pole.
 
 Geometry, inertias, actuator, initial states and reward terms are those of dm_control's cart-pole (Tassa et al. 2018,
-"DeepMind Control Suite"; after Barto, Sutton & Anderson 1983), so that published scores from 0 to 1000 compare with ours.
+"DeepMind Control Suite"; after Barto, Sutton & Anderson 1983), so that published scores (0 to 1000) compare with ours.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import gymnasium
 import numpy as np
@@ -15,12 +15,13 @@ from gantry.envs.capabilities import Disturbable, PlanDrawable, Randomizable
 from gantry.envs.components import Component, box
 from gantry.envs.disturbances import DisturbanceTarget
 from gantry.envs.domain_randomization import PhysicalParameter
-from gantry.envs.random_streams import RandomStreams
 from gantry.envs.features import cos_sin
+from gantry.envs.random_streams import RandomStreams
 from gantry.envs.rewards import clip, product, tolerance
 from gantry.envs.state import State
 from gantry.envs.task import Task
 from gantry.errors import GantryError
+from gantry.types import Numeric
 
 POLE_RADIUS = 0.045
 """Radius of the pole, a capsule (m)."""
@@ -152,12 +153,12 @@ class CartPole(Task, Randomizable, Disturbable, PlanDrawable):
         features[:, VELOCITY:] = state.qvel
         return features
 
-    def drawn_point(self, features: Any) -> Any:
+    def drawn_point(self, features: Numeric) -> Numeric:
         """Return the tip of a pole of the default length, (..., 3) in m."""
         x = features[..., POSITION] + POLE_LENGTH * features[..., SINE]
         return np.stack([x, np.zeros_like(x), RAIL_HEIGHT + POLE_LENGTH * features[..., COSINE]], axis=-1)
 
-    def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
+    def reward(self, features: Numeric, control: Numeric, next_features: Numeric) -> tuple[Numeric, dict[str, Numeric]]:
         """Return the product of the terms below, in [0, 1].
 
         Dense: `upright` (1 + cos θ)/2, `centered` in [½, 1] (Gaussian in x, margin 2 m), `small_control` in [⅘, 1],

@@ -10,9 +10,8 @@ drives' gains are Gantry's own.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import gymnasium
 import mujoco
 import numpy as np
 
@@ -24,6 +23,7 @@ from gantry.envs.rewards import clip, length, squared_length, tolerance
 from gantry.envs.state import State
 from gantry.envs.task import Task
 from gantry.errors import GantryError
+from gantry.types import Numeric
 
 JOINTS = 7
 LOWEST = np.array([-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973])
@@ -60,7 +60,7 @@ MAX_LEAD = 0.25
 SUCCESS_DISTANCE = 0.02
 """Within this distance of the target the fingertip has reached it (m)."""
 TARGET_TRIES = 24
-"""Poses sampled for a target before the home pose is taken: nine in ten are free of collisions, so never in practice."""
+"""Poses sampled for a target before the home pose is taken: nine in ten are collision-free, so never in practice."""
 
 POSITIONS = int(mujoco.mjtStage.mjSTAGE_POS)
 
@@ -136,7 +136,9 @@ class Reach(Task, Disturbable, PlanDrawable):
     model_file: ClassVar[str] = "reach_arm.xml"
     decimation: ClassVar[int] = 2
     outputs: ClassVar[Sequence[str]] = ("ncon",)
-    disturbance_target: ClassVar[DisturbanceTarget] = DisturbanceTarget("link5", 60.0, ball_mass=0.5, ball_radius=0.06, reach=0.85)
+    disturbance_target: ClassVar[DisturbanceTarget] = DisturbanceTarget(
+        "link5", 60.0, ball_mass=0.5, ball_radius=0.06, reach=0.85
+    )
 
     def __init__(self, control: Literal["position", "torque"] = "position") -> None:
         if control not in ("position", "torque"):
@@ -170,7 +172,7 @@ class Reach(Task, Disturbable, PlanDrawable):
             state.ctrl[env_ids] = start
 
     def _sample_free_pose(self, state: State, env_ids: np.ndarray, random: RandomStreams) -> np.ndarray:
-        """Return joint positions (k, 7), uniform among those free of collisions, tried out in the environments `env_ids`."""
+        """Return joint positions (k, 7), uniform among those free of collisions, tried in environments `env_ids`."""
         contacts = state.ncon
         state.qpos[env_ids] = pose = np.tile(HOME, (len(env_ids), 1))
         resting = np.zeros_like(contacts[env_ids])
@@ -218,23 +220,23 @@ class Reach(Task, Disturbable, PlanDrawable):
             features[:, 20:] = lead * SHARE_PER_RADIAN - features[:, 7:14] * (SHARE_PER_RADIAN * DAMPING_TIME)
         return features
 
-    def to_target(self, features: Any) -> Any:
+    def to_target(self, features: Numeric) -> Numeric:
         """Return the vector from the fingertip to the target, (..., 3) in m."""
         return features[..., 14:17]
 
-    def target(self, features: Any) -> Any:
+    def target(self, features: Numeric) -> Numeric:
         """Return the position of the target, (..., 3) in m from the base."""
         return features[..., 17:20]
 
-    def drawn_point(self, features: Any) -> Any:
+    def drawn_point(self, features: Numeric) -> Numeric:
         """Return the position of the fingertip, (..., 3) in m from the base."""
         return self.target(features) - self.to_target(features)
 
-    def distance(self, features: Any) -> Any:
+    def distance(self, features: Numeric) -> Numeric:
         """Return the distance between fingertip and target, (...) in m."""
         return length(self.to_target(features))
 
-    def joint_speed(self, features: Any) -> Any:
+    def joint_speed(self, features: Numeric) -> Numeric:
         """Return the joints' root mean square speed, (...) in rad/s."""
         return length(features[..., 7:14]) * JOINTS**-0.5
 
@@ -242,7 +244,7 @@ class Reach(Task, Disturbable, PlanDrawable):
         """Return `success` (bool): the fingertip is within 2 cm of the target."""
         return {"success": self.distance(features) <= SUCCESS_DISTANCE}
 
-    def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
+    def reward(self, features: Numeric, control: Numeric, next_features: Numeric) -> tuple[Numeric, dict[str, Numeric]]:
         """Return (far + near + close)/3 × steady × gentle, in [0, 1], which is 1 only at rest on the target.
 
         `far`, `near` and `close` are Gaussians in the distance, with margins 1 m, 25 cm and 5 cm, so that one of them
@@ -288,7 +290,7 @@ class ReachGoal(Reach, GoalConditioned):
             "desired_goal": self.target(features).copy(),
         }
 
-    def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
+    def reward(self, features: Numeric, control: Numeric, next_features: Numeric) -> tuple[Numeric, dict[str, Numeric]]:
         """Return 0 within 2 cm of the target, else -1; the term `at_target` is 1 or 0."""
         target = self.target(next_features)
         reward = self.compute_reward(target - self.to_target(next_features), target)
@@ -298,7 +300,6 @@ class ReachGoal(Reach, GoalConditioned):
         """Return `success` (bool), which is what the reward pays for."""
         return {"success": self.reward(features, None, features)[0] == 0.0}
 
-    def compute_reward(self, achieved_goal: Any, desired_goal: Any, info: Any = None) -> Any:
+    def compute_reward(self, achieved_goal: Numeric, desired_goal: Numeric, info: object = None) -> Numeric:
         """Return the reward (...) for reaching `achieved_goal` (..., 3) when asked for `desired_goal` (..., 3)."""
         return tolerance(length(desired_goal - achieved_goal), 0.0, SUCCESS_DISTANCE) - 1.0
-

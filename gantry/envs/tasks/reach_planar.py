@@ -5,21 +5,21 @@ Geometry, inertias, motors, initial states and the sparse reward are those of dm
 are its 20 s, and 1000 × the mean reward is its score. The dense reward is not dm_control's.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import gymnasium
 import mujoco
 import numpy as np
 
 from gantry.envs.capabilities import Disturbable, PlanDrawable
 from gantry.envs.components import Component, box
 from gantry.envs.disturbances import DisturbanceTarget
-from gantry.envs.random_streams import RandomStreams
 from gantry.envs.features import columns, cos_sin
+from gantry.envs.random_streams import RandomStreams
 from gantry.envs.rewards import clip, namespace, tolerance
 from gantry.envs.state import State
 from gantry.envs.task import Task
 from gantry.errors import GantryError
+from gantry.types import Numeric
 
 UPPER_LENGTH = 0.12
 """Distance from the shoulder to the wrist (m)."""
@@ -71,7 +71,9 @@ class ReachPlanar(Task, Disturbable, PlanDrawable):
     decimation: ClassVar[int] = 2
     observation_components, action_components = FEATURES, ACTIONS
     observation_space, action_space = box(FEATURES), box(ACTIONS)
-    disturbance_target: ClassVar[DisturbanceTarget] = DisturbanceTarget("lower", 0.3, ball_mass=0.01, ball_radius=0.012, reach=0.24)
+    disturbance_target: ClassVar[DisturbanceTarget] = DisturbanceTarget(
+        "lower", 0.3, ball_mass=0.01, ball_radius=0.012, reach=0.24
+    )
 
     def __init__(self, target: Literal["easy", "hard"] = "easy", sparse: bool = False) -> None:
         if target not in TARGET_RADII:
@@ -110,14 +112,14 @@ class ReachPlanar(Task, Disturbable, PlanDrawable):
         to_target_y = target[:, 1] - (UPPER_LENGTH * sine + LOWER_LENGTH * forearm_sine)
         return columns(cosine, sine, wrist, to_target_x, to_target_y, state.qvel)
 
-    def drawn_point(self, features: Any) -> Any:
+    def drawn_point(self, features: Numeric) -> Numeric:
         """Return where the fingertip is, (..., 3) in m, above the table."""
         cosine, sine, wrist = features[..., COSINE], features[..., SINE], features[..., WRIST]
         x = (UPPER_LENGTH + LOWER_LENGTH * np.cos(wrist)) * cosine - LOWER_LENGTH * np.sin(wrist) * sine
         y = (UPPER_LENGTH + LOWER_LENGTH * np.cos(wrist)) * sine + LOWER_LENGTH * np.sin(wrist) * cosine
         return np.stack([x, y, np.full_like(x, ABOVE_TABLE)], axis=-1)
 
-    def distance(self, features: Any) -> Any:
+    def distance(self, features: Numeric) -> Numeric:
         """Return the distance between the centers of fingertip and target, (...) in m."""
         x, y = features[..., TO_TARGET_X], features[..., TO_TARGET_Y]
         return namespace(x).sqrt(x * x + y * y)
@@ -126,7 +128,7 @@ class ReachPlanar(Task, Disturbable, PlanDrawable):
         """Return `success` (bool): the fingertip touches the target."""
         return {"success": self.distance(features) <= self.touching}
 
-    def reward(self, features: Any, control: Any, next_features: Any) -> tuple[Any, dict[str, Any]]:
+    def reward(self, features: Numeric, control: Numeric, next_features: Numeric) -> tuple[Numeric, dict[str, Numeric]]:
         """Return the mean of the terms below, in [0, 1], which is 1 only at the center of the target.
 
         Dense: `far` and `close`, Gaussians in the distance with margins 0.4 m and 0.05 m. Sparse: `touching`, 0 or 1.
