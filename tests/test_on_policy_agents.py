@@ -141,3 +141,5 @@ def test_in_their_own_units_actions_are_what_the_network_says(kind, tmp_path):
     np.testing.assert_allclose(agent.act(observations), np.clip(said, -3, 3), rtol=1e-6)
     agent.save(tmp_path)
     np.testing.assert_array_equal(load_agent(tmp_path).act(observations), agent.act(observations))
+    with pytest.raises(GantryError, match="action_scaling must be bounds with squash_actions"):
+        make(kind, wide, action_scaling="none", squash_actions=True)

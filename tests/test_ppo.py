@@ -446,7 +446,7 @@ def test_a_policy_fits_its_environment_only(folder):
 @pytest.mark.parametrize(
     "settings",
     [{"gamma": 1.5}, {"epochs": 0}, {"learning_rate": 0.0}, {"clip_value": -1.0}, {"hidden_sizes": (0,)},
-     {"entropy_coefficient": -1.0}],
+     {"entropy_coefficient": -1.0}, {"action_scaling": "none", "squash_actions": True}],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(GantryError, match=next(iter(settings))):

@@ -97,6 +97,8 @@ class A2CConfig:
         require_between(self, 0.0, 1.0, "gamma", "gae_lambda")
         require_at_least(self, 0.0, "entropy_coefficient")
         require(0.0 <= self.rmsprop_decay < 1.0, "rmsprop_decay", "from 0 to below 1", self.rmsprop_decay)
+        scaled = self.action_scaling == "bounds" or not self.squash_actions
+        require(scaled, "action_scaling", "bounds with squash_actions", self.action_scaling)
         require_network(self.hidden_sizes, self.device)
 
 

@@ -31,7 +31,7 @@ from gantry.agents.parts.rollouts import Batch, Rollout, RolloutCollector, minib
 from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.validation import require_at_least, require_between, require_network, require_positive
+from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
 from gantry.agents.parts.vector_stepper import VectorStepper
 from gantry.types import Array, Observation
 
@@ -98,6 +98,8 @@ class PPOConfig:
         require_positive(self, "value_coefficient", "max_gradient_norm")
         require_between(self, 0.0, 1.0, "gamma", "gae_lambda")
         require_at_least(self, 0.0, "entropy_coefficient")
+        scaled = self.action_scaling == "bounds" or not self.squash_actions
+        require(scaled, "action_scaling", "bounds with squash_actions", self.action_scaling)
         require_network(self.hidden_sizes, self.device)
 
 

@@ -1,9 +1,10 @@
 """Soft actor-critic (SAC) with a learned temperature.
 
-Source: Haarnoja, Zhou, Hartikainen, Tucker, Ha, Tan, Kumar, Zhu, Gupta, Abbeel and Levine, "Soft actor-critic algorithms
-and applications", 2018 (arXiv:1812.05905). A stochastic policy maximizes return and entropy: a tanh-squashed Gaussian
-whose mean and standard deviation depend on the state. Two critics learn the soft value of actions from replayed
-experience, the lower one counts; the temperature, which weighs entropy against return, keeps the entropy at a target.
+Source: Haarnoja, Zhou, Hartikainen, Tucker, Ha, Tan, Kumar, Zhu, Gupta, Abbeel and Levine, "Soft actor-critic
+algorithms and applications", 2018 (arXiv:1812.05905). A stochastic policy maximizes return and entropy: a tanh-squashed
+Gaussian whose mean and standard deviation depend on the state. Two critics learn the soft value of actions from
+replayed experience, the lower one counts; the temperature, which weighs entropy against return, keeps the entropy at a
+target.
 
 Departures from the paper, each for a reason in docs/sac.md: actor and critics learn at the same time in two threads, so
 that the actor climbs the critics as they were before their step; n-step returns are an option.
@@ -77,8 +78,8 @@ class SACConfig:
     initial_temperature: float = 1.0
     """Initial α: the weight of entropy, in units of reward per nat."""
     target_entropy: float | None = None
-    """Mean entropy of the policy that the temperature is learned for, in nats, with actions in ±1; None: minus the number
-    of action dimensions."""
+    """Mean entropy of the policy that the temperature is learned for, in nats, with actions in ±1; None: minus the
+    number of action dimensions."""
     normalize_observation: bool = False
     """Scale observations by their running mean and standard deviation."""
     hidden_sizes: tuple[int, ...] = (256, 256)
@@ -147,9 +148,7 @@ def actor_loss(value: torch.Tensor, log_prob: torch.Tensor, temperature: torch.T
     return (temperature.detach() * log_prob - value).mean()
 
 
-def temperature_loss(
-    log_temperature: torch.Tensor, log_prob: torch.Tensor, target_entropy: float
-) -> torch.Tensor:
+def temperature_loss(log_temperature: torch.Tensor, log_prob: torch.Tensor, target_entropy: float) -> torch.Tensor:
     """Return a loss, (), that raises α where the policy's entropy is below its target, and lowers it above.
 
     The paper's equation 18 with log α in the place of α, as in the authors' code.
@@ -243,9 +242,7 @@ class SAC:
         self.critic_optimizers = [Adam([critic.vector]) for critic in self.critics]
         self.temperature_optimizer = Adam([self.temperature.log])
         self.stepper = VectorStepper(env, seed if env_seed is None else env_seed, config.stagger_first_episodes)
-        self.buffer = ReplayBuffer(
-            config.buffer_size, env.num_envs, size, action_size, config.gamma, config.n_step
-        )
+        self.buffer = ReplayBuffer(config.buffer_size, env.num_envs, size, action_size, config.gamma, config.n_step)
         self._vector_steps = Counter()
         self.checkpoint = Checkpoint(
             policy={
