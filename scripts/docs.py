@@ -103,7 +103,8 @@ def agents(prefix: str) -> Iterator[Sequence[str]]:
         module = location.partition(":")[0]
         file, page = module.replace(".", "/") + ".py", page_of(module)
         up = "" if prefix == "docs/" else f"../{prefix}"
-        yield f"`{name}`", DESCRIPTIONS[name], f"[{Path(file).name}]({up}{file})", f"[{page}]({prefix}{page}.md)"
+        link = f"[{page}]({prefix}{page}.md)" if (ROOT / "docs" / f"{page}.md").exists() else ""
+        yield f"`{name}`", DESCRIPTIONS[name], f"[{Path(file).name}]({up}{file})", link
 
 
 def environments(prefix: str) -> Iterator[Sequence[str]]:
