@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gantry.agents import Agent
     from gantry.runs.recipes import Recipe, register_recipe
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["GantryError", "Recipe", "__version__", "load", "register_recipe", "register_task"]
 
 _EXPORTS = {"Recipe": "gantry.runs.recipes", "register_recipe": "gantry.runs.recipes"}
