@@ -102,11 +102,11 @@ def main() -> int:
     parser.add_argument("--episodes", type=int, default=100)
     arguments = parser.parse_args()
 
-    from gantry.agents.ppo import PPO
+    from gantry.agents import load_agent
     from gantry.envs.simulator import make_simulator
 
-    agent = PPO.load(arguments.policy)
-    environment_id = arguments.env or agent.environment
+    agent = load_agent(arguments.policy)
+    environment_id = arguments.env or agent.env_id
     if environment_id not in TASKS:
         parser.error(f"--env must be one of {', '.join(TASKS)}; the policy learned in {environment_id}")
     ours = our_scores(agent, make_simulator(environment_id, arguments.episodes))

@@ -10,14 +10,14 @@ import torch
 from agent_doubles import NEXT_STEP, SAME_STEP, Forgetful, Spot, Wage
 from agent_states import parameters, restore, trainer_state
 
-from gantry.agents import load_agent
+from gantry.agents import load_agent, save_agent
 from gantry.agents.ddpg import DDPG, DDPGConfig
 from gantry.agents.dqn import DQN, DQNConfig
 from gantry.agents.parts.networks import MLP
-from gantry.agents.parts.policy_file import config_from_json, config_to_json
 from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
 from gantry.agents.sac import SAC, SACConfig
 from gantry.errors import GantryError
+from gantry.files import config_from_json, config_to_json
 
 SMALL = {
     "num_envs": 16, "buffer_size": 4_000, "learning_starts": 100, "batch_size": 64, "hidden_sizes": (32, 32),
@@ -222,13 +222,17 @@ def test_save_and_load(case, tmp_path):
     kind, config, discrete = case
     agent = kind(Spot(discrete=discrete), config)
     agent.learn(500)
-    agent.save(tmp_path)
+    save_agent(agent, tmp_path)
     loaded = load_agent(tmp_path)
     assert isinstance(loaded, kind)
     assert loaded.config == agent.config
     observations = np.random.default_rng(0).uniform(-1, 1, (50, 2)).astype(np.float32)
     np.testing.assert_array_equal(loaded.act(observations), agent.act(observations))
     going_on = load_agent(tmp_path, env=Spot(8, discrete=discrete))
+    state = trainer_state(going_on)
+    targets = [name for name in state if name.startswith("target_")]
+    assert targets
+    assert all(torch.equal(state[name], state[name.removeprefix("target_")]) for name in targets)
     going_on.learn(700)
     assert going_on.steps == 700
 

@@ -7,7 +7,7 @@ import torch
 from agent_doubles import NEXT_STEP, SAME_STEP, Forgetful, Spot
 from agent_states import parameters, restore, trainer_state
 
-from gantry.agents import agent_class, load_agent
+from gantry.agents import agent_class, load_agent, save_agent
 from gantry.agents.a2c import A2CConfig
 from gantry.agents.reinforce import ReinforceConfig
 from gantry.errors import GantryError
@@ -110,7 +110,7 @@ def test_not_a_number_stops_learning_and_keeps_the_good_policy(kind):
 def test_saved_and_loaded_it_acts_the_same_and_learns_on(kind, tmp_path):
     agent = make(kind, Spot(), squash_actions=True)
     agent.learn(400)
-    agent.save(tmp_path)
+    save_agent(agent, tmp_path)
     observations = np.random.default_rng(0).uniform(-1, 1, (50, 2)).astype(np.float32)
     loaded = load_agent(tmp_path, env=Spot(8))
     np.testing.assert_array_equal(loaded.act(observations), agent.act(observations))
@@ -139,7 +139,7 @@ def test_in_their_own_units_actions_are_what_the_network_says(kind, tmp_path):
     with torch.no_grad():
         said = agent.policy.network(torch.from_numpy(observations)).numpy()
     np.testing.assert_allclose(agent.act(observations), np.clip(said, -3, 3), rtol=1e-6)
-    agent.save(tmp_path)
+    save_agent(agent, tmp_path)
     np.testing.assert_array_equal(load_agent(tmp_path).act(observations), agent.act(observations))
     with pytest.raises(GantryError, match="action_scaling must be bounds with squash_actions"):
         make(kind, wide, action_scaling="none", squash_actions=True)

@@ -6,7 +6,7 @@ import torch
 from agent_doubles import NEXT_STEP, SAME_STEP, Spot
 from agent_states import parameters, restore, trainer_state
 
-from gantry.agents import load_agent
+from gantry.agents import load_agent, save_agent
 from gantry.agents.parts.networks import MLP
 from gantry.agents.policy_search import CEM, NES, CEMConfig, NESConfig, play_generation, population_outputs
 from gantry.errors import GantryError
@@ -90,7 +90,7 @@ def test_resume_matches_uninterrupted_run(kind, config, covariance):
 def test_save_and_load_keep_actions(kind, config, tmp_path):
     agent = kind(Spot(), config(hidden_sizes=(4,), squash_actions=True))
     agent.learn(400)
-    agent.save(tmp_path)
+    save_agent(agent, tmp_path)
     loaded = load_agent(tmp_path)
     observations = np.random.default_rng(0).uniform(-1, 1, (20, 2)).astype(np.float32)
     assert isinstance(loaded, kind)

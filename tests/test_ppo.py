@@ -11,6 +11,7 @@ from agent_doubles import NEXT_STEP, SAME_STEP, Forgetful, Spot, Wage
 from agent_states import opened, parameters, restore, trainer_state
 from safetensors.torch import save_file
 
+import gantry
 from gantry.agents import load_agent
 from gantry.agents.ppo import PPO, PPOConfig, approximate_kl, clipped_surrogate, value_loss
 from gantry.errors import GantryError
@@ -333,7 +334,7 @@ def trained():
 
 @pytest.fixture
 def folder(trained, tmp_path):
-    trained.save(tmp_path)
+    gantry.save(trained, tmp_path)
     return tmp_path
 
 
@@ -345,7 +346,8 @@ def test_saved_and_loaded_it_acts_the_same(trained, folder):
     assert loaded.config == trained.config
     np.testing.assert_array_equal(loaded.act(observations), trained.act(observations))
     np.testing.assert_array_equal(
-        PPO.load(folder).act(observations, deterministic=False), PPO.load(folder).act(observations, deterministic=False)
+        load_agent(folder).act(observations, deterministic=False),
+        load_agent(folder).act(observations, deterministic=False),
     )
     assert torch.equal(parameters(loaded), parameters(trained))
     with pytest.raises(GantryError, match="without an environment"):
@@ -433,14 +435,14 @@ def test_damaged_tensors_are_named(trained, folder, change):
         tensors["critic.0.weightier"] = torch.zeros(1)
     save_tensors(folder / "policy.safetensors", tensors, {"agent": "ppo", "steps": "1000"})
     with pytest.raises(GantryError, match=r"critic\.0\.weight"):
-        PPO.load(folder)
+        load_agent(folder)
 
 
 def test_a_policy_fits_its_environment_only(folder):
     with pytest.raises(GantryError, match="acts in"):
-        PPO.load(folder, env=Spot(discrete=True))
+        load_agent(folder, env=Spot(discrete=True))
     with pytest.raises(GantryError, match="observes"):
-        PPO.load(folder, env=opened("Pendulum-v1", 2))
+        load_agent(folder, env=opened("Pendulum-v1", 2))
 
 
 @pytest.mark.parametrize(

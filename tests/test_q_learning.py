@@ -10,7 +10,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from toy_text import toy_text_mdp
 
-from gantry.agents import load_agent
+from gantry.agents import load_agent, save_agent
 from gantry.agents.q_learning import (
     QLearning,
     QLearningConfig,
@@ -438,13 +438,13 @@ def test_nan_reward_stops_learning_and_keeps_last_table(rule):
 def test_save_and_load_keep_actions(rule, tmp_path):
     agent = QLearning(Finite(random_process()), settings(rule))
     agent.learn(500)
-    agent.save(tmp_path)
+    save_agent(agent, tmp_path)
     loaded = load_agent(tmp_path)
     assert isinstance(loaded, QLearning)
     assert loaded.q.values.tobytes() == agent.q.values.tobytes()
     assert loaded.act(np.arange(6)).tolist() == agent.act(np.arange(6)).tolist() == agent.table.argmax(axis=1).tolist()
     assert loaded.q.epsilon == agent.q.epsilon
-    going_on = QLearning.load(tmp_path, env=Finite(random_process()))
+    going_on = load_agent(tmp_path, env=Finite(random_process()))
     going_on.learn(700)
     assert going_on.visits.sum() == 700
 
@@ -463,9 +463,9 @@ def test_spaces_without_table_error_names_another_agent():
 
 def test_load_refuses_other_spaces(tmp_path):
     agent = QLearning(Finite(random_process()))
-    agent.save(tmp_path)
+    save_agent(agent, tmp_path)
     with pytest.raises(GantryError, match="observes"):
-        QLearning.load(tmp_path, env=Finite(random_process(states=5)))
+        load_agent(tmp_path, env=Finite(random_process(states=5)))
     with pytest.raises(GantryError, match="whole number"):
         agent.act(6)
 

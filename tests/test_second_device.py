@@ -5,7 +5,7 @@ import second_device
 import torch
 from agent_states import opened, policy_state, restore, trainer_state
 
-from gantry.agents import agent_class
+from gantry.agents import agent_class, load_agent, save_agent
 from gantry.agents.parts.optim import Adam
 from gantry.agents.parts.rmsprop import RMSprop
 
@@ -86,10 +86,10 @@ def test_a_policy_learned_elsewhere_acts_on_a_machine_without_it(case, tmp_path,
     with monkeypatch.context() as patches:
         second_device.provide(patches)
         agent, _ = learned(case, "cuda")
-        agent.save(tmp_path)
+        save_agent(agent, tmp_path)
         observation = agent.env.single_observation_space.sample()
         expected = agent.act(observation)
-    loaded = agent_class(case).load(tmp_path)
+    loaded = load_agent(tmp_path)
     assert loaded.config.device == "cpu"
     assert (loaded.act(observation) == expected).all()
 

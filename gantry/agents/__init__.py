@@ -4,20 +4,17 @@
 """
 
 import importlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gantry.agents.parts.registry import registered_class
 from gantry.errors import GantryError
-from gantry.files import read_json
 
 if TYPE_CHECKING:
-    from gymnasium.vector import VectorEnv
-
     from gantry.agents.a2c import A2C, A2CConfig
     from gantry.agents.ddpg import DDPG, DDPGConfig, TD3Config
     from gantry.agents.dqn import DQN, DQNConfig
     from gantry.agents.mpc import MPC
+    from gantry.agents.parts.policy_file import load_agent, save_agent
     from gantry.agents.pets import PETS, PlannerConfig
     from gantry.agents.policy_search import CEM, NES, CEMConfig, NESConfig
     from gantry.agents.ppo import PPO, PPOConfig
@@ -27,7 +24,7 @@ if TYPE_CHECKING:
     from gantry.agents.sac import SAC, SACConfig
 
     # Here mypy checks that each is an Agent.
-    _CLASSES: tuple[type[Agent], ...] = (A2C, CEM, DDPG, DQN, NES, PETS, PPO, QLearning, Reinforce)
+    _CLASSES: tuple[type[Agent], ...] = (A2C, CEM, DDPG, DQN, NES, PETS, PPO, QLearning, Reinforce, SAC)
 
 __all__ = [
     "A2C",
@@ -62,6 +59,7 @@ __all__ = [
     "agent_of_config",
     "config_class",
     "load_agent",
+    "save_agent",
 ]
 
 AGENTS: dict[str, str] = {
@@ -113,6 +111,7 @@ _EXPORTS: dict[str, str] = {
     **{location.partition(":")[2]: location for location in (*AGENTS.values(), *CONFIGS.values())},
     "MPC": "gantry.agents.mpc:MPC",
     **{name: f"gantry.agents.protocol:{name}" for name in ("Agent", "AgentClass", "AgentConfig")},
+    **{name: f"gantry.agents.parts.policy_file:{name}" for name in ("load_agent", "save_agent")},
 }
 """Name of this package → where it is; imported when first asked for."""
 
@@ -164,16 +163,3 @@ def agent_of_config(kind: type[Any]) -> str:
         if config == location:
             return name
     raise GantryError(f"no agent has settings of the class {kind.__qualname__}")
-
-
-def load_agent(folder: str | Path, env: "VectorEnv | None" = None) -> "Agent":
-    """Load the agent that was saved to `folder`, whichever it is, for acting, or with `env` to learn further.
-
-    Raises:
-        GantryError: the folder holds no saved policy, a damaged one, or one of an unknown agent.
-    """
-    path = Path(folder) / "policy.json"
-    name = read_json(path).get("agent")
-    if not isinstance(name, str):
-        raise GantryError(f"{path} is damaged (it names no agent); restore it or train again")
-    return agent_class(name).load(folder, env=env)

@@ -9,7 +9,6 @@ better it turned out than the critic expected. Where this departs from the paper
 import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -21,7 +20,6 @@ from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.policy import Policy
-from gantry.agents.parts.policy_file import load_policy, save_policy
 from gantry.agents.parts.rmsprop import RMSprop
 from gantry.agents.parts.rollouts import Batch, Rollout, RolloutCollector, standardized
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces, check_spaces
@@ -247,12 +245,3 @@ class A2C:
             metrics = torch.stack([actor_loss.detach(), critic_loss.detach(), entropy.detach(), explained]).tolist()
         names = ("policy_loss", "value_loss", "entropy", "explained_variance")
         return {**dict(zip(names, metrics, strict=True)), "learning_rate": learning_rate}
-
-    def save(self, folder: str | Path) -> None:
-        """Write `policy.safetensors` and `policy.json`: all that acting needs; see `save_policy`."""
-        save_policy(self, folder)
-
-    @classmethod
-    def load(cls, folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Self:
-        """Load a saved agent to act, or with `env` to learn on; see `load_policy`."""
-        return load_policy(cls, folder, env, seed)

@@ -13,7 +13,6 @@ import concurrent.futures
 import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -27,7 +26,6 @@ from gantry.agents.parts.hindsight import Hindsight, check_goals, find_compute_r
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.optim import Adam, descend
-from gantry.agents.parts.policy_file import load_policy, save_policy
 from gantry.agents.parts.replay import Minibatch, ReplayBuffer
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces, check_spaces
@@ -239,7 +237,7 @@ class DDPG:
             sizes = self.critics[0].sizes
             self._climbed = MLP(sizes, config.activation, 0.0, torch.Generator(), config.device)
         self._climbed.vector.requires_grad_(False)
-        self._reset_targets()
+        self.reset_targets()
         self.actor_optimizer = Adam([self.actor.vector])
         self.critic_optimizers = [Adam([critic.vector]) for critic in self.critics]
         self.stepper = VectorStepper(env, seed if env_seed is None else env_seed, config.stagger_first_episodes)
@@ -275,7 +273,8 @@ class DDPG:
         """Environment steps learned from so far."""
         return self.stepper.steps
 
-    def _reset_targets(self) -> None:
+    def reset_targets(self) -> None:
+        """Copy actor and critics to the target networks."""
         hard_update(self.target_actor, self.actor)
         for target, critic in zip(self.target_critics, self.critics, strict=True):
             hard_update(target, critic)
@@ -427,16 +426,3 @@ class DDPG:
     def _decayed(self, rate: float, progress: float) -> float:
         """Return a learning rate when a share `progress` of learning has passed."""
         return scheduled(self.config.learning_rate_schedule, rate, 0.0, 1.0, progress)
-
-    # Saving
-
-    def save(self, folder: str | Path) -> None:
-        """Write `policy.safetensors` and `policy.json`: all that acting needs; see `save_policy`."""
-        save_policy(self, folder)
-
-    @classmethod
-    def load(cls, folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Self:
-        """Load a saved agent to act, or with `env` to learn on; see `load_policy`."""
-        agent = load_policy(cls, folder, env, seed)
-        agent._reset_targets()
-        return agent

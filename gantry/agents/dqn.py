@@ -11,7 +11,6 @@ Departures from the papers are listed in docs/dqn.md.
 import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -23,7 +22,6 @@ from gantry.agents.parts.checkpoint import Checkpoint, Counter
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.optim import Adam, descend
-from gantry.agents.parts.policy_file import load_policy, save_policy
 from gantry.agents.parts.priorities import Priorities
 from gantry.agents.parts.replay import Minibatch, ReplayBuffer
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
@@ -181,7 +179,7 @@ class DQN:
             # The last layer is near zero, so that no action is preferred at first.
             self.network = MLP(sizes, config.activation, 0.01, self._random, config.device)
             self.target_network = MLP(sizes, config.activation, 0.01, self._random, config.device)
-        hard_update(self.target_network, self.network)
+        self.reset_targets()
         self.optimizer = Adam([self.network.vector])
         self.stepper = VectorStepper(env, seed if env_seed is None else env_seed, config.stagger_first_episodes)
         self.buffer = ReplayBuffer(config.buffer_size, env.num_envs, size, 1, config.gamma, config.n_step)
@@ -207,6 +205,10 @@ class DQN:
     def steps(self) -> int:
         """Environment steps learned from so far."""
         return self.stepper.steps
+
+    def reset_targets(self) -> None:
+        """Copy the network to the target network."""
+        hard_update(self.target_network, self.network)
 
     # Acting
 
@@ -334,16 +336,3 @@ class DQN:
 
     def _learning_rate(self, progress: float) -> float:
         return scheduled(self.config.learning_rate_schedule, self.config.learning_rate, 0.0, 1.0, progress)
-
-    # Saving
-
-    def save(self, folder: str | Path) -> None:
-        """Write `policy.safetensors` and `policy.json`: all that acting needs; see `save_policy`."""
-        save_policy(self, folder)
-
-    @classmethod
-    def load(cls, folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Self:
-        """Load a saved agent to act, or with `env` to learn on; see `load_policy`."""
-        agent = load_policy(cls, folder, env, seed)
-        hard_update(agent.target_network, agent.network)
-        return agent

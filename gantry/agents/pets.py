@@ -12,7 +12,6 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -32,7 +31,6 @@ from gantry.agents.models.reward_model import LearnedReward, RewardModel, TaskRe
 from gantry.agents.models.terminal_value import TerminalValue
 from gantry.agents.mpc import MPC
 from gantry.agents.parts.checkpoint import Checkpoint, Tensors
-from gantry.agents.parts.policy_file import load_policy, save_policy
 from gantry.agents.parts.spaces import ActionMap, Box, ObservationMap, Spaces, check_spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
@@ -325,17 +323,6 @@ class PETS:
         assert isinstance(self.env, VectorEnv)
         rate = self.env.metadata.get("render_fps")
         return self.config.action_repeat / float(rate) if rate else math.nan
-
-    # Saving
-
-    def save(self, folder: str | Path) -> None:
-        """Write `policy.safetensors` and `policy.json`: all that acting needs; see `save_policy`."""
-        save_policy(self, folder)
-
-    @classmethod
-    def load(cls, folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Self:
-        """Load a saved planner to act, or with `env` to learn on; see `load_policy`."""
-        return load_policy(cls, folder, env, seed)
 
 
 class PendingTransitions:

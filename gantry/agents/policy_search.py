@@ -14,7 +14,6 @@ nothing, so rewards may be sparse and the policy need not be differentiable.
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
@@ -28,7 +27,6 @@ from gantry.agents.optimizers.sampling import S, SamplingMethod
 from gantry.agents.parts.checkpoint import Checkpoint, Part, Tensors, prefixed, under
 from gantry.agents.parts.networks import MLP, Activation, layer_shapes
 from gantry.agents.parts.normalization import ObservationNormalizer
-from gantry.agents.parts.policy_file import load_policy, save_policy
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces, check_spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
@@ -380,15 +378,6 @@ class CEM:
         learn_by_search(self, total_steps, callback)
         return self
 
-    def save(self, folder: str | Path) -> None:
-        """Write `policy.safetensors` and `policy.json`: all that acting needs; see `save_policy`."""
-        save_policy(self, folder)
-
-    @classmethod
-    def load(cls, folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Self:
-        """Load a saved agent to act, or with `env` to learn on; see `load_policy`."""
-        return load_policy(cls, folder, env, seed)
-
 
 class NES:
     """Policy search by natural evolution strategies; arguments and attributes as in `CEM`."""
@@ -428,15 +417,6 @@ class NES:
         """Learn until `total_steps` environment steps have been taken in all; see `learn_by_search`."""
         learn_by_search(self, total_steps, callback)
         return self
-
-    def save(self, folder: str | Path) -> None:
-        """Write `policy.safetensors` and `policy.json`: all that acting needs; see `save_policy`."""
-        save_policy(self, folder)
-
-    @classmethod
-    def load(cls, folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Self:
-        """Load a saved agent to act, or with `env` to learn on; see `load_policy`."""
-        return load_policy(cls, folder, env, seed)
 
 
 def _checkpoint(agent: CEM | NES) -> Checkpoint:

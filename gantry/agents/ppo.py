@@ -14,7 +14,6 @@ import concurrent.futures
 import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -26,7 +25,6 @@ from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.policy import Policy
-from gantry.agents.parts.policy_file import load_policy, save_policy
 from gantry.agents.parts.rollouts import Batch, Rollout, RolloutCollector, minibatches, standardized
 from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.threads import torch_threads
@@ -272,12 +270,3 @@ class PPO:
                     loss = config.value_coefficient * loss
                     losses.append(descend(loss, self.critic_optimizer, learning_rate, config.max_gradient_norm))
         return math.fsum(losses) / len(losses) / config.value_coefficient
-
-    def save(self, folder: str | Path) -> None:
-        """Write `policy.safetensors` and `policy.json`: all that acting needs; see `save_policy`."""
-        save_policy(self, folder)
-
-    @classmethod
-    def load(cls, folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Self:
-        """Load a saved agent to act, or with `env` to learn on; see `load_policy`."""
-        return load_policy(cls, folder, env, seed)

@@ -1,8 +1,7 @@
 """What every agent can do, and what some can do beside it, as protocols; `isinstance` can check the latter."""
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 from gymnasium.vector import VectorEnv
 
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from gantry.agents.mpc import PlanningRecord
     from gantry.agents.parts.checkpoint import Checkpoint
     from gantry.agents.parts.spaces import Spaces
+    from gantry.agents.parts.vector_stepper import VectorStepper
 
 Metrics = dict[str, float]
 """Name → number, for one update."""
@@ -23,8 +23,17 @@ Callback = Callable[[Any, Metrics], bool | None]
 class Agent(Protocol):
     """Learns from a vector environment and acts in it."""
 
+    name: ClassVar[str]
+    """The agent's id, as in `gantry train --agent`."""
     env_id: str | None
     """The environment's id, where known."""
+    stepper: "VectorStepper"
+    """Steps the environment and counts."""
+
+    @property
+    def config(self) -> "AgentConfig":
+        """Its settings."""
+        ...
 
     @property
     def steps(self) -> int:
@@ -49,10 +58,6 @@ class Agent(Protocol):
         """Learn until `total_steps` environment steps have been made in all."""
         ...
 
-    def save(self, folder: str | Path) -> None:
-        """Write all that acting needs to a folder."""
-        ...
-
 
 class AgentConfig(Protocol):
     """A dataclass of settings."""
@@ -64,16 +69,16 @@ class AgentConfig(Protocol):
 
 
 class AgentClass(Protocol):
-    """The class of an agent: how to build or load one without knowing which algorithm it is."""
+    """The class of an agent: how to build one without knowing which algorithm it is."""
 
     __name__: str
+    config_class: type
+    """The dataclass of its settings."""
 
-    def __call__(self, env: VectorEnv, config: Any, /, *, seed: int, env_seed: int | None) -> Agent:
-        """Build an agent that learns in `env`."""
-        ...
-
-    def load(self, folder: str | Path, env: VectorEnv | None = None) -> Agent:
-        """Load the agent that was saved to a folder."""
+    def __call__(
+        self, env: "VectorEnv | Spaces", config: Any, /, *, seed: int = 0, env_seed: int | None = None
+    ) -> Agent:
+        """Build an agent that learns in `env`, or that acts in an environment of these spaces."""
         ...
 
 

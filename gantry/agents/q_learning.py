@@ -17,7 +17,6 @@ environments are stepped at once; `move_cells` says what happens when several of
 import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import gymnasium
@@ -27,7 +26,6 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Checkpoint, Tensors
-from gantry.agents.parts.policy_file import load_policy, save_policy
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
 from gantry.agents.parts.spaces import MOST_CATEGORIES, ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.training_loop import Metrics, training_loop
@@ -494,15 +492,6 @@ class QLearning:
         which = torch.randint(len(self.q.values), shape, generator=self._random).numpy()
         for batch, tables in zip(places, which, strict=True):
             self.update(self._replay.select(batch), tables, progress, replayed=True)
-
-    def save(self, folder: str | Path) -> None:
-        """Write `policy.safetensors` and `policy.json`: all that acting needs; see `save_policy`."""
-        save_policy(self, folder)
-
-    @classmethod
-    def load(cls, folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Self:
-        """Load a saved agent to act, or with `env` to learn on; see `load_policy`."""
-        return load_policy(cls, folder, env, seed)
 
 
 def _mean(parts: list[Numbers]) -> float:

@@ -10,7 +10,6 @@ not its mean. docs/reinforce.md lists where this departs from the papers.
 import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -23,7 +22,6 @@ from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.policy import Policy
-from gantry.agents.parts.policy_file import load_policy, save_policy
 from gantry.agents.parts.rollouts import Rollout, RolloutBuffer, minibatches
 from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.threads import torch_threads
@@ -353,15 +351,6 @@ class Reinforce:
             lengths=np.diff(np.flatnonzero(ends[times, envs]) + 1, prepend=0).tolist(),
             observations=rollout.buffer.observations[times, envs],
         )
-
-    def save(self, folder: str | Path) -> None:
-        """Write `policy.safetensors` and `policy.json`: all that acting needs; see `save_policy`."""
-        save_policy(self, folder)
-
-    @classmethod
-    def load(cls, folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Self:
-        """Load a saved agent to act, or with `env` to learn on; see `load_policy`."""
-        return load_policy(cls, folder, env, seed)
 
 
 def _doubled(buffer: RolloutBuffer, policy: Policy) -> RolloutBuffer:

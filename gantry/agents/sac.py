@@ -14,7 +14,6 @@ import concurrent.futures
 import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 import numpy as np
@@ -27,7 +26,6 @@ from gantry.agents.parts.distributions import squashed_log_prob
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.optim import Adam, descend
-from gantry.agents.parts.policy_file import load_policy, save_policy
 from gantry.agents.parts.replay import Minibatch, ReplayBuffer
 from gantry.agents.parts.schedules import scheduled
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces, check_spaces
@@ -237,7 +235,7 @@ class SAC:
         for critic in self.previous_critics:
             critic.vector.requires_grad_(False)
         self.temperature = Temperature(config.initial_temperature, config.device)
-        self._reset_targets()
+        self.reset_targets()
         self.actor_optimizer = Adam([self.actor.vector])
         self.critic_optimizers = [Adam([critic.vector]) for critic in self.critics]
         self.temperature_optimizer = Adam([self.temperature.log])
@@ -272,7 +270,8 @@ class SAC:
         """Environment steps learned from so far."""
         return self.stepper.steps
 
-    def _reset_targets(self) -> None:
+    def reset_targets(self) -> None:
+        """Copy the critics to the target networks."""
         for target, critic in zip(self.target_critics, self.critics, strict=True):
             hard_update(target, critic)
 
@@ -428,16 +427,3 @@ class SAC:
     def _decayed(self, rate: float, progress: float) -> float:
         """Return a learning rate when a share `progress` of learning has passed."""
         return scheduled(self.config.learning_rate_schedule, rate, 0.0, 1.0, progress)
-
-    # Saving
-
-    def save(self, folder: str | Path) -> None:
-        """Write `policy.safetensors` and `policy.json`: all that acting needs; see `save_policy`."""
-        save_policy(self, folder)
-
-    @classmethod
-    def load(cls, folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Self:
-        """Load a saved agent to act, or with `env` to learn on; see `load_policy`."""
-        agent = load_policy(cls, folder, env, seed)
-        agent._reset_targets()
-        return agent

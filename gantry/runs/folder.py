@@ -125,8 +125,10 @@ class Run:
 
     def save_checkpoint(self, agent: Agent, wall_seconds: float) -> None:
         """Save all that resuming needs, then all that acting needs; each file whole or not at all."""
+        from gantry.agents import save_agent  # imports PyTorch
+
         save_tensors(self._trainer, agent.checkpoint.state(), {"wall_seconds": repr(wall_seconds)})
-        agent.save(self.folder)
+        save_agent(agent, self.folder)
 
     def load_checkpoint(self, agent: Agent) -> float:
         """Give a fresh agent the state of the last checkpoint, drop later metrics, and return its wall seconds.

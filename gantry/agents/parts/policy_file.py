@@ -6,15 +6,15 @@ Reading them executes nothing. Each is written whole or not at all.
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import torch
 from gymnasium.vector import VectorEnv
 
-from gantry.agents.parts.checkpoint import Checkpoint
+from gantry.agents import agent_class
 from gantry.agents.parts.spaces import ObservationMap, Spaces, check_spaces
-from gantry.agents.parts.vector_stepper import VectorStepper
+from gantry.agents.protocol import Agent
 from gantry.errors import GantryError
 from gantry.files import (
     config_from_json,
@@ -32,30 +32,22 @@ FORMAT = 2
 """Version of the files' layout."""
 
 
-class Saved(Protocol):
-    """What an agent must have to be saved and loaded."""
+@runtime_checkable
+class TargetNetworks(Protocol):
+    """An agent with slowly moving copies of its networks, which policy files leave out."""
 
-    name: ClassVar[str]
-    config_class: ClassVar[type]
-    config: Any
-    env_id: str | None
-    stepper: VectorStepper
-    checkpoint: Checkpoint
-
-    def __init__(self, env: VectorEnv | Spaces, config: Any, seed: int) -> None: ...
+    def reset_targets(self) -> None:
+        """Copy the networks to their slowly moving copies."""
 
 
-AgentType = TypeVar("AgentType", bound=Saved)
-
-
-def save_policy(agent: Saved, folder: str | Path) -> None:
-    """Write all that acting needs to `folder`, which is made where it does not exist.
+def save_agent(agent: Agent, folder: str | Path) -> None:
+    """Write all that acting needs to a folder, which is made where it does not exist.
 
     Raises:
         GantryError: the files cannot be written.
     """
-    path, env = Path(folder), agent.stepper.env
-    metadata = {"agent": agent.name, "format": str(FORMAT), "steps": str(agent.stepper.steps)}
+    path, env = Path(folder), agent.env
+    metadata = {"agent": agent.name, "format": str(FORMAT), "steps": str(agent.steps)}
     save_tensors(path / "policy.safetensors", agent.checkpoint.policy_state(), metadata)
     description = {
         "format": FORMAT,
@@ -68,13 +60,14 @@ def save_policy(agent: Saved, folder: str | Path) -> None:
     write_json(path / "policy.json", description)
 
 
-def load_policy(kind: type[AgentType], folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> AgentType:
-    """Load an agent that `save_policy` wrote, to act, or with `env` to learn on with fresh optimizers.
+def load_agent(folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Agent:
+    """Load the agent that was saved to a folder, whichever it is, to act, or with `env` to learn on.
 
-    A policy that learned on a GPU is loaded to the CPU where there is none.
+    Optimizers begin afresh; a run's checkpoint holds them. Without a GPU, a policy that learned on one is loaded to
+    the CPU.
 
     Raises:
-        GantryError: a file is missing, damaged, of another agent or format, or does not fit `env`.
+        GantryError: a file is missing, damaged, of an unknown agent or of another format, or does not fit `env`.
     """
     path, numbers = Path(folder) / "policy.json", Path(folder) / "policy.safetensors"
     content = read_json(path)
@@ -83,8 +76,10 @@ def load_policy(kind: type[AgentType], folder: str | Path, env: VectorEnv | None
         raise GantryError(
             f"{path} was written by another version of Gantry (format {found!r}, not {FORMAT}); train again"
         )
-    if content.get("agent") != kind.name:
-        raise GantryError(f"{path} holds a policy of {content.get('agent')!r}, not of {kind.name!r}")
+    name = content.get("agent")
+    if not isinstance(name, str):
+        raise GantryError(f"{path} is damaged (it names no agent); restore it or train again")
+    kind = agent_class(name)
     settings = content.get("config")
     try:
         spaces = Spaces(space_from_json(content["observation_space"]), space_from_json(content["action_space"]))
@@ -94,8 +89,8 @@ def load_policy(kind: type[AgentType], folder: str | Path, env: VectorEnv | None
         raise GantryError(f"{path} is damaged ({' '.join(str(error).split())}); restore it or train again") from error
     tensors, metadata = load_tensors(numbers)
     steps = metadata.get("steps", "")
-    if metadata.get("agent") != kind.name or not steps.isdecimal():
-        raise GantryError(f"{numbers} does not belong to a policy of {kind.name}; restore it or train again")
+    if metadata.get("agent") != name or not steps.isdecimal():
+        raise GantryError(f"{numbers} does not belong to a policy of {name}; restore it or train again")
     if settings.get("device") == "cuda" and not torch.cuda.is_available():
         settings = {**settings, "device": "cpu"}
     config: Any = config_from_json(kind.config_class, settings, str(path))
@@ -107,9 +102,11 @@ def load_policy(kind: type[AgentType], folder: str | Path, env: VectorEnv | None
         raise GantryError(f"{numbers} is of another policy than {path.name}: no tensor is {min(missing)} long")
     if env is not None:
         _check_fit(spaces, env)
-    agent = kind(env or dataclasses.replace(spaces, num_envs=config.num_envs), config, seed)
+    agent = kind(env or dataclasses.replace(spaces, num_envs=config.num_envs), config, seed=seed)
     agent.checkpoint.load_policy_state(tensors, str(numbers))
     agent.stepper.steps, agent.env_id = int(steps), content["env_id"]
+    if isinstance(agent, TargetNetworks):
+        agent.reset_targets()
     return agent
 
 
