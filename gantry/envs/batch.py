@@ -6,10 +6,10 @@ import mujoco
 
 NO_STAGE = int(mujoco.mjtStage.mjSTAGE_NONE)
 
-ROWS_PER_THREAD = 8
-"""Below this many rows a thread costs more than it brings."""
+ENVS_PER_THREAD = 8
+"""Below this many simulations a thread costs more than it saves."""
 
 
-def threads_for(rows: int, most: int = 0) -> int:
-    """Return how many threads a batch of `rows` simulations is stepped by: `most` (0 for one a CPU), less for few."""
-    return max(1, min(most or os.cpu_count() or 1, rows // ROWS_PER_THREAD))
+def threads_for(count: int, most: int = 0) -> int:
+    """Return the threads for a batch of `count` simulations: `most` (0 for one per CPU), fewer for few of them."""
+    return max(1, min(most or os.cpu_count() or 1, count // ENVS_PER_THREAD))

@@ -1,7 +1,7 @@
 """Disturbances from outside: random pushes, and balls thrown at the robot as real bodies with real contacts.
 
-Each row's simulated time is cut into windows, and each window of each episode holds one disturbance, whose moment,
-direction and strength are drawn from a stream of (seed, episode, window). So nothing but MuJoCo's own state, to which
+Simulated time is cut into windows, and each window of each episode holds one disturbance, whose moment, direction and
+strength are sampled from a stream of (seed, episode, window). So nothing but MuJoCo's own state, to which
 time belongs, has to be saved.
 """
 
@@ -18,34 +18,34 @@ from gantry.errors import GantryError
 Kind = Literal["pushes", "balls"]
 
 DISTURBANCE_STREAM = 1_000_003
-"""Counter that keeps these draws apart from all others."""
+"""Counter that keeps these samples apart from all others."""
 
 WINDOW_SECONDS = 2.0
 PUSH_SECONDS = 0.1
 FLIGHT_SECONDS = 0.4
-"""From throw to hit."""
+"""Time from throw to hit (s)."""
 THROW_DISTANCE = 1.2
-"""Where a ball starts: so many times the target's reach away from it (see `DisturbanceTarget.reach`)."""
+"""Distance at which a ball starts, as a multiple of the target's reach (see `DisturbanceTarget.reach`)."""
 BALLS = 3
-"""Balls of each row, thrown in turn; the others lie where they came to rest."""
+"""Balls of each environment, thrown in turn; the others lie where they came to rest."""
 BALL_BIT = 4
-"""The collision bit of what a ball hits; none of our models uses it otherwise."""
+"""The collision bit of what a ball hits; no shipped model uses it otherwise."""
 HIDDEN = 4
 """Geom group of what is hit but not drawn."""
 
 
 @dataclass(frozen=True)
 class DisturbanceTarget:
-    """What of a robot is disturbed, and how hard."""
+    """What of a robot is disturbed, and how strongly."""
 
     body: str
-    """The body that is pushed, and aimed at."""
+    """The body that is pushed and aimed at."""
     force: float
     """The strongest push (N)."""
     ball_mass: float
-    """(kg)."""
+    """Mass of a ball (kg)."""
     ball_radius: float
-    """(m)."""
+    """Radius of a ball (m)."""
     reach: float = 1.0
     """The robot's size (m), from which the distance of a throw follows."""
     axes: tuple[int, ...] = (0, 1)
@@ -124,13 +124,13 @@ def has_balls(model: mujoco.MjModel) -> bool:
 
 
 class Disturbance:
-    """Pushes or balls for all rows of a batch.
+    """Pushes or balls for all environments of a batch.
 
     Args:
         kind: pushes or balls; balls must have been added to the model.
         target: what is disturbed.
         model: the compiled model.
-        seconds: simulated time between two calls of `apply` for a row.
+        seconds: simulated time between two calls of `apply` for an environment.
     """
 
     def __init__(self, kind: Kind, target: DisturbanceTarget, model: mujoco.MjModel, seconds: float) -> None:
@@ -142,14 +142,14 @@ class Disturbance:
         if kind == "balls":
             self._first_ball = model.joint("ball0").qposadr[0], model.joint("ball0").dofadr[0]
 
-    def apply(self, batch: Batch, rows: np.ndarray | None, seeds: np.ndarray, episodes: np.ndarray) -> None:
-        """Set the forces on, or throw the balls of, the rows whose moment is now.
+    def apply(self, batch: Batch, mask: np.ndarray | None, seeds: np.ndarray, episodes: np.ndarray) -> None:
+        """Set the forces, or throw the balls, of the environments whose moment is now.
 
         Args:
-            batch: all rows.
-            rows: mask (n,) bool of those that are about to be simulated; None for all.
-            seeds: (n,) of the rows.
-            episodes: (n,) of the rows.
+            batch: the simulations.
+            mask: (n,) bool, the environments about to be simulated; None for all.
+            seeds: (n,) seeds.
+            episodes: (n,) episode numbers.
         """
         elapsed = np.rint(batch.bind("time") / self._seconds).astype(np.int64)
         window, step = elapsed // self._window, elapsed % self._window
@@ -157,7 +157,7 @@ class Disturbance:
         start = draws.integers(self._window - self._push_steps, 1)[:, 0]
         direction = self._directions(draws)
         strength = draws.uniform(0.3, 1.0, 1)
-        chosen = np.ones(len(seeds), bool) if rows is None else rows
+        chosen = np.ones(len(seeds), bool) if mask is None else mask
         if self.kind == "pushes":
             pushed = (step >= start) & (step < start + self._push_steps)
             force = np.where(pushed[:, None], self.target.force * strength * direction, 0.0)
@@ -167,15 +167,15 @@ class Disturbance:
         if len(due):
             self._throw(batch, due, window[due] % BALLS, self._aim(batch, due), direction[due])
 
-    def _aim(self, batch: Batch, rows: np.ndarray) -> np.ndarray:
-        """Return where the point aimed at is now in the rows (k,): (k, 3), m."""
+    def _aim(self, batch: Batch, env_ids: np.ndarray) -> np.ndarray:
+        """Return the current position of the point aimed at in the environments (k,): (k, 3), m."""
         places, turns = batch.bind("xpos"), batch.bind("xmat")
         # After a step these lag behind the state, after a reset or a restored state they are another one's.
-        batch.forward(rows, mujoco.mjtStage.mjSTAGE_POS)
-        return places[rows, self._body] + turns[rows, self._body].reshape(-1, 3, 3) @ np.array(self.target.aim)
+        batch.forward(env_ids, mujoco.mjtStage.mjSTAGE_POS)
+        return places[env_ids, self._body] + turns[env_ids, self._body].reshape(-1, 3, 3) @ np.array(self.target.aim)
 
     def _directions(self, draws: RandomStreams) -> np.ndarray:
-        """Draw unit vectors (n, 3) along the target's axes."""
+        """Sample unit vectors (n, 3) along the target's axes."""
         angle = draws.uniform(0.0, 2.0 * np.pi, 1)[:, 0]
         directions = np.zeros((len(angle), 3))
         if len(self.target.axes) == 1:
@@ -188,23 +188,23 @@ class Disturbance:
     def _throw(
         self,
         batch: Batch,
-        rows: np.ndarray,
+        env_ids: np.ndarray,
         ball: np.ndarray,
         positions: np.ndarray,
         direction: np.ndarray,
     ) -> None:
-        """Put each row's ball (k,) on a parabola that meets the target's present position after FLIGHT_SECONDS."""
+        """Put each environment's ball (k,) on a parabola that meets the target's position after FLIGHT_SECONDS."""
         away = THROW_DISTANCE * self.target.reach + 2.0 * self.target.ball_radius
         start = positions + away * direction + [0.0, 0.0, self.target.rise * self.target.reach]
         start[:, 2] = np.maximum(start[:, 2], 2.0 * self.target.ball_radius)
         velocity = (positions - start) / FLIGHT_SECONDS
         gravity = batch.expanded("opt.gravity")
-        gravity = batch.model.opt.gravity if gravity is None else gravity[rows]
+        gravity = batch.model.opt.gravity if gravity is None else gravity[env_ids]
         # The integrator moves by the velocity at a step's end, as if gravity had pulled for one step longer.
         velocity -= 0.5 * (FLIGHT_SECONDS + batch.model.opt.timestep) * gravity
         qpos, qvel = batch.bind("qpos"), batch.bind("qvel")
         position_columns = self._first_ball[0] + 7 * ball[:, None]
         velocity_columns = self._first_ball[1] + 6 * ball[:, None]
-        qpos[rows[:, None], position_columns + np.arange(3)] = start
-        qpos[rows[:, None], position_columns + np.arange(3, 7)] = [1.0, 0.0, 0.0, 0.0]
-        qvel[rows[:, None], velocity_columns + np.arange(6)] = np.concatenate([velocity, np.zeros_like(velocity)], 1)
+        qpos[env_ids[:, None], position_columns + np.arange(3)] = start
+        qpos[env_ids[:, None], position_columns + np.arange(3, 7)] = [1.0, 0.0, 0.0, 0.0]
+        qvel[env_ids[:, None], velocity_columns + np.arange(6)] = np.concatenate([velocity, np.zeros_like(velocity)], 1)

@@ -5,6 +5,7 @@ column of `state.qpos` is strided in a batch and contiguous in a batch of one. T
 """
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 
 def columns(*parts: np.ndarray) -> np.ndarray:
@@ -13,7 +14,7 @@ def columns(*parts: np.ndarray) -> np.ndarray:
     return np.concatenate(blocks, axis=1, dtype=np.float32, casting="unsafe")
 
 
-def cos_sin(angles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return cosines and sines of angles (n,) or (n, k) in rad, in their precision."""
-    contiguous = angles.copy(order="C")
+def cos_sin(angles: np.ndarray, dtype: DTypeLike = np.float64) -> tuple[np.ndarray, np.ndarray]:
+    """Return cosines and sines of angles (n,) or (n, k) in rad, computed in the precision of `dtype`."""
+    contiguous = angles.astype(dtype)
     return np.cos(contiguous), np.sin(contiguous)

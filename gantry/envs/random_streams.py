@@ -1,8 +1,8 @@
-"""Counter-based random streams: what row i of a batch draws depends on its seed and its episode, on nothing else.
+"""Counter-based random streams: what environment i samples depends on its seed and its episode alone.
 
 A stream is SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators"), whose state is a
-plain counter: draw k is a hash of (start + k × golden ratio). The start is itself a hash of (seed, episode), so all
-rows draw at once with array operations, in any order, and nothing but the seed and the episode needs to be saved.
+plain counter: sample k is a hash of (start + k × golden ratio). The start is itself a hash of (seed, episode), so all
+environments sample at once with array operations, in any order, and only seed and episode need to be saved.
 """
 
 import numpy as np
@@ -19,35 +19,35 @@ def mix(x: np.ndarray) -> np.ndarray:
 
 
 class RandomStreams:
-    """One independent random stream a row.
+    """One independent random stream per environment.
 
     Args:
-        seeds: (n,) uint64, one seed a row.
+        seeds: (n,) uint64, one seed per environment.
         counters: further (n,) integer arrays that tell apart the streams of one seed, such as the episode number.
     """
 
     def __init__(self, seeds: np.ndarray, *counters: np.ndarray) -> None:
         start = mix(seeds + GOLDEN)
         for counter in counters:
-            # Draw number counter + 1 of the stream so far: unlike a symmetric mixture of the two, it tells seed 2 in
+            # Sample number counter + 1 of the stream so far: unlike a symmetric mixture of the two, it tells seed 2 in
             # episode 3 from seed 3 in episode 2.
             start = mix(start + (counter.astype(np.uint64) + np.uint64(1)) * GOLDEN)
         self._start = start
         self._drawn = 0
 
     def bits(self, count: int) -> np.ndarray:
-        """Draw (n, count) uniform 64-bit integers."""
+        """Sample (n, count) uniform 64-bit integers."""
         steps = np.arange(self._drawn + 1, self._drawn + count + 1, dtype=np.uint64) * GOLDEN
         self._drawn += count
         return mix(self._start[:, None] + steps)
 
     def uniform(self, low: float, high: float, count: int) -> np.ndarray:
-        """Draw (n, count) float64, uniform in [low, high)."""
+        """Sample (n, count) float64, uniform in [low, high)."""
         unit = (self.bits(count) >> np.uint64(11)) * 2.0**-53
         return low + (high - low) * unit
 
     def normal(self, count: int) -> np.ndarray:
-        """Draw (n, count) standard normals (Box & Muller 1958)."""
+        """Sample (n, count) standard normals (Box & Muller 1958)."""
         pairs = (count + 1) // 2
         # 1 - u lies in (0, 1], so the logarithm is finite.
         radius = np.sqrt(-2.0 * np.log(1.0 - self.uniform(0.0, 1.0, pairs)))
@@ -55,5 +55,5 @@ class RandomStreams:
         return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)[:, :count]
 
     def integers(self, high: int, count: int) -> np.ndarray:
-        """Draw (n, count) int64, uniform in [0, high)."""
+        """Sample (n, count) int64, uniform in [0, high)."""
         return (self.uniform(0.0, 1.0, count) * high).astype(np.int64)

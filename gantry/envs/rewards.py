@@ -65,7 +65,7 @@ def product(terms: Mapping[str, Numeric]) -> Numeric:
     return functools.reduce(operator.mul, terms.values())
 
 
-def clip(values: Numeric, low: float, high: float) -> Numeric:
+def clip(values: Numeric, low: float | np.float32, high: float | np.float32) -> Numeric:
     """Return values (...) clipped to [low, high], in their precision."""
     if isinstance(values, NUMPY_TYPES):
         return np.minimum(np.maximum(values, low), high)  # twice as fast as `np.clip`

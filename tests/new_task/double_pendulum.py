@@ -75,6 +75,6 @@ register_recipe(
             gae_lambda=0.98,
             normalize_observation=False,
         ),
-        total_steps=1_000_000,
+        total_steps=1_500_000,
     )
 )
