@@ -6,9 +6,8 @@ Conventions, so that a page can show real numbers and a test can run it in a mom
   episodes of 10 steps. The runs that it names are trained first. Benchmarks and the demo are parsed alone.
 - Words in capitals, such as RUN and ENV, stand for something else. A command with them, or one that the text mentions
   in passing, is checked for its name and its flags.
-- In Python snippets `learn(1_000_000)` becomes `learn(64)`, stable-baselines3's rollouts are 4 steps long, and
-  `while …:` runs three rounds. Snippets of a page run in order and share their names. The code in a comment
-  `<!-- before: CODE -->` above a snippet runs first.
+- In Python snippets the budgets of `SNIPPET_BUDGETS` are reduced: `learn(1_000_000)` becomes `learn(64)`. Snippets of a
+  page run in order and share their names. The code in a comment `<!-- before: CODE -->` above a snippet runs first.
 - A snippet under `<!-- from: FILE -->` is an excerpt: its lines, but for `...`, are lines of that file, in order.
 """
 
@@ -151,7 +150,7 @@ BUDGETS = {
     "evaluate": {"--episodes": "1"},
     "record": {"--episodes": "1", "--size": "64 48"},
     "solve": {"--episodes": "1", "--size": "64 48"},
-    "optimize": {"--budget": "30"},
+    "optimize": {"--budget": "15"},
 }
 """Command → the flags that are put in place of those shown."""
 PARSED_ALONE = ("bench", "demo")
@@ -274,15 +273,25 @@ def test_commands_of_help_run(workplace, monkeypatch, capsys):
 # Snippets that run
 
 
+SNIPPET_BUDGETS = {
+    r"\blearn\([\d_]+": "learn(64",
+    r"\bn_steps=\d+, batch_size=\d+": "n_steps=4, batch_size=64",  # stable-baselines3's rollouts
+    r"\bEnsembleConfig\(\)": "EnsembleConfig(gradient_steps=20)",
+    r"\brange\(\d{3,}\)": "range(3)",
+    r"^while .*:": "for _ in range(3):",
+}
+"""What a snippet shows → what the test puts in its place."""
+
+
 @pytest.mark.parametrize("page", WITH_SNIPPETS, ids=name)
 def test_python_snippets_of_pages_run(page, workplace, capsys):
     names = {"__name__": "snippet"}
     for found in FENCE.finditer(page.read_text(encoding="utf-8")):
         if found["language"] != "python" or found["mark"] == "from":
             continue
-        body = re.sub(r"\blearn\([\d_]+", "learn(64", found["body"])
-        body = re.sub(r"\bn_steps=\d+, batch_size=\d+", "n_steps=4, batch_size=64", body)
-        body = re.sub(r"^while .*:", "for _ in range(3):", body, flags=re.M)
+        body = found["body"]
+        for shown, reduced_to in SNIPPET_BUDGETS.items():
+            body = re.sub(shown, reduced_to, body, flags=re.M)
         prepare_runs(re.findall(r'"(runs/[^"]+)"', body))
         line = page.read_text(encoding="utf-8")[: found.start("body")].count("\n")
         exec(compile(found["note"] or "", name(page), "exec"), names)
