@@ -176,6 +176,8 @@ def workplace(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(folder)
+        patch.setattr("gantry.minimization.film.SIZE", (320, 160))
+        patch.setattr("gantry.minimization.film.HOLD_FRAMES", 1)
         for env_id, task in registry.registered_tasks().items():
             patch.setitem(registry._specs, env_id, dataclasses.replace(task, max_episode_steps=EPISODE))
         for env_id in [*registry.registered_tasks(), "Pendulum-v1", "CartPole-v1", "FrozenLake-v1"]:
