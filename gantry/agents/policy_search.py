@@ -14,7 +14,7 @@ nothing, so rewards may be sparse and the policy need not be differentiable.
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 
 from gantry.agents.optimizers.cross_entropy import CrossEntropy
 from gantry.agents.optimizers.nes import NaturalEvolutionStrategy
-from gantry.agents.optimizers.sampling import S, SamplingMethod
-from gantry.agents.parts.checkpoint import Checkpoint, Part, Tensors, prefixed, under
+from gantry.agents.optimizers.sampling import SamplingMethod
+from gantry.agents.parts.checkpoint import Checkpoint, Tensors, prefixed, under
 from gantry.agents.parts.networks import MLP, Activation, layer_shapes
 from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces, check_spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.validation import require, require_at_least, require_network
+from gantry.agents.parts.validation import require, require_at_least, require_network, require_positive
 from gantry.agents.parts.vector_stepper import VectorStepper
 from gantry.errors import GantryError
 from gantry.types import Array, Observation
@@ -106,9 +106,7 @@ class NESConfig:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
         _check_common(self)
         require(self.num_envs % 2 == 0, "num_envs", "even, since samples come in pairs", self.num_envs)
-        require(self.mean_learning_rate > 0.0, "mean_learning_rate", "above 0", self.mean_learning_rate)
-        rate = self.covariance_learning_rate
-        require(rate is None or rate > 0.0, "covariance_learning_rate", "above 0, or none", rate)
+        require_positive(self, "mean_learning_rate", "covariance_learning_rate")
 
 
 def _check_common(config: CEMConfig | NESConfig) -> None:
@@ -152,10 +150,8 @@ class DeterministicPolicy:
 
     def __init__(self, env: VectorEnv | Spaces, config: CEMConfig | NESConfig, generator: torch.Generator) -> None:
         check_spaces(env.single_observation_space, env.single_action_space)
-        self.observations, self.actions = (
-            ObservationMap(env.single_observation_space),
-            ActionMap(env.single_action_space),
-        )
+        self.observations = ObservationMap(env.single_observation_space)
+        self.actions = ActionMap(env.single_action_space)
         sizes = (self.observations.size, *config.hidden_sizes, self.actions.size)
         with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads
             self.network = MLP(sizes, config.activation, 0.01, generator)
@@ -193,36 +189,6 @@ class DeterministicPolicy:
         """Restore what `state` returned."""
         self.network.load_state(under(tensors, "network"))
         self.normalizer.load_state(under(tensors, "normalizer"))
-
-
-class Search(Generic[S]):
-    """A sampling optimizer and the state of its search.
-
-    Args:
-        method: the optimizer.
-        start: (P,) first mean.
-
-    Attributes:
-        current: the optimizer's state; its `mean` (P,) is the policy.
-    """
-
-    def __init__(self, method: SamplingMethod[S], start: torch.Tensor) -> None:
-        self.method = method
-        self.current = method.begin(start)
-
-    def state(self) -> Tensors:
-        """Return copies of the Gaussian, the best point and its value, and the number of updates."""
-        fields = {field.name: getattr(self.current, field.name) for field in dataclasses.fields(self.current)}
-        tensors = {name: value.clone() for name, value in fields.items() if isinstance(value, torch.Tensor)}
-        tensors.pop("population", None)  # updates do not depend on the population before
-        value = torch.tensor(self.current.value, dtype=torch.float64)
-        return {**tensors, "value": value, "iteration": torch.tensor(self.current.iteration)}
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        fields: dict[str, Any] = {name: tensor.clone() for name, tensor in tensors.items()}
-        fields |= {"value": float(tensors["value"]), "iteration": int(tensors["iteration"])}
-        self.current = dataclasses.replace(self.current, **fields)
 
 
 @dataclasses.dataclass
@@ -273,54 +239,72 @@ def play_generation(
     return Generation(returns / episodes, np.concatenate(seen))
 
 
-class Searcher(Protocol):
-    """An agent that `learn_by_search` can train."""
+class Search:
+    """Policy, environments and sampling optimizer, and the state of the search: all that both agents share.
 
-    policy: DeterministicPolicy
-    stepper: VectorStepper
-    checkpoint: Checkpoint
-    random: torch.Generator
+    Args:
+        env: environments, one for each policy of a population, or their spaces alone.
+        config: settings.
+        method: the optimizer.
+        seed: of initial weights and samples.
+        env_seed: of the environment's first reset; None takes `seed`.
 
-    @property
-    def config(self) -> CEMConfig | NESConfig:
-        """Settings."""
-        ...
-
-    @property
-    def search(self) -> Search[Any]:
-        """The optimizer and its state."""
-        ...
-
-
-SearcherT = TypeVar("SearcherT", bound=Searcher)
-
-
-def learn_by_search(
-    agent: SearcherT, total_steps: int, callback: Callable[[SearcherT, Metrics], bool | None] | None = None
-) -> None:
-    """Sample, play and update generation by generation until `total_steps` environment steps have been taken in all.
-
-    A generation that the budget cuts short is counted but not learned from.
+    Attributes:
+        policy: the Gaussian's mean, with all that acting needs.
+        current: the optimizer's state; its `mean` (P,) is the policy.
     """
-    policy, search = agent.policy, agent.search
-    with training_loop(agent, total_steps, callback) as updates:
-        for update in updates:
-            with torch_threads(1), torch.no_grad():
-                population = search.method.sample(search.current, agent.random)
-                played = play_generation(policy, population, agent.stepper, agent.config.episodes, update.remaining)
-                if played is not None:
-                    costs = torch.from_numpy(-played.returns).to(population)
-                    search.current = search.method.update(search.current, population, costs)
-                    policy.network.vector.copy_(search.current.mean)
-                    policy.normalizer.update(played.observations)
-            update.report(
-                {
-                    "generations": float(search.current.iteration),
-                    "population_mean": math.nan if played is None else float(played.returns.mean()),
-                    "population_best": math.nan if played is None else float(played.returns.max()),
-                    "std": float(search.current.std.mean()),
-                }
-            )
+
+    def __init__(
+        self,
+        env: VectorEnv | Spaces,
+        config: CEMConfig | NESConfig,
+        method: SamplingMethod,
+        seed: int,
+        env_seed: int | None,
+    ) -> None:
+        self.method, self._episodes = method, config.episodes
+        self._random = torch.Generator().manual_seed(seed)
+        self.policy = DeterministicPolicy(env, config, self._random)
+        self.current = method.begin(self.policy.network.vector.detach().clone())
+        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed)
+        self.checkpoint = Checkpoint(
+            {"policy": self.policy}, {"search": self, "stepper": self.stepper, "random": self._random}
+        )
+
+    def learn_generation(self, budget: int) -> Metrics:
+        """Sample, play and update once; return metrics.
+
+        A generation that the budget of environment steps cuts short is counted but not learned from.
+        """
+        policy = self.policy
+        with torch_threads(1), torch.no_grad():
+            population = self.method.sample(self.current, self._random)
+            played = play_generation(policy, population, self.stepper, self._episodes, budget)
+            if played is not None:
+                costs = torch.from_numpy(-played.returns).to(population)
+                self.current = self.method.update(self.current, population, costs)
+                policy.network.vector.copy_(self.current.mean)
+                policy.normalizer.update(played.observations)
+        return {
+            "generations": float(self.current.iteration),
+            "population_mean": math.nan if played is None else float(played.returns.mean()),
+            "population_best": math.nan if played is None else float(played.returns.max()),
+            "std": float(self.current.std.mean()),
+        }
+
+    def state(self) -> Tensors:
+        """Return copies of the Gaussian, the best point and its value, and the number of updates."""
+        fields = {field.name: getattr(self.current, field.name) for field in dataclasses.fields(self.current)}
+        tensors = {name: value.clone() for name, value in fields.items() if isinstance(value, torch.Tensor)}
+        tensors.pop("population", None)  # updates do not depend on the population before
+        value = torch.tensor(self.current.value, dtype=torch.float64)
+        return {**tensors, "value": value, "iteration": torch.tensor(self.current.iteration)}
+
+    def load_state(self, tensors: Tensors) -> None:
+        """Restore what `state` returned."""
+        fields: dict[str, Any] = {name: tensor.clone() for name, tensor in tensors.items()}
+        fields |= {"value": float(tensors["value"]), "iteration": int(tensors["iteration"])}
+        self.current = dataclasses.replace(self.current, **fields)
 
 
 class CEM:
@@ -349,8 +333,6 @@ class CEM:
     ) -> None:
         self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
         self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
-        self.random = torch.Generator().manual_seed(seed)
-        self.policy = DeterministicPolicy(env, config, self.random)
         optimizer = CrossEntropy(
             population=env.num_envs,
             initial_std=config.initial_std,
@@ -360,9 +342,8 @@ class CEM:
             covariance_smoothing=config.covariance_smoothing,
             min_std=config.min_std,
         )
-        self.search = Search(optimizer, self.policy.network.vector.detach().clone())
-        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed)
-        self.checkpoint = _checkpoint(self)
+        self.search = Search(env, config, optimizer, seed, env_seed)
+        self.policy, self.stepper, self.checkpoint = self.search.policy, self.search.stepper, self.search.checkpoint
 
     @property
     def steps(self) -> int:
@@ -374,8 +355,10 @@ class CEM:
         return self.policy.act(observation)
 
     def learn(self, total_steps: int, callback: Callable[[Self, Metrics], bool | None] | None = None) -> Self:
-        """Learn until `total_steps` environment steps have been taken in all; see `learn_by_search`."""
-        learn_by_search(self, total_steps, callback)
+        """Learn until `total_steps` environment steps have been taken in all; see `training_loop`."""
+        with training_loop(self, total_steps, callback) as updates:
+            for update in updates:
+                update.report(self.search.learn_generation(update.remaining))
         return self
 
 
@@ -390,8 +373,6 @@ class NES:
     ) -> None:
         self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
         self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
-        self.random = torch.Generator().manual_seed(seed)
-        self.policy = DeterministicPolicy(env, config, self.random)
         optimizer = NaturalEvolutionStrategy(
             population=env.num_envs,
             initial_std=config.initial_std,
@@ -400,9 +381,8 @@ class NES:
             mean_learning_rate=config.mean_learning_rate,
             covariance_learning_rate=config.covariance_learning_rate,
         )
-        self.search = Search(optimizer, self.policy.network.vector.detach().clone())
-        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed)
-        self.checkpoint = _checkpoint(self)
+        self.search = Search(env, config, optimizer, seed, env_seed)
+        self.policy, self.stepper, self.checkpoint = self.search.policy, self.search.stepper, self.search.checkpoint
 
     @property
     def steps(self) -> int:
@@ -414,11 +394,8 @@ class NES:
         return self.policy.act(observation)
 
     def learn(self, total_steps: int, callback: Callable[[Self, Metrics], bool | None] | None = None) -> Self:
-        """Learn until `total_steps` environment steps have been taken in all; see `learn_by_search`."""
-        learn_by_search(self, total_steps, callback)
+        """Learn until `total_steps` environment steps have been taken in all; see `training_loop`."""
+        with training_loop(self, total_steps, callback) as updates:
+            for update in updates:
+                update.report(self.search.learn_generation(update.remaining))
         return self
-
-
-def _checkpoint(agent: CEM | NES) -> Checkpoint:
-    policy: dict[str, Part] = {"policy": agent.policy}
-    return Checkpoint(policy, {"search": agent.search, "stepper": agent.stepper, "random": agent.random})

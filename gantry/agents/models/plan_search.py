@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from gantry.agents.optimizers.icem import ImprovedCrossEntropy
 from gantry.agents.optimizers.mppi import PathIntegral
 from gantry.agents.optimizers.problem import Bounds, Problem
 from gantry.agents.optimizers.random_shooting import RandomShooting
-from gantry.agents.optimizers.sampling import EliteState, SamplingMethod, SamplingState
+from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState
 from gantry.agents.parts.validation import require_at_least, require_between
 from gantry.errors import GantryError
 
@@ -65,7 +65,7 @@ class SearchConfig:
         make_optimizer(self, discrete=False)  # checks its own settings
 
 
-def make_optimizer(config: SearchConfig, discrete: bool) -> SamplingMethod[Any]:
+def make_optimizer(config: SearchConfig, discrete: bool) -> SamplingMethod:
     """Return the sampling optimizer; for `gradient`, the one that samples the initial population."""
     if config.optimizer == "random-shooting" and not discrete:
         return RandomShooting(config.population)
@@ -172,9 +172,7 @@ class PlanSearch:
         kept = round(config.keep_elite_fraction * config.elites) if keeps_elites else 0
         shape = (config.horizon, self.action_size)
         return WarmStart(
-            torch.zeros(num_envs, *shape),
-            torch.zeros(num_envs, kept, *shape),
-            torch.zeros(num_envs, dtype=torch.bool),
+            torch.zeros(num_envs, *shape), torch.zeros(num_envs, kept, *shape), torch.zeros(num_envs, dtype=torch.bool)
         )
 
     def plan(
@@ -204,7 +202,7 @@ class PlanSearch:
         for k, env_id in enumerate(env_ids.tolist()):
             shifted = self.optimizer.advance(states[k])
             warm_start.mean[env_id] = shifted.mean
-            if isinstance(shifted, EliteState) and shifted.kept_elites is not None and not bool(failed[k]):
+            if shifted.kept_elites is not None and not bool(failed[k]):
                 warm_start.elites[env_id] = shifted.kept_elites
             warm_start.available[env_id] = bool(warm_start.available[env_id]) or not bool(failed[k])
         predicted = torch.tensor([-state.value for state in states])
@@ -216,9 +214,9 @@ class PlanSearch:
         start = warm_start.mean[env_id].clone() if available else torch.zeros(self.config.horizon, self.action_size)
         if self.discrete and not available:
             start += 1.0 / self.action_size
-        state: SamplingState = self.optimizer.begin(start, bounds=self.bounds)
+        state = self.optimizer.begin(start, bounds=self.bounds)
         elites = warm_start.elites[env_id]
-        if isinstance(state, EliteState) and available and len(elites):
+        if available and len(elites):
             return dataclasses.replace(state, kept_elites=elites.clone())
         return state
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from gantry.agents.optimizers.problem import Bounds
-from gantry.agents.optimizers.sampling import EliteMethod, EliteState, best_so_far, elite_indices, shifted
+from gantry.agents.optimizers.sampling import EliteMethod, SamplingState, best_points
+from gantry.agents.parts.validation import require, require_between
 from gantry.errors import GantryError
 
 
@@ -30,11 +31,12 @@ class CategoricalCrossEntropy(EliteMethod):
     """Share of the uniform distribution mixed in when a plan is advanced, so that every action may be sampled again."""
 
     def __post_init__(self) -> None:
+        """Refuse values that cannot work; raises GantryError with the setting and its range."""
         super().__post_init__()
-        if not (0 < self.smoothing <= 1 and 0 <= self.uniform_fraction <= 1):
-            raise GantryError("categorical cross-entropy needs 0 < smoothing ≤ 1 and 0 ≤ uniform_fraction ≤ 1")
+        require(0 < self.smoothing <= 1, "smoothing", "above 0 and at most 1", self.smoothing)
+        require_between(self, 0, 1, "uniform_fraction")
 
-    def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> EliteState:
+    def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> SamplingState:
         """Return the state around probabilities (horizon, choices); bounds have no meaning here.
 
         Raises:
@@ -44,39 +46,27 @@ class CategoricalCrossEntropy(EliteMethod):
             raise GantryError("a plan of discrete actions has the shape (horizon, choices), neither of them 0")
         if bool((start < 0).any()) or not torch.allclose(start.sum(1), torch.ones(len(start), dtype=start.dtype)):
             raise GantryError("the start must give each time step probabilities: none below 0, sum 1")
-        return EliteState(start, value, mean=start, std=one_hot_std(start))
+        return SamplingState(start, value, mean=start, std=one_hot_std(start))
 
-    def sample(self, state: EliteState, generator: torch.Generator) -> Tensor:
+    def sample(self, state: SamplingState, generator: torch.Generator) -> Tensor:
         """Return a population (m, horizon, choices) of one-hot plans, followed by the kept elites."""
         choices = state.mean.shape[1]
         sampled = torch.multinomial(state.mean, self.population, replacement=True, generator=generator)
         population = one_hot(sampled.T, choices).to(state.mean)
         return population if state.kept_elites is None else torch.cat([population, state.kept_elites])
 
-    def update(self, state: EliteState, population: Tensor, values: Tensor) -> EliteState:
+    def refit(self, state: SamplingState, population: Tensor, values: Tensor) -> SamplingState:
         """Move the probabilities towards the elites' shares."""
-        point, value = best_so_far(state, population, values)
-        elites = population[elite_indices(values, self.elites)]
+        elites = best_points(population, values, self.elites)
         mean = state.mean + self.smoothing * (elites.mean(0) - state.mean)
-        std = one_hot_std(mean)
-        return EliteState(
-            point=point,
-            value=value,
-            stop=self.converged(std),
-            mean=mean,
-            std=std,
-            population=population,
-            iteration=state.iteration + 1,
-            kept_elites=self.kept(elites),
-        )
+        return dataclasses.replace(state, mean=mean, std=one_hot_std(mean), kept_elites=self.kept(elites))
 
-    def advance(self, state: EliteState) -> EliteState:
+    def advance(self, state: SamplingState) -> SamplingState:
         """Return the state of a plan one time step later: moved up by one, the last action uniform."""
-        choices = state.mean.shape[1]
-        moved = torch.cat([state.mean[1:], torch.full_like(state.mean[:1], 1.0 / choices)])
-        mean = moved + self.uniform_fraction * (1.0 / choices - moved)
-        kept = None if state.kept_elites is None else shifted(state.kept_elites)
-        return EliteState(shifted(state.point), math.inf, mean=mean, std=one_hot_std(mean), kept_elites=kept)
+        even = 1.0 / state.mean.shape[1]
+        moved = torch.cat([state.mean[1:], torch.full_like(state.mean[:1], even)])
+        mean = moved + self.uniform_fraction * (even - moved)
+        return dataclasses.replace(super().advance(state), mean=mean, std=one_hot_std(mean))
 
 
 def one_hot_std(probabilities: Tensor) -> Tensor:

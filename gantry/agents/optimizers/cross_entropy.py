@@ -19,32 +19,12 @@ import torch
 from torch import Tensor
 
 from gantry.agents.optimizers.problem import Bounds, project
-from gantry.agents.optimizers.sampling import (
-    SamplingMethod,
-    SamplingState,
-    best_so_far,
-    check_elites,
-    elite_indices,
-    sample_gaussian,
-)
-from gantry.errors import GantryError
+from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState, best_points, require_elites
+from gantry.agents.parts.validation import require, require_at_least
 
 
 @dataclasses.dataclass(frozen=True)
-class CrossEntropyState(SamplingState):
-    """A Gaussian, with its full covariance matrix where the method keeps one."""
-
-    covariance: Tensor | None = None
-    """(d, d) Covariance over the flattened point; None where coordinates are independent."""
-
-    @property
-    def spread(self) -> Tensor | None:
-        """(d, d) Covariance over the flattened point."""
-        return super().spread if self.covariance is None else self.covariance
-
-
-@dataclasses.dataclass(frozen=True)
-class CrossEntropy(SamplingMethod[CrossEntropyState]):
+class CrossEntropy(SamplingMethod):
     """Settings of the cross-entropy method."""
 
     population: int = 30
@@ -63,35 +43,33 @@ class CrossEntropy(SamplingMethod[CrossEntropyState]):
     """The center c: the elites' own mean, or the mean that was sampled from."""
 
     def __post_init__(self) -> None:
+        """Refuse values that cannot work; raises GantryError with the setting and its range."""
         super().__post_init__()
-        check_elites(self.elites, self.population)
-        if self.covariance not in ("full", "diagonal") or self.around not in ("new", "old"):
-            raise GantryError("cross-entropy's covariance is full or diagonal, taken around the new or the old mean")
-        for weight in (self.smoothing, self.covariance_smoothing):
-            if not 0 < weight <= 1:
-                raise GantryError(f"smoothing must be above 0 and at most 1, not {weight:g}")
-        if self.min_std < 0:
-            raise GantryError(f"the lowest standard deviation cannot be negative: {self.min_std:g}")
+        require_elites(self.elites, self.population)
+        require(self.covariance in ("full", "diagonal"), "covariance", "full or diagonal", self.covariance)
+        require(self.around in ("new", "old"), "around", "new or old", self.around)
+        for name in ("smoothing", "covariance_smoothing"):
+            require(0 < getattr(self, name) <= 1, name, "above 0 and at most 1", getattr(self, name))
+        require_at_least(self, 0, "min_std")
 
-    def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> CrossEntropyState:
+    def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> SamplingState:
         """Return the state around a start (*shape)."""
-        std = self.first_std(start, bounds)
-        covariance = torch.diag(std.flatten() ** 2) if self.covariance == "full" else None
-        return CrossEntropyState(start, value, mean=start, std=std, bounds=bounds, covariance=covariance)
+        state = super().begin(start, value, bounds)
+        covariance = torch.diag(state.std.flatten() ** 2) if self.covariance == "full" else None
+        return dataclasses.replace(state, covariance=covariance)
 
-    def sample(self, state: CrossEntropyState, generator: torch.Generator) -> Tensor:
+    def sample(self, state: SamplingState, generator: torch.Generator) -> Tensor:
         """Return a population (m, *shape) within the bounds."""
         if state.covariance is None:
-            return sample_gaussian(state, self.population, generator)
+            return super().sample(state, generator)
         mean = state.mean
         noise = torch.randn(self.population, mean.numel(), generator=generator, dtype=mean.dtype, device=mean.device)
         moves = noise @ square_root(state.covariance).T
         return project(state.bounds, mean + moves.reshape(self.population, *mean.shape))
 
-    def update(self, state: CrossEntropyState, population: Tensor, values: Tensor) -> CrossEntropyState:
+    def refit(self, state: SamplingState, population: Tensor, values: Tensor) -> SamplingState:
         """Refit the Gaussian to the elites."""
-        point, value = best_so_far(state, population, values)
-        elites = population[elite_indices(values, self.elites)]
+        elites = best_points(population, values, self.elites)
         fitted = elites.mean(0)
         residuals = elites - (fitted if self.around == "new" else state.mean)
         mean = state.mean + self.smoothing * (fitted - state.mean)
@@ -103,28 +81,9 @@ class CrossEntropy(SamplingMethod[CrossEntropyState]):
         else:
             flat = residuals.reshape(len(elites), -1)
             covariance = state.covariance + self.covariance_smoothing * (flat.T @ flat / len(elites) - state.covariance)
-            lacking = (floor - covariance.diagonal()).clamp(min=0.0)
-            covariance = covariance + torch.diag(lacking)
+            covariance = covariance + torch.diag((floor - covariance.diagonal()).clamp(min=0.0))
             variance = covariance.diagonal().reshape(mean.shape)
-        std = variance.sqrt()
-        return CrossEntropyState(
-            point,
-            value,
-            self.converged(std),
-            mean,
-            std,
-            state.bounds,
-            population,
-            state.iteration + 1,
-            covariance,
-        )
-
-    def advance(self, state: CrossEntropyState) -> CrossEntropyState:
-        """Return the state of a plan (horizon, actions) one time step later."""
-        later = super().advance(state)
-        if later.covariance is None:
-            return later
-        return dataclasses.replace(later, covariance=torch.diag(later.std.flatten() ** 2))
+        return dataclasses.replace(state, mean=mean, std=variance.sqrt(), covariance=covariance)
 
 
 def square_root(covariance: Tensor) -> Tensor:

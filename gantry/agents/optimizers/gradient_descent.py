@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gantry.agents.optimizers.minimize import State, Stop
 from gantry.agents.optimizers.problem import Bounds, Problem, project
-from gantry.errors import GantryError
+from gantry.agents.parts.validation import require, require_at_least
 
 MIN_STEP_SIZE, MAX_STEP_SIZE = 1e-10, 1e10
 """Limits of the spectral step size."""
@@ -64,12 +64,14 @@ class GradientDescent:
     """Stop when no entry of the projected gradient is larger."""
 
     def __post_init__(self) -> None:
-        if self.rule not in ("fixed", "backtracking", "spectral"):
-            raise GantryError(f"gradient descent's rule is fixed, backtracking or spectral, not {self.rule!r}")
-        if self.step_size is not None and not 0 < self.step_size < math.inf:
-            raise GantryError(f"a step size must be positive, not {self.step_size:g}")
-        if not (0 < self.contraction < 1 and 0 < self.sufficient_decrease < 1 and self.memory >= 1):
-            raise GantryError("gradient descent needs 0 < contraction < 1, 0 < sufficient_decrease < 1 and memory ≥ 1")
+        """Refuse values that cannot work; raises GantryError with the setting and its range."""
+        kinds = ("fixed", "backtracking", "spectral")
+        require(self.rule in kinds, "rule", "fixed, backtracking or spectral", self.rule)
+        size = self.step_size
+        require(size is None or 0 < size < math.inf, "step_size", "above 0", size)
+        for name in ("contraction", "sufficient_decrease"):
+            require(0 < getattr(self, name) < 1, name, "above 0 and below 1", getattr(self, name))
+        require_at_least(self, 1, "memory")
 
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> DescentState:
         """Return the state at a start (*shape)."""
@@ -80,9 +82,8 @@ class GradientDescent:
         gradient = problem.gradient(state.point)
         largest = float((state.point - project(problem.bounds, state.point - gradient)).abs().max())
         if largest <= self.gradient_tolerance:
-            return dataclasses.replace(
-                state, stop=Stop("converged", f"the gradient is zero (largest entry {largest:.1e})")
-            )
+            stop = Stop("converged", f"the gradient is zero (largest entry {largest:.1e})")
+            return dataclasses.replace(state, stop=stop)
         step_size, short = self._trial(state, gradient)
         reference = max(state.recent[-self.memory :] if self.rule == "spectral" else state.recent[-1:])
         for _ in range(BACKTRACKS):
@@ -92,7 +93,8 @@ class GradientDescent:
             enough = value < reference and value <= reference - self.sufficient_decrease * predicted
             if self.rule == "fixed" or enough:
                 recent = (*state.recent, value)[-self.memory :]
-                return DescentState(point, value, None, step_size, (state.point, gradient), recent, short)
+                previous = state.point, gradient
+                return DescentState(point, value, step_size=step_size, previous=previous, recent=recent, short=short)
             step_size *= self.contraction
         return dataclasses.replace(state, stop=Stop("stalled", "no step along the gradient lowers the value"))
 

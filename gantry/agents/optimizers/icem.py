@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from gantry.agents.optimizers.problem import Bounds, project
-from gantry.agents.optimizers.sampling import EliteMethod, EliteState, best_so_far, elite_indices
+from gantry.agents.optimizers.sampling import EliteMethod, SamplingState, best_points
+from gantry.agents.parts.validation import require, require_at_least
 from gantry.errors import GantryError
 
 
@@ -40,20 +41,20 @@ class ImprovedCrossEntropy(EliteMethod):
     """Time steps in a flat point; a point (horizon, actions) brings its own."""
 
     def __post_init__(self) -> None:
+        """Refuse values that cannot work; raises GantryError with the setting and its range."""
         super().__post_init__()
-        if self.horizon < 1:
-            raise GantryError(f"a horizon of {self.horizon} leaves nothing to plan; it must be at least 1")
-        if not (0 <= self.momentum < 1 and self.population_decay_factor >= 1):
-            raise GantryError("iCEM needs 0 ≤ momentum < 1 and population_decay_factor ≥ 1")
-        if not 0 <= self.colored_noise_exponent < math.inf or self.min_std < 0:
-            raise GantryError("iCEM needs colored_noise_exponent ≥ 0 and min_std ≥ 0")
+        require_at_least(self, 1, "horizon", "population_decay_factor")
+        require_at_least(self, 0, "min_std")
+        require(0 <= self.momentum < 1, "momentum", "from 0 to below 1", self.momentum)
+        exponent = self.colored_noise_exponent
+        require(0 <= exponent < math.inf, "colored_noise_exponent", "at least 0", exponent)
 
-    def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> EliteState:
+    def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> SamplingState:
         """Return the state around a start (horizon, actions) or (d,)."""
         self._plan_shape(start)
-        return EliteState(start, value, mean=start, std=self.first_std(start, bounds), bounds=bounds)
+        return super().begin(start, value, bounds)
 
-    def sample(self, state: EliteState, generator: torch.Generator) -> Tensor:
+    def sample(self, state: SamplingState, generator: torch.Generator) -> Tensor:
         """Return a population (m, *shape) within the bounds; after the first iteration m is smaller."""
         number = self.population_at(state.iteration)
         mean = state.mean
@@ -65,24 +66,14 @@ class ImprovedCrossEntropy(EliteMethod):
             extra.append(mean[None])
         return project(state.bounds, torch.cat([population, *extra]))
 
-    def update(self, state: EliteState, population: Tensor, values: Tensor) -> EliteState:
+    def refit(self, state: SamplingState, population: Tensor, values: Tensor) -> SamplingState:
         """Refit mean and standard deviation to the elites, and keep the best of these."""
-        point, value = best_so_far(state, population, values)
-        elites = population[elite_indices(values, self.elites)]
+        elites = best_points(population, values, self.elites)
         mean = elites.mean(0)
         std = (elites - mean).square().mean(0).sqrt()
         std = (std + self.momentum * (state.std - std)).clamp(min=self.min_std)
-        return EliteState(
-            point=point,
-            value=value,
-            stop=self.converged(std),
-            mean=mean + self.momentum * (state.mean - mean),
-            std=std,
-            bounds=state.bounds,
-            population=population,
-            iteration=state.iteration + 1,
-            kept_elites=self.kept(elites),
-        )
+        mean = mean + self.momentum * (state.mean - mean)
+        return dataclasses.replace(state, mean=mean, std=std, kept_elites=self.kept(elites))
 
     def population_at(self, iteration: int) -> int:
         """Return how many new samples an iteration (from 0) takes."""

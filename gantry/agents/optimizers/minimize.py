@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gantry.agents.optimizers.problem import Bounds, Evaluations, Problem, describe
+from gantry.agents.parts.validation import require_at_least
 from gantry.errors import GantryError
 
 Reason = Literal["converged", "stalled", "target", "evaluations", "iterations"]
@@ -34,16 +35,13 @@ class State:
     """The objective at the point; infinite before anything was evaluated."""
     stop: Stop | None = None
     """Set once the method has converged or stalled."""
+    population: Tensor | None = None
+    """(m, *shape) Population that the last step evaluated; None for methods without populations."""
 
     @property
     def center(self) -> Tensor:
         """(*shape) Center of the search: the iterate, or a sampling distribution's mean."""
         return self.point
-
-    @property
-    def samples(self) -> Tensor | None:
-        """(m, *shape) The population that the last step evaluated; None for methods without populations."""
-        return None
 
     @property
     def spread(self) -> Tensor | None:
@@ -73,8 +71,7 @@ class Budget:
     """Stop at this value or a lower one."""
 
     def __post_init__(self) -> None:
-        if self.evaluations < 1 or self.iterations < 1:
-            raise GantryError("a budget must allow at least 1 evaluation and 1 iteration")
+        require_at_least(self, 1, "evaluations", "iterations")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +142,7 @@ def minimize(
     while True:
         spent = problem.evaluations.since(before)
         if trace:
-            kept.append(Iterate(state.center, state.value, spent, state.samples, state.spread))
+            kept.append(Iterate(state.center, state.value, spent, state.population, state.spread))
         stop = _stop(state, spent, iterations, budget)
         if stop is not None:
             return Result(state.point, state.value, stop, iterations, spent, kept, state)

@@ -15,13 +15,13 @@ import math
 import torch
 from torch import Tensor
 
-from gantry.agents.optimizers.problem import Bounds, project
-from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState, best_so_far, sample_gaussian
-from gantry.errors import GantryError
+from gantry.agents.optimizers.problem import project
+from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState
+from gantry.agents.parts.validation import require, require_at_least
 
 
 @dataclasses.dataclass(frozen=True)
-class PathIntegral(SamplingMethod[SamplingState]):
+class PathIntegral(SamplingMethod):
     """Settings of MPPI."""
 
     temperature: float = 0.1
@@ -35,25 +35,14 @@ class PathIntegral(SamplingMethod[SamplingState]):
     """Multiply the standard deviations by this factor after each update; above 0 and at most 1."""
 
     def __post_init__(self) -> None:
+        """Refuse values that cannot work; raises GantryError with the setting and its range."""
         super().__post_init__()
-        if not 0 < self.temperature < math.inf:
-            raise GantryError(f"the temperature must be positive, not {self.temperature:g}")
-        if not 0 < self.std_decay <= 1:
-            raise GantryError(f"std_decay must be above 0 and at most 1, not {self.std_decay:g}")
-        if self.control_weight < 0:
-            raise GantryError(f"the control weight cannot be negative: {self.control_weight:g}")
+        require(0 < self.temperature < math.inf, "temperature", "above 0", self.temperature)
+        require(0 < self.std_decay <= 1, "std_decay", "above 0 and at most 1", self.std_decay)
+        require_at_least(self, 0, "control_weight")
 
-    def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> SamplingState:
-        """Return the state around a start (*shape)."""
-        return SamplingState(start, value, mean=start, std=self.first_std(start, bounds), bounds=bounds)
-
-    def sample(self, state: SamplingState, generator: torch.Generator) -> Tensor:
-        """Return a population (m, *shape) within the bounds."""
-        return sample_gaussian(state, self.population, generator)
-
-    def update(self, state: SamplingState, population: Tensor, values: Tensor) -> SamplingState:
+    def refit(self, state: SamplingState, population: Tensor, values: Tensor) -> SamplingState:
         """Move the mean to the weighted mean of the samples."""
-        point, value = best_so_far(state, population, values)
         costs = values
         if self.standardize:
             spread = values.std(correction=0)
@@ -62,17 +51,8 @@ class PathIntegral(SamplingMethod[SamplingState]):
             pull = (state.mean / state.std**2 * (population - state.mean)).flatten(1).sum(1)
             costs = costs + self.control_weight * pull
         weights = path_integral_weights(costs, self.temperature)
-        std = state.std * self.std_decay
-        return SamplingState(
-            point,
-            value,
-            self.converged(std),
-            project(state.bounds, torch.tensordot(weights, population, dims=1)),
-            std,
-            state.bounds,
-            population,
-            state.iteration + 1,
-        )
+        mean = project(state.bounds, torch.tensordot(weights, population, dims=1))
+        return dataclasses.replace(state, mean=mean, std=state.std * self.std_decay)
 
 
 def path_integral_weights(costs: Tensor, temperature: float) -> Tensor:

@@ -25,28 +25,15 @@ import torch
 from torch import Tensor
 
 from gantry.agents.optimizers.problem import Bounds, project
-from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState, best_so_far
-from gantry.errors import GantryError
+from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState
+from gantry.agents.parts.validation import require, require_positive
 
 MAX_RESAMPLES = 8
 """How often a sample outside the bounds is sampled again before it is shortened."""
 
 
 @dataclasses.dataclass(frozen=True)
-class NaturalEvolutionState(SamplingState):
-    """A Gaussian and a factor of its covariance."""
-
-    factor: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(0))
-    """A: (d, d) for a full covariance A Aᵀ, else its diagonal (d,)."""
-
-    @property
-    def spread(self) -> Tensor | None:
-        """(d, d) Covariance over the flattened point."""
-        return self.factor @ self.factor.T if self.factor.ndim == 2 else super().spread
-
-
-@dataclasses.dataclass(frozen=True)
-class NaturalEvolutionStrategy(SamplingMethod[NaturalEvolutionState]):
+class NaturalEvolutionStrategy(SamplingMethod):
     """Settings of natural evolution strategies."""
 
     population: int = 20
@@ -65,22 +52,22 @@ class NaturalEvolutionStrategy(SamplingMethod[NaturalEvolutionState]):
     for a diagonal one."""
 
     def __post_init__(self) -> None:
+        """Refuse values that cannot work; raises GantryError with the setting and its range."""
         super().__post_init__()
-        if self.covariance not in ("full", "diagonal", "fixed") or self.shaping not in ("rank", "standardized"):
-            raise GantryError("NES's covariance is full, diagonal or fixed, its shaping rank or standardized")
-        if self.population < 2 or (self.antithetic and self.population % 2):
-            raise GantryError(f"NES needs a population of at least 2, even where antithetic, not {self.population}")
-        if self.mean_learning_rate <= 0 or (
-            self.covariance_learning_rate is not None and self.covariance_learning_rate <= 0
-        ):
-            raise GantryError("learning rates must be positive")
+        kinds = ("full", "diagonal", "fixed")
+        require(self.covariance in kinds, "covariance", "full, diagonal or fixed", self.covariance)
+        require(self.shaping in ("rank", "standardized"), "shaping", "rank or standardized", self.shaping)
+        fits = self.population >= 2 and not (self.antithetic and self.population % 2)
+        require(fits, "population", "at least 2, and even where antithetic", self.population)
+        require_positive(self, "mean_learning_rate", "covariance_learning_rate")
 
-    def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> NaturalEvolutionState:
+    def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> SamplingState:
         """Return the state around a start (*shape)."""
-        std = self.first_std(start, bounds)
-        return NaturalEvolutionState(start, value, mean=start, std=std, bounds=bounds, factor=self._factor(std))
+        state = super().begin(start, value, bounds)
+        flat = state.std.flatten()
+        return dataclasses.replace(state, factor=torch.diag(flat) if self.covariance == "full" else flat)
 
-    def sample(self, state: NaturalEvolutionState, generator: torch.Generator) -> Tensor:
+    def sample(self, state: SamplingState, generator: torch.Generator) -> Tensor:
         """Return a population (m, *shape) within the bounds."""
         mean = state.mean
         number = self.population // 2 if self.antithetic else self.population
@@ -100,22 +87,22 @@ class NaturalEvolutionStrategy(SamplingMethod[NaturalEvolutionState]):
             moves = moves * reach.clamp(max=1.0)
         return project(state.bounds, mean + moves.reshape(self.population, *mean.shape))
 
-    def _moves(self, state: NaturalEvolutionState, noise: Tensor) -> Tensor:
+    def _moves(self, state: SamplingState, noise: Tensor) -> Tensor:
         """Return A z (m, d) for noise z (m, d)."""
+        assert state.factor is not None
         return noise @ state.factor.T if state.factor.ndim == 2 else noise * state.factor
 
-    def update(self, state: NaturalEvolutionState, population: Tensor, values: Tensor) -> NaturalEvolutionState:
+    def refit(self, state: SamplingState, population: Tensor, values: Tensor) -> SamplingState:
         """Step down the natural gradient of the expected value."""
-        point, value = best_so_far(state, population, values)
-        moves = (population - state.mean).reshape(len(population), -1)
-        factor = state.factor
+        moves, factor = (population - state.mean).reshape(len(population), -1), state.factor
+        assert factor is not None
         full = factor.ndim == 2
         noise = torch.linalg.solve(factor, moves.T).T if full else moves / factor
         weights = rank_utilities(values) if self.shaping == "rank" else standardized(values)
         mean_gradient, covariance_gradient = natural_gradients(noise, weights, full)
         shift = -self.mean_learning_rate * mean_gradient
         move = (factor @ shift if full else factor * shift).reshape(state.mean.shape)
-        rate = self._rate(moves.shape[1]) * 0.5
+        rate, std = self._rate(moves.shape[1]) * 0.5, state.std
         if full:
             eigenvalues, vectors = torch.linalg.eigh(-rate * covariance_gradient)
             factor = factor @ (vectors * eigenvalues.exp()) @ vectors.T
@@ -123,29 +110,7 @@ class NaturalEvolutionStrategy(SamplingMethod[NaturalEvolutionState]):
         elif self.covariance == "diagonal":
             factor = factor * torch.exp(-rate * covariance_gradient)
             std = factor.reshape(state.mean.shape)
-        else:
-            std = state.std
-        return NaturalEvolutionState(
-            point,
-            value,
-            self.converged(std),
-            project(state.bounds, state.mean + move),
-            std,
-            state.bounds,
-            population,
-            state.iteration + 1,
-            factor,
-        )
-
-    def advance(self, state: NaturalEvolutionState) -> NaturalEvolutionState:
-        """Return the state of a plan (horizon, actions) one time step later."""
-        later = super().advance(state)
-        return dataclasses.replace(later, factor=self._factor(later.std))
-
-    def _factor(self, std: Tensor) -> Tensor:
-        """Return A of independent coordinates, of standard deviations (*shape)."""
-        flat = std.flatten()
-        return torch.diag(flat) if self.covariance == "full" else flat
+        return dataclasses.replace(state, mean=project(state.bounds, state.mean + move), std=std, factor=factor)
 
     def _rate(self, size: int) -> float:
         """Return η_A for a point of `size` coordinates."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gantry.agents.optimizers.minimize import State, Stop
 from gantry.agents.optimizers.problem import Bounds, Problem, project
-from gantry.errors import GantryError
+from gantry.agents.parts.validation import require, require_positive
 
 BACKTRACKS = 30
 """Contractions of a step before the trust region takes over, and of the radius before the method stops."""
@@ -49,12 +49,12 @@ class Newton:
     """Initial trust-region radius, in the units of the point."""
 
     def __post_init__(self) -> None:
-        if self.strategy not in ("damped", "trust-region"):
-            raise GantryError(f"Newton's strategy is damped or trust-region, not {self.strategy!r}")
-        if not (0 < self.sufficient_decrease < 0.5 and 0 < self.min_eigenvalue_ratio < 1 and self.radius > 0):
-            raise GantryError(
-                "Newton needs 0 < sufficient_decrease < 0.5, 0 < min_eigenvalue_ratio < 1 and a positive radius"
-            )
+        """Refuse values that cannot work; raises GantryError with the setting and its range."""
+        require(self.strategy in ("damped", "trust-region"), "strategy", "damped or trust-region", self.strategy)
+        decrease, ratio = self.sufficient_decrease, self.min_eigenvalue_ratio
+        require(0 < decrease < 0.5, "sufficient_decrease", "above 0 and below 0.5", decrease)
+        require(0 < ratio < 1, "min_eigenvalue_ratio", "above 0 and below 1", ratio)
+        require_positive(self, "radius")
 
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> NewtonState:
         """Return the state at a start (*shape)."""
@@ -69,12 +69,10 @@ class Newton:
         hessian = problem.hessian(state.point)[free][:, free]
         eigenvalues = torch.linalg.eigvalsh(hessian) if reduced.numel() else torch.ones(1)
         flat = largest <= self.gradient_tolerance
-        if flat and float(eigenvalues[0]) >= -math.sqrt(torch.finfo(gradient.dtype).eps) * max(
-            1.0, float(eigenvalues[-1])
-        ):
-            return dataclasses.replace(
-                state, stop=Stop("converged", f"the gradient is zero (largest entry {largest:.1e})")
-            )
+        rounding = math.sqrt(torch.finfo(gradient.dtype).eps) * max(1.0, float(eigenvalues[-1]))
+        if flat and float(eigenvalues[0]) >= -rounding:
+            stop = Stop("converged", f"the gradient is zero (largest entry {largest:.1e})")
+            return dataclasses.replace(state, stop=stop)
         if self.strategy == "damped" and not flat:
             direction = -torch.linalg.solve(positive_definite(hessian, self.min_eigenvalue_ratio), reduced)
             found = self._line_search(problem, state, gradient, _widen(direction, free, state.point))

@@ -12,19 +12,19 @@ A planner calls the two itself, around its own rollouts:
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from gantry.agents.optimizers.minimize import State, Stop
 from gantry.agents.optimizers.problem import Bounds, Problem, check_finite, project
+from gantry.agents.parts.validation import require, require_at_least, require_between
 from gantry.errors import GantryError
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingState(State):
-    """A Gaussian over points, and the best of all points sampled so far.
+    """A distribution over points, and the best of all points sampled so far.
 
     `mean` is the distribution's mean, `point` the best sample: where the objective is noisy, the mean is the answer.
     """
@@ -35,10 +35,14 @@ class SamplingState(State):
     """(*shape) Standard deviation of each coordinate."""
     bounds: Bounds | None = None
     """The box that samples stay in, or None."""
-    population: Tensor | None = None
-    """(m, *shape) The last population sampled."""
     iteration: int = 0
     """Updates so far."""
+    kept_elites: Tensor | None = None
+    """(k, *shape) Elites that take part in the next population; None for methods that keep none."""
+    covariance: Tensor | None = None
+    """(d, d) Covariance over the flattened point; None where coordinates are independent, or `factor` says it."""
+    factor: Tensor | None = None
+    """A of NES: (d, d) for a full covariance A Aᵀ, else its diagonal (d,); None for other methods."""
 
     @property
     def center(self) -> Tensor:
@@ -46,21 +50,15 @@ class SamplingState(State):
         return self.mean
 
     @property
-    def samples(self) -> Tensor | None:
-        """(m, *shape) The last population."""
-        return self.population
-
-    @property
     def spread(self) -> Tensor | None:
         """(d, d) Covariance over the flattened point."""
-        return torch.diag(self.std.flatten() ** 2)
-
-
-S = TypeVar("S", bound=SamplingState)
+        if self.factor is not None and self.factor.ndim == 2:
+            return self.factor @ self.factor.T
+        return torch.diag(self.std.flatten() ** 2) if self.covariance is None else self.covariance
 
 
 @dataclasses.dataclass(frozen=True)
-class SamplingMethod(ABC, Generic[S]):
+class SamplingMethod(ABC):
     """Settings that every sampling method has."""
 
     population: int = 100
@@ -72,71 +70,72 @@ class SamplingMethod(ABC, Generic[S]):
     """Stop when no coordinate's standard deviation is larger; in the units of the point."""
 
     def __post_init__(self) -> None:
-        if self.population < 1:
-            raise GantryError(f"a population needs at least 1 point, not {self.population}")
-        if self.initial_std is not None and not 0 < self.initial_std < math.inf:
-            raise GantryError(f"the initial standard deviation must be positive, not {self.initial_std:g}")
+        """Refuse values that cannot work; raises GantryError with the setting and its range."""
+        require_at_least(self, 1, "population")
+        std = self.initial_std
+        require(std is None or 0 < std < math.inf, "initial_std", "above 0", std)
+
+    def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> SamplingState:
+        """Return the state around a start (*shape)."""
+        std = torch.ones_like(start)
+        if self.initial_std is not None:
+            std = torch.full_like(start, self.initial_std)
+        elif bounds is not None:
+            width = bounds.width(start)
+            std = torch.where(width.isfinite(), 0.25 * width, std)
+        return SamplingState(start, value, mean=start, std=std, bounds=bounds)
+
+    def sample(self, state: SamplingState, generator: torch.Generator) -> Tensor:
+        """Return a population (m, *shape) within the bounds: here of independent coordinates."""
+        mean = state.mean
+        noise = torch.randn((self.population, *mean.shape), generator=generator, dtype=mean.dtype, device=mean.device)
+        return project(state.bounds, mean + state.std * noise)
 
     @abstractmethod
-    def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> S:
-        """Return the state before the first population, around a start (*shape)."""
+    def refit(self, state: SamplingState, population: Tensor, values: Tensor) -> SamplingState:
+        """Return the state with its distribution moved towards the population's low values; `update` does the rest."""
 
-    @abstractmethod
-    def sample(self, state: S, generator: torch.Generator) -> Tensor:
-        """Return a population (m, *shape) within the bounds."""
+    def update(self, state: SamplingState, population: Tensor, values: Tensor) -> SamplingState:
+        """Return the state after evaluating a population (m, *shape); lower values (m,) are better.
 
-    @abstractmethod
-    def update(self, state: S, population: Tensor, values: Tensor) -> S:
-        """Return the state after evaluating a population (m, *shape); lower values (m,) are better."""
+        Raises:
+            GantryError: a value is not finite.
+        """
+        check_finite(values, population)
+        index = int(values.argmin())
+        best = state.point, state.value
+        if float(values[index]) < state.value:
+            best = population[index].clone(), float(values[index])
+        state = self.refit(state, population, values)
+        largest = float(state.std.max())
+        converged = Stop("converged", f"the samples agree (largest standard deviation {largest:.1e})")
+        return dataclasses.replace(
+            state,
+            point=best[0],
+            value=best[1],
+            stop=converged if largest <= self.std_tolerance else None,
+            population=population,
+            iteration=state.iteration + 1,
+        )
 
-    def step(self, problem: Problem, state: S, generator: torch.Generator) -> S:
+    def step(self, problem: Problem, state: SamplingState, generator: torch.Generator) -> SamplingState:
         """Return the state after sampling, evaluating and updating once."""
         population = self.sample(state, generator)
         return self.update(state, population, problem.values(population))
 
-    def advance(self, state: S) -> S:
+    def advance(self, state: SamplingState) -> SamplingState:
         """Return the state of a plan (horizon, actions) one time step later: the warm start of the next planning step.
 
-        The plan moves up by one, the last action is repeated, the standard deviation is as at the beginning, and the
-        best value is forgotten, as it belonged to the time step before.
+        The plan and the kept elites move up by one, the last action is repeated, the standard deviation is as at the
+        beginning, and the best value is forgotten, as it belonged to the time step before.
         """
-        return dataclasses.replace(
-            state,
-            point=shifted(state.point),
-            mean=shifted(state.mean),
-            std=self.first_std(state.mean, state.bounds),
-            value=math.inf,
-            stop=None,
-            iteration=0,
-        )
-
-    def first_std(self, start: Tensor, bounds: Bounds | None) -> Tensor:
-        """Return the standard deviation (*shape) of the first population."""
-        if self.initial_std is not None:
-            return torch.full_like(start, self.initial_std)
-        if bounds is None:
-            return torch.ones_like(start)
-        width = bounds.width(start)
-        return torch.where(width.isfinite(), 0.25 * width, torch.ones_like(start))
-
-    def converged(self, std: Tensor) -> Stop | None:
-        """Return why to stop when no standard deviation (*shape) exceeds the tolerance, else None."""
-        largest = float(std.max())
-        if largest > self.std_tolerance:
-            return None
-        return Stop("converged", f"the samples agree (largest standard deviation {largest:.1e})")
+        kept = None if state.kept_elites is None else shifted(state.kept_elites)
+        later = self.begin(shifted(state.mean), bounds=state.bounds)
+        return dataclasses.replace(later, point=shifted(state.point), kept_elites=kept)
 
 
 @dataclasses.dataclass(frozen=True)
-class EliteState(SamplingState):
-    """A sampling distribution, and the elites that take part in the next population."""
-
-    kept_elites: Tensor | None = None
-    """(k, *shape)"""
-
-
-@dataclasses.dataclass(frozen=True)
-class EliteMethod(SamplingMethod[EliteState]):
+class EliteMethod(SamplingMethod):
     """Settings of the methods that refit to elites and keep some of these for the next population, as iCEM does."""
 
     elites: int = 10
@@ -145,41 +144,14 @@ class EliteMethod(SamplingMethod[EliteState]):
     """Fraction of the elites that takes part in the next population."""
 
     def __post_init__(self) -> None:
+        """Refuse values that cannot work; raises GantryError with the setting and its range."""
         super().__post_init__()
-        check_elites(self.elites, self.population)
-        if not 0 <= self.keep_elite_fraction <= 1:
-            raise GantryError(f"keep_elite_fraction must be from 0 to 1, not {self.keep_elite_fraction:g}")
+        require_elites(self.elites, self.population)
+        require_between(self, 0, 1, "keep_elite_fraction")
 
-    def kept(self, elites: Tensor) -> Tensor | None:
+    def kept(self, elites: Tensor) -> Tensor:
         """Return the elites (k, *shape) for the next population, of those (K, *shape) sorted best first."""
-        number = round(self.keep_elite_fraction * len(elites))
-        return elites[:number] if number else None
-
-    def advance(self, state: EliteState) -> EliteState:
-        """Return the state of a plan (horizon, actions) one time step later; the kept elites move up with the plan."""
-        later = super().advance(state)
-        return (
-            later if later.kept_elites is None else dataclasses.replace(later, kept_elites=shifted(later.kept_elites))
-        )
-
-
-def best_so_far(state: State, population: Tensor, values: Tensor) -> tuple[Tensor, float]:
-    """Return the best point (*shape) and its value, of the population (m, *shape) and of those before.
-
-    Raises:
-        GantryError: a value (m,) is not finite.
-    """
-    check_finite(values, population)
-    index = int(values.argmin())
-    value = float(values[index])
-    return (population[index].clone(), value) if value < state.value else (state.point, state.value)
-
-
-def sample_gaussian(state: SamplingState, number: int, generator: torch.Generator) -> Tensor:
-    """Return independent samples (number, *shape) of mean + std · noise, projected into the bounds."""
-    mean = state.mean
-    noise = torch.randn((number, *mean.shape), generator=generator, dtype=mean.dtype, device=mean.device)
-    return project(state.bounds, mean + state.std * noise)
+        return elites[: round(self.keep_elite_fraction * len(elites))]
 
 
 def shifted(plan: Tensor) -> Tensor:
@@ -189,20 +161,11 @@ def shifted(plan: Tensor) -> Tensor:
     return torch.cat([plan[..., 1:, :], plan[..., -1:, :]], dim=-2)
 
 
-def elite_indices(values: Tensor, elites: int) -> Tensor:
-    """Return the indices (elites,) of the lowest of the values (m,), best first, ties by position."""
-    return torch.argsort(values, stable=True)[:elites]
+def best_points(population: Tensor, values: Tensor, number: int) -> Tensor:
+    """Return the points (number, *shape) of the lowest of the values (m,), best first, ties by position."""
+    return population[torch.argsort(values, stable=True)[:number]]
 
 
-def check_elites(elites: int, population: int) -> None:
-    """Refuse numbers of elites that a population cannot have.
-
-    Raises:
-        GantryError: fewer than 1, or more than the population.
-    """
-    if elites < 1:
-        raise GantryError(f"there must be at least 1 elite, not {elites}")
-    if elites > population:
-        raise GantryError(
-            f"a population of {population} is smaller than its {elites} elites; raise one or lower the other"
-        )
+def require_elites(elites: int, population: int) -> None:
+    """Refuse numbers of elites that a population cannot have; raises GantryError."""
+    require(1 <= elites <= population, "elites", f"from 1 to the population of {population}", elites)

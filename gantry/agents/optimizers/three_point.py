@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gantry.agents.optimizers.minimize import State, Stop
 from gantry.agents.optimizers.problem import Bounds, Problem, project
-from gantry.errors import GantryError
+from gantry.agents.parts.validation import require
 
 FARTHEST = 4.0
 """Largest distance to a parabola's vertex that is trusted, in step lengths."""
@@ -49,17 +49,16 @@ class ThreePoint:
     """Stop when no step length is larger; in the units of the point."""
 
     def __post_init__(self) -> None:
-        if self.directions not in ("conjugate", "random"):
-            raise GantryError(f"three-point search's directions are conjugate or random, not {self.directions!r}")
-        if not 0 < self.step_size < math.inf:
-            raise GantryError(f"a step size must be positive, not {self.step_size:g}")
+        """Refuse values that cannot work; raises GantryError with the setting and its range."""
+        require(self.directions in ("conjugate", "random"), "directions", "conjugate or random", self.directions)
+        require(0 < self.step_size < math.inf, "step_size", "above 0", self.step_size)
 
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> ThreePointState:
         """Return the state at a start (*shape)."""
         size = start.numel()
         axes = torch.eye(size, dtype=start.dtype, device=start.device)
         lengths = torch.full((size if self.directions == "conjugate" else 1,), self.step_size).to(start)
-        return ThreePointState(start, value, None, axes, lengths)
+        return ThreePointState(start, value, directions=axes, lengths=lengths)
 
     def step(self, problem: Problem, state: ThreePointState, generator: torch.Generator) -> ThreePointState:
         """Search one sweep of lines, or one random line."""
