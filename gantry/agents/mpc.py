@@ -27,6 +27,10 @@ RANDOM_WALK_CORRELATION = 0.8
 """Autocorrelation of random actions between planning steps, while the model has not been fitted."""
 RANDOM_WALK_STD = 0.8
 """Standard deviation of random actions, in half-widths of the action bounds."""
+FAILED = (
+    "no model rollout is finite; reusing the previous plan (warned once; the column fallbacks of metrics.csv counts "
+    "how often)"
+)
 
 ModelFactory = Callable[[PlanningModel | None], Model]
 """Build the model for an environment from the planning model it offers, or from None if it offers none; raises
@@ -75,15 +79,9 @@ class MPC:
     """
 
     def __init__(
-        self,
-        observations: ObservationMap,
-        actions: ActionMap,
-        search: PlanSearch,
-        build_model: ModelFactory,
-        action_repeat: int,
-        generator: torch.Generator,
-        threads: int = 1,
-    ) -> None:
+        self, observations: ObservationMap, actions: ActionMap, search: PlanSearch, build_model: ModelFactory,
+        action_repeat: int, generator: torch.Generator, threads: int = 1,
+    ) -> None:  # fmt: skip
         self._observations, self._actions, self.search = observations, actions, search
         self._build_model, self.action_repeat = build_model, action_repeat
         self._generator, self._threads = generator, threads
@@ -160,8 +158,9 @@ class MPC:
             else:
                 result = self.search.plan(self.warm_start, due, features[due], self.model, self._generator)
                 self.actions[due] = result.actions
-                if bool(result.failed.any()):
-                    self._warn()
+                if bool(result.failed.any()) and not self._warned:
+                    self._warned = True
+                    warnings.warn(FAILED, RuntimeWarning, stacklevel=2)
                 if self.keep_record and int(due[0]) == 0:
                     self.record = self._planning_record(result, features[0])
             self.steps_left[due] = self.action_repeat
@@ -170,9 +169,8 @@ class MPC:
 
     def environment_actions(self) -> Array:
         """Return the actions in execution as environment actions (n, *action shape)."""
-        return self._actions.to_environment(
-            self.actions.numpy().copy() if self._actions.continuous else self.actions.argmax(-1).numpy()
-        )
+        continuous = self._actions.continuous
+        return self._actions.to_environment((self.actions.clone() if continuous else self.actions.argmax(-1)).numpy())
 
     def end_episodes(self, env_ids: Tensor) -> None:
         """Discard the plans of environments (an index or a mask) whose episodes have ended."""
@@ -189,45 +187,25 @@ class MPC:
         actions = RANDOM_WALK_CORRELATION * previous + torch.randn(previous.shape, generator=self._generator) * scale
         return actions if self.search.bounds is None else self.search.bounds.clip(actions)
 
-    def _warn(self) -> None:
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                "no model rollout is finite; reusing the previous plan (warned once; the column fallbacks of "
-                "metrics.csv counts how often)",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-
     def _planning_record(self, result: PlanningResult, features: Tensor) -> PlanningRecord | None:
         """Return the record of environment 0's planning step; a generator of its own keeps the actions unchanged."""
         assert self.model is not None
         if bool(result.failed[0]):
             return None
         members = self.model.members
-        chosen = self.model.evaluate_action_sequences(
-            features.expand(members, -1),
-            np.zeros(members, np.int64),
-            result.plan.expand(members, -1, -1),
-            torch.Generator().manual_seed(0),
-        )
-        return PlanningRecord(
-            result.rollouts.trajectories,
-            result.rollouts.returns,
-            chosen.trajectories[:, :, 0],
-            min(self.search.config.elites, len(result.rollouts.returns)),
-            float(chosen.rewards.sum(0).mean()),
-        )
+        starts, plans = features.expand(members, -1), result.plan.expand(members, -1, -1)
+        env_ids, generator, rollouts = np.zeros(members, np.int64), torch.Generator().manual_seed(0), result.rollouts
+        chosen = self.model.evaluate_action_sequences(starts, env_ids, plans, generator)
+        paths, predicted = chosen.trajectories[:, :, 0], float(chosen.rewards.sum(0).mean())
+        elites = min(self.search.config.elites, len(rollouts.returns))
+        return PlanningRecord(rollouts.trajectories, rollouts.returns, paths, elites, predicted)
 
     # Saving
 
     def state(self) -> Tensors:
         """Return copies of the plans and actions under way."""
-        return {
-            **prefixed("warm_start", self.warm_start.state()),
-            "actions": self.actions.clone(),
-            "steps_left": self.steps_left.clone(),
-        }
+        plans = prefixed("warm_start", self.warm_start.state())
+        return {**plans, "actions": self.actions.clone(), "steps_left": self.steps_left.clone()}
 
     def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned."""

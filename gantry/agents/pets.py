@@ -8,7 +8,6 @@ from the papers.
 """
 
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Callable
@@ -30,7 +29,7 @@ from gantry.agents.models.planning_model import PlanningModel, planning_model_of
 from gantry.agents.models.reward_model import LearnedReward, RewardModel, TaskReward
 from gantry.agents.models.terminal_value import TerminalValue
 from gantry.agents.mpc import MPC
-from gantry.agents.parts.checkpoint import Checkpoint, Tensors
+from gantry.agents.parts.checkpoint import Checkpoint, Part, Tensors
 from gantry.agents.parts.spaces import ActionMap, Box, ObservationMap, Spaces, check_spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
@@ -128,70 +127,54 @@ class PETS:
     config_class: ClassVar[type[PlannerConfig]] = PlannerConfig
 
     def __init__(
-        self,
-        env: VectorEnv | Spaces,
-        config: PlannerConfig = PlannerConfig(),
-        seed: int = 0,
+        self, env: VectorEnv | Spaces, config: PlannerConfig = PlannerConfig(), seed: int = 0,
         env_seed: int | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         check_spaces(env.single_observation_space, env.single_action_space)
         self.env, self.env_id = env, env.spec.id if isinstance(env, VectorEnv) and env.spec else None
         self._random = torch.Generator().manual_seed(seed)
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
         observations, self._actions = ObservationMap(env.single_observation_space), ActionMap(env.single_action_space)
         size, learned = observations.size, config.dynamics == "learned"
+        action_size, single = self._actions.size, dataclasses.replace(config.model, ensemble_size=1)
+        self.dynamics, self.reward_model, self.terminal_value = None, None, None
         with torch_threads(1):  # the first weights must not depend on the number of threads
-            single = dataclasses.replace(config.model, ensemble_size=1)
-            self.dynamics = (
-                DynamicsModel(size, self._actions.size, config.model, self._random, config.angle_columns)
-                if learned
-                else None
-            )
-            # With auto it is built even where the task turns out to offer its reward: the same random numbers follow.
-            self.reward_model = (
-                LearnedReward(size, self._actions.size, single, self._random)
-                if learned and config.reward != "task"
-                else None
-            )
-            self.terminal_value = TerminalValue(size, single, self._random) if config.terminal_value else None
+            if learned:
+                self.dynamics = DynamicsModel(size, action_size, config.model, self._random, config.angle_columns)
+            if learned and config.reward != "task":
+                # Built even where the task turns out to offer its reward: the same random numbers follow.
+                self.reward_model = LearnedReward(size, action_size, single, self._random)
+            if config.terminal_value:
+                self.terminal_value = TerminalValue(size, single, self._random)
         self.config = dataclasses.replace(config, num_envs=env.num_envs)
         if isinstance(env, VectorEnv) and config.reward == "auto":
             offered = _offers_reward(planning_model_of(env), size)
             self.config = dataclasses.replace(self.config, reward="task" if offered else "learned")
             if offered:
                 self.reward_model = None
-        controller = functools.partial(
-            MPC,
-            observations=observations,
-            actions=self._actions,
-            search=PlanSearch(config.search, self._actions.size, _bounded(env.single_action_space)),
-            build_model=self._model_for,
-            action_repeat=config.action_repeat,
-            threads=config.torch_threads,
+        search = PlanSearch(config.search, action_size, _bounded(env.single_action_space))
+        self.mpc, self.collector = (
+            MPC(
+                observations, self._actions, search, self._model_for, config.action_repeat, random, config.torch_threads
+            )
+            for random in (self._acting_random, self._random)
         )
-        self.mpc, self.collector = controller(generator=self._acting_random), controller(generator=self._random)
         if isinstance(env, VectorEnv):
             self.mpc.begin(env)
             self.collector.begin(env)
         self.stepper = VectorStepper(env, seed if env_seed is None else env_seed)
-        self.dataset = TransitionDataset(size, self._actions.size)
+        self.dataset = TransitionDataset(size, action_size)
         self._pending = PendingTransitions(env.num_envs, size)
         self.accuracy: list[ModelAccuracy] = []
         models = {"dynamics": self.dynamics, "reward_model": self.reward_model, "terminal_value": self.terminal_value}
         learned_models = {name: model for name, model in models.items() if model is not None}
-        optimizers = [item for model in learned_models.values() for item in model.optimizers.items()]
-        self.checkpoint = Checkpoint(
-            policy=learned_models,
-            trainer={
-                **{f"{name}_optimizer": optimizer for name, optimizer in optimizers},
-                "dataset": self.dataset,
-                "collector": self.collector,
-                "pending": self._pending,
-                "stepper": self.stepper,
-                "random": self._random,
-                "acting_random": self._acting_random,
-            },
-        )
+        parts: dict[str, Part] = {
+            f"{name}_optimizer": optimizer
+            for model in learned_models.values() for name, optimizer in model.optimizers.items()
+        }  # fmt: skip
+        parts |= {"dataset": self.dataset, "collector": self.collector, "pending": self._pending}
+        generators = {"random": self._random, "acting_random": self._acting_random}
+        self.checkpoint = Checkpoint(learned_models, {**parts, "stepper": self.stepper, **generators})
 
     def _model_for(self, planning_model: PlanningModel | None) -> Model:
         """Return the model to plan with in an environment that offers `planning_model`.
@@ -205,12 +188,10 @@ class PETS:
             if planning_model is None:
                 raise GantryError("planners can simulate only Gantry's own environments; set dynamics=learned")
             return SimulatorModel(planning_model, self._to_environment, config.action_repeat, objective)
-        reward_model: RewardModel
-        if self.reward_model is not None:
-            reward_model = self.reward_model
-        elif planning_model is None:
-            raise GantryError("this environment does not offer its reward to planners; set reward=learned")
-        else:
+        reward_model: RewardModel | None = self.reward_model
+        if reward_model is None:
+            if planning_model is None:
+                raise GantryError("this environment does not offer its reward to planners; set reward=learned")
             reward_model = TaskReward(planning_model, self._to_environment, config.action_repeat)
         return LearnedModel(
             self.dynamics, reward_model, objective, config.particles, config.propagation, config.sample_predictions
@@ -276,21 +257,18 @@ class PETS:
         next_features = collector.model.features(stepper.observation)
         if len(transition.final_envs):
             next_features[transition.final_envs] = collector.model.features(transition.final_observations)
-        mask, terminated, done = (
-            torch.from_numpy(flags.copy()) for flags in (transition.mask, transition.terminated, transition.done)
-        )
+        mask, terminated, done = map(torch.tensor, (transition.mask, transition.terminated, transition.done))
         held_to_end = collector.steps_left == 0
         # A planning step that a time limit cut short is not a transition of the kind that the model predicts.
         complete = (mask & (terminated | held_to_end)).nonzero()[:, 0]
         if len(complete):
-            new = Transitions(
+            states, actions, rewards = (
                 pending.features[complete],
-                collector.actions[complete].clone(),
-                next_features[complete],
-                pending.rewards[complete].clone(),
-                terminated[complete],
-                torch.rand(len(complete), generator=self._random) < self.config.validation_fraction,
+                collector.actions[complete],
+                pending.rewards[complete],
             )
+            held_out = torch.rand(len(complete), generator=self._random) < self.config.validation_fraction
+            new = Transitions(states, actions, next_features[complete], rewards, terminated[complete], held_out)
             self.dataset.add(new)
             log.add_transitions(complete, new)
         log.completed_steps += int((mask & (done | held_to_end)).sum())
@@ -424,9 +402,8 @@ def _model_metrics(accuracy: ModelAccuracy | None, fit: FitResult | None) -> Met
 
 def _offers_reward(planning_model: PlanningModel | None, observation_size: int) -> bool:
     """Return whether an environment offers its reward as a function of what its observations determine."""
-    return (
-        planning_model is not None and planning_model.features(np.zeros((1, observation_size), np.float32)) is not None
-    )
+    observation = np.zeros((1, observation_size), np.float32)
+    return planning_model is not None and planning_model.features(observation) is not None
 
 
 def _bounded(space: Space) -> Tensor | None:

@@ -255,13 +255,9 @@ class Search:
     """
 
     def __init__(
-        self,
-        env: VectorEnv | Spaces,
-        config: CEMConfig | NESConfig,
-        method: SamplingMethod,
-        seed: int,
+        self, env: VectorEnv | Spaces, config: CEMConfig | NESConfig, method: SamplingMethod, seed: int,
         env_seed: int | None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.method, self._episodes = method, config.episodes
         self._random = torch.Generator().manual_seed(seed)
         self.policy = DeterministicPolicy(env, config, self._random)
@@ -333,15 +329,8 @@ class CEM:
     ) -> None:
         self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
         self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
-        optimizer = CrossEntropy(
-            population=env.num_envs,
-            initial_std=config.initial_std,
-            elites=max(1, round(config.elite_fraction * env.num_envs)),
-            covariance=config.covariance,
-            smoothing=config.smoothing,
-            covariance_smoothing=config.covariance_smoothing,
-            min_std=config.min_std,
-        )
+        elites = max(1, round(config.elite_fraction * env.num_envs))
+        optimizer = CrossEntropy.from_config(config, population=env.num_envs, elites=elites)
         self.search = Search(env, config, optimizer, seed, env_seed)
         self.policy, self.stepper, self.checkpoint = self.search.policy, self.search.stepper, self.search.checkpoint
 
@@ -373,14 +362,7 @@ class NES:
     ) -> None:
         self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
         self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
-        optimizer = NaturalEvolutionStrategy(
-            population=env.num_envs,
-            initial_std=config.initial_std,
-            covariance=config.covariance,
-            shaping=config.shaping,
-            mean_learning_rate=config.mean_learning_rate,
-            covariance_learning_rate=config.covariance_learning_rate,
-        )
+        optimizer = NaturalEvolutionStrategy.from_config(config, population=env.num_envs)
         self.search = Search(env, config, optimizer, seed, env_seed)
         self.policy, self.stepper, self.checkpoint = self.search.policy, self.search.stepper, self.search.checkpoint
 

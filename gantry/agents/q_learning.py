@@ -25,7 +25,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.parts.checkpoint import Checkpoint, Tensors
+from gantry.agents.parts.checkpoint import Checkpoint, Part, Tensors
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
 from gantry.agents.parts.spaces import MOST_CATEGORIES, ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.training_loop import Metrics, training_loop
@@ -179,14 +179,8 @@ class Transitions:
 
     def select(self, index: Array) -> "Transitions":
         """Return the transitions at `index`: integers, or a mask (k,)."""
-        return Transitions(
-            self.states[index],
-            self.actions[index],
-            self.rewards[index],
-            self.next_states[index],
-            self.terminated[index],
-            None if self.next_actions is None else self.next_actions[index],
-        )
+        chosen = {name: column[index] for name, column in vars(self).items() if column is not None}
+        return dataclasses.replace(self, **chosen)
 
 
 class QTables:
@@ -210,11 +204,8 @@ class QTables:
 
     def state(self) -> Tensors:
         """Return copies of the tables, the visit counts and the exploration rate."""
-        return {
-            "values": torch.from_numpy(self.values.copy()),
-            "visits": torch.from_numpy(self.visits.copy()),
-            "epsilon": torch.tensor(self.epsilon, dtype=torch.float64),
-        }
+        epsilon = torch.tensor(self.epsilon, dtype=torch.float64)
+        return {"values": torch.tensor(self.values), "visits": torch.tensor(self.visits), "epsilon": epsilon}
 
     def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned."""
@@ -230,7 +221,7 @@ class NextActions:
 
     def state(self) -> Tensors:
         """Return a copy of the actions."""
-        return {"actions": torch.from_numpy(self.actions.copy())}
+        return {"actions": torch.tensor(self.actions)}
 
     def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned."""
@@ -320,37 +311,24 @@ class QLearning:
     config_class: ClassVar[type[QLearningConfig]] = QLearningConfig
 
     def __init__(
-        self,
-        env: VectorEnv | Spaces,
-        config: QLearningConfig = QLearningConfig(),
-        seed: int = 0,
+        self, env: VectorEnv | Spaces, config: QLearningConfig = QLearningConfig(), seed: int = 0,
         env_seed: int | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         states, actions = table_size(env.single_observation_space, env.single_action_space)
         self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
         self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
         self._random = torch.Generator().manual_seed(seed)
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
-        self._observations, self._actions = (
-            ObservationMap(env.single_observation_space),
-            ActionMap(env.single_action_space),
-        )
-        self.q = QTables(
-            (2 if config.rule == "double" else 1, states, actions), config.initial_value, config.epsilon_start
-        )
+        self._observations = ObservationMap(env.single_observation_space)
+        self._actions = ActionMap(env.single_action_space)
+        tables = 2 if config.rule == "double" else 1
+        self.q = QTables((tables, states, actions), config.initial_value, config.epsilon_start)
         self._next = NextActions(env.num_envs)
         self._replay = TransitionReplay(config.replay_capacity if config.replay_batches else 0)
         self.stepper = VectorStepper(env, seed if env_seed is None else env_seed)
-        self.checkpoint = Checkpoint(
-            policy={"q": self.q},
-            trainer={
-                "next": self._next,
-                "replay": self._replay,
-                "stepper": self.stepper,
-                "random": self._random,
-                "acting_random": self._acting_random,
-            },
-        )
+        parts: dict[str, Part] = {"next": self._next, "replay": self._replay, "stepper": self.stepper}
+        generators = {"random": self._random, "acting_random": self._acting_random}
+        self.checkpoint = Checkpoint(policy={"q": self.q}, trainer={**parts, **generators})
 
     @property
     def steps(self) -> int:

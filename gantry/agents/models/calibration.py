@@ -69,12 +69,9 @@ def measure_accuracy(dynamics: DynamicsModel, segments: Sequence[Segment], horiz
     cdf = mixture_cdf(mean, std, next_features)
     # Features that never change are predicted exactly, which says nothing about calibration.
     changing = (next_features - features).std(0, correction=0) > 0.0
-    return ModelAccuracy(
-        float(error.square().mean().sqrt()),
-        float(error.abs().median()),
-        interval_coverage(cdf[:, changing] if bool(changing.any()) else cdf),
-        _multi_step_errors(dynamics, segments, horizon),
-    )
+    coverage = interval_coverage(cdf[:, changing] if bool(changing.any()) else cdf)
+    rmse, median_error = float(error.square().mean().sqrt()), float(error.abs().median())
+    return ModelAccuracy(rmse, median_error, coverage, _multi_step_errors(dynamics, segments, horizon))
 
 
 def _multi_step_errors(dynamics: DynamicsModel, segments: Sequence[Segment], horizon: int) -> Tensor:

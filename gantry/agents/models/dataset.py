@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-INITIAL_CAPACITY = 1024
-
 
 @dataclasses.dataclass
 class Transitions:
@@ -27,23 +25,17 @@ class Transitions:
     """(N,) bool, held out from training for validation."""
 
     @classmethod
-    def zeros(cls, feature_size: int, action_size: int, number: int) -> "Transitions":
-        """Return N transitions filled with zeros."""
-        return cls(
-            torch.zeros(number, feature_size),
-            torch.zeros(number, action_size),
-            torch.zeros(number, feature_size),
-            torch.zeros(number),
-            torch.zeros(number, dtype=torch.bool),
-            torch.zeros(number, dtype=torch.bool),
-        )
+    def none(cls, feature_size: int, action_size: int) -> "Transitions":
+        """Return transitions of these sizes, none in number."""
+        features, flags = torch.zeros(0, feature_size), torch.zeros(0, dtype=torch.bool)
+        return cls(features, torch.zeros(0, action_size), features, torch.zeros(0), flags, flags)
 
     def __len__(self) -> int:
         return len(self.rewards)
 
     def columns(self) -> dict[str, Tensor]:
         """Return the fields by name."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return vars(self)
 
     @classmethod
     def concatenate(cls, parts: Sequence["Transitions"]) -> "Transitions":
@@ -60,26 +52,22 @@ class TransitionDataset:
     """Growing dataset of transitions, oldest first."""
 
     def __init__(self, feature_size: int, action_size: int) -> None:
-        self._storage = Transitions.zeros(feature_size, action_size, INITIAL_CAPACITY)
-        self._size = self._mark = 0
+        self._parts = [Transitions.none(feature_size, action_size)]
+        self._mark = 0
 
     def __len__(self) -> int:
-        return self._size
+        return sum(map(len, self._parts))
 
     def add(self, new: Transitions) -> None:
-        """Append transitions."""
-        end = self._size + len(new)
-        if end > len(self._storage):
-            extra = Transitions.zeros(new.features.shape[1], new.actions.shape[1], end)
-            self._storage = Transitions.concatenate([self._storage, extra])
-        for name, column in self._storage.columns().items():
-            column[self._size : end] = getattr(new, name)
-        self._size = end
+        """Append transitions, which must not change afterwards."""
+        self._parts.append(new)
 
     @property
     def transitions(self) -> Transitions:
-        """Views of all transitions, oldest first."""
-        return self._storage.select(slice(0, self._size))
+        """All transitions, oldest first."""
+        if len(self._parts) > 1:
+            self._parts = [Transitions.concatenate(self._parts)]
+        return self._parts[0]
 
     def state(self) -> dict[str, Tensor]:
         """Return copies of all transitions."""
@@ -87,13 +75,15 @@ class TransitionDataset:
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
-        self._size = self._mark = 0
-        self.add(Transitions(**{field.name: tensors[field.name] for field in dataclasses.fields(Transitions)}))
+        if len({len(column) for column in tensors.values()}) > 1:
+            raise ValueError("the columns of the dataset differ in length")
+        empty = self.transitions.select(slice(0, 0))  # columns of other sizes do not fit it
+        self._parts = [Transitions.concatenate([empty, Transitions(**tensors)])]
 
     def mark(self) -> None:
         """Begin a stretch of additions that `rollback` undoes."""
-        self._mark = self._size
+        self._mark = len(self)
 
     def rollback(self) -> None:
         """Remove everything added since the last `mark`."""
-        self._size = self._mark
+        self._parts = [self.transitions.select(slice(0, self._mark))]

@@ -41,13 +41,9 @@ class DynamicsModel:
     """
 
     def __init__(
-        self,
-        feature_size: int,
-        action_size: int,
-        config: EnsembleConfig,
-        generator: torch.Generator,
+        self, feature_size: int, action_size: int, config: EnsembleConfig, generator: torch.Generator,
         angle_columns: Sequence[int] = (),
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.feature_size, self.action_size = feature_size, action_size
         self.ensemble = Ensemble(feature_size + action_size, feature_size, config, generator)
         self.optimizers = {"dynamics": self.ensemble.optimizer}
@@ -91,14 +87,9 @@ class DynamicsModel:
         return mean if self.kinematics is None else self.kinematics.apply(mean), (0.5 * log_variance).exp()
 
     def rollout(
-        self,
-        features: Tensor,
-        actions: Tensor,
-        particles: int,
-        propagation: Propagation = "ts_infinity",
-        sample: bool = True,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
+        self, features: Tensor, actions: Tensor, particles: int, propagation: Propagation = "ts_infinity",
+        sample: bool = True, generator: torch.Generator | None = None,
+    ) -> Tensor:  # fmt: skip
         """Roll out action sequences; differentiable with respect to features and actions.
 
         Args:

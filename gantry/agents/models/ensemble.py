@@ -135,12 +135,9 @@ class Ensemble:
     def __init__(self, input_size: int, output_size: int, config: EnsembleConfig, generator: torch.Generator) -> None:
         self.input_size, self.output_size, self.config = input_size, output_size, config
         layers = list(itertools.pairwise((input_size, *config.hidden_sizes, 2 * output_size)))
-        self._shapes = [
-            *((config.ensemble_size, fan_in, fan_out) for fan_in, fan_out in layers),
-            *((config.ensemble_size, 1, fan_out) for _, fan_out in layers),
-            (output_size,),
-            (output_size,),
-        ]
+        weights = [(config.ensemble_size, fan_in, fan_out) for fan_in, fan_out in layers]
+        biases = [(config.ensemble_size, 1, fan_out) for _, fan_out in layers]
+        self._shapes: list[tuple[int, ...]] = [*weights, *biases, (output_size,), (output_size,)]
         self.vector = torch.zeros(sum(math.prod(shape) for shape in self._shapes))
         self._gradient = torch.zeros_like(self.vector)
         self.weights, self.biases, self.min_log_variance, self.max_log_variance = self._split(self.vector)
@@ -165,13 +162,9 @@ class Ensemble:
 
     @torch.no_grad()
     def fit(
-        self,
-        inputs: Tensor,
-        targets: Tensor,
-        validation: Tensor,
-        generator: torch.Generator,
+        self, inputs: Tensor, targets: Tensor, validation: Tensor, generator: torch.Generator,
         ignored: Tensor | None = None,
-    ) -> FitResult:
+    ) -> FitResult:  # fmt: skip
         """Fit to all data, starting from the current weights.
 
         Args:
@@ -204,12 +197,9 @@ class Ensemble:
     ) -> FitResult:
         """Fit to normalized data (N, ·) with early stopping on validation data (M, ·)."""
         config, number = self.config, len(x)
-        shape = (config.ensemble_size, number)
-        sample = (
-            torch.randint(number, shape, generator=generator)
-            if config.bootstrap and config.ensemble_size > 1
-            else torch.arange(number).expand(shape)
-        )
+        sample = torch.arange(number).expand(config.ensemble_size, number)
+        if config.bootstrap and config.ensemble_size > 1:
+            sample = torch.randint(number, sample.shape, generator=generator)
         best_loss = self._validation_losses(validation_x, validation_y)
         best_weights = self.vector.clone()
         minibatches = self._minibatches(sample, generator)
@@ -294,9 +284,8 @@ class Ensemble:
         size = self.config.ensemble_size
         if not len(x):
             return torch.full((size,), math.inf)
-        mean, log_variance = ensemble_forward(
-            x.expand(size, *x.shape), self.weights, self.biases, self.min_log_variance, self.max_log_variance
-        )
+        bounds = self.min_log_variance, self.max_log_variance
+        mean, log_variance = ensemble_forward(x.expand(size, *x.shape), self.weights, self.biases, *bounds)
         return gaussian_nll(mean, log_variance, y).clamp(max=MAX_VALIDATION_LOSS).mean(1)
 
     def _keep_improved(self, best: Tensor, improved: Tensor) -> None:
@@ -370,10 +359,9 @@ class Ensemble:
         self._fold_normalization()
 
     def _tensors(self) -> dict[str, Tensor]:
-        tensors = {name: getattr(self, name) for name in STATE}
-        for kind, layers in (("weight", self.weights), ("bias", self.biases)):
-            tensors.update({f"{index}.{kind}": layer for index, layer in enumerate(layers)})
-        return tensors
+        weights = {f"{index}.weight": weight for index, weight in enumerate(self.weights)}
+        biases = {f"{index}.bias": bias for index, bias in enumerate(self.biases)}
+        return {**{name: getattr(self, name) for name in STATE}, **weights, **biases}
 
 
 def silu_(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from gantry.errors import GantryError
+from gantry.agents.parts.validation import require
 
 MAX_ANGLES = 7
 """Limit of 3^7 products; a fit costs the third power of their number."""
@@ -41,11 +41,8 @@ class LearnedKinematics:
         Raises:
             GantryError: too many angles, or a column does not exist.
         """
-        if len(angle_columns) > MAX_ANGLES or not all(0 <= column < feature_size for column in angle_columns):
-            raise GantryError(
-                f"the setting angle_columns must be at most {MAX_ANGLES} columns from 0 to {feature_size - 1}; "
-                f"it is {angle_columns}"
-            )
+        fits = len(angle_columns) <= MAX_ANGLES and all(0 <= column < feature_size for column in angle_columns)
+        require(fits, "angle_columns", f"at most {MAX_ANGLES} columns from 0 to {feature_size - 1}", angle_columns)
         self._angles = torch.tensor(angle_columns, dtype=torch.int64)
         self._half = (len(angle_columns) + 1) // 2
         self.columns = torch.zeros(feature_size, dtype=torch.bool)

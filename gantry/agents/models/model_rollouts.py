@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,26 +27,6 @@ class ModelRollouts:
     """(m,) estimated returns; NaN where a rollout is not finite or has diverged."""
     rewards: Tensor
     """(H, m) rewards per planning step, mean over particles."""
-
-
-class Model(Protocol):
-    """Dynamics and reward, as a planner needs them."""
-
-    @property
-    def fitted(self) -> bool:
-        """Whether the model can be planned with; a learned one needs data first."""
-
-    @property
-    def members(self) -> int:
-        """Number of alternative predictions: the ensemble's size, or 1."""
-
-    def features(self, observations: NDArray[np.float32]) -> Tensor:
-        """Return the features (k, d) of observations (k, d) that rollouts start from."""
-
-    def evaluate_action_sequences(
-        self, features: Tensor, env_ids: NDArray[np.int64], actions: Tensor, generator: torch.Generator
-    ) -> ModelRollouts:
-        """Roll out action sequences (m, H, a) from features (m, d), the current ones of environments `env_ids` (m,)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +96,9 @@ class SimulatorModel:
     objective: PlanningObjective
     """How returns are estimated."""
     fitted: ClassVar[bool] = True
+    """There is nothing to learn."""
     members: ClassVar[int] = 1
+    """Number of alternative predictions."""
 
     def features(self, observations: NDArray[np.float32]) -> Tensor:
         """Return observations (k, d) as they are; simulations start from the environments' states instead."""
@@ -127,26 +109,23 @@ class SimulatorModel:
     ) -> ModelRollouts:
         """Simulate action sequences (m, H, a) from the current states of environments `env_ids` (m,)."""
         number, horizon, size = actions.shape
-        converted = self.to_environment(actions.detach().reshape(-1, size).numpy())
-        path, rewards, terminated = self.planning_model.rollout(
-            env_ids, converted.reshape(number, horizon, *converted.shape[1:]), self.repeat
-        )
-        trajectories = torch.from_numpy(path)[:, :, None].float()
+        flat = self.to_environment(actions.detach().reshape(-1, size).numpy())
+        controls = flat.reshape(number, horizon, *flat.shape[1:])
+        results = self.planning_model.rollout(env_ids, controls, self.repeat)
+        trajectories, rewards, terminated = (torch.from_numpy(result)[:, :, None] for result in results)
+        trajectories = trajectories.float()
         diverged = ~trajectories.isfinite().all(-1).all(0)[:, 0]
-        summed = torch.from_numpy(np.asarray(rewards, np.float32))[:, :, None]
-        return evaluate_rollouts(
-            trajectories, summed, torch.from_numpy(terminated)[:, :, None], diverged, self.objective
-        )
+        return evaluate_rollouts(trajectories, rewards.float(), terminated, diverged, self.objective)
+
+
+Model = LearnedModel | SimulatorModel
+"""Dynamics and reward, as a planner needs them."""
 
 
 def evaluate_rollouts(
-    trajectories: Tensor,
-    rewards: Tensor,
-    terminated: Tensor | None,
-    diverged: Tensor,
-    objective: PlanningObjective,
+    trajectories: Tensor, rewards: Tensor, terminated: Tensor | None, diverged: Tensor, objective: PlanningObjective,
     feature_std: Tensor | None = None,
-) -> ModelRollouts:
+) -> ModelRollouts:  # fmt: skip
     """Return rollouts with returns Σ_h γ^h (r_h − penalty · disagreement_h) until termination, + γ^H V(s_H).
 
     Args:

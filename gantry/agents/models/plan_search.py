@@ -70,30 +70,12 @@ def make_optimizer(config: SearchConfig, discrete: bool) -> SamplingMethod:
     if config.optimizer == "random-shooting" and not discrete:
         return RandomShooting(config.population)
     if discrete:
-        return CategoricalCrossEntropy(
-            config.population, elites=config.elites, keep_elite_fraction=config.keep_elite_fraction
-        )
+        return CategoricalCrossEntropy.from_config(config)
     if config.optimizer == "cem":
-        return CrossEntropy(
-            config.population,
-            config.initial_std,
-            elites=config.elites,
-            covariance="diagonal",
-            smoothing=1.0 - config.momentum,
-            covariance_smoothing=1.0 - config.momentum,
-            around="new",
-        )
-    if config.optimizer == "mppi":
-        return PathIntegral(config.population, config.initial_std, temperature=config.temperature)
-    return ImprovedCrossEntropy(
-        config.population,
-        config.initial_std,
-        elites=config.elites,
-        keep_elite_fraction=config.keep_elite_fraction,
-        colored_noise_exponent=config.colored_noise_exponent,
-        population_decay_factor=config.population_decay_factor,
-        momentum=config.momentum,
-    )
+        weight = 1.0 - config.momentum
+        smoothing = {"smoothing": weight, "covariance_smoothing": weight}
+        return CrossEntropy.from_config(config, covariance="diagonal", around="new", **smoothing)
+    return (PathIntegral if config.optimizer == "mppi" else ImprovedCrossEntropy).from_config(config)
 
 
 @dataclasses.dataclass
@@ -159,10 +141,8 @@ class PlanSearch:
         self.discrete = bounded is None
         if self.discrete and config.optimizer in ("mppi", "gradient"):
             raise GantryError(f"the optimizer {config.optimizer} cannot plan Discrete actions; choose icem or cem")
-        self.bounds: Bounds | None = None
-        if bounded is not None:
-            high = torch.where(bounded, 1.0, math.inf)
-            self.bounds = Bounds(-high, high)
+        high = None if bounded is None else torch.where(bounded, 1.0, math.inf)
+        self.bounds = None if high is None else Bounds(-high, high)
         self.optimizer = make_optimizer(config, self.discrete)
 
     def warm_start(self, num_envs: int) -> WarmStart:
@@ -171,9 +151,8 @@ class PlanSearch:
         keeps_elites = self.discrete or config.optimizer in ("icem", "gradient")
         kept = round(config.keep_elite_fraction * config.elites) if keeps_elites else 0
         shape = (config.horizon, self.action_size)
-        return WarmStart(
-            torch.zeros(num_envs, *shape), torch.zeros(num_envs, kept, *shape), torch.zeros(num_envs, dtype=torch.bool)
-        )
+        plans, elites = torch.zeros(num_envs, *shape), torch.zeros(num_envs, kept, *shape)
+        return WarmStart(plans, elites, available=torch.zeros(num_envs, dtype=torch.bool))
 
     def plan(
         self, warm_start: WarmStart, env_ids: Tensor, features: Tensor, model: Model, generator: torch.Generator
@@ -193,10 +172,8 @@ class PlanSearch:
             populations = [self.optimizer.sample(state, generator) for state in states]
             rollouts = self._update(states, populations, env_ids, features, model, generator)
         if self.config.optimizer == "gradient":
-            states = [
-                self._refine_by_gradient(state, env_ids[k : k + 1], features[k : k + 1], model, generator)
-                for k, state in enumerate(states)
-            ]
+            parts = zip(states, env_ids.split(1), features.split(1), strict=True)
+            states = [self._refine_by_gradient(*part, model, generator) for part in parts]
         failed = torch.tensor([state.iteration == 0 for state in states])
         plans = torch.stack([self._executed_plan(state) for state in states])
         for k, env_id in enumerate(env_ids.tolist()):
@@ -221,14 +198,9 @@ class PlanSearch:
         return state
 
     def _update(
-        self,
-        states: list[SamplingState],
-        populations: list[Tensor],
-        env_ids: Tensor,
-        features: Tensor,
-        model: Model,
+        self, states: list[SamplingState], populations: list[Tensor], env_ids: Tensor, features: Tensor, model: Model,
         generator: torch.Generator,
-    ) -> ModelRollouts:
+    ) -> ModelRollouts:  # fmt: skip
         """Evaluate all populations in one batch, update `states` in place; return the first environment's rollouts."""
         sizes = torch.tensor([len(population) for population in populations])
         owners = torch.repeat_interleave(torch.arange(len(env_ids)), sizes)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,19 +19,6 @@ from gantry.errors import GantryError
 
 ToEnvironment = Callable[[NDArray[np.float32]], NDArray[np.generic]]
 """Planned actions (k, a), one-hot if discrete → environment actions (k, …)."""
-
-
-class RewardModel(Protocol):
-    """Reward and termination of transitions between planning steps; leading dimensions (…) broadcast."""
-
-    def features(self, observations: NDArray[np.float32]) -> Tensor:
-        """Return the features (k, d) of observations (k, d), which reward and dynamics are functions of."""
-
-    def reward(self, features: Tensor, actions: Tensor, next_features: Tensor) -> Tensor:
-        """Return rewards (…), summed over a planning step, for (…, d), (…, a), (…, d)."""
-
-    def terminated(self, next_features: Tensor) -> Tensor | None:
-        """Return which features (…, d) are terminal, (…) bool, or None if episodes never terminate."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +44,7 @@ class TaskReward:
         return torch.tensor(features, dtype=torch.float32)
 
     def reward(self, features: Tensor, actions: Tensor, next_features: Tensor) -> Tensor:
-        """Return rewards (…), summed over a planning step, for (…, d), (…, a), (…, d)."""
+        """Return rewards (…), summed over a planning step, for (…, d), (…, a), (…, d), which broadcast."""
         flat = actions.detach().reshape(-1, actions.shape[-1]).numpy()
         controls = np.asarray(self.planning_model.controls(self.to_environment(flat)), np.float32)
         control = torch.from_numpy(controls).view(*actions.shape[:-1], -1)
@@ -115,7 +101,7 @@ class LearnedReward:
             descend(loss, self._termination_optimizer, config.learning_rate)
 
     def reward(self, features: Tensor, actions: Tensor, next_features: Tensor) -> Tensor:
-        """Return rewards (…), summed over a planning step, for (…, d), (…, a), (…, d)."""
+        """Return rewards (…), summed over a planning step, for (…, d), (…, a), (…, d), which broadcast."""
         actions = actions.expand(*features.shape[:-1], -1)
         return self._reward.ensemble_mean(torch.cat([features, actions, next_features], -1))[..., 0]
 
@@ -129,13 +115,9 @@ class LearnedReward:
 
     def state(self) -> dict[str, Tensor]:
         """Return copies of everything that predictions depend on."""
-        return {
-            **prefixed("reward", self._reward.state()),
-            **prefixed("termination", self._termination.state()),
-            "can_terminate": torch.tensor(self._can_terminate),
-            "feature_mean": self._feature_mean.clone(),
-            "feature_std": self._feature_std.clone(),
-        }
+        networks = prefixed("reward", self._reward.state()) | prefixed("termination", self._termination.state())
+        features = {"feature_mean": self._feature_mean.clone(), "feature_std": self._feature_std.clone()}
+        return {**networks, "can_terminate": torch.tensor(self._can_terminate), **features}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
@@ -143,3 +125,7 @@ class LearnedReward:
         self._termination.load_state(under(tensors, "termination"))
         self._can_terminate = bool(tensors["can_terminate"])
         self._feature_mean, self._feature_std = tensors["feature_mean"].clone(), tensors["feature_std"].clone()
+
+
+RewardModel = TaskReward | LearnedReward
+"""Reward and termination of transitions between planning steps."""

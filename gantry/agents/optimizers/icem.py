@@ -95,14 +95,9 @@ class ImprovedCrossEntropy(EliteMethod):
 
 
 def colored_noise(
-    number: int,
-    horizon: int,
-    actions: int,
-    exponent: float,
-    generator: torch.Generator,
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | None = None,
-) -> Tensor:
+    number: int, horizon: int, actions: int, exponent: float, generator: torch.Generator,
+    dtype: torch.dtype = torch.float64, device: torch.device | None = None,
+) -> Tensor:  # fmt: skip
     """Return Gaussian noise over time with power ∝ 1 / frequency^exponent, mean 0 and variance 1 at every time.
 
     White noise is filtered in the frequency domain; frequency 0 gets the power of the lowest other one, so that a plan

@@ -107,14 +107,9 @@ class Result:
 
 
 def minimize(
-    problem: Problem,
-    method: Method,
-    start: Tensor,
-    *,
-    generator: torch.Generator,
-    budget: Budget = Budget(),
+    problem: Problem, method: Method, start: Tensor, *, generator: torch.Generator, budget: Budget = Budget(),
     trace: bool = True,
-) -> Result:
+) -> Result:  # fmt: skip
     """Minimize a problem from a start.
 
     Args:

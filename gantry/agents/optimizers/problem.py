@@ -62,9 +62,7 @@ class Evaluations:
 
     def since(self, earlier: "Evaluations") -> "Evaluations":
         """Return the evaluations made after an earlier count."""
-        return Evaluations(
-            self.values - earlier.values, self.gradients - earlier.gradients, self.hessians - earlier.hessians
-        )
+        return Evaluations(*(getattr(self, name) - count for name, count in vars(earlier).items()))
 
     def copy(self) -> "Evaluations":
         """Return a copy of the count."""
@@ -80,13 +78,9 @@ class Problem:
     """
 
     def __init__(
-        self,
-        function: Objective,
-        *,
-        gradient: Callable[[Tensor], Tensor] | None = None,
-        hessian: Callable[[Tensor], Tensor] | None = None,
-        bounds: Bounds | None = None,
-    ) -> None:
+        self, function: Objective, *, gradient: Callable[[Tensor], Tensor] | None = None,
+        hessian: Callable[[Tensor], Tensor] | None = None, bounds: Bounds | None = None,
+    ) -> None:  # fmt: skip
         """Wrap an objective; derivatives that are not given come from torch.func.
 
         Args:
@@ -136,10 +130,7 @@ class Problem:
             GantryError: the result is not finite.
         """
         self.evaluations.gradients += 1
-        gradient = self._gradient(point).detach()
-        if not bool(gradient.isfinite().all()):
-            raise GantryError(f"the gradient is not finite at {describe(point)}; start elsewhere, or set bounds")
-        return gradient
+        return _finite("gradient", self._gradient(point).detach(), point)
 
     def hessian(self, point: Tensor) -> Tensor:
         """Return the symmetric Hessian (d, d) at a point (*shape) of d coordinates.
@@ -149,9 +140,7 @@ class Problem:
         """
         self.evaluations.hessians += 1
         size = point.numel()
-        hessian = self._hessian(point).detach().reshape(size, size)
-        if not bool(hessian.isfinite().all()):
-            raise GantryError(f"the Hessian is not finite at {describe(point)}; start elsewhere, or set bounds")
+        hessian = _finite("Hessian", self._hessian(point).detach().reshape(size, size), point)
         return (hessian + hessian.T) / 2
 
 
@@ -162,6 +151,13 @@ def one_by_one(function: Callable[[Tensor], Tensor]) -> Objective:
         return torch.stack([function(point) for point in population])
 
     return batched
+
+
+def _finite(what: str, derivative: Tensor, point: Tensor) -> Tensor:
+    """Return the derivative at a point (*shape); raises GantryError where it is not finite."""
+    if not bool(derivative.isfinite().all()):
+        raise GantryError(f"the {what} is not finite at {describe(point)}; start elsewhere, or set bounds")
+    return derivative
 
 
 def check_finite(values: Tensor, population: Tensor) -> None:

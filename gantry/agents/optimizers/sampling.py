@@ -12,6 +12,7 @@ A planner calls the two itself, around its own rollouts:
 import dataclasses
 import math
 from abc import ABC, abstractmethod
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -75,6 +76,12 @@ class SamplingMethod(ABC):
         std = self.initial_std
         require(std is None or 0 < std < math.inf, "initial_std", "above 0", std)
 
+    @classmethod
+    def from_config(cls, config: object, **others: Any) -> Self:
+        """Return the method with the settings that a dataclass has under the same names, and `others`."""
+        names = [field.name for field in dataclasses.fields(cls) if hasattr(config, field.name)]
+        return cls(**{**{name: getattr(config, name) for name in names}, **others})
+
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> SamplingState:
         """Return the state around a start (*shape)."""
         std = torch.ones_like(start)
@@ -103,19 +110,15 @@ class SamplingMethod(ABC):
         """
         check_finite(values, population)
         index = int(values.argmin())
-        best = state.point, state.value
-        if float(values[index]) < state.value:
-            best = population[index].clone(), float(values[index])
+        point, value, iteration = state.point, state.value, state.iteration + 1
+        if float(values[index]) < value:
+            point, value = population[index].clone(), float(values[index])
         state = self.refit(state, population, values)
         largest = float(state.std.max())
         converged = Stop("converged", f"the samples agree (largest standard deviation {largest:.1e})")
+        stop = converged if largest <= self.std_tolerance else None
         return dataclasses.replace(
-            state,
-            point=best[0],
-            value=best[1],
-            stop=converged if largest <= self.std_tolerance else None,
-            population=population,
-            iteration=state.iteration + 1,
+            state, point=point, value=value, stop=stop, population=population, iteration=iteration
         )
 
     def step(self, problem: Problem, state: SamplingState, generator: torch.Generator) -> SamplingState:

@@ -94,6 +94,7 @@ class ThreePoint:
         if float(move.norm()) == 0 or (problem.bounds is not None and not problem.bounds.contains(far)):
             return state
         beyond = problem.value(far)
+        best = (beyond, far)
         largest = max(range(len(drops)), key=drops.__getitem__)
         bend = start.value - 2.0 * state.value + beyond
         kept = start.value - state.value - drops[largest]
@@ -101,19 +102,13 @@ class ThreePoint:
         if beyond < start.value and 2.0 * bend * kept**2 < drops[largest] * (start.value - beyond) ** 2:
             vertex = 0.5 * (start.value - beyond) / bend if bend > 0 else FARTHEST
             vertex = min(max(vertex, -FARTHEST), FARTHEST)
-            best = (beyond, far)
             further = project(problem.bounds, state.point + vertex * move)
             best = min(best, (problem.value(further), further), key=lambda pair: pair[0])
             rest = [index for index in range(len(drops)) if index != largest]
             norm = float(move.norm())
-            new_length = norm * max(abs(vertex), 0.1)
-            state = dataclasses.replace(
-                state,
-                directions=torch.cat([directions[rest], move.flatten()[None] / norm]),
-                lengths=torch.cat([lengths[rest], lengths.new_tensor([new_length])]),
-            )
-        else:
-            best = (beyond, far)
+            directions = torch.cat([directions[rest], move.flatten()[None] / norm])
+            lengths = torch.cat([lengths[rest], lengths.new_tensor([norm * max(abs(vertex), 0.1)])])
+            state = dataclasses.replace(state, directions=directions, lengths=lengths)
         return state if best[0] >= state.value else dataclasses.replace(state, point=best[1], value=best[0])
 
 
