@@ -153,11 +153,10 @@ class PETS:
             if offered:
                 self.reward_model = None
         search = PlanSearch(config.search, action_size, _bounded(env.single_action_space))
+        repeat, threads = config.action_repeat, config.torch_threads
         self.mpc, self.collector = (
-            MPC(
-                observations, self._actions, search, self._model_for, config.action_repeat, random, config.torch_threads
-            )
-            for random in (self._acting_random, self._random)
+            MPC(observations, self._actions, search, self._model_for, repeat, generator, threads)
+            for generator in (self._acting_random, self._random)
         )
         if isinstance(env, VectorEnv):
             self.mpc.begin(env)

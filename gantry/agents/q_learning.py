@@ -131,8 +131,7 @@ def next_values(tables: Numbers, which: Integers, states: Integers, actions: Int
     """
     if actions is None:
         actions = tables[which, states].argmax(axis=1)
-    values: Numbers = tables[len(tables) - 1 - which, states, actions]
-    return values
+    return tables[len(tables) - 1 - which, states, actions]
 
 
 def occurrence_numbers(cells: Integers) -> Integers:
@@ -199,8 +198,7 @@ class QTables:
 
     def action_values(self, states: Integers) -> Numbers:
         """Return Q(s, ·) (k, A) of states (k,), the mean of both tables in double Q-learning."""
-        values: Numbers = self.values[:, states].mean(axis=0)
-        return values
+        return self.values[:, states].mean(axis=0)
 
     def state(self) -> Tensors:
         """Return copies of the tables, the visit counts and the exploration rate."""
@@ -343,8 +341,7 @@ class QLearning:
     @property
     def visits(self) -> Integers:
         """(S, A) how often each state and action was learned from, replay not counted."""
-        visits: Integers = self.q.visits.sum(axis=0)
-        return visits
+        return self.q.visits.sum(axis=0)
 
     def action_values(self, observation: Observation) -> Numbers:
         """Return Q(s, ·): (A,) for one observation, or (k, A) for a batch of k.

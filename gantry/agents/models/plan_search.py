@@ -192,10 +192,8 @@ class PlanSearch:
         if self.discrete and not available:
             start += 1.0 / self.action_size
         state = self.optimizer.begin(start, bounds=self.bounds)
-        elites = warm_start.elites[env_id]
-        if available and len(elites):
-            return dataclasses.replace(state, kept_elites=elites.clone())
-        return state
+        elites = warm_start.elites[env_id].clone()
+        return dataclasses.replace(state, kept_elites=elites) if available and len(elites) else state
 
     def _update(
         self, states: list[SamplingState], populations: list[Tensor], env_ids: Tensor, features: Tensor, model: Model,

@@ -130,7 +130,7 @@ def minimize(
         raise GantryError(f"the start {describe(point)} is not finite")
     if problem.bounds is not None and not problem.bounds.contains(point):
         raise GantryError(f"the start {describe(point)} lies outside its bounds")
-    before = problem.evaluations.copy()
+    before = dataclasses.replace(problem.evaluations)
     state: State = method.begin(point, problem.value(point), problem.bounds)
     kept: list[Iterate] = []
     iterations = 0

@@ -64,10 +64,6 @@ class Evaluations:
         """Return the evaluations made after an earlier count."""
         return Evaluations(*(getattr(self, name) - count for name, count in vars(earlier).items()))
 
-    def copy(self) -> "Evaluations":
-        """Return a copy of the count."""
-        return dataclasses.replace(self)
-
 
 class Problem:
     """An objective to minimize.

@@ -169,6 +169,5 @@ def _reach(bounds: Bounds | None, point: Tensor, line: Tensor) -> tuple[float, f
     moving = line != 0
     if not bool(moving.any()):
         return 0.0, 0.0
-    to_low = ((bounds.low.to(point) - point) / line)[moving]
-    to_high = ((bounds.high.to(point) - point) / line)[moving]
-    return min(float(torch.minimum(to_low, to_high).max()), 0.0), max(float(torch.maximum(to_low, to_high).min()), 0.0)
+    ends = torch.stack([((end.to(point) - point) / line)[moving] for end in (bounds.low, bounds.high)])
+    return min(float(ends.amin(0).max()), 0.0), max(float(ends.amax(0).min()), 0.0)
