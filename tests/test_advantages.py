@@ -3,7 +3,8 @@ import time
 import numpy as np
 import pytest
 
-from gantry.agents.parts.advantages import discounted_sums, gae
+from gantry.agents.parts.advantages import gae
+from gantry.agents.parts.normalization import discounted_sums
 
 GAMMA, LAM = 0.9, 0.8
 

@@ -16,8 +16,6 @@ from gantry.agents.parts.distributions import (
     Categorical,
     Gaussian,
     SquashedGaussian,
-    categorical_entropy,
-    categorical_log_prob,
     gaussian_entropy,
     gaussian_log_prob,
     squashed_entropy,
@@ -213,8 +211,11 @@ def test_categorical_against_torch_distributions():
     logits = 3 * torch.randn(11, 4, generator=generator(), dtype=torch.float64)
     action = torch.arange(11) % 4
     reference = torch.distributions.Categorical(logits=logits)
-    torch.testing.assert_close(categorical_log_prob(logits, action), reference.log_prob(action))
-    torch.testing.assert_close(categorical_entropy(logits), reference.entropy())
+    distribution = Categorical(4)
+    torch.testing.assert_close(distribution.log_prob(logits, action), reference.log_prob(action))
+    entropies = torch.stack([distribution.entropy(row) for row in logits])
+    torch.testing.assert_close(entropies, reference.entropy())
+    torch.testing.assert_close(distribution.entropy(logits), reference.entropy().mean())
 
 
 def test_samples_follow_the_distribution():

@@ -175,6 +175,7 @@ class A2C:
             critic = MLP(widths, config.activation, 1.0, self._random, config.device)
             self.critic: Network = critic
             self.policy_and_value: TwoOutputs = lambda inputs: (self.policy.network(inputs), critic(inputs).squeeze(1))
+            assert self.policy.own_network is not None
             return {"actor": self.policy.own_network, "critic": critic}
         check_spaces(*spaces)
         widths = (ObservationMap(spaces[0]).size, *config.hidden_sizes, ActionMap(spaces[1]).size + 1)

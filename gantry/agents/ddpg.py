@@ -20,7 +20,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.parts.checkpoint import Checkpoint, Counter
+from gantry.agents.parts.checkpoint import Checkpoint
 from gantry.agents.parts.exploration import Exploration, make_noise
 from gantry.agents.parts.hindsight import Hindsight, check_goals, find_compute_reward, make_goals_relative
 from gantry.agents.parts.networks import MLP, Activation
@@ -29,7 +29,7 @@ from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.replay import Minibatch, ReplayBuffer
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces, check_spaces
-from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
+from gantry.agents.parts.td_targets import Counter, hard_update, polyak_update, td_target
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, Update, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive

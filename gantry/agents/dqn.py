@@ -18,7 +18,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.parts.checkpoint import Checkpoint, Counter
+from gantry.agents.parts.checkpoint import Checkpoint
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.optim import Adam, descend
@@ -26,7 +26,7 @@ from gantry.agents.parts.priorities import Priorities
 from gantry.agents.parts.replay import Minibatch, ReplayBuffer
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces, check_spaces
-from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
+from gantry.agents.parts.td_targets import Counter, hard_update, polyak_update, td_target
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, Update, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
@@ -220,7 +220,7 @@ class DQN:
         """
         vectors, single = self.observations.given(observation)
         with torch.no_grad(), torch_threads(1):
-            values = self.q_values(self.network, self._inputs(vectors)).cpu().numpy()
+            values = self.q_values(self.network, self.normalizer.inputs(vectors, self.config.device)).cpu().numpy()
         return values[0] if single else values
 
     def act(self, observation: Observation, deterministic: bool = True) -> Array:
@@ -236,7 +236,9 @@ class DQN:
         vectors, single = self.observations.given(observation)
         epsilon = 0.0 if deterministic else self._epsilon(1.0)
         with torch.no_grad(), torch_threads(1):
-            chosen = self._epsilon_greedy(self._inputs(vectors), epsilon, self._acting_random)
+            chosen = self._epsilon_greedy(
+                self.normalizer.inputs(vectors, self.config.device), epsilon, self._acting_random
+            )
         actions = self.actions.to_environment(chosen)
         return actions[0] if single else actions
 
@@ -244,12 +246,6 @@ class DQN:
         """Return Q(s, ·), (B, K), of one of the networks for its inputs (B, d)."""
         outputs = network(inputs)
         return duel(outputs) if self.config.dueling else outputs
-
-    def _inputs(self, observations: NDArray[np.float32]) -> torch.Tensor:
-        """Return observation vectors (k, d) as the networks see them, on their device."""
-        inputs = torch.empty(observations.shape)
-        self.normalizer.apply(observations, inputs.numpy())
-        return inputs.to(self.config.device)
 
     def _epsilon_greedy(self, inputs: torch.Tensor, epsilon: float, generator: torch.Generator) -> NDArray[np.int64]:
         """Return the best actions (k,), each replaced by a random one with probability `epsilon`."""
@@ -296,7 +292,8 @@ class DQN:
             actions = torch.randint(self.actions.size, (len(observation),), generator=self._random).numpy()
         else:
             with torch.no_grad():
-                actions = self._epsilon_greedy(self._inputs(observation), self._epsilon(update.progress), self._random)
+                inputs = self.normalizer.inputs(observation, self.config.device)
+                actions = self._epsilon_greedy(inputs, self._epsilon(update.progress), self._random)
         transition = self.stepper.step(self.actions.to_environment(actions), update.remaining)
         indices = self.buffer.add(observation, actions, transition, self.stepper.observation)
         if self.priorities is not None:

@@ -22,7 +22,7 @@ from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.policy import Policy
-from gantry.agents.parts.rollouts import Rollout, RolloutBuffer, minibatches
+from gantry.agents.parts.rollouts import Rollout, RolloutCollector, minibatches
 from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
@@ -218,7 +218,7 @@ class Reinforce:
         self.optimizer = Adam(self.policy.parameters)
         self.return_normalizer = ReturnNormalizer(env.num_envs, config.gamma, config.normalize_return)
         self.stepper = VectorStepper(env, seed if env_seed is None else env_seed)
-        self._buffer = RolloutBuffer(BLOCK, env.num_envs, self.policy)
+        self._rollouts = RolloutCollector(self.stepper, self.policy, BLOCK, self._random)
         learned, trained = {}, {}
         if self.critic is not None:
             self.critic_optimizer = Adam([self.critic.vector])
@@ -314,9 +314,9 @@ class Reinforce:
             while playing.any() and stepper.steps < last:
                 if length % BLOCK == 0:
                     noise = policy.distribution.noise((BLOCK, config.num_envs), self._random).to(config.device)
-                if length == len(self._buffer.rewards):
-                    self._buffer = _doubled(self._buffer, policy)
-                step = self._buffer.step(length, stepper, policy, noise[length % BLOCK], last - stepper.steps, playing)
+                if length == self._rollouts.steps:
+                    self._rollouts = _doubled(self._rollouts, self._random)
+                step = self._rollouts.step(length, noise[length % BLOCK], last - stepper.steps, playing)
                 if len(step.final_envs):
                     finals.append((length, step.final_envs, step.final_observations))
                 ended = np.flatnonzero(step.done & step.mask)
@@ -325,7 +325,7 @@ class Reinforce:
                 length, all_ended = length + 1, bool(step.done.all())
         if not all_ended:  # the next policy must not be judged by the rest of an episode that this one began
             stepper.restart()
-        return self._episodes(Rollout(self._buffer, length, policy, finals))
+        return self._episodes(Rollout(self._rollouts, length, finals))
 
     def _episodes(self, rollout: Rollout) -> Episodes:
         """Return the steps of a rollout that count, episode after episode, with their returns and values."""
@@ -344,21 +344,20 @@ class Reinforce:
             return array[: rollout.length].flatten(0, 1).index_select(0, steps).to(config.device)
 
         return Episodes(
-            inputs=column(rollout.buffer.inputs),
-            samples=column(rollout.buffer.samples),
+            inputs=column(rollout.steps.inputs),
+            samples=column(rollout.steps.samples),
             returns=column(torch.from_numpy(returns)),
             values=column(torch.from_numpy(values)),
             lengths=np.diff(np.flatnonzero(ends[times, envs]) + 1, prepend=0).tolist(),
-            observations=rollout.buffer.observations[times, envs],
+            observations=rollout.steps.observations[times, envs],
         )
 
 
-def _doubled(buffer: RolloutBuffer, policy: Policy) -> RolloutBuffer:
-    """Return a buffer of twice as many steps that holds those of `buffer`."""
-    steps, num_envs = buffer.rewards.shape
-    larger = RolloutBuffer(2 * steps, num_envs, policy)
+def _doubled(rollouts: RolloutCollector, generator: torch.Generator) -> RolloutCollector:
+    """Return a collector with room for twice as many steps that holds those of `rollouts`."""
+    larger = RolloutCollector(rollouts.stepper, rollouts.policy, 2 * rollouts.steps, generator)
     for name in ("inputs", "outputs", "samples", "observations", "rewards", "terminated", "done", "mask"):
-        content = getattr(buffer, name)
+        content = getattr(rollouts, name)
         getattr(larger, name)[: len(content)] = content
     return larger
 

@@ -21,7 +21,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.parts.checkpoint import Checkpoint, Counter, Tensors
+from gantry.agents.parts.checkpoint import Checkpoint, Tensors
 from gantry.agents.parts.distributions import squashed_log_prob
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ObservationNormalizer
@@ -29,7 +29,7 @@ from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.replay import Minibatch, ReplayBuffer
 from gantry.agents.parts.schedules import scheduled
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces, check_spaces
-from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
+from gantry.agents.parts.td_targets import Counter, hard_update, polyak_update, td_target
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, Update, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
@@ -289,19 +289,13 @@ class SAC:
         """
         vectors, single = self.observations.given(observation)
         with torch.no_grad(), torch_threads(1):
-            outputs = self.actor(self._inputs(vectors))
+            outputs = self.actor(self.normalizer.inputs(vectors, self.config.device))
             if deterministic:
                 chosen = mean_and_log_std(outputs)[0].tanh()
             else:
                 chosen = sample_action(outputs, self._noise(len(vectors), self._acting_random))[0]
             actions = self.actions.to_environment(chosen.cpu().numpy())
         return actions[0] if single else actions
-
-    def _inputs(self, observations: NDArray[np.float32]) -> torch.Tensor:
-        """Return observation vectors (k, d) as the networks see them, on their device."""
-        inputs = torch.empty(observations.shape)
-        self.normalizer.apply(observations, inputs.numpy())
-        return inputs.to(self.config.device)
 
     def _noise(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Return standard normal noise for `count` actions, (count, A), on the networks' device."""
@@ -341,7 +335,7 @@ class SAC:
             chosen = (torch.rand(shape, generator=self._random) * 2.0 - 1.0).numpy()
         else:
             with torch.no_grad():
-                outputs = self.actor(self._inputs(observation))
+                outputs = self.actor(self.normalizer.inputs(observation, self.config.device))
                 chosen = sample_action(outputs, self._noise(len(observation), self._random))[0].cpu().numpy()
         transition = self.stepper.step(self.actions.to_environment(chosen), update.remaining)
         self.buffer.add(observation, chosen, transition, self.stepper.observation)

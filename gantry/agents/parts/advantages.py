@@ -1,4 +1,4 @@
-"""What followed an action, and how much better that was than expected: returns and advantages, pure functions.
+"""Generalized advantage estimation (GAE): how much better what followed an action was than expected.
 
 Source: Schulman, Moritz, Levine, Jordan and Abbeel, "High-dimensional continuous control using generalized advantage
 estimation", 2016 (arXiv:1506.02438), equations 11, 12 and 16.
@@ -9,16 +9,10 @@ from numpy.typing import NDArray
 
 
 def gae(
-    rewards: NDArray[np.floating],
-    values: NDArray[np.floating],
-    next_values: NDArray[np.floating],
-    terminated: NDArray[np.bool_],
-    done: NDArray[np.bool_],
-    *,
-    gamma: float,
-    lam: float,
-) -> NDArray[np.floating]:
-    """Generalized advantage estimates.
+    rewards: NDArray[np.floating], values: NDArray[np.floating], next_values: NDArray[np.floating],
+    terminated: NDArray[np.bool_], done: NDArray[np.bool_], *, gamma: float, lam: float,
+) -> NDArray[np.floating]:  # fmt: skip
+    """Return generalized advantage estimates, (T, n); plus `values` they are the λ-returns that a critic is fitted to.
 
     A_t = δ_t + γ λ (1 - done_t) A_{t+1}, with δ_t = r_t + γ (1 - terminated_t) V(s_{t+1}) - V(s_t).
 
@@ -31,36 +25,11 @@ def gae(
         next_values: (T, n) V(s_{t+1}); where `done`, of the episode's last observation, not of the next one's first.
         terminated: (T, n) the episode ended in a terminal state.
         done: (T, n) the episode ended, terminated or truncated.
-        gamma: discount γ a step.
+        gamma: discount γ per step.
         lam: λ, from 0 (one-step temporal difference) to 1 (Monte Carlo return less baseline).
-
-    Returns:
-        (T, n) advantages; plus `values` they are the λ-returns that a critic is fitted to.
     """
     advantages = rewards + gamma * next_values * ~terminated - values
     carried = (gamma * lam) * ~done
     for step in range(len(rewards) - 2, -1, -1):
         advantages[step] += carried[step] * advantages[step + 1]
     return advantages
-
-
-def discounted_sums(
-    rewards: NDArray[np.floating], done: NDArray[np.bool_], start: NDArray[np.floating], gamma: float
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Rewards so far, discounted backwards in time: G_t = r_t + γ G_{t-1}, begun anew in each episode.
-
-    Args:
-        rewards: (T, n) r_t.
-        done: (T, n) the episode ended with this step.
-        start: (n,) G_{-1}, carried over from the rollout before (0 at an episode's start).
-        gamma: discount γ a step.
-
-    Returns:
-        (T, n) G, and the (n,) to carry over into the next rollout.
-    """
-    sums = np.empty(rewards.shape, rewards.dtype)
-    running = start
-    for step, reward in enumerate(rewards):
-        sums[step] = gamma * running + reward
-        running = sums[step] * ~done[step]
-    return sums, running

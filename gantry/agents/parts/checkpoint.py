@@ -31,21 +31,6 @@ class Undoable(Protocol):
         """Return to the last `mark`, exactly."""
 
 
-class Counter:
-    """A whole number that is part of an agent's state, such as gradient steps so far."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def state(self) -> Tensors:
-        """Return the count as a tensor."""
-        return {"count": torch.tensor(self.count)}
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore the count."""
-        self.count = int(tensors["count"])
-
-
 class Checkpoint:
     """The state of an agent, gathered from its parts.
 
@@ -83,16 +68,14 @@ class Checkpoint:
         Raises:
             GantryError: the state is damaged, or of another agent or other settings.
         """
-        where = "the trainer state"
-        prefixes = tuple(f"{name}." for name in self._policy)
-        policy = {name: tensor for name, tensor in tensors.items() if name.startswith(prefixes)}
-        check_tensors(policy, self.policy_state(), where)
+        policy = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] in self._policy}
+        check_tensors(policy, self.policy_state(), "the trainer state")
         try:
             for name, part in self._parts.items():
                 _load(part, under(tensors, name))
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
             line = " ".join(str(error).split())
-            raise GantryError(f"{where} is damaged or of other settings ({line}); train again") from error
+            raise GantryError(f"the trainer state is damaged or of other settings ({line}); train again") from error
 
     def mark(self) -> None:
         """Begin an update that `rollback` undoes."""
@@ -112,12 +95,8 @@ class Checkpoint:
                 _load(part, self._copies[name])
 
 
-def check_tensors(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], where: str) -> None:
-    """Refuse tensors that differ from the expected ones in name, shape or type, or that are not finite.
-
-    Raises:
-        GantryError: names the first tensor that is wrong.
-    """
+def check_tensors(tensors: Tensors, expected: Tensors, where: str) -> None:
+    """Raise a GantryError where tensors differ from the expected ones in name, shape or type, or are not finite."""
     for name, model in expected.items():
         tensor = tensors.get(name)
         if tensor is None:
@@ -127,12 +106,11 @@ def check_tensors(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, to
             raise GantryError(f"{where} is damaged or of another policy: {name} is {found}, not {wanted}")
         if not bool(torch.isfinite(tensor).all()):
             raise GantryError(f"{where} is damaged: {name} holds NaN or infinite numbers")
-    unknown = sorted(set(tensors) - set(expected))
-    if unknown:
+    if unknown := sorted(set(tensors) - set(expected)):
         raise GantryError(f"{where} is of another policy: it holds an unknown tensor {unknown[0]}")
 
 
-def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
+def prefixed(prefix: str, tensors: Tensors) -> Tensors:
     """Return the tensors under the names "prefix.name"."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
@@ -144,10 +122,7 @@ def under(tensors: Mapping[str, torch.Tensor], prefix: str) -> Tensors:
 
 
 def _gathered(parts: Mapping[str, Part | torch.Generator]) -> Tensors:
-    tensors: Tensors = {}
-    for name, part in parts.items():
-        tensors.update(prefixed(name, _state(part)))
-    return tensors
+    return {name: tensor for key, part in parts.items() for name, tensor in prefixed(key, _state(part)).items()}
 
 
 def _state(part: Part | torch.Generator) -> Tensors:

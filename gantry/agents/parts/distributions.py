@@ -1,8 +1,7 @@
 """Distributions of actions given a network's outputs: diagonal Gaussian (plain or squashed) and categorical.
 
-Noise is sampled apart from its use, a whole rollout at once and from an explicit generator, so that acting is one cheap
-formula a step. The formulas are written out because `torch.distributions` costs several times as much a call; the tests
-hold them against it.
+Noise is sampled apart from its use, a whole rollout at once, so that acting is one cheap formula per step. The formulas
+are written out because a call of `torch.distributions`, against which tests hold them, costs several times as much.
 """
 
 import functools
@@ -33,18 +32,15 @@ def log_tanh_derivative(latent: torch.Tensor) -> torch.Tensor:
 
 
 def squashed_log_prob(mean: torch.Tensor, log_std: torch.Tensor, latent: torch.Tensor) -> torch.Tensor:
-    """Return the log-density of the action a = tanh(u), where u ~ N(mean, diag(exp(log_std)²)).
-
-    By the change of variables, log p(a) = log N(u) - Σ log(1 - tanh²u): (..., A), (A,), u (..., A) → (...).
-    """
+    """Return the log-density of a = tanh(u), u ~ N(mean, diag(exp(log_std)²)): (..., A), (A,), u (..., A) → (...)."""
     return gaussian_log_prob(mean, log_std, latent) - log_tanh_derivative(latent).sum(-1)
 
 
 def squashed_entropy(mean: torch.Tensor, log_std: torch.Tensor) -> torch.Tensor:
     """Return the entropy of tanh(u), u ~ N(mean, diag(exp(log_std)²)), in nats: (..., A), (A,) → (...).
 
-    The Gaussian's own plus the mean of log(1 - tanh²u). That mean has no closed form; Gauss-Hermite quadrature replaces
-    the usual estimate from a sample: no noise, and gradients to both mean and log_std.
+    That is the Gaussian's own plus the mean of log(1 - tanh²u), by Gauss-Hermite quadrature: unlike the usual estimate
+    from a sample, it has no noise, and gradients to both mean and log_std.
     """
     nodes, weights = _hermite()
     latent = mean.unsqueeze(-1) + log_std.exp().unsqueeze(-1) * nodes.to(mean.device)
@@ -56,17 +52,6 @@ def _hermite() -> tuple[torch.Tensor, torch.Tensor]:
     """Return nodes and weights of the mean over a standard normal, (QUADRATURE_NODES,) each."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE_NODES)
     return torch.tensor(nodes, dtype=torch.float32), torch.tensor(weights / weights.sum(), dtype=torch.float32)
-
-
-def categorical_log_prob(logits: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-    """Return log softmax(logits) at `action`: (..., K), integers (...) → (...)."""
-    return torch.log_softmax(logits, -1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
-
-
-def categorical_entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Return the entropy of softmax(logits) in nats: (..., K) → (...)."""
-    log_probs = torch.log_softmax(logits, -1)
-    return -(log_probs.exp() * log_probs).sum(-1)
 
 
 class Gaussian:
@@ -106,10 +91,7 @@ class Gaussian:
 
 
 class SquashedGaussian(Gaussian):
-    """A diagonal Gaussian whose samples u become actions tanh(u), within the bounds ±1 without clipping.
-
-    Samples are kept as u, from which log-densities are exact however close to a bound the action is.
-    """
+    """A diagonal Gaussian whose samples u, from which log-densities are exact, become actions tanh(u) within ±1."""
 
     def action(self, sample: torch.Tensor) -> torch.Tensor:
         """Return tanh(u), (..., A); for the mode, that is the median action."""
@@ -151,12 +133,13 @@ class Categorical:
         return sample
 
     def log_prob(self, output: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-        """Return the log-probability of samples, (...)."""
-        return categorical_log_prob(output, sample)
+        """Return the log-probability of samples, log softmax(logits) at them, (...)."""
+        return torch.log_softmax(output, -1).gather(-1, sample.unsqueeze(-1)).squeeze(-1)
 
     def entropy(self, output: torch.Tensor) -> torch.Tensor:
         """Return the mean entropy over the batch in nats, ()."""
-        return categorical_entropy(output).mean()
+        log_probs = torch.log_softmax(output, -1)
+        return -(log_probs.exp() * log_probs).sum(-1).mean()
 
 
 Distribution = Gaussian | Categorical

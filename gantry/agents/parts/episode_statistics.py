@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gantry.agents.parts.checkpoint import Tensors
+
 
 class EpisodeStatistics:
     """Return, length and success of the last `window` finished episodes of `num_envs` environments."""
@@ -18,13 +20,9 @@ class EpisodeStatistics:
         self._recent: deque[tuple[float, int, float]] = deque(maxlen=window)
 
     def add(
-        self,
-        rewards: NDArray[np.float32],
-        mask: NDArray[np.bool_],
-        finished: NDArray[np.int64],
-        cut: NDArray[np.bool_],
-        success: NDArray[np.bool_] | None,
-    ) -> None:
+        self, rewards: NDArray[np.float32], mask: NDArray[np.bool_], finished: NDArray[np.int64],
+        cut: NDArray[np.bool_], success: NDArray[np.bool_] | None,
+    ) -> None:  # fmt: skip
         """Take in one vector step.
 
         Args:
@@ -43,29 +41,23 @@ class EpisodeStatistics:
                 succeeded = math.nan if success is None else float(success[env])
                 self._recent.append((float(self._returns[env]), int(self._lengths[env]), succeeded))
                 self.count += 1
-        self._returns[finished] = 0.0
-        self._lengths[finished] = 0
+        self._returns[finished], self._lengths[finished] = 0.0, 0
 
     def abandon(self) -> None:
         """Forget the unfinished episodes."""
-        self._returns[:] = 0.0
-        self._lengths[:] = 0
+        self._returns[:], self._lengths[:] = 0.0, 0
 
     def metrics(self) -> dict[str, float]:
         """Return the number of episodes so far and the window's means; NaN while there is nothing to average."""
-        returns = [entry[0] for entry in self._recent]
-        lengths = [entry[1] for entry in self._recent]
-        number = len(returns)
-        total = math.fsum(returns)
-        return {
-            "episodes": float(self.count),
-            "return_mean": total / number if number else math.nan,
-            "length_mean": sum(lengths) / number if number else math.nan,
-            "reward_mean": total / sum(lengths) if number else math.nan,
-            "success_mean": math.fsum(entry[2] for entry in self._recent) / number if number else math.nan,
-        }
+        means = [math.nan] * 4
+        if self._recent:
+            returns, lengths, successes = zip(*self._recent, strict=True)
+            total, number = math.fsum(returns), len(returns)
+            means = [total / number, sum(lengths) / number, total / sum(lengths), math.fsum(successes) / number]
+        names = ("return_mean", "length_mean", "reward_mean", "success_mean")
+        return {"episodes": float(self.count), **dict(zip(names, means, strict=True))}
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def state(self) -> Tensors:
         """Return the sums of unfinished episodes, the window and the count as tensors."""
         return {
             "returns": torch.from_numpy(self._returns.copy()),
@@ -74,11 +66,9 @@ class EpisodeStatistics:
             "count": torch.tensor(self.count),
         }
 
-    def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
+    def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned."""
-        self._returns = tensors["returns"].numpy().copy()
-        self._lengths = tensors["lengths"].numpy().copy()
+        self._returns, self._lengths = (tensors[name].numpy().copy() for name in ("returns", "lengths"))
         self._recent.clear()
-        for episode_return, length, success in tensors["recent"].tolist():
-            self._recent.append((episode_return, int(length), success))
+        self._recent.extend((total, int(length), success) for total, length, success in tensors["recent"].tolist())
         self.count = int(tensors["count"])

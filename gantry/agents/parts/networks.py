@@ -1,9 +1,8 @@
 """Multilayer perceptrons whose parameters are one vector, with forward and backward passes written out by hand.
 
-One vector per network makes optimizer steps, gradient clipping and snapshots single operations, and lets evolution
-strategies search the same network. Written out, both passes of two 64 × 64 networks take three fifths of the time of
-PyTorch's layers on a CPU (docs/ppo.md has the measurement). The whole network is one node of automatic differentiation,
-so any loss may be built on top.
+One vector makes optimizer steps, clipping and snapshots single operations, and lets evolution strategies search the
+same network. Both passes of two 64 × 64 networks take three fifths of the time of PyTorch's layers on a CPU (see
+docs/ppo.md). The network is one node of automatic differentiation, so any loss may be built on top.
 """
 
 import itertools
@@ -26,8 +25,7 @@ class MLP:
     Attributes:
         sizes: widths from input to output.
         vector: (P,) all parameters, a leaf that requires gradients; layer by layer, weight before bias.
-        weights: views into `vector`, (sizes[i], sizes[i+1]) each.
-        biases: views into `vector`, (sizes[i+1],) each.
+        weights, biases: views into `vector`, (sizes[i], sizes[i+1]) and (sizes[i+1],) each.
     """
 
     def __init__(
@@ -69,8 +67,7 @@ class MLP:
 
         Workspaces are reused: touching memory fresh from the system takes as long as the arithmetic on it.
         """
-        spare = self._spare.get(batch_size)
-        if spare:
+        if spare := self._spare.get(batch_size):
             return spare.pop()
         return [torch.empty(batch_size, width, device=self.vector.device) for width in 2 * self.sizes[1:-1]]
 
@@ -101,14 +98,9 @@ class MLP:
         self, inputs: torch.Tensor, workspace: Sequence[torch.Tensor], output_gradient: torch.Tensor,
         need_inputs: bool, need_vector: bool,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:  # fmt: skip
-        """Return ∂loss/∂inputs (B, sizes[0]) and ∂loss/∂vector (P,), as far as needed.
+        """Return ∂loss/∂inputs (B, sizes[0]) and ∂loss/∂vector (P,), or None where not needed.
 
-        Args:
-            inputs: (B, sizes[0]).
-            workspace: as `forward` left it.
-            output_gradient: (B, sizes[-1]) ∂loss/∂outputs.
-            need_inputs: whether ∂loss/∂inputs is needed.
-            need_vector: whether ∂loss/∂vector is needed.
+        `workspace` is as `forward` left it; `output_gradient` is ∂loss/∂outputs (B, sizes[-1]).
         """
         half = len(workspace) // 2
         hidden, gradient = [inputs, *workspace[:half]], output_gradient
@@ -119,10 +111,8 @@ class MLP:
             if index > 0:
                 gradient = torch.mm(gradient, self.weights[index].t(), out=workspace[half + index - 1])
                 self._through_activation(gradient, hidden[index])
-        return (
-            torch.mm(gradient, self.weights[0].t()) if need_inputs else None,
-            self._gradient.clone() if need_vector else None,
-        )
+        input_gradient = torch.mm(gradient, self.weights[0].t()) if need_inputs else None
+        return input_gradient, self._gradient.clone() if need_vector else None
 
     def _through_activation(self, gradient: torch.Tensor, outputs: torch.Tensor) -> None:
         """Turn ∂loss/∂a(z) into ∂loss/∂z, in place, given a(z)."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gantry.agents.parts.advantages import discounted_sums
+from gantry.agents.parts.checkpoint import Tensors
 
 
 class RunningMoments:
@@ -27,36 +27,30 @@ class RunningMoments:
 
     def update(self, batch: NDArray[np.floating]) -> None:
         """Merge a batch (k, d) into the statistics."""
-        added = len(batch)
-        if added == 0:
+        if len(batch) == 0:
             return
         batch_mean = batch.mean(axis=0, dtype=np.float64)
         centered = batch - batch_mean
-        batch_variance = np.einsum("kd,kd->d", centered, centered) / added
+        batch_variance = np.einsum("kd,kd->d", centered, centered) / len(batch)
         if self.count == 0:
-            self.mean, self.variance, self.count = batch_mean, batch_variance, added
+            self.mean, self.variance, self.count = batch_mean, batch_variance, len(batch)
             return
-        total = self.count + added
-        difference = batch_mean - self.mean
-        share = added / total
+        total, difference = self.count + len(batch), batch_mean - self.mean
+        share = len(batch) / total
         # The sums of squares about each part's own mean, plus what the distance between the two means adds.
         between = difference**2 * share * (self.count / total)
         self.variance = self.variance * (self.count / total) + batch_variance * share + between
         self.mean = self.mean + difference * share
         self.count = total
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def state(self) -> Tensors:
         """Return the statistics as tensors: mean (d,), variance (d,), count ()."""
-        return {
-            "mean": torch.from_numpy(self.mean.copy()),
-            "variance": torch.from_numpy(self.variance.copy()),
-            "count": torch.tensor(self.count, dtype=torch.int64),
-        }
+        mean, variance = (torch.from_numpy(array.copy()) for array in (self.mean, self.variance))
+        return {"mean": mean, "variance": variance, "count": torch.tensor(self.count, dtype=torch.int64)}
 
-    def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
+    def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned."""
-        self.mean = tensors["mean"].numpy().copy()
-        self.variance = tensors["variance"].numpy().copy()
+        self.mean, self.variance = (tensors[name].numpy().copy() for name in ("mean", "variance"))
         self.count = int(tensors["count"])
 
 
@@ -67,9 +61,7 @@ class ObservationNormalizer:
     """
 
     def __init__(self, size: int, enabled: bool, limit: float = 10.0, epsilon: float = 1e-8) -> None:
-        self.enabled = enabled
-        self.limit = limit
-        self.epsilon = epsilon
+        self.enabled, self.limit, self.epsilon = enabled, limit, epsilon
         self.moments = RunningMoments(size)
         self._refresh()
 
@@ -86,35 +78,59 @@ class ObservationNormalizer:
         np.multiply(out, self._scale, out=out)
         np.clip(out, -self.limit, self.limit, out=out)
 
+    def inputs(self, observations: NDArray[np.float32], device: str) -> torch.Tensor:
+        """Return observation vectors (k, d) as the networks see them, on their device."""
+        inputs = torch.empty(observations.shape)
+        self.apply(observations, inputs.numpy())
+        return inputs.to(device)
+
     def update(self, observations: NDArray[np.float32]) -> None:
         """Merge `observations` (k, d), not normalized, into the statistics."""
         if self.enabled:
             self.moments.update(observations)
             self._refresh()
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def state(self) -> Tensors:
         """Return the statistics as tensors."""
         return self.moments.state()
 
-    def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
+    def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned."""
         self.moments.load_state(tensors)
         self._refresh()
+
+
+def discounted_sums(
+    rewards: NDArray[np.floating], done: NDArray[np.bool_], start: NDArray[np.floating], gamma: float
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Return rewards so far, discounted backwards in time: G_t = r_t + γ G_{t-1}, begun anew in each episode.
+
+    Args:
+        rewards: (T, n) r_t.
+        done: (T, n) the episode ended with this step.
+        start: (n,) G_{-1}, carried over from the rollout before (0 at an episode's start).
+        gamma: discount γ per step.
+
+    Returns:
+        (T, n) G, and the (n,) to carry over into the next rollout.
+    """
+    sums = np.empty(rewards.shape, rewards.dtype)
+    running = start
+    for step, reward in enumerate(rewards):
+        sums[step] = gamma * running + reward
+        running = sums[step] * ~done[step]
+    return sums, running
 
 
 class ReturnNormalizer:
     """Divide rewards by the running standard deviation of the discounted return; if not `enabled`, pass them.
 
     There is no shift: it would change the sign of rewards, and so what ending an episode early means. The discounted
-    return is summed forward in time (`discounted_sums`), as is customary since OpenAI's baselines: cheap, and of the
-    same scale as the true one.
+    return is summed forward in time, as is customary since OpenAI's baselines: cheap, and of the true one's scale.
     """
 
     def __init__(self, num_envs: int, gamma: float, enabled: bool, limit: float = 10.0, epsilon: float = 1e-8) -> None:
-        self.enabled = enabled
-        self.gamma = gamma
-        self.limit = limit
-        self.epsilon = epsilon
+        self.gamma, self.enabled, self.limit, self.epsilon = gamma, enabled, limit, epsilon
         self.moments = RunningMoments(1)
         self.sums: NDArray[np.floating] = np.zeros(num_envs)
 
@@ -126,12 +142,9 @@ class ReturnNormalizer:
     def apply(
         self, rewards: NDArray[np.float32], done: NDArray[np.bool_], mask: NDArray[np.bool_]
     ) -> NDArray[np.float32]:
-        """Merge a rollout into the statistics and return its rewards (T, n), scaled and clipped.
+        """Merge a rollout into the statistics and return its rewards, scaled and clipped; all are (T, n).
 
-        Args:
-            rewards: (T, n).
-            done: (T, n) the episode ended with this step.
-            mask: (T, n) steps that count.
+        Episodes end with the steps that are `done`; statistics are of the steps in `mask`.
         """
         if not self.enabled:
             return rewards
@@ -140,11 +153,11 @@ class ReturnNormalizer:
         scaled = rewards / self.scale
         return np.clip(scaled, -self.limit, self.limit, out=scaled)
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def state(self) -> Tensors:
         """Return the statistics and the running sums as tensors."""
         return {**self.moments.state(), "sums": torch.from_numpy(self.sums.copy())}
 
-    def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
+    def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned."""
         self.moments.load_state(tensors)
         self.sums = tensors["sums"].numpy().copy()

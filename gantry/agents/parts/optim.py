@@ -30,8 +30,7 @@ def descend(
 ) -> float:
     """Take one optimizer step down the gradient of `loss` (), with its norm clipped; returns the loss.
 
-    Raises:
-        GantryError: the loss or its gradient is NaN or infinite.
+    Raises GantryError where the loss or its gradient is NaN or infinite.
     """
     gradients, norm = gradients_and_norm(loss, optimizer.parameters)
     value = loss.item()
@@ -42,24 +41,16 @@ def descend(
 
 
 class Adam:
-    """Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1).
+    """Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1), of leaf tensors that require gradients.
 
     PyTorch's own kernel, without the overhead of `torch.optim.Adam`, which with small networks is a tenth of the time
-    of learning.
-
-    Args:
-        parameters: leaf tensors that require gradients.
-        betas: β₁ and β₂, of the running mean of the gradient and of its square.
-        epsilon: ε, added to the root.
+    of learning. `betas` are β₁ and β₂, of the running mean of the gradient and of its square; ε is added to the root.
     """
 
     def __init__(
         self, parameters: Sequence[torch.Tensor], betas: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-5
     ) -> None:
-        self.parameters = list(parameters)
-        self.betas = betas
-        self.epsilon = epsilon
-        self.steps = 0
+        self.parameters, self.betas, self.epsilon, self.steps = list(parameters), betas, epsilon, 0
         self._targets = [parameter.detach() for parameter in self.parameters]
         self._means = [torch.zeros_like(target) for target in self._targets]
         self._squares = [torch.zeros_like(target) for target in self._targets]

@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Tensors, prefixed, under
 from gantry.agents.parts.distributions import Categorical, Distribution, Gaussian, SquashedGaussian
@@ -42,15 +40,16 @@ class Policy:
     Args:
         observation_space: of a single environment.
         action_space: of a single environment.
-        config: widths, activation, first standard deviation, scaling, device.
+        config: settings.
         generator: of the initial weights.
-        network: maps inputs (B, d) to the distribution's (B, K); None makes an MLP of the policy's own, whose last
-            layer is near zero, so that the first distribution is equally broad in every state.
+        network: from inputs (B, d) to the distribution's (B, K); None makes an MLP, whose last layer is near zero, so
+            that the first distribution is equally broad in every state.
 
     Attributes:
         observations: from the environment's observations to vectors (…, d).
         normalizer: from vectors to the network's inputs (…, d).
         network: from inputs to what the distribution takes.
+        own_network: the same where it is the policy's own, and so part of its state; else None.
         distribution: of actions.
         actions: from policy actions to the environment's.
 
@@ -59,22 +58,18 @@ class Policy:
     """
 
     def __init__(
-        self,
-        observation_space: Space,
-        action_space: Space,
-        config: PolicyConfig,
-        generator: torch.Generator,
+        self, observation_space: Space, action_space: Space, config: PolicyConfig, generator: torch.Generator,
         network: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         check_spaces(observation_space, action_space)
         self.device = config.device
         self.observations = ObservationMap(observation_space)
         self.actions = ActionMap(action_space, scaled=config.action_scaling == "bounds")
         self.normalizer = ObservationNormalizer(self.observations.size, config.normalize_observation)
-        self._own: MLP | None = None
+        self.own_network: MLP | None = None
         if network is None:
             sizes = (self.observations.size, *config.hidden_sizes, self.actions.size)
-            network = self._own = MLP(sizes, config.activation, 0.01, generator, config.device)
+            network = self.own_network = MLP(sizes, config.activation, 0.01, generator, config.device)
         self.network = network
         self.distribution: Distribution
         if not self.actions.continuous:
@@ -87,39 +82,24 @@ class Policy:
             raise GantryError(f"squash_actions needs bounds on every action, not {action_space}; turn it off")
 
     @property
-    def own_network(self) -> MLP:
-        """The network, where it is the policy's own."""
-        assert self._own is not None
-        return self._own
-
-    @property
     def parameters(self) -> list[torch.Tensor]:
         """The learned tensors: those of the policy's own network, then those of the distribution."""
-        own = [] if self._own is None else [self._own.vector]
+        own = [] if self.own_network is None else [self.own_network.vector]
         return [*own, *self.distribution.parameters().values()]
 
-    def inputs(self, observations: NDArray[np.float32]) -> torch.Tensor:
-        """Return observation vectors (k, d) as the network sees them, on its device."""
-        inputs = torch.empty(observations.shape)
-        self.normalizer.apply(observations, inputs.numpy())
-        return inputs.to(self.device)
-
     def act(self, observation: Observation, generator: torch.Generator | None = None) -> Array:
-        """Return environment actions for one observation, or for a batch of them.
+        """Return the environment's action, within its bounds, for one observation, or (k, *action shape) for k of them.
 
         Args:
             observation: (*observation shape) or (k, *observation shape), or a dictionary of such.
             generator: samples the actions; None takes the distribution's mode.
-
-        Returns:
-            (*action shape) or (k, *action shape), within the action space's bounds.
 
         Raises:
             GantryError: the observation has another shape, is not numeric, or holds NaN or infinity.
         """
         vectors, single = self.observations.given(observation)
         with torch.no_grad(), torch_threads(1):
-            output = self.network(self.inputs(vectors))
+            output = self.network(self.normalizer.inputs(vectors, self.device))
             if generator is None:
                 sample = self.distribution.mode(output)
             else:
@@ -130,14 +110,14 @@ class Policy:
 
     def state(self) -> Tensors:
         """Return copies of the network's parameters, the distribution's, and the normalizer's statistics."""
-        own = {} if self._own is None else prefixed("network", self._own.state())
+        own = {} if self.own_network is None else prefixed("network", self.own_network.state())
         learned = {name: tensor.detach().cpu().clone() for name, tensor in self.distribution.parameters().items()}
         return {**own, **prefixed("distribution", learned), **prefixed("normalizer", self.normalizer.state())}
 
     def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned."""
-        if self._own is not None:
-            self._own.load_state(under(tensors, "network"))
+        if self.own_network is not None:
+            self.own_network.load_state(under(tensors, "network"))
         with torch.no_grad():
             for name, tensor in self.distribution.parameters().items():
                 tensor.copy_(tensors[f"distribution.{name}"])

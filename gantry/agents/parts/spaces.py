@@ -44,12 +44,9 @@ def check_spaces(observation_space: Space, action_space: Space) -> None:
             f"observations must be a non-empty Box, Discrete or a dictionary of these, not {observation_space}; "
             "wrap the environment (FlattenObservation)"
         )
-    if isinstance(action_space, Box):
-        if math.prod(action_space.shape) > 0 and np.issubdtype(action_space.dtype, np.floating):
-            return
-    elif isinstance(action_space, Discrete):
-        return
-    raise GantryError(f"actions must be a non-empty floating-point Box or Discrete, not {action_space}")
+    continuous = isinstance(action_space, Box) and np.issubdtype(action_space.dtype, np.floating)
+    if not isinstance(action_space, Discrete) and not (continuous and math.prod(action_space.shape or ()) > 0):
+        raise GantryError(f"actions must be a non-empty floating-point Box or Discrete, not {action_space}")
 
 
 def _becomes_a_vector(space: Space) -> bool:
@@ -61,8 +58,7 @@ def _becomes_a_vector(space: Space) -> bool:
 class ObservationMap:
     """Map an environment's observations to float32 vectors, which is all that agents see.
 
-    A Box is flattened, a Discrete observation one-hot encoded, and the parts of a dictionary are concatenated in the
-    order of the space.
+    A Box is flattened, a Discrete observation one-hot encoded, and a dictionary's parts are concatenated in its order.
 
     Attributes:
         size: length d of the vectors.
@@ -71,17 +67,16 @@ class ObservationMap:
 
     def __init__(self, space: Space) -> None:
         self._space = space
-        self._parts = (
-            {key: ObservationMap(part) for key, part in space.items()} if isinstance(space, Dictionary) else {}
-        )
+        self._parts: dict[str, ObservationMap] = {}
         self.slices: dict[str, slice] = {}
-        if isinstance(space, Discrete):
+        if isinstance(space, Dictionary):
+            self.size = 0
+            for key, part in space.items():
+                self._parts[key] = ObservationMap(part)
+                self.slices[key] = slice(self.size, self.size + self._parts[key].size)
+                self.size = self.slices[key].stop
+        elif isinstance(space, Discrete):
             self.size, self._start = int(space.n), int(space.start)
-        elif self._parts:
-            stops = np.cumsum([part.size for part in self._parts.values()]).tolist()
-            self.size = stops[-1]
-            for (key, part), stop in zip(self._parts.items(), stops, strict=True):
-                self.slices[key] = slice(stop - part.size, stop)
         else:
             self.size = math.prod(space.shape or ())
 
@@ -95,10 +90,7 @@ class ObservationMap:
         return np.array(observations, np.float32).reshape(len(observations), self.size)
 
     def given(self, observation: Observation) -> tuple[NDArray[np.float32], bool]:
-        """Check one observation or a batch of them, from outside.
-
-        Returns:
-            (k, d) float32 vectors, and whether it was a single one.
+        """Return the vectors (k, d) float32 of one observation or k, from outside, and whether it was a single one.
 
         Raises:
             GantryError: a wrong shape, not numbers, NaN or infinity, or not a category of a Discrete space.
@@ -130,9 +122,9 @@ class ObservationMap:
 class ActionMap:
     """Map a policy's actions to the environment's.
 
-    A Box with finite bounds is scaled so that -1 and 1 are the bounds, which makes one initial exploration suit every
-    environment; actions beyond are clipped when sent, not when learned from. Unbounded dimensions, and with
-    `scaled=False` all of them, pass through. Discrete actions count from the space's start.
+    A Box is scaled so that ±1 are its bounds, which makes one initial exploration suit every environment; actions
+    beyond are clipped when sent, not when learned from. Unbounded dimensions, and with `scaled=False` all of them, pass
+    through. Discrete actions count from the space's start.
 
     Attributes:
         continuous: the space is a Box.
@@ -141,11 +133,11 @@ class ActionMap:
     """
 
     def __init__(self, space: Space, scaled: bool = True) -> None:
-        self.bounded = isinstance(space, Box) and space.is_bounded()
         self.continuous = isinstance(space, Box)
+        self.bounded = isinstance(space, Box) and space.is_bounded()
+        self.shape: tuple[int, ...] = space.shape or ()
+        self.dtype: Any = space.dtype
         if isinstance(space, Box):
-            self.shape: tuple[int, ...] = space.shape
-            self.dtype: Any = space.dtype
             self.size = math.prod(space.shape)
             low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
             bounded = np.isfinite(low) & np.isfinite(high) & scaled
@@ -154,10 +146,7 @@ class ActionMap:
                 self._scale = np.where(bounded, (high - low) / 2, 1.0).astype(np.float32)
             self._low, self._high = low.astype(space.dtype), high.astype(space.dtype)
         elif isinstance(space, Discrete):
-            self.shape = ()
-            self.dtype = space.dtype
-            self.size = int(space.n)
-            self._start = int(space.start)
+            self.size, self._start = int(space.n), int(space.start)
 
     def to_environment(self, actions: Array) -> Array:
         """Return environment actions (k, *shape) for policy actions (k, size) float32 or (k,) integers."""

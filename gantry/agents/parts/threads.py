@@ -10,8 +10,7 @@ import torch
 def torch_threads(count: int) -> Iterator[None]:
     """Run the block with `count` PyTorch threads, then restore the number there was.
 
-    Sums are rounded by how they are split, so results repeat to the last bit only at a fixed number of threads; the
-    number is therefore a setting of the agent, not a property of the machine.
+    Sums are rounded by how they are split among threads, so their number is the agent's setting, not the machine's.
     """
     before = torch.get_num_threads()
     if before == count:

@@ -1,8 +1,8 @@
 """The loop around every agent's updates: an exact budget, undoing an update that breaks, metrics and the callback."""
 
+import contextlib
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from gymnasium.vector import VectorEnv
 
@@ -45,7 +45,10 @@ class Update:
 Agent = TypeVar("Agent", bound=Learner)
 
 
-class training_loop(Generic[Agent]):
+@contextlib.contextmanager
+def training_loop(
+    agent: Agent, total_steps: int, callback: Callable[[Agent, Metrics], bool | None] | None = None
+) -> Iterator[Iterator[Update]]:
     """Yield updates until the agent has taken `total_steps` environment steps in all, exactly.
 
     Steps count from the agent's beginning, so calling again with the same number after a stop reaches the same end. If
@@ -56,41 +59,31 @@ class training_loop(Generic[Agent]):
                 ...
                 update.report(metrics)
 
-    Args:
-        agent: with a `stepper` and a `checkpoint`.
-        total_steps: the budget.
-        callback: called with the agent and the metrics of each update; returning False stops learning.
+    The callback gets the agent and the metrics of each update; if it returns False, learning stops.
 
     Raises:
         GantryError: the agent was loaded without an environment.
     """
+    stepper, unfinished = agent.stepper, False
+    if not isinstance(stepper.env, VectorEnv):
+        raise GantryError("this policy was loaded without an environment; pass one to load() to learn on")
 
-    def __init__(
-        self, agent: Agent, total_steps: int, callback: Callable[[Agent, Metrics], bool | None] | None = None
-    ) -> None:
-        if not isinstance(agent.stepper.env, VectorEnv):
-            raise GantryError("this policy was loaded without an environment; pass one to load() to learn on")
-        self._agent, self._total, self._callback = agent, total_steps, callback
-        self._unfinished = False
-
-    def __enter__(self) -> Iterator[Update]:
-        return self._updates()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None and self._unfinished:
-            self._agent.checkpoint.rollback()
-
-    def _updates(self) -> Iterator[Update]:
-        stepper = self._agent.stepper
-        while stepper.steps < self._total:
+    def updates() -> Iterator[Update]:
+        nonlocal unfinished
+        while stepper.steps < total_steps:
             stepper.begin_episodes()
-            self._agent.checkpoint.mark()
-            self._unfinished = True
-            update = Update(stepper, self._total)
+            agent.checkpoint.mark()
+            unfinished = True
+            update = Update(stepper, total_steps)
             yield update
-            self._unfinished = False
+            unfinished = False
             metrics = {"steps": float(stepper.steps), **stepper.episodes.metrics(), **update.metrics}
-            if self._callback is not None and self._callback(self._agent, metrics) is False:
+            if callback is not None and callback(agent, metrics) is False:
                 return
+
+    try:
+        yield updates()
+    except BaseException:
+        if unfinished:
+            agent.checkpoint.rollback()
+        raise

@@ -8,11 +8,7 @@ from gantry.errors import GantryError
 
 
 def require(holds: bool, name: str, demand: str, value: object) -> None:
-    """Refuse a setting's value unless `holds`.
-
-    Raises:
-        GantryError: names the setting, the `demand` that it does not meet, and its `value`.
-    """
+    """Refuse a setting's value unless `holds`: a GantryError with its name, the `demand` not met, and the `value`."""
     if not holds:
         raise GantryError(f"the setting {name} must be {demand}; it is {value}")
 
@@ -43,11 +39,7 @@ def require_network(hidden_sizes: tuple[int, ...], device: str) -> None:
 
 
 def require_finite(*values: float) -> None:
-    """Stop learning when a loss or a gradient norm is NaN or infinite.
-
-    Raises:
-        GantryError: a value is not finite.
-    """
+    """Stop learning by a GantryError when a loss or a gradient norm is NaN or infinite."""
     if not all(map(math.isfinite, values)):
         raise GantryError(
             "learning stopped: the loss or its gradient is NaN or infinite; the last good policy is kept; lower "

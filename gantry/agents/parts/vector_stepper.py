@@ -51,25 +51,22 @@ class Transition:
 class VectorStepper:
     """Steps a vector environment (SAME_STEP, NEXT_STEP or DISABLED autoreset) and hands out flat observations.
 
-    With `stagger` the first episodes are truncated at evenly spread times, so that environments do not run through
-    their episodes in phase; that needs a known time limit. Environments are reset by the `reset_mask` option of
-    Gymnasium's vector reset; one that resets everything instead counts as truncated everywhere, once.
-
     Args:
         env: the environment, or the spaces alone for a policy that only acts.
         seed: of the environment's first reset.
-        stagger: whether to stagger first episodes.
+        stagger: truncate first episodes at evenly spread times, so that environments do not run in phase; needs a time
+            limit. An environment that ignores the `reset_mask` of `reset` counts as truncated everywhere, once.
 
     Attributes:
         observation: (n, d) float32, where the next step starts; treat as read-only.
         steps: environment steps so far that count.
         episodes: statistics of the finished episodes.
         restarted: the episodes under way began without the ones before having ended.
+        must_reset: (n,) environments that the coming step only resets, whatever their action (NEXT_STEP autoreset).
     """
 
     def __init__(self, env: VectorEnv | Spaces, seed: int, stagger: bool = False) -> None:
-        self.env = env
-        self.num_envs = env.num_envs
+        self.env, self.num_envs = env, env.num_envs
         self._observations = ObservationMap(env.single_observation_space)
         self.mode, limit = AutoresetMode.SAME_STEP, 0
         if isinstance(env, VectorEnv):
@@ -79,36 +76,28 @@ class VectorStepper:
         # Environment i is cut after so many steps; the last one's cut is the time limit itself.
         self._cuts = np.arange(1, self.num_envs + 1) * limit // self.num_envs
         self.observation = np.zeros((self.num_envs, self._observations.size), np.float32)
-        self.steps = 0
         self.episodes = EpisodeStatistics(self.num_envs)
-        self.restarted = True
+        self.steps, self._vector_steps, self.restarted = 0, 0, True
         self._seed, self._seeded = seed, False
-        self._must_reset = np.zeros(self.num_envs, np.bool_)  # NEXT_STEP: the coming step resets these
+        self.must_reset = np.zeros(self.num_envs, np.bool_)
         self._first_episode = np.ones(self.num_envs, np.bool_)
-        self._vector_steps = 0
         self._copy: Tensors = {}
 
     def _reset(self, **settings: Any) -> NDArray[np.float32]:
         assert isinstance(self.env, VectorEnv)
         return self._observations.vectors(self.env.reset(**settings)[0])
 
-    @property
-    def must_reset(self) -> NDArray[np.bool_]:
-        """(n,) environments that the coming step only resets, whatever their action (NEXT_STEP autoreset)."""
-        return self._must_reset
-
     def begin_episodes(self) -> None:
         """Reset the environment with its seed, unless episodes are already under way."""
         if not self._seeded:
             self.restart(self._seed)
             self._first_episode[:] = True
-            self._vector_steps = 0
-            self._seeded = True
+            self._vector_steps, self._seeded = 0, True
 
     def restart(self, seed: int | None = None) -> None:
         """Begin all episodes anew; without a seed the environment's random streams continue."""
         self.observation = self._reset(seed=seed)
-        self._must_reset[:] = False
+        self.must_reset[:] = False
         self.restarted = True
         self.episodes.abandon()
 
@@ -121,14 +110,14 @@ class VectorStepper:
             only: (n,) environments whose step counts; None: all.
         """
         assert isinstance(self.env, VectorEnv)
-        mask = ~self._must_reset
+        mask = ~self.must_reset
         if only is not None:
             mask &= only
         if budget is not None and budget < self.num_envs:
             mask &= np.cumsum(mask) <= budget
         raw, rewards, terminated, truncated, infos = self.env.step(actions)
         observation = self._observations.vectors(raw)
-        done = np.logical_or(terminated, truncated) & ~self._must_reset
+        done = np.logical_or(terminated, truncated) & ~self.must_reset
         self._vector_steps += 1
         ended = np.flatnonzero(done)
         if len(ended) == 0:
@@ -140,7 +129,7 @@ class VectorStepper:
             if self.mode == AutoresetMode.DISABLED:
                 observation = self._reset(options={"reset_mask": done})
         if self.mode == AutoresetMode.NEXT_STEP:
-            self._must_reset = done.copy()
+            self.must_reset = done.copy()
         self.observation = observation
         transition = Transition(
             np.asarray(rewards, np.float32), np.asarray(terminated, np.bool_), done, mask, ended, final
@@ -172,9 +161,8 @@ class VectorStepper:
             return cut
         before, self.observation = self.observation, self._reset(options={"reset_mask": cut})
         if not np.array_equal(self.observation[~cut], before[~cut]):  # the option is unknown: everything was reset
-            cut = ~transition.done
-            self._must_reset[:] = False
-            self.stagger = False
+            cut, self.stagger = ~transition.done, False
+            self.must_reset[:] = False
         self._first_episode &= ~cut
         transition.done |= cut
         final = np.zeros_like(before)
@@ -189,19 +177,18 @@ class VectorStepper:
     def state(self) -> Tensors:
         """Return everything that stepping depends on, with the environment's own state where it hands that out."""
         self.begin_episodes()
+        arrays = {"observation": self.observation, "must_reset": self.must_reset, "first_episode": self._first_episode}
         tensors = {
-            "observation": torch.from_numpy(self.observation.copy()),
-            "must_reset": torch.from_numpy(self._must_reset.copy()),
-            "first_episode": torch.from_numpy(self._first_episode.copy()),
+            **{name: torch.from_numpy(array.copy()) for name, array in arrays.items()},
             "counts": torch.tensor([self.steps, self._vector_steps, self._seed, self.stagger, self.restarted]),
             **prefixed("episodes", self.episodes.state()),
         }
         if isinstance(inner := self.env.unwrapped, ResumableEnv):
             for name, array in inner.get_state().items():
                 content = np.array(array)
-                kind = str(content.dtype)
-                if content.dtype.kind == "u" and content.dtype.itemsize > 1:  # PyTorch has few unsigned types
-                    content = content.view(f"i{content.dtype.itemsize}")
+                kind = content.dtype
+                if kind.kind == "u" and kind.itemsize > 1:  # PyTorch has few unsigned types
+                    content = content.view(f"i{kind.itemsize}")
                 tensors[f"env.{kind}.{name}"] = torch.from_numpy(content)
         return tensors
 
@@ -215,11 +202,11 @@ class VectorStepper:
         self.episodes.load_state(under(tensors, "episodes"))
         self.steps, self._vector_steps, self._seed, stagger, restarted = tensors["counts"].tolist()
         self.stagger, self.restarted = bool(stagger), bool(restarted)
-        self.observation = tensors["observation"].numpy().copy()
-        self._must_reset = tensors["must_reset"].numpy().copy()
-        self._first_episode = tensors["first_episode"].numpy().copy()
-        self._seeded = isinstance(self.env.unwrapped, ResumableEnv)
-        if isinstance(inner := self.env.unwrapped, ResumableEnv):
+        arrays = (tensors[name].numpy().copy() for name in ("observation", "must_reset", "first_episode"))
+        self.observation, self.must_reset, self._first_episode = arrays
+        inner = self.env.unwrapped
+        self._seeded = isinstance(inner, ResumableEnv)
+        if isinstance(inner, ResumableEnv):
             state = {}
             for key, tensor in under(tensors, "env").items():
                 kind, _, name = key.partition(".")
