@@ -236,9 +236,8 @@ class DQN:
         vectors, single = self.observations.given(observation)
         epsilon = 0.0 if deterministic else self._epsilon(1.0)
         with torch.no_grad(), torch_threads(1):
-            chosen = self._epsilon_greedy(
-                self.normalizer.inputs(vectors, self.config.device), epsilon, self._acting_random
-            )
+            inputs = self.normalizer.inputs(vectors, self.config.device)
+            chosen = self._epsilon_greedy(inputs, epsilon, self._acting_random)
         actions = self.actions.to_environment(chosen)
         return actions[0] if single else actions
 

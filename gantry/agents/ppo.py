@@ -1,8 +1,8 @@
 """Proximal policy optimization (PPO), clipped.
 
 Source: Schulman, Wolski, Dhariwal, Radford and Klimov, "Proximal policy optimization algorithms", 2017
-(arXiv:1707.06347). The present policy steps many environments at once; the critic values what it saw, generalized
-advantage estimation (arXiv:1506.02438) weighs its actions, and a few passes over the rollout in minibatches raise a
+(arXiv:1707.06347). The present policy steps many environments at once; generalized advantage estimation
+(arXiv:1506.02438) weighs its actions by the critic's values, and a few passes over the rollout in minibatches raise a
 surrogate objective that stops rewarding a change of an action's probability beyond a factor of 1 ± ε.
 
 Departures from the paper, each for a reason in docs/ppo.md: actor and critic share nothing, have an Adam each, and
@@ -227,8 +227,7 @@ class PPO:
         config, number = self.config, len(batch.advantage)
         parts = math.ceil(number / config.minibatch_size)
         orders = [torch.randperm(number, generator=self._random).to(config.device) for _ in range(config.epochs)]
-        # The networks share nothing while they learn, so each has a thread: as fast as two threads per operation, and
-        # the numbers do not depend on how many CPUs there are.
+        # The networks share nothing, so each has a thread: as fast as two per operation, and the same on any machine.
         with torch_threads(config.torch_threads), concurrent.futures.ThreadPoolExecutor(1) as worker:
             critic = worker.submit(self._improve_critic, batch, orders, parts, learning_rate)
             metrics = self._improve_actor(batch, orders, parts, learning_rate)

@@ -49,11 +49,7 @@ class Checkpoint:
         return _gathered(self._policy)
 
     def load_policy_state(self, tensors: Tensors, where: str) -> None:
-        """Restore what `policy_state` returned; `where` names the file in messages.
-
-        Raises:
-            GantryError: a tensor is missing, unknown, of another shape or type, or holds NaN or infinity.
-        """
+        """Restore what `policy_state` returned; raises as `check_tensors` does, with `where` to name the file."""
         check_tensors(tensors, self.policy_state(), where)
         for name, part in self._policy.items():
             part.load_state(under(tensors, name))
@@ -96,7 +92,7 @@ class Checkpoint:
 
 
 def check_tensors(tensors: Tensors, expected: Tensors, where: str) -> None:
-    """Raise a GantryError where tensors differ from the expected ones in name, shape or type, or are not finite."""
+    """Refuse tensors that are missing, unknown, of another shape or type, or hold NaN or infinity (GantryError)."""
     for name, model in expected.items():
         tensor = tensors.get(name)
         if tensor is None:

@@ -1,6 +1,6 @@
 """Rollouts: what the present policy did in many environments at once, stored to be learned from.
 
-Everything is allocated by PyTorch, whose memory is aligned the same in every run: matrix libraries may round
+PyTorch allocates what networks see, since its memory is aligned the same in every run: matrix libraries may round
 differently by alignment, and two runs of one seed must agree to the last bit.
 """
 
@@ -121,10 +121,7 @@ class Rollout:
         self.observations = steps.observations[:length][self.mask]
 
     def values(self, critic: Callable[[torch.Tensor], torch.Tensor]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return V(s_t) and V(s_{t+1}), (T, n) each.
-
-        Where an episode ended, s_{t+1} is its last observation before the reset, not the next episode's first.
-        """
+        """Return V(s_t) and V(s_{t+1}), (T, n) each; where an episode ended, s_{t+1} is its own last observation."""
 
         def value(inputs: torch.Tensor) -> NDArray[np.float32]:
             parts = [critic(chunk.to(self.policy.device)) for chunk in torch.split(inputs, CHUNK)]

@@ -28,24 +28,16 @@ class ResumableEnv(Protocol):
 
 @dataclass
 class Transition:
-    """What one vector step brought.
+    """What one vector step of n environments brought."""
 
-    Attributes:
-        rewards: (n,) float32.
-        terminated: (n,) the episode ended in a terminal state.
-        done: (n,) the episode ended, terminated or truncated.
-        mask: (n,) false where the step is not to be learned from: it only reset an environment (NEXT_STEP autoreset),
-            or is beyond the budget.
-        final_envs: (k,) indices of the environments where `done`.
-        final_observations: (k, d) float32, the last observations of those episodes, before any reset.
-    """
-
-    rewards: NDArray[np.float32]
-    terminated: NDArray[np.bool_]
-    done: NDArray[np.bool_]
+    rewards: NDArray[np.float32]  # (n,)
+    terminated: NDArray[np.bool_]  # (n,) the episode ended in a terminal state
+    done: NDArray[np.bool_]  # (n,) the episode ended, terminated or truncated
     mask: NDArray[np.bool_]
-    final_envs: NDArray[np.int64]
-    final_observations: NDArray[np.float32]
+    """(n,) false where the step is not to be learned from: it only reset an environment (NEXT_STEP autoreset), or is
+    beyond the budget."""
+    final_envs: NDArray[np.int64]  # (k,) indices of the environments where `done`
+    final_observations: NDArray[np.float32]  # (k, d) the last ones of those episodes, before any reset
 
 
 class VectorStepper:
@@ -193,10 +185,7 @@ class VectorStepper:
         return tensors
 
     def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned; an environment without a state of its own begins new episodes.
-
-        Those come from another part of its random stream than the episodes already seen.
-        """
+        """Restore what `state` returned; an environment without a state of its own begins new, unseen episodes."""
         if len(tensors["observation"]) != self.num_envs:
             raise ValueError(f"it is of {len(tensors['observation'])} environments, not of {self.num_envs}")
         self.episodes.load_state(under(tensors, "episodes"))
