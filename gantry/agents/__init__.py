@@ -27,40 +27,11 @@ if TYPE_CHECKING:
     _CLASSES: tuple[type[Agent], ...] = (A2C, CEM, DDPG, DQN, NES, PETS, PPO, QLearning, Reinforce, SAC)
 
 __all__ = [
-    "A2C",
-    "AGENTS",
-    "CEM",
-    "CONFIGS",
-    "DDPG",
-    "DESCRIPTIONS",
-    "DQN",
-    "MPC",
-    "NES",
-    "PETS",
-    "PPO",
-    "SAC",
-    "A2CConfig",
-    "Agent",
-    "AgentClass",
-    "AgentConfig",
-    "CEMConfig",
-    "DDPGConfig",
-    "DQNConfig",
-    "NESConfig",
-    "PPOConfig",
-    "PlannerConfig",
-    "QLearning",
-    "QLearningConfig",
-    "Reinforce",
-    "ReinforceConfig",
-    "SACConfig",
-    "TD3Config",
-    "agent_class",
-    "agent_of_config",
-    "config_class",
-    "load_agent",
-    "save_agent",
-]
+    "A2C", "AGENTS", "CEM", "CONFIGS", "DDPG", "DESCRIPTIONS", "DQN", "MPC", "NES", "PETS", "PPO", "SAC", "A2CConfig",
+    "Agent", "AgentClass", "AgentConfig", "CEMConfig", "DDPGConfig", "DQNConfig", "NESConfig", "PPOConfig",
+    "PlannerConfig", "QLearning", "QLearningConfig", "Reinforce", "ReinforceConfig", "SACConfig", "TD3Config",
+    "agent_class", "agent_of_config", "config_class", "load_agent", "save_agent",
+]  # fmt: skip
 
 AGENTS: dict[str, str] = {
     "a2c": "gantry.agents.a2c:A2C",
@@ -120,16 +91,12 @@ def __getattr__(name: str) -> Any:
     """Import a name of `__all__` when it is first asked for."""
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _located(_EXPORTS[name])
+    module, _, attribute = _EXPORTS[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _located(location: str) -> Any:
-    module, _, attribute = location.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def agent_class(name: str) -> "AgentClass":

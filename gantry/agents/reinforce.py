@@ -26,13 +26,7 @@ from gantry.agents.parts.rollouts import Rollout, RolloutCollector, minibatches
 from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.validation import (
-    require,
-    require_at_least,
-    require_between,
-    require_network,
-    require_positive,
-)
+from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
 from gantry.agents.parts.vector_stepper import VectorStepper
 from gantry.types import Array, Observation
 

@@ -23,14 +23,10 @@ class EpisodeStatistics:
         self, rewards: NDArray[np.float32], mask: NDArray[np.bool_], finished: NDArray[np.int64],
         cut: NDArray[np.bool_], success: NDArray[np.bool_] | None,
     ) -> None:  # fmt: skip
-        """Take in one vector step.
+        """Take in one vector step with rewards (n,) of the environments in `mask` (n,).
 
-        Args:
-            rewards: (n,).
-            mask: (n,) environments whose step counts.
-            finished: (k,) indices of the environments whose episode ended.
-            cut: (n,) episodes cut short on purpose, which are left out of the means.
-            success: (n,) whether the episode succeeded, or None where the environment does not say.
+        `finished` (k,) are those whose episode ended; means leave out the ones that were `cut` (n,) short on purpose.
+        `success` (n,) says whether episodes succeeded; None where the environment does not tell.
         """
         self._returns += rewards * mask
         self._lengths += mask

@@ -21,9 +21,7 @@ class RunningMoments:
     """
 
     def __init__(self, size: int) -> None:
-        self.mean = np.zeros(size)
-        self.variance = np.ones(size)
-        self.count = 0
+        self.mean, self.variance, self.count = np.zeros(size), np.ones(size), 0
 
     def update(self, batch: NDArray[np.floating]) -> None:
         """Merge a batch (k, d) into the statistics."""
@@ -105,17 +103,10 @@ def discounted_sums(
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Return rewards so far, discounted backwards in time: G_t = r_t + γ G_{t-1}, begun anew in each episode.
 
-    Args:
-        rewards: (T, n) r_t.
-        done: (T, n) the episode ended with this step.
-        start: (n,) G_{-1}, carried over from the rollout before (0 at an episode's start).
-        gamma: discount γ per step.
-
-    Returns:
-        (T, n) G, and the (n,) to carry over into the next rollout.
+    Of rewards (T, n), where episodes end with the steps that are `done` (T, n), and of G_{-1} at the start (n,), which
+    the rollout before carried over. Returns G (T, n), and what to carry over into the next rollout (n,).
     """
-    sums = np.empty(rewards.shape, rewards.dtype)
-    running = start
+    sums, running = np.empty(rewards.shape, rewards.dtype), start
     for step, reward in enumerate(rewards):
         sums[step] = gamma * running + reward
         running = sums[step] * ~done[step]

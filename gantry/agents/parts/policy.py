@@ -38,8 +38,7 @@ class Policy:
     """Observation normalizer, network, action distribution and action scaling.
 
     Args:
-        observation_space: of a single environment.
-        action_space: of a single environment.
+        observation_space, action_space: of a single environment.
         config: settings.
         generator: of the initial weights.
         network: from inputs (B, d) to the distribution's (B, K); None makes an MLP, whose last layer is near zero, so

@@ -22,8 +22,7 @@ class RolloutCollector:
     """Lets a policy act for up to T steps at a time in n environments, and stores what happened.
 
     Args:
-        stepper: steps the environments.
-        policy: acts.
+        stepper, policy: step the environments, and act.
         steps: T.
         generator: of the actions' randomness.
 

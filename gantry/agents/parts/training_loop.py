@@ -52,14 +52,13 @@ def training_loop(
     """Yield updates until the agent has taken `total_steps` environment steps in all, exactly.
 
     Steps count from the agent's beginning, so calling again with the same number after a stop reaches the same end. If
-    an update raises anything, an interrupt included, the agent returns to its state after the last whole update.
+    an update raises anything, an interrupt included, the agent returns to its state after the last whole update. The
+    callback gets the agent and the metrics of each update; if it returns False, learning stops.
 
         with training_loop(self, total_steps, callback) as updates:
             for update in updates:
                 ...
                 update.report(metrics)
-
-    The callback gets the agent and the metrics of each update; if it returns False, learning stops.
 
     Raises:
         GantryError: the agent was loaded without an environment.
