@@ -8,7 +8,7 @@ import numpy as np
 from gantry.agents.ddpg import DDPG, DDPGConfig
 from gantry.agents.parts.threads import torch_threads
 from gantry.benchmark.rows import Report, Row, median_ratio, rounds
-from gantry.benchmark.time_to_score import SWING_UP, OurTimes, reason_without_peers, their_learning
+from gantry.benchmark.time_to_score import SWING_UP, Clock, OurTimes, reason_without_peers, their_learning
 from gantry.envs.simulator import make_simulator
 from gantry.types import Json
 
@@ -97,7 +97,7 @@ def _their_steps(threads: int | None) -> Callable[[], None]:
     return block
 
 
-def _their_learning(seed: int) -> float:
+def _their_learning(seed: int) -> Clock:
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.noise import NormalActionNoise
 

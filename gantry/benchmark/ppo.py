@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from gantry.agents.ppo import PPO
 from gantry.benchmark.rows import Report, Row
-from gantry.benchmark.time_to_score import SWING_UP, OurTimes, their_learning
+from gantry.benchmark.time_to_score import SWING_UP, Clock, OurTimes, their_learning
 from gantry.types import Json
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def _usual(seed: int) -> "VecEnv":
     return make_vec_env(SWING_UP, SB3_ENVS, seed=seed * 1000)
 
 
-def _theirs(make: "Callable[[int], VecEnv]", seed: int, threads: int | None) -> float:
-    """Return the seconds of SB3's PPO; on the batched environment it is faster with one of PyTorch's threads."""
+def _theirs(make: "Callable[[int], VecEnv]", seed: int, threads: int | None) -> Clock:
+    """Return the learning time of SB3's PPO; on the batched environment it is faster with one of PyTorch's threads."""
     from stable_baselines3.common.vec_env import VecNormalize
 
     env = VecNormalize(make(seed), norm_obs=True, norm_reward=True, gamma=SB3_SETTINGS["gamma"])

@@ -1,4 +1,4 @@
-"""Learning time until swing-up is solved: our agents with their recipes, and SB3's.
+"""Learning time and environment steps until swing-up is solved: our agents with their recipes, and SB3's.
 
 The clock counts learning alone: every CHECK_SECONDS, or CHECK_SHARE of the time so far where that is longer, it stops
 and the deterministic policy plays CHECK_EPISODES episodes on seeds of the test range.
@@ -39,19 +39,22 @@ class Clock:
         self._learned, self._since = 0.0, time.perf_counter()
         self._next_check = CHECK_SECONDS
         self.to_goal: float | None = None
+        """Seconds of learning until the goal was first seen to be reached."""
+        self.steps_to_goal: int | None = None
+        """Environment steps until then."""
 
     def seconds(self) -> float:
         """Return the seconds of learning so far."""
         return self._learned + time.perf_counter() - self._since
 
-    def check(self) -> None:
-        """Note when the goal is first reached; called between updates."""
+    def check(self, steps: int) -> None:
+        """Note when the goal is first reached; called between updates, with the environment steps so far."""
         if self.to_goal is not None or self.seconds() < self._next_check:
             return
         self._learned = self.seconds()
         self._next_check = self._learned + max(CHECK_SECONDS, CHECK_SHARE * self._learned)
         if evaluate(self._act, SWING_UP, CHECK_EPISODES, purpose="test").score >= GOAL:
-            self.to_goal = self._learned
+            self.to_goal, self.steps_to_goal = self._learned, steps
         self._since = time.perf_counter()
 
 
@@ -66,28 +69,32 @@ class OurTimes:
     def __init__(self, agent: str, seeds: int) -> None:
         self.name, self.seeds = agent_class(agent).__name__, seeds
         runs = [_our_learning(agent, FIRST_SEED + seed) for seed in range(seeds)]
-        speeds, times, self.scores = zip(*runs, strict=True)
+        speeds, clocks, self.scores = zip(*runs, strict=True)
+        times = [clock.to_goal for clock in clocks]
         self._reached = [seconds for seconds in times if seconds is not None]
+        self._steps = [float("inf") if clock.steps_to_goal is None else clock.steps_to_goal for clock in clocks]
         self.speed = statistics.median(speeds)
         """Median of the steps per second."""
         self.to_goal = statistics.median([float("inf") if seconds is None else seconds for seconds in times])
         """Median of the seconds to the goal."""
 
     def report(self, report: Report, target: float | None) -> None:
-        """Report the time to the goal."""
+        """Report the time and the environment steps to the goal."""
         note = f"{len(self._reached)} of {self.seeds} seeds reached it; slowest {max(self._reached, default=0.0):.1f} s"
         name = f"{self.name}: learning time to score {GOAL:.0f}, median"
         report(Row(name, self.to_goal, "s", target, "lower", note))
+        name = f"{self.name}: environment steps to score {GOAL:.0f}, median"
+        report(Row(name, statistics.median(self._steps), "steps", better="lower"))
 
     def report_against(
-        self, report: Report, name: str, their_time: Callable[[int], float], target: float, peers: bool
+        self, report: Report, name: str, their_time: Callable[[int], Clock], target: float, peers: bool
     ) -> None:
         """Report a peer's learning time over ours.
 
         Args:
             report: called with the row.
             name: the row's name.
-            their_time: seconds that the peer takes, given a seed.
+            their_time: the clock of a training of the peer, given a seed.
             target: what the ratio should reach.
             peers: whether to measure at all.
         """
@@ -95,21 +102,22 @@ class OurTimes:
             report(Row(name, None, "times", target, note=why))
             return
         theirs = [their_time(FIRST_SEED + seed) for seed in range(min(self.seeds, PEER_SEEDS))]
-        report(Row(name, statistics.median(theirs) / self.to_goal, "times", target, note=_listed(theirs)))
+        times = [min(clock.to_goal or PEER_SECONDS, PEER_SECONDS) for clock in theirs]
+        report(Row(name, statistics.median(times) / self.to_goal, "times", target, note=_listed(theirs)))
 
 
-def _our_learning(agent: str, seed: int) -> tuple[float, float | None, float]:
-    """Return steps/s, seconds to the goal, and the score after all steps of one training with the recipe."""
+def _our_learning(agent: str, seed: int) -> tuple[float, Clock, float]:
+    """Return steps/s, the clock, and the score after all steps of one training with the recipe."""
     learner, options, steps = begin_case(SWING_UP, agent, seed)
     clock = Clock(learner.act)
-    learner.learn(steps, lambda *_: clock.check())
+    learner.learn(steps, lambda agent, _: clock.check(agent.steps))
     learned = clock.seconds()
     close(learner)
-    return steps / learned, clock.to_goal, evaluate(learner.act, SWING_UP, 100, 0, options, "test").score
+    return steps / learned, clock, evaluate(learner.act, SWING_UP, 100, 0, options, "test").score
 
 
-def their_learning(algorithm: str, env: "VecEnv", seed: int, threads: int | None, settings: Json) -> float:
-    """Return the seconds that an SB3 algorithm learned before it reached the goal, at most PEER_SECONDS.
+def their_learning(algorithm: str, env: "VecEnv", seed: int, threads: int | None, settings: Json) -> Clock:
+    """Return the clock of an SB3 algorithm that learned until it reached the goal, or for PEER_SECONDS.
 
     Args:
         algorithm: the name of its class.
@@ -132,18 +140,21 @@ def their_learning(algorithm: str, env: "VecEnv", seed: int, threads: int | None
             return clock.to_goal is None and clock.seconds() < PEER_SECONDS
 
         def _on_rollout_start(self) -> None:
-            clock.check()
+            clock.check(self.num_timesteps)
 
     with torch_threads(threads or torch.get_num_threads()):
         model.learn(100_000_000, callback=Check())
     env.close()
-    return min(clock.to_goal or PEER_SECONDS, PEER_SECONDS)
+    return clock
 
 
-def _listed(peers: list[float]) -> str:
-    """Return the seconds of several trainings in words."""
+def _listed(peers: list[Clock]) -> str:
+    """Return the seconds and steps of several trainings in words."""
     return ", ".join(
-        f"{value:.0f} s" if value < PEER_SECONDS else f"not within {PEER_SECONDS:.0f} s" for value in peers
+        f"not within {PEER_SECONDS:.0f} s"
+        if clock.to_goal is None or clock.to_goal >= PEER_SECONDS
+        else f"{clock.to_goal:.0f} s ({clock.steps_to_goal:,} steps)"
+        for clock in peers
     )
 
 

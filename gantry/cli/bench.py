@@ -18,8 +18,8 @@ class BenchArguments:
     """Measure Gantry against other suites, side by side, and say which targets are met.
 
     `envs`: simulation speed (about two minutes). `train`: the score of every agent with its recipes, and in how many
-    seconds; PPO's and DDPG's time to a score of 800 beside stable-baselines3's (about an hour; the last parts need the
-    `baselines` extra). `parity`: PPO, A2C and DDPG with stable-baselines3's settings and budgets beside
+    seconds; PPO's, DDPG's and SAC's time to a score of 800 beside stable-baselines3's (over an hour; the last parts
+    need the `baselines` extra). `parity`: PPO, A2C and DDPG with stable-baselines3's settings and budgets beside
     stable-baselines3 itself (two hours). `optimizers`: evaluations beside SciPy's methods, and how often each finds the
     minimum (about two minutes). `planner`: scores of planning with learned and with true dynamics, and how long a
     planning step takes (about half an hour). Run nothing else meanwhile. Examples:
@@ -74,7 +74,7 @@ def main(words: Sequence[str]) -> None:
 
         sb3_parity.measure(report, arguments.agents or tuple(AGENTS), arguments.seeds)
     else:
-        from gantry.benchmark import cases, ddpg, ppo, q_learning, reinforce_variance
+        from gantry.benchmark import cases, ddpg, ppo, q_learning, reinforce_variance, sac
 
         asked = arguments.agents or tuple(AGENTS)
         cases.measure(report, asked, arguments.seeds)
@@ -86,5 +86,7 @@ def main(words: Sequence[str]) -> None:
             ddpg.measure(report, arguments.seeds, arguments.peers)
         if "ppo" in asked:
             ppo.measure(report, arguments.seeds, arguments.peers)
+        if "sac" in asked:
+            sac.measure(report, arguments.seeds, arguments.peers)
     if arguments.json:
         print_json({"rows": [row.to_json() for row in rows], "machine": machine()})
