@@ -134,8 +134,9 @@ def value_loss(value: torch.Tensor, target: torch.Tensor, weights: torch.Tensor 
         target: (B,).
         weights: (B,) importance weights; None: all 1.
     """
-    losses = torch.nn.functional.huber_loss(value, target, reduction="none")
-    return (losses if weights is None else losses * weights).mean()
+    if weights is None:
+        return torch.nn.functional.huber_loss(value, target)
+    return (torch.nn.functional.huber_loss(value, target, reduction="none") * weights).mean()
 
 
 class DQN:
@@ -322,13 +323,15 @@ class DQN:
             target = td_target(batch.reward, batch.discount, best_value(next_values, chooser))
         value = self.q_values(network, batch.observation).gather(1, batch.action.to(torch.int64)).squeeze(1)
         loss = value_loss(value, target, batch.weights)
-        descend(loss, self.optimizer, self._learning_rate(progress), config.max_gradient_norm)
+        learning_rate = self._learning_rate(progress)
+        mean_loss = descend(loss, self.optimizer, learning_rate, config.max_gradient_norm)
+        value = value.detach()
         if self.priorities is not None:
-            self.priorities.update(batch.indices, value.detach() - target)
+            self.priorities.update(batch.indices, value - target)
         self._gradient_steps.count += 1
         if self._gradient_steps.count % config.target_update_interval == 0:
             polyak_update(self.target_network, network, config.tau)
-        return loss.item(), value.mean().item()
+        return mean_loss, value.mean().item()
 
     def _learning_rate(self, progress: float) -> float:
         return scheduled(self.config.learning_rate_schedule, self.config.learning_rate, 0.0, 1.0, progress)
