@@ -11,8 +11,8 @@ help: ## say what the targets do
 demo: .venv/core ## train, evaluate and film the cart-pole's swing-up
 	$(BIN)/gantry demo
 
-test: .venv/dev ## run the tests
-	$(BIN)/python -m pytest
+test: .venv/dev ## run the tests, in two processes
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: .venv/dev ## run the tests, and the longer learning checks
 	$(BIN)/python -m pytest -m ''
