@@ -390,9 +390,8 @@ class DDPG:
         metrics = []
         for critic, optimizer in zip(self.critics, self.critic_optimizers, strict=True):
             value = critic(batch.observation_action).squeeze(1)
-            loss = critic_loss(value, target)
-            descend(loss, optimizer, rate, config.max_gradient_norm)
-            metrics.append((loss.item(), value.mean().item()))
+            loss = descend(critic_loss(value, target), optimizer, rate, config.max_gradient_norm)
+            metrics.append((loss, value.detach().mean().item()))
         losses, values = zip(*metrics, strict=True)
         return sum(losses) / len(losses), sum(values) / len(values)
 

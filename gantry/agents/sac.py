@@ -385,7 +385,7 @@ class SAC:
         for critic, optimizer in zip(self.critics, self.critic_optimizers, strict=True):
             value = critic(batch.observation_action).squeeze(1)
             losses += descend(critic_loss(value, target), optimizer, rate, config.max_gradient_norm)
-            values += value.mean().item()
+            values += value.detach().mean().item()
         return losses / 2.0, values / 2.0
 
     @torch.no_grad()
@@ -416,7 +416,7 @@ class SAC:
             descend(loss, self.actor_optimizer, rate, config.max_gradient_norm)
             loss = temperature_loss(self.temperature.log, log_prob, self.target_entropy)
             descend(loss, self.temperature_optimizer, self._decayed(config.temperature_learning_rate, progress))
-            return -log_prob.mean().item()
+            return -log_prob.detach().mean().item()
 
     def _decayed(self, rate: float, progress: float) -> float:
         """Return a learning rate when a share `progress` of learning has passed."""
