@@ -9,6 +9,7 @@ from gantry.agents.pets import PlannerConfig
 from gantry.agents.policy_search import CEMConfig, NESConfig
 from gantry.agents.ppo import PPOConfig
 from gantry.agents.reinforce import ReinforceConfig
+from gantry.agents.sac import SACConfig
 from gantry.runs.recipes import Recipe
 
 BALANCE, SWING_UP = "gantry/CartPoleBalance-v0", "gantry/CartPoleSwingUp-v0"
@@ -120,6 +121,26 @@ RECIPES = (
             n_step=5,
         ),
         total_steps=256_000,
+    ),
+    # Short returns: what n-step returns leave out of the entropy, and of the change of the policy since, costs SAC more
+    # than it does DDPG. With 3 steps one of two tuning seeds stayed at 832, with 5 all of three stayed below 850.
+    Recipe(
+        SWING_UP,
+        SACConfig(
+            num_envs=64,
+            batch_size=512,
+            learning_starts=5_000,
+            learning_rate=2e-3,
+            actor_learning_rate=2e-3,
+            temperature_learning_rate=1e-3,
+            learning_rate_schedule="linear",
+            n_step=2,
+            tau=0.02,
+            initial_temperature=0.05,
+            target_entropy=-2.0,
+            hidden_sizes=(128, 128),
+        ),
+        total_steps=500_000,
     ),
     Recipe(
         BALANCE,
