@@ -28,14 +28,18 @@ def gradients_and_norm(loss: torch.Tensor, parameters: Sequence[torch.Tensor]) -
 def descend(
     loss: torch.Tensor, optimizer: Optimizer, learning_rate: float, max_gradient_norm: float | None = None
 ) -> float:
-    """Take one optimizer step down the gradient of `loss` (), with its norm clipped; returns the loss.
+    """Take one optimizer step down the gradient of `loss` (), with its norm clipped to a maximum; returns the loss.
 
-    Raises GantryError where the loss or its gradient is NaN or infinite.
+    Raises GantryError where the loss, or the norm of a gradient that may be clipped, is NaN or infinite.
     """
-    gradients, norm = gradients_and_norm(loss, optimizer.parameters)
-    value = loss.item()
-    require_finite(value, norm)
-    scale = 1.0 if max_gradient_norm is None else min(1.0, max_gradient_norm / (norm + 1e-8))
+    value, scale = loss.item(), 1.0
+    require_finite(value)
+    if max_gradient_norm is None:
+        gradients = list(torch.autograd.grad(loss, optimizer.parameters))
+    else:
+        gradients, norm = gradients_and_norm(loss, optimizer.parameters)
+        require_finite(norm)
+        scale = min(1.0, max_gradient_norm / (norm + 1e-8))
     optimizer.step(gradients, learning_rate, scale)
     return value
 
