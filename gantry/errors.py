@@ -5,12 +5,19 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+LONGEST = 300
+"""Characters of a path or a word that a message shows."""
+
 
 class GantryError(Exception):
     """Bad input or a circumstance the user can mend; the message is one clear line.
 
     The command line prints the message without a traceback and exits with status 1.
     """
+
+
+class CannotWrite(GantryError):
+    """A file or a folder cannot be written: no space, no permission."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -20,6 +27,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
     if close:
         return f" (did you mean {' or '.join(folded[match] for match in close)}?)"
     return f" (there are: {', '.join(folded.values())})"
+
+
+def shown(text: object) -> str:
+    """Return a path or a word as a message shows it: without control characters, its middle cut where it is long."""
+    line = "".join(character if character.isprintable() else "�" for character in str(text))
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]}…{line[-LONGEST // 2 :]}"
 
 
 def described(error: BaseException) -> str:

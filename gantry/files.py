@@ -16,7 +16,7 @@ import gymnasium
 import msgspec
 import numpy as np
 
-from gantry.errors import GantryError
+from gantry.errors import CannotWrite, GantryError, shown
 from gantry.types import Array, Json, Options, Space
 
 if TYPE_CHECKING:
@@ -24,20 +24,26 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config")
 
+TEMPORARY = ".gantry-"
+"""What the names of files that are being written begin with."""
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed and renamed onto `path`, else removed.
 
-    The temporary name keeps the suffix of `path`, which encoders go by.
+    The temporary name keeps the suffix of `path`, which encoders go by. What a kill leaves of it,
+    `remove_temporaries` clears away.
 
     Raises:
-        GantryError: the folder cannot be made or written, or the disk is full; `path` is as it was before.
+        CannotWrite: the folder cannot be made or written, or the disk is full; `path` is as it was before.
     """
     temporary: Path | None = None
     try:
+        if "\0" in str(path):
+            raise OSError("a name cannot hold a null character")
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=path.suffix, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -50,12 +56,20 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary = None
         _flush_folder(path.parent)
     except OSError as error:
-        raise GantryError(
-            f"cannot write {path}: {error.strerror or error}; choose a folder you can write to, with free space"
+        raise CannotWrite(
+            f"cannot write {shown(path)}: {error.strerror or error}; choose a folder you can write to, with free space"
         ) from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder, while no other process writes there."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob(f"{TEMPORARY}*"):
+            path.unlink(missing_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:
@@ -68,10 +82,15 @@ def _flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` (UTF-8) to `path`, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: Options) -> None:
@@ -86,25 +105,33 @@ def read_json(path: Path) -> Json:
         GantryError: the file is missing, unreadable, or holds no JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if "\0" in str(path):
+            raise OSError("a name cannot hold a null character")
+        content = json.loads(path.read_bytes().decode("utf-8"))
     except OSError as error:
-        raise GantryError(f"cannot read {path}: {error.strerror}; did `gantry train` make this folder?") from error
+        raise GantryError(
+            f"cannot read {shown(path)}: {error.strerror or error}; did `gantry train` make this folder?"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise GantryError(f"{path} is damaged (no JSON: {error}); restore it or train again") from error
+        raise GantryError(f"{shown(path)} is damaged (no JSON: {shown(error)}); restore it or train again") from error
     if not isinstance(content, dict):
-        raise GantryError(f"{path} is damaged (a JSON object is expected); restore it or train again")
+        raise GantryError(f"{shown(path)} is damaged (a JSON object is expected); restore it or train again")
     return content
 
 
 def save_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors, with string metadata in the header, to `path` as one safetensors file."""
-    from safetensors.torch import save
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     # The library writes several metadata entries in random order; one entry keeps equal content equal to the byte.
     entry = {"metadata": json.dumps(dict(metadata or {}), sort_keys=True)}
-    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, entry)
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        temporary.write_bytes(content)
+        try:
+            save_file(contiguous, temporary, entry)  # straight from the tensors' memory, without a copy
+        except SafetensorError as error:
+            raise OSError(" ".join(str(error).split())) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:

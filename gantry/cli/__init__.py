@@ -1,14 +1,14 @@
 """The command line: `gantry COMMAND …`; each command's module is imported when it is called."""
 
+import contextlib
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 
 from gantry import __version__
-from gantry.errors import GantryError, nearest
+from gantry.errors import GantryError, described, nearest, shown
+from gantry.runs.interrupts import raising
 
 COMMANDS = {
     "list": "show the environments and the agents",
@@ -49,9 +49,28 @@ def usage() -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
-    0: done; 1: an error that one line explains; 2: wrong usage; 130: stopped by Ctrl-C or `kill`.
+    0: done; 1: an error that one line explains; 2: wrong usage; 130: stopped by Ctrl-C, `kill` or a closing terminal;
+    141: the reader of the output has gone.
     """
-    words = [*(sys.argv[1:] if arguments is None else arguments)]
+    _open_streams()
+    with raising():
+        try:
+            status = _run([*(sys.argv[1:] if arguments is None else arguments)])
+            sys.stdout.flush()
+            return status
+        except GantryError as error:
+            return _say(str(error), 1)
+        except KeyboardInterrupt:
+            return _say("stopped", 130)
+        except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+            _discard_output()
+            return 141
+        except OSError as error:  # such as an output on a full disk
+            _discard_output()
+            return _say(described(error), 1)
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage(), end="")
         return 0 if words else 2
@@ -59,26 +78,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"gantry {__version__}")
         return 0
     command = words[0]
-    # `kill` and a closing terminal save the work as Ctrl-C does.
-    previous = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        if command not in COMMANDS:
-            raise GantryError(f"there is no command {command!r}{nearest(command, COMMANDS)}")
-        importlib.import_module(f"gantry.cli.{command}").main(words[1:])
-        sys.stdout.flush()
-    except GantryError as error:
-        print(f"gantry: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("gantry: stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    if command not in COMMANDS:
+        raise GantryError(f"there is no command {shown(command)!r}{nearest(command, COMMANDS)}")
+    importlib.import_module(f"gantry.cli.{command}").main(words[1:])
     return 0
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _say(line: str, status: int) -> int:
+    with contextlib.suppress(OSError):  # nobody reads
+        print(f"gantry: {line}", file=sys.stderr, flush=True)
+    return status
+
+
+def _open_streams() -> None:
+    """Give the process the standard streams that its caller closed, and let them show any character."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (as long as the process)
+        elif hasattr(stream, "reconfigure") and stream.encoding.lower().replace("-", "") != "utf8":
+            stream.reconfigure(errors="replace")
+
+
+def _discard_output() -> None:
+    """Let what is still buffered go nowhere, so that the interpreter's last flush does not fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -28,11 +28,9 @@ def main(words: Sequence[str]) -> None:
     """Run `gantry demo`."""
     arguments = parse(DemoArguments, "demo", words)
     from gantry.cli import evaluate, record, train
-    from gantry.runs.folder import new_folder
 
     started = time.perf_counter()
-    folder = new_folder(ENV_ID, "ppo", arguments.seed)
-    train.main([ENV_ID, "--agent", "ppo", "--seed", str(arguments.seed), "--out", str(folder)])
+    folder = train.train_run([ENV_ID, "--agent", "ppo", "--seed", str(arguments.seed)]).folder
     evaluate.main([str(folder)])
     record.main([str(folder), "--out", str(arguments.out)])
     console(False).print(f"all in {time.perf_counter() - started:.0f} s; open {arguments.out} in a browser")

@@ -26,6 +26,8 @@ class EvaluateArguments:
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder, as `gantry train` named it."""
+    policy: Literal["last", "best"] = "last"
+    """The policy as training left it, or the one that scored best while `--evaluate-every` evaluated it."""
     episodes: int = 100
     """Number of episodes, each with a seed of its own."""
     seed: int = 0
@@ -45,7 +47,7 @@ def main(words: Sequence[str]) -> None:
     from gantry.agents import load_agent
     from gantry.runs.evaluate import evaluate_agent
 
-    agent = load_agent(arguments.run)
+    agent = load_agent(Run(arguments.run).policy_folder(arguments.policy))
     options = {**config.env_options, **env_options((), arguments.randomize, arguments.disturb)}
     result = evaluate_agent(agent, config.env_id, arguments.episodes, arguments.seed, options)
     low, high = result.score_ci95

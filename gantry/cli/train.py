@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,14 +14,15 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from gantry.cli.options import env_options, parse_options
+from gantry.cli.options import WHOLE_NUMBER, env_options, parse_options, whole_number
 from gantry.cli.output import console, parse, print_json
-from gantry.errors import GantryError
+from gantry.errors import GantryError, shown
 from gantry.runs.environments import canonical_id
-from gantry.runs.folder import Run, latest_folder, new_folder
+from gantry.runs.folder import Run, latest_run, new_run
 
 if TYPE_CHECKING:
     from gantry.agents import Agent, AgentConfig
+    from gantry.runs.evaluation_callback import EvaluationPlan
     from gantry.runs.recipes import Recipe
 
 TOTAL_STEPS = 1_000_000
@@ -48,11 +50,11 @@ class TrainArguments:
     """One of Gantry's environments (`gantry list`), any Gymnasium id, or MODULE:ID, whose module is imported first."""
     agent: str = "ppo"
     """The agent that learns (`gantry list`)."""
-    steps: int | None = None
-    """Environment steps to learn from; by default those of the recipe."""
+    steps: Annotated[int | None, WHOLE_NUMBER] = None
+    """Environment steps to learn from, such as 300000, 3e5 or 300k; by default those of the recipe."""
     seed: int = 0
     """Seed of everything random: the same seed gives the same numbers."""
-    num_envs: int | None = None
+    num_envs: Annotated[int | None, WHOLE_NUMBER] = None
     """Environments simulated at once; by default those of the recipe."""
     env: tuple[str, ...] = ()
     """Options of the environment, such as `actions=discrete observe_velocity=false`."""
@@ -60,10 +62,18 @@ class TrainArguments:
     """Physics to set, or to sample from a range for each episode: "cart_mass=0.5..2.0,motor_delay=0..2"."""
     disturb: Literal["pushes", "balls"] | None = None
     """Push the robot at random times, or throw balls at it."""
+    name: str = ""
+    """A word for the folder's name: runs/ENV-AGENT-NAME-seedN."""
     out: Path | None = None
     """The run's folder; by default runs/ENV-AGENT-seedN."""
     resume: bool = False
-    """Resume a stopped run: the one in --out, else the newest of this environment, agent and seed."""
+    """Resume a stopped run: the one in --out, else the newest of this environment, agent, name and seed."""
+    evaluate_every: str | None = None
+    """Evaluate the policy during training, every so many environment steps, or seconds with an s ("10s")."""
+    evaluate_episodes: int = 20
+    """Episodes of each evaluation, always from the same seeds, which training never uses."""
+    until: float | None = None
+    """Stop once an evaluation scores this much."""
     tensorboard: bool = False
     """Also write curves for TensorBoard into the run's folder."""
     json: bool = False
@@ -72,54 +82,50 @@ class TrainArguments:
 
 def main(words: Sequence[str]) -> None:
     """Run `gantry train`."""
+    train_run(words)
+
+
+def train_run(words: Sequence[str]) -> Run:
+    """Run `gantry train`, and return the run that it trained."""
     arguments, config, recipe = _parse(words)
     screen = console(arguments.json)
     env_id = canonical_id(arguments.env_id)
+    evaluation, named = _evaluation(arguments), (arguments.agent, arguments.seed, arguments.name)
     if arguments.resume:
-        run = Run(arguments.out or latest_folder(env_id, arguments.agent, arguments.seed))
+        run = Run(arguments.out) if arguments.out else latest_run(env_id, *named)
         known = run.read_config()
         env_id, total_steps = known.env_id, arguments.steps or known.total_steps
-        screen.print(f"resuming {run.folder} ({known.agent} in {env_id}, seed {known.seed})", soft_wrap=True)
+        _say(screen, f"resuming {run.folder} ({known.agent} in {env_id}, seed {known.seed})")
     else:
-        run = Run(arguments.out or new_folder(env_id, arguments.agent, arguments.seed))
+        run = Run(arguments.out) if arguments.out else new_run(env_id, *named)
         total_steps = arguments.steps if arguments.steps is not None else _default_steps(recipe)
-        screen.print(f"{arguments.agent} in {env_id}, seed {arguments.seed} → {run.folder}", soft_wrap=True)
+        _say(screen, f"{arguments.agent} in {env_id}, seed {arguments.seed} → {run.folder}")
         if recipe is None:
             case = " ".join((f"{arguments.agent} in {env_id}", *(f"{option}" for option in arguments.env)))
-            screen.print(f"there is no recipe for {case}: the agent's default settings are used", soft_wrap=True)
-    last: dict[str, float] = {}
-    curves = _Curves(run) if arguments.tensorboard else None
+            _say(screen, f"there is no recipe for {case}: the agent's default settings are used")
     try:
-        with _Live(screen, total_steps) as live:
-
-            def progress(row: dict[str, float]) -> None:
-                last.update(row)
-                live.update(row)
-                if curves is not None:
-                    curves.add(row)
-
-            agent = _learn(arguments, run, env_id, config, recipe, total_steps, progress)
-    except KeyboardInterrupt:
-        if run.can_resume():
-            screen.print(f"stopped and saved; resume with: {_resume_command(arguments, run)}", soft_wrap=True)
+        with _Listener(screen, run, total_steps, arguments.tensorboard) as listener:
+            agent = _learn(arguments, run, env_id, config, recipe, total_steps, evaluation, listener)
+    except KeyboardInterrupt as stopped:
+        _say_stopped(screen, stopped, _resume_command(arguments, run))
         raise
     finally:
-        if curves is not None:
-            curves.close()
+        run.release()
     _draw_model(agent, run)
+    last = listener.last
     if last:
-        screen.print(
+        _say(
+            screen,
             f"trained for {int(last['steps']):,} steps in {last['wall_seconds']:.1f} s "
-            f"({last['steps_per_second']:,.0f} steps/s); last training episodes scored {last['score']:.1f}",
-            soft_wrap=True,
+            f"({last['steps_per_second']:,.0f} steps/s); {_scored(last['score'])}",
         )
     if last.get("divergences"):
-        screen.print(
-            f"{int(last['divergences'])} simulations diverged and were cut short: the physics may be too stiff"
-        )
-    screen.print(f"next: gantry evaluate {run.folder}   or   gantry record {run.folder}", soft_wrap=True)
+        count = int(last["divergences"])
+        _say(screen, f"{count} simulations diverged and were cut short: the physics may be too stiff")
+    _say(screen, f"next: gantry evaluate {_quoted(run)}   or   gantry record {_quoted(run)}")
     if arguments.json:
         print_json({"run": str(run.folder), **last})
+    return run
 
 
 def _learn(
@@ -129,17 +135,64 @@ def _learn(
     config: "AgentConfig",
     recipe: "Recipe | None",
     total_steps: int,
-    progress: Callable[[dict[str, float]], None],
+    evaluation: "EvaluationPlan | None",
+    listener: "_Listener",
 ) -> "Agent":
     """Train, or resume training."""
     from gantry.runs.train import resume, train
 
+    hear: Any = {"progress": listener.update, "evaluated": listener.evaluated, "say": listener.say}
     if arguments.resume:
-        return resume(run, arguments.steps, progress)
+        return resume(run, arguments.steps, **hear)
     tuned_for = recipe.env_options if recipe is not None else {}
     asked = env_options(arguments.env, arguments.randomize, arguments.disturb)
     options = {**tuned_for, **asked}
-    return train(run, env_id, arguments.agent, config, total_steps, arguments.seed, options, progress)
+    seed = arguments.seed
+    return train(run, env_id, arguments.agent, config, total_steps, seed, options, evaluation=evaluation, **hear)
+
+
+def _evaluation(arguments: TrainArguments) -> "EvaluationPlan | None":
+    """Return what the flags ask of evaluations during training."""
+    from gantry.runs.evaluation_callback import EvaluationPlan
+
+    every, until = arguments.evaluate_every, arguments.until
+    if every is None and until is None:
+        return None
+    steps, seconds = None, None
+    if every is not None and every.endswith("s"):
+        try:
+            seconds = float(every[:-1])
+        except ValueError:
+            raise GantryError(f"--evaluate-every takes steps (5000) or seconds (10s), not {shown(every)!r}") from None
+    elif every is not None:
+        steps = whole_number(every, "--evaluate-every")
+    return EvaluationPlan(steps, seconds, arguments.evaluate_episodes, until)
+
+
+def _say(screen: Console, line: str) -> None:
+    """Print a line as it is: no markup, no wrapping."""
+    screen.print(line, soft_wrap=True, markup=False)
+
+
+def _say_stopped(screen: Console, stopped: KeyboardInterrupt, command: str) -> None:
+    from gantry.runs.train import TrainingStopped
+
+    if not isinstance(stopped, TrainingStopped):
+        return  # before training began
+    if stopped.steps > 0:
+        _say(screen, f"stopped and saved at {stopped.steps:,} steps; resume with: {command}")
+    else:
+        _say(screen, "stopped before the first update was done: there is nothing to resume")
+
+
+def _scored(score: float) -> str:
+    if math.isnan(score):
+        return "no episode has ended yet"
+    return f"last training episodes scored {score:.1f}"
+
+
+def _quoted(run: Run) -> str:
+    return shlex.quote(str(run.folder))
 
 
 def _parse(words: Sequence[str]) -> "tuple[TrainArguments, AgentConfig, Recipe | None]":
@@ -189,14 +242,17 @@ def _default_steps(recipe: "Recipe | None") -> int:
 
 
 def _resume_command(arguments: TrainArguments, run: Run) -> str:
-    return f"gantry train {arguments.env_id} --agent {arguments.agent} --out {run.folder} --resume"
+    return f"gantry train {shlex.quote(arguments.env_id)} --agent {arguments.agent} --out {_quoted(run)} --resume"
 
 
-class _Live:
-    """The progress bar: score, success, steps a second, time left. Where no one watches, a line every ten seconds."""
+class _Listener:
+    """Shows how training goes: a progress bar, or a line every ten seconds where no one watches, and TensorBoard."""
 
-    def __init__(self, screen: Console, total_steps: int) -> None:
+    def __init__(self, screen: Console, run: Run, total_steps: int, tensorboard: bool) -> None:
         self._screen, self._total, self._said = screen, total_steps, time.perf_counter()
+        self.last: dict[str, float] = {}
+        self._evaluation = ""
+        self._curves = _Curves(run) if tensorboard else None
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -210,17 +266,32 @@ class _Live:
         )
         self._task = self._bar.add_task("training", total=total_steps, numbers="")
 
-    def __enter__(self) -> "_Live":
+    def __enter__(self) -> "_Listener":
         self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+        if self._curves is not None:
+            self._curves.close()
+
+    def say(self, line: str) -> None:
+        """Show a line beside the progress bar."""
+        _say(self._screen, line)
+
+    def evaluated(self, row: dict[str, float]) -> None:
+        """Show an evaluation."""
+        self._evaluation = f"  evaluated {row['score']:.1f}"
+        if self._curves is not None:
+            self._curves.add({f"evaluation/{name}": value for name, value in row.items() if name != "steps"}, row)
 
     def update(self, row: dict[str, float]) -> None:
         """Show an update's metrics."""
+        self.last.update(row)
+        if self._curves is not None:
+            self._curves.add(row, row)
         score = "–" if math.isnan(row["score"]) else f"{row['score']:.1f}"
-        numbers = f"score [bold]{score}[/]"
+        numbers = f"score [bold]{score}[/]{self._evaluation}"
         if not math.isnan(row.get("success_mean", math.nan)):
             numbers += f"  success {row['success_mean']:.0%}"
         numbers += f"  {row['steps_per_second']:,.0f} steps/s"
@@ -244,14 +315,22 @@ class _Curves:
             raise GantryError(
                 "--tensorboard needs the tensorboard package: pip install 'gantry-rl[tensorboard]'"
             ) from error
-        self._writer = SummaryWriter(str(run.folder / "tensorboard"))
+        self._make: Callable[[int], Any] = lambda steps: SummaryWriter(
+            str(run.folder / "tensorboard"), purge_step=steps
+        )
+        self._writer: Any = None
 
-    def add(self, row: dict[str, float]) -> None:
-        """Add an update's metrics."""
-        for name, value in row.items():
+    def add(self, metrics: dict[str, float], row: dict[str, float]) -> None:
+        """Add the metrics of a row."""
+        steps = int(row["steps"])
+        if self._writer is None:
+            # What a killed run wrote beyond its checkpoint is no longer shown.
+            self._writer = self._make(steps)
+        for name, value in metrics.items():
             if name != "steps" and not math.isnan(value):
-                self._writer.add_scalar(name, value, int(row["steps"]))
+                self._writer.add_scalar(name, value, steps)
 
     def close(self) -> None:
         """Flush to disk."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()

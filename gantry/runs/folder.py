@@ -6,21 +6,29 @@ policy.json, policy.safetensors
                      all that acting needs
 trainer/state.safetensors
                      all that resuming needs: optimizer, buffers, counters, random generators, simulator
+evaluations.csv, best/
+                     where the policy was evaluated during training: its scores, and the policy that scored best
 dynamics.png         for planners: how well their model predicted transitions that it had not seen
 videos/
 """
 
-import csv
+import contextlib
 import dataclasses
+import glob
 import importlib.metadata
+import itertools
 import platform
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from gantry import __version__
 from gantry.agents.protocol import Agent
-from gantry.errors import GantryError
-from gantry.files import load_tensors, read_json, replacing, save_tensors, write_json
-from gantry.runs.environments import short_name
+from gantry.errors import GantryError, shown
+from gantry.files import load_tensors, read_json, remove_temporaries, save_tensors, write_json
+from gantry.runs.environments import registered_id, short_name
+from gantry.runs.folder_lock import FolderLock
+from gantry.runs.metrics_file import MetricsFile
 from gantry.types import Json
 
 WALL_CLOCK_COLUMNS = ("wall_seconds", "steps_per_second", "planning_ms", "real_time_factor")
@@ -44,6 +52,8 @@ class RunConfig:
     config: Json
     """The agent's settings, with every default."""
     versions: dict[str, str]
+    evaluation: Json | None = None
+    """When and how the policy is evaluated during training; None: never."""
 
 
 def current_versions() -> dict[str, str]:
@@ -52,24 +62,71 @@ def current_versions() -> dict[str, str]:
     return {"python": platform.python_version(), "gantry": __version__, **versions}
 
 
+class FolderMoved(GantryError):
+    """A run's folder is no longer where it was when training began."""
+
+
 class Run:
     """A run's folder."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.videos = self.folder / "videos"
+        self.best = self.folder / "best"
+        self.metrics = MetricsFile(self.folder / "metrics.csv")
+        self.evaluations = MetricsFile(self.folder / "evaluations.csv")
         self._config = self.folder / "config.json"
-        self._metrics = self.folder / "metrics.csv"
         self._trainer = self.folder / "trainer" / "state.safetensors"
-        self._columns: list[str] = []
+        self._lock = FolderLock(self.folder)
 
     def exists(self) -> bool:
         """Return whether a run has begun here."""
-        return self._config.exists()
+        return _is_file(self._config)
 
     def can_resume(self) -> bool:
         """Return whether a checkpoint has been written."""
-        return self._trainer.exists()
+        return _is_file(self._trainer)
+
+    def policy_folder(self, which: str = "last") -> Path:
+        """Return the folder of the last policy, or of the `best` one.
+
+        Raises:
+            GantryError: training kept no best policy.
+        """
+        if which == "best" and not _is_folder(self.best):
+            raise GantryError(f"{self.folder} has no best policy: it was trained without --evaluate-every")
+        return self.best if which == "best" else self.folder
+
+    def claim(self) -> bool:
+        """Lock the folder until `release`, making it where it is not there; False where another process has it.
+
+        Raises:
+            GantryError: the folder cannot be made.
+        """
+        if not self._lock.held:
+            if not self._lock.acquire():
+                return False
+            for folder in (self.folder, self.best, self._trainer.parent):
+                remove_temporaries(folder)
+        return True
+
+    def release(self) -> None:
+        """Unlock the folder, and remove it where nothing has been written."""
+        self._lock.release()
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Hold the lock within the block, and until its end where it is held already.
+
+        Raises:
+            GantryError: another process trains in this folder.
+        """
+        if not self.claim():
+            raise GantryError(f"{shown(self.folder)} is in use by another process; wait for it, or stop it first")
+        try:
+            yield
+        finally:
+            self.release()
 
     def read_config(self) -> RunConfig:
         """Read `config.json`.
@@ -77,20 +134,23 @@ class Run:
         Raises:
             GantryError: there is none, it is damaged, or another version of Gantry wrote it.
         """
-        if not self.folder.is_dir():
-            raise GantryError(f"no run at {self.folder}; make one with `gantry train`")
+        if not _is_folder(self.folder):
+            raise GantryError(f"no run at {shown(self.folder)}; make one with `gantry train`")
         content = read_json(self._config)
         if content.get("format", 1 if "environment" in content else FORMAT) != FORMAT:
             raise GantryError(f"{self.folder} was written by an earlier or later version of Gantry; train again")
-        types = {"env_id": str, "env_options": dict, "agent": str, "seed": int, "total_steps": int}
+        types: dict[str, type] = {"env_id": str, "env_options": dict, "agent": str, "seed": int, "total_steps": int}
         types |= {"config": dict, "versions": dict}
         for name, kind in types.items():
-            if not isinstance(content.get(name), kind):
+            if not isinstance(content.get(name), kind) or isinstance(content[name], bool):
                 raise GantryError(f"{self._config} is damaged ({name!r} is missing or wrong); train again")
-        return RunConfig(**{name: content[name] for name in types})
+        if not isinstance(evaluation := content.get("evaluation"), dict | None):
+            raise GantryError(f"{self._config} is damaged ('evaluation' is wrong); train again")
+        return RunConfig(**{name: content[name] for name in types}, evaluation=evaluation)
 
     def write_config(self, config: RunConfig) -> None:
         """Write `config.json`."""
+        self._check_place()
         write_json(self._config, {"format": FORMAT, **dataclasses.asdict(config)})
 
     def append_metrics(self, row: dict[str, float]) -> None:
@@ -99,39 +159,36 @@ class Run:
         Raises:
             GantryError: it cannot be written.
         """
-        try:
-            if not self._columns:
-                self._columns = list(row)
-                self.folder.mkdir(parents=True, exist_ok=True)
-                with self._metrics.open("w", newline="", encoding="utf-8") as file:
-                    csv.writer(file).writerow(self._columns)
-            with self._metrics.open("a", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerow([_number(row[column]) for column in self._columns])
-        except OSError as error:
-            raise GantryError(
-                f"cannot write {self._metrics}: {error.strerror}; the last checkpoint is whole: make room, then resume"
-            ) from error
+        self._check_place()
+        self.metrics.append(row)
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """Read the whole rows of `metrics.csv`, oldest first."""
-        if not self._metrics.exists():
-            return []
-        with self._metrics.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            try:
-                return [{name: float(text) for name, text in row.items()} for row in reader if None not in row.values()]
-            except (TypeError, ValueError, csv.Error) as error:
-                raise GantryError(f"{self._metrics} is damaged ({error}); delete it to go on without") from error
+        """Read the whole rows of `metrics.csv`, oldest first.
+
+        Raises:
+            GantryError: it is damaged.
+        """
+        return self.metrics.read()
 
     def save_checkpoint(self, agent: Agent, wall_seconds: float) -> None:
-        """Save all that resuming needs, then all that acting needs; each file whole or not at all."""
+        """Save all that acting needs, then all that resuming needs; each file whole or not at all.
+
+        In that order, because the policy is what matters most and is small: it is written also where the disk has no
+        room for the rest.
+
+        Raises:
+            GantryError: a file cannot be written; what was there before is whole.
+        """
         from gantry.agents import save_agent  # imports PyTorch
 
-        save_tensors(self._trainer, agent.checkpoint.state(), {"wall_seconds": repr(wall_seconds)})
+        self._check_place()
+        self.metrics.flush()
+        self.evaluations.flush()
         save_agent(agent, self.folder)
+        save_tensors(self._trainer, agent.checkpoint.state(), {"wall_seconds": repr(wall_seconds)})
 
     def load_checkpoint(self, agent: Agent) -> float:
-        """Give a fresh agent the state of the last checkpoint, drop later metrics, and return its wall seconds.
+        """Give a fresh agent the state of the last checkpoint, and return its wall seconds.
 
         Raises:
             GantryError: the checkpoint is missing, damaged or of another agent.
@@ -139,54 +196,80 @@ class Run:
         tensors, metadata = load_tensors(self._trainer)
         try:
             wall_seconds = float(metadata["wall_seconds"])
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise GantryError(f"{self._trainer} is damaged ({error}); train again") from error
         agent.checkpoint.load_state(tensors)
-        self._drop_metrics_after(agent.steps)
         return wall_seconds
 
-    def _drop_metrics_after(self, steps: int) -> None:
-        """Rewrite `metrics.csv` without the rows of updates that a kill left beyond the checkpoint."""
-        if not self._metrics.exists():
-            return
-        with self._metrics.open(newline="", encoding="utf-8") as file:
-            header, *rows = list(csv.reader(file))
-        self._columns = header
-        position = header.index("steps")
-        kept = [row for row in rows if len(row) == len(header) and int(row[position]) <= steps]
-        with replacing(self._metrics) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([header, *kept])
+    def continue_tables(self, steps: int) -> list[str]:
+        """Drop the rows that a kill left beyond the checkpoint's steps; return what is wrong with the files."""
+        troubles = [self.metrics.resume(steps), self.evaluations.resume(steps)]
+        return [trouble for trouble in troubles if trouble is not None]
+
+    def _check_place(self) -> None:
+        """Refuse to write into a folder that has been moved or removed: a second one would be made in its place."""
+        if not self._lock.in_place():
+            raise FolderMoved(
+                f"{self.folder} was moved or removed while it was trained; the last checkpoint is in the folder that "
+                "was moved: resume it there with --out"
+            )
 
 
-def _number(value: float) -> str:
-    """Return the shortest text that reads back as the same number; whole numbers without a point."""
-    return str(int(value)) if float(value).is_integer() else repr(float(value))
+def _is_file(path: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+        return path.is_file()
+    return False
 
 
-def _default_name(env_id: str, agent: str, seed: int) -> str:
-    return f"{short_name(env_id)}-{agent}-seed{seed}"
+def _is_folder(path: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        return path.is_dir()
+    return False
 
 
-def new_folder(env_id: str, agent: str, seed: int) -> Path:
-    """Return the first free folder of `runs/ENV-AGENT-seedN`, then the same with -2, -3 and so on."""
-    base = Path("runs") / _default_name(env_id, agent, seed)
-    candidate, number = base, 1
-    while Run(candidate).exists():
-        number += 1
-        candidate = base.with_name(f"{base.name}-{number}")
-    return candidate
+def _default_name(env_id: str, agent: str, seed: int, name: str) -> str:
+    return "-".join(filter(None, (short_name(env_id), agent.lower(), name, f"seed{seed}")))
 
 
-def latest_folder(env_id: str, agent: str, seed: int) -> Path:
-    """Return the newest of the folders that `new_folder` gave.
+def new_run(env_id: str, agent: str, seed: int, name: str = "") -> Run:
+    """Claim the first free folder of `runs/ENV-AGENT-seedN`, then the same with -2, -3 and so on; `release` frees it.
+
+    Args:
+        env_id: Gantry's, Gymnasium's or `module:ID`.
+        agent: the agent's id.
+        seed: the run's.
+        name: becomes part of the folder's name, before the seed.
+
+    Raises:
+        GantryError: no folder can be made here.
+    """
+    base = Path("runs") / _default_name(env_id, agent, seed, name)
+    for number in itertools.count(1):
+        run = Run(base if number == 1 else base.with_name(f"{base.name}-{number}"))
+        if not run.exists() and run.claim():
+            if not run.exists():
+                return run
+            run.release()
+    raise AssertionError("the numbers do not end")
+
+
+def latest_run(env_id: str, agent: str, seed: int, name: str = "") -> Run:
+    """Return the newest of the runs that `new_run` began, by its number.
 
     Raises:
         GantryError: there is none.
     """
-    name = _default_name(env_id, agent, seed)
-    found = [path for path in Path("runs").glob(f"{name}*") if path.name.removeprefix(name).lstrip("-").isdigit()]
-    if (Path("runs") / name).exists():
-        found.append(Path("runs") / name)
+    start = _default_name(env_id, agent, seed, name)
+    found, wanted = [], (registered_id(env_id), agent.lower(), seed)
+    for folder in Path("runs").glob(f"{glob.escape(start)}*"):
+        match = re.fullmatch(r"(?:-([2-9]|[1-9]\d+))?", folder.name.removeprefix(start))
+        if match is not None and (run := Run(folder)).exists():
+            with contextlib.suppress(GantryError):  # another's folder, or a damaged one
+                known = run.read_config()
+                if (registered_id(known.env_id), known.agent, known.seed) == wanted:
+                    found.append((int(match[1] or 1), run))
     if not found:
-        raise GantryError(f"nothing to resume: no runs/{name}; name the folder with --out, or train without --resume")
-    return max(found, key=lambda path: (len(path.name), path.name))
+        raise GantryError(
+            f"nothing to resume: no runs/{start} of {env_id}; name the folder with --out, or train without --resume"
+        )
+    return max(found, key=lambda numbered: numbered[0])[1]

@@ -1,24 +1,49 @@
 """Training: where environment, agent and run folder are built, and the agent learns."""
 
 import dataclasses
+import sys
 import time
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from gantry.agents import agent_class, config_class
 from gantry.agents.protocol import Agent, AgentConfig, Metrics
-from gantry.errors import GantryError
+from gantry.errors import CannotWrite, GantryError, shown
 from gantry.files import config_from_json, config_to_json
 from gantry.runs.environments import canonical_id, open_env
-from gantry.runs.folder import Run, RunConfig, current_versions
+from gantry.runs.evaluation_callback import EvaluationPlan, TrainingEvaluator
+from gantry.runs.folder import FolderMoved, Run, RunConfig, current_versions
+from gantry.runs.interrupts import deferring
 from gantry.runs.scores import score
 from gantry.runs.seeds import environment_seed
 from gantry.types import Options
 
 CHECKPOINT_SECONDS = 10.0
-"""Training time between checkpoints: what a kill may cost."""
+"""Training time between checkpoints, at least: what a kill may cost."""
+CHECKPOINT_SHARE = 0.02
+"""Share of the training time that saving checkpoints may take; where a save takes long, they become rarer."""
+MOST_STEPS = 2**63
+"""Budgets are below this."""
 
 Progress = Callable[[Metrics], None]
+Say = Callable[[str], None]
+
+
+class TrainingStopped(KeyboardInterrupt):
+    """A signal ended the training; what had been learned until then is in the run's folder.
+
+    Attributes:
+        steps: environment steps that the last checkpoint holds; 0 where there is none.
+    """
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(f"stopped; the last checkpoint holds {steps:,} steps")
+        self.steps = steps
+
+
+def say_on_stderr(line: str) -> None:
+    """Print a line on standard error."""
+    print(f"gantry: {line}", file=sys.stderr)
 
 
 @runtime_checkable
@@ -65,6 +90,9 @@ def train(
     seed: int = 0,
     env_options: Options | None = None,
     progress: Progress | None = None,
+    evaluation: EvaluationPlan | None = None,
+    evaluated: Progress | None = None,
+    say: Say = say_on_stderr,
 ) -> Agent:
     """Train a new agent in a new run.
 
@@ -77,93 +105,209 @@ def train(
         seed: of everything random; environments get theirs from the training range.
         env_options: passed on to the environment.
         progress: called with the metrics of each update.
+        evaluation: when to evaluate the policy during training, and the score to stop at; None: never.
+        evaluated: called with the row of `evaluations.csv` of each evaluation.
+        say: called with what the user should know although training goes on, in one line.
 
     Returns:
         The trained agent.
 
     Raises:
         GantryError: bad settings, a folder that holds a run already or cannot be written, a diverging loss.
-        KeyboardInterrupt: the work so far is saved first.
+        TrainingStopped: a signal asked for an end; the work so far was saved.
     """
     _check_budget(total_steps)
-    if run.exists():
-        raise GantryError(f"{run.folder} already holds a run; resume it (--resume) or choose another folder")
-    learner = make_agent(agent, env_id, config, seed, env_options)
-    written = RunConfig(
-        canonical_id(env_id),
-        dict(env_options or {}),
-        agent.lower(),
-        seed,
-        total_steps,
-        config_to_json(config),
-        current_versions(),
-    )
-    run.write_config(written)
-    return _learn(run, written, learner, 0.0, progress)
+    with run.claimed():
+        if run.exists():
+            raise GantryError(f"{run.folder} already holds a run; resume it (--resume) or choose another folder")
+        learner = make_agent(agent, env_id, config, seed, env_options)
+        written = RunConfig(
+            canonical_id(env_id),
+            dict(env_options or {}),
+            agent.lower(),
+            seed,
+            total_steps,
+            config_to_json(config),
+            current_versions(),
+            evaluation.settled(total_steps).to_json() if evaluation is not None else None,
+        )
+        run.write_config(written)
+        return _learn(_Recorder(run, written, learner, 0.0, progress, evaluated, say))
 
 
-def resume(run: Run, total_steps: int | None = None, progress: Progress | None = None) -> Agent:
+def resume(
+    run: Run,
+    total_steps: int | None = None,
+    progress: Progress | None = None,
+    evaluated: Progress | None = None,
+    say: Say = say_on_stderr,
+) -> Agent:
     """Continue a run that was stopped, to the same numbers as if it had never stopped.
 
     Args:
         run: its folder.
         total_steps: a new budget, counted from the run's beginning; None keeps the one it was given.
         progress: called with the metrics of each update.
+        evaluated: called with the row of `evaluations.csv` of each evaluation.
+        say: called with what the user should know although training goes on, in one line.
 
     Returns:
         The trained agent.
 
     Raises:
-        GantryError: no run, a damaged one, or a budget below 1.
+        GantryError: no run, a damaged one, or a budget that is spent already.
+        TrainingStopped: a signal asked for an end; the work so far was saved.
     """
     written = run.read_config()
     if total_steps is not None:
         _check_budget(total_steps)
-    agent = build_agent(written)
-    # A run killed before its first checkpoint begins again.
-    wall_seconds = run.load_checkpoint(agent) if run.can_resume() else 0.0
-    if total_steps is not None and total_steps != written.total_steps:
-        written = dataclasses.replace(written, total_steps=total_steps)
-        run.write_config(written)
-    return _learn(run, written, agent, wall_seconds, progress)
+    with run.claimed():
+        agent = build_agent(written)
+        # A run killed before its first checkpoint begins again.
+        wall_seconds = run.load_checkpoint(agent) if run.can_resume() else 0.0
+        if total_steps is not None and total_steps != written.total_steps:
+            if total_steps < agent.steps:
+                raise GantryError(
+                    f"{run.folder} has taken {agent.steps:,} steps already; --steps counts from its beginning: "
+                    "name a larger number"
+                )
+            written = dataclasses.replace(written, total_steps=total_steps)
+            run.write_config(written)
+        for trouble in run.continue_tables(agent.steps):
+            say(trouble)
+        recorder = _Recorder(run, written, agent, wall_seconds, progress, evaluated, say)
+        if agent.steps >= written.total_steps:
+            say(f"{run.folder} is finished: it has taken its {agent.steps:,} steps; a larger --steps goes on")
+        elif recorder.evaluator is not None and recorder.evaluator.reached:
+            say(f"{run.folder} is finished: it has reached the score that it was to stop at; a higher --until goes on")
+        return _learn(recorder)
 
 
 def _check_budget(total_steps: int) -> None:
-    if total_steps < 1:
-        raise GantryError(f"the number of steps must be at least 1, not {total_steps}")
+    if not 1 <= total_steps < MOST_STEPS:
+        raise GantryError(f"the number of steps must be at least 1 and below 2^63, not {shown(total_steps)}")
 
 
-def _learn(run: Run, written: RunConfig, agent: Agent, wall_before: float, progress: Progress | None) -> Agent:
-    """Let the agent learn, writing metrics and checkpoints; save whatever ends it."""
-    started = saved = time.perf_counter()
-    steps_before = agent.steps
-    simulator = agent.env.unwrapped if isinstance(agent.env.unwrapped, CountsDivergences) else None
+class _Recorder:
+    """Writes what an agent learns: metrics, evaluations and checkpoints that belong together."""
 
-    def wall_seconds() -> float:
-        return wall_before + time.perf_counter() - started
+    def __init__(
+        self,
+        run: Run,
+        written: RunConfig,
+        agent: Agent,
+        wall_before: float,
+        progress: Progress | None,
+        evaluated: Progress | None,
+        say: Say,
+    ) -> None:
+        self.run, self.written, self.agent = run, written, agent
+        self._progress, self._evaluated, self.say = progress, evaluated, say
+        self.evaluator: TrainingEvaluator | None = None
+        if written.evaluation is not None:
+            plan = EvaluationPlan.from_json(written.evaluation)
+            self.evaluator = TrainingEvaluator(run, agent, plan, written.env_id, written.env_options)
+            self.evaluator.begin(wall_before)
+        env = agent.env.unwrapped
+        self._simulator = env if isinstance(env, CountsDivergences) else None
+        self._wall_before, self._steps_before = wall_before, agent.steps
+        self._started = self._last_save = time.perf_counter()
+        self._interval = CHECKPOINT_SECONDS
+        self._unwritten: list[Metrics] = []  # rows that the disk had no room for
+        self.saved_steps = agent.steps
 
-    def on_update(learner: Agent, metrics: Metrics) -> None:
-        nonlocal saved
-        now = time.perf_counter()
+    def seconds(self) -> float:
+        """Return the training time of this execution, without evaluations."""
+        evaluating = self.evaluator.seconds if self.evaluator is not None else 0.0
+        return time.perf_counter() - self._started - evaluating
+
+    def wall_seconds(self) -> float:
+        """Return the training time since the run's beginning, without evaluations."""
+        return self._wall_before + self.seconds()
+
+    def add(self, metrics: Metrics) -> None:
+        """Write a row of metrics after an update; evaluate and save where it is time."""
         row = {
             "steps": metrics["steps"],
-            "score": score(written.env_id, metrics["return_mean"], metrics["length_mean"]),
+            "score": score(self.written.env_id, metrics["return_mean"], metrics["length_mean"]),
             **metrics,
-            "divergences": float(simulator.divergences if simulator is not None else 0),
-            "wall_seconds": round(wall_seconds(), 3),
-            "steps_per_second": round((learner.steps - steps_before) / (now - started), 1),
+            "divergences": float(self._simulator.divergences if self._simulator is not None else 0),
+            "wall_seconds": round(self.wall_seconds(), 3),
+            "steps_per_second": round((self.agent.steps - self._steps_before) / self.seconds(), 1),
         }
-        run.append_metrics(row)
-        if now - saved > CHECKPOINT_SECONDS:
-            run.save_checkpoint(learner, wall_seconds())
-            saved = time.perf_counter()
-        if progress is not None:
-            progress(row)
+        told = bool(self._unwritten)
+        self._unwritten.append(row)
+        try:
+            self._write_rows()
+            if self.evaluator is not None:
+                self._tell(self.evaluator.after_update(self.wall_seconds()))
+            if time.perf_counter() - self._last_save > self._interval:
+                self.save()
+        except CannotWrite as error:
+            self._last_save = time.perf_counter()
+            if not told:
+                self.say(f"{error}; training goes on, and the next save tries again")
+        if self._progress is not None:
+            self._progress(row)
 
-    try:
-        agent.learn(written.total_steps, on_update)
-    finally:
-        # Also after an interrupt or a diverging loss: the agent is as it was after its last whole update.
-        if agent.steps > 0:
-            run.save_checkpoint(agent, wall_seconds())
+    def finish(self) -> None:
+        """Evaluate the last policy and save; raises GantryError where that cannot be written."""
+        if self.evaluator is not None and self.agent.steps > 0:
+            self._tell(self.evaluator.at_end(self.wall_seconds()))
+        self.save()
+
+    def save(self) -> None:
+        """Write all rows, then a checkpoint, unless the last one holds as much."""
+        self._write_rows()
+        if self.agent.steps > self.saved_steps:
+            started = time.perf_counter()
+            self.run.save_checkpoint(self.agent, self.wall_seconds())
+            self.saved_steps, self._last_save = self.agent.steps, time.perf_counter()
+            self._interval = max(CHECKPOINT_SECONDS, (self._last_save - started) / CHECKPOINT_SHARE)
+
+    def _write_rows(self) -> None:
+        while self._unwritten:
+            self.run.append_metrics(self._unwritten[0])
+            self._unwritten.pop(0)
+
+    def _tell(self, row: dict[str, float] | None) -> None:
+        if row is not None and self._evaluated is not None:
+            self._evaluated(row)
+
+
+def _learn(recorder: _Recorder) -> Agent:
+    """Let the agent learn, writing metrics and checkpoints; save whatever ends it.
+
+    Signals are looked at between updates: an update is whole or has not been, its row of metrics and its checkpoint
+    belong together, and nothing interrupts a save.
+    """
+    agent, evaluator = recorder.agent, recorder.evaluator
+    with deferring("this update, then saving") as request:
+
+        def on_update(learner: Agent, metrics: Metrics) -> bool:
+            recorder.add(metrics)
+            return not (request.made or (evaluator is not None and evaluator.reached))
+
+        try:
+            if evaluator is None or not evaluator.reached:
+                agent.learn(recorder.written.total_steps, on_update)
+            if request.made:
+                raise KeyboardInterrupt
+            recorder.finish()
+        except FolderMoved:
+            raise
+        except BaseException as error:
+            # The agent is as it was after its last whole update.
+            try:
+                recorder.save()
+            except CannotWrite as unsaved:
+                if not isinstance(error, KeyboardInterrupt | CannotWrite):
+                    recorder.say(str(unsaved))
+                    raise error from None
+                raise GantryError(
+                    f"{unsaved}; the last checkpoint holds {recorder.saved_steps:,} steps: make room, then resume"
+                ) from error
+            if isinstance(error, KeyboardInterrupt):
+                raise TrainingStopped(recorder.saved_steps) from error
+            raise
     return agent
