@@ -106,7 +106,7 @@ def main() -> int:
     from gantry.envs.simulator import make_simulator
 
     agent = load_agent(arguments.policy)
-    environment_id = arguments.env or agent.env_id
+    environment_id = arguments.env or agent.stepper.env_id
     if environment_id not in TASKS:
         parser.error(f"--env must be one of {', '.join(TASKS)}; the policy learned in {environment_id}")
     ours = our_scores(agent, make_simulator(environment_id, arguments.episodes))

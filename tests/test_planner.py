@@ -260,7 +260,7 @@ def test_mpc_holds_each_action_and_then_replans():
     target = torch.tensor([[0.5], [0.1], [-0.4]])
     mpc = MPC(
         ObservationMap(env.single_observation_space),
-        ActionMap(env.single_action_space),
+        ActionMap(env.single_action_space).to_environment,
         plan_search(horizon=3, population=400, iterations=8),
         build_model=lambda planning_model: Bowl(target),
         action_repeat=2,

@@ -8,10 +8,10 @@ from agent_states import parameters, restore, trainer_state
 
 from gantry.agents import load_agent, save_agent
 from gantry.agents.parts.networks import MLP
-from gantry.agents.policy_search import CEM, NES, CEMConfig, NESConfig, play_generation, population_outputs
+from gantry.agents.policy_search import CEMConfig, NESConfig, PolicySearch, play_generation, population_outputs
 from gantry.errors import GantryError
 
-KINDS = [(CEM, CEMConfig), (NES, NESConfig)]
+CONFIGS = [CEMConfig, NESConfig]
 
 
 def histories(agent, total):
@@ -39,7 +39,7 @@ def test_population_outputs_match_single_networks(hidden, activation):
 @pytest.mark.parametrize("episodes", [1, 2])
 def test_play_generation_returns_match_logged_rewards(mode, episodes):
     env = Spot(8, mode=mode)
-    agent = CEM(env, CEMConfig(episodes=episodes))
+    agent = PolicySearch(env, CEMConfig(episodes=episodes))
     agent.stepper.begin_episodes()
     population = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -49,10 +49,10 @@ def test_play_generation_returns_match_logged_rewards(mode, episodes):
     assert agent.steps == 8 * 5 * episodes
 
 
-@pytest.mark.parametrize(("kind", "config"), KINDS)
+@pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("discrete", [False, True])
-def test_learns(kind, config, discrete):
-    agent = kind(Spot(32, discrete=discrete), config())
+def test_learns(config, discrete):
+    agent = PolicySearch(Spot(32, discrete=discrete), config())
     agent.learn(12_000)
     actions = agent.act(np.array([[-0.6, 0.4], [0.6, 0.4]]))
     if discrete:
@@ -63,37 +63,37 @@ def test_learns(kind, config, discrete):
 
 @pytest.mark.parametrize("total", [1, 79, 80, 81, 403])
 def test_budget_is_exact_and_cut_generation_is_not_learned_from(total):
-    agent, rows = CEM(Spot(16), CEMConfig()), []
+    agent, rows = PolicySearch(Spot(16), CEMConfig()), []
     agent.learn(total, lambda _, row: rows.append(row))
     assert agent.steps == total
     assert rows[-1]["generations"] == total // 80
 
 
-@pytest.mark.parametrize(("kind", "config"), KINDS)
+@pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("covariance", ["diagonal", "full"])
-def test_resume_matches_uninterrupted_run(kind, config, covariance):
+def test_resume_matches_uninterrupted_run(config, covariance):
     settings = config(covariance=covariance, normalize_observation=True, hidden_sizes=(3,))
-    whole = kind(Spot(), settings, seed=5)
+    whole = PolicySearch(Spot(), settings, seed=5)
     expected = histories(whole, 640)
-    again = kind(Spot(), settings, seed=5)
+    again = PolicySearch(Spot(), settings, seed=5)
     assert repr(histories(again, 640)) == repr(expected)
-    first, rows = kind(Spot(), settings, seed=5), []
+    first, rows = PolicySearch(Spot(), settings, seed=5), []
     first.learn(640, lambda _, row: rows.append(row) or len(rows) < 3)
-    second = kind(Spot(), settings, seed=77)
+    second = PolicySearch(Spot(), settings, seed=77)
     restore(second, trainer_state(first))
     rows += histories(second, 640)
     assert repr(rows) == repr(expected)
     assert torch.equal(parameters(second), parameters(whole))
 
 
-@pytest.mark.parametrize(("kind", "config"), KINDS)
-def test_save_and_load_keep_actions(kind, config, tmp_path):
-    agent = kind(Spot(), config(hidden_sizes=(4,), squash_actions=True))
+@pytest.mark.parametrize("config", CONFIGS)
+def test_save_and_load_keep_actions(config, tmp_path):
+    agent = PolicySearch(Spot(), config(hidden_sizes=(4,), squash_actions=True))
     agent.learn(400)
     save_agent(agent, tmp_path)
     loaded = load_agent(tmp_path)
     observations = np.random.default_rng(0).uniform(-1, 1, (20, 2)).astype(np.float32)
-    assert isinstance(loaded, kind)
+    assert loaded.name == agent.name
     np.testing.assert_array_equal(loaded.act(observations), agent.act(observations))
     assert (np.abs(loaded.act(1e6 * observations)) <= 1).all()
 
@@ -101,7 +101,7 @@ def test_save_and_load_keep_actions(kind, config, tmp_path):
 def test_nan_return_stops_learning_and_keeps_last_policy():
     env, seen = Spot(), []
     env.poison_at = 13
-    agent = CEM(env, CEMConfig())
+    agent = PolicySearch(env, CEMConfig())
     with pytest.raises(GantryError, match="NaN or infinite") as caught:
         agent.learn(2_000, lambda agent, _: seen.append(parameters(agent)))
     assert "\n" not in str(caught.value)

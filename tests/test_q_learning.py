@@ -14,7 +14,6 @@ from gantry.agents import load_agent, save_agent
 from gantry.agents.q_learning import (
     QLearning,
     QLearningConfig,
-    TransitionReplay,
     Transitions,
     epsilon_greedy,
     move_cells,
@@ -401,21 +400,6 @@ def test_acting_does_not_change_learning():
     agents[1].learn(500, lambda agent, _: agent.act(np.arange(6), deterministic=False) is None)
     agents[1].learn(500, lambda agent, _: bool(agent.act(np.arange(6), deterministic=False).any()) or True)
     assert agents[0].q.values.tobytes() == agents[1].q.values.tobytes()
-
-
-def test_replay_keeps_the_last_transitions():
-    memory, rng = TransitionReplay(10), np.random.default_rng(0)
-    added = np.zeros(0, int)
-    for count in (3, 4, 6, 9, 1, 25, 2):
-        states = rng.integers(1000, size=count)
-        memory.add(transitions(states, states + 1, states + 0.5, states + 2, states % 2))
-        added = np.append(added, states)
-        held = memory.select(np.arange(len(memory)))
-        assert sorted(held.states) == sorted(added[-10:])
-        assert (held.actions == held.states + 1).all()
-        assert (held.rewards == held.states + 0.5).all()
-        assert (held.next_states == held.states + 2).all()
-        assert (held.terminated == held.states % 2).all()
 
 
 @pytest.mark.parametrize("rule", RULES)

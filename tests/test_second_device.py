@@ -5,7 +5,7 @@ import second_device
 import torch
 from agent_states import opened, policy_state, restore, trainer_state
 
-from gantry.agents import agent_class, load_agent, save_agent
+from gantry.agents import agent_class, config_class, load_agent, save_agent
 from gantry.agents.parts.optim import Adam
 from gantry.agents.parts.rmsprop import RMSprop
 
@@ -40,8 +40,8 @@ CASES = {
 
 def learned(case, device, steps=240):
     environment, settings = CASES[case]
-    kind = agent_class(case.split()[0])
-    agent = kind(opened(environment, settings["num_envs"]), kind.config_class(**settings, device=device), seed=3)
+    kind, settings_class = agent_class(case.split()[0]), config_class(case.split()[0])
+    agent = kind(opened(environment, settings["num_envs"]), settings_class(**settings, device=device), seed=3)
     agent.learn(steps)
     agent.env.single_observation_space.seed(4)
     action = agent.act(agent.env.single_observation_space.sample())

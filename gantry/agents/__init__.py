@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gantry.agents.mpc import MPC
     from gantry.agents.parts.policy_file import load_agent, save_agent
     from gantry.agents.pets import PETS, PlannerConfig
-    from gantry.agents.policy_search import CEM, NES, CEMConfig, NESConfig
+    from gantry.agents.policy_search import CEMConfig, NESConfig, PolicySearch
     from gantry.agents.ppo import PPO, PPOConfig
     from gantry.agents.protocol import Agent, AgentClass, AgentConfig
     from gantry.agents.q_learning import QLearning, QLearningConfig
@@ -24,43 +24,32 @@ if TYPE_CHECKING:
     from gantry.agents.sac import SAC, SACConfig
 
     # Here mypy checks that each is an Agent.
-    _CLASSES: tuple[type[Agent], ...] = (A2C, CEM, DDPG, DQN, NES, PETS, PPO, QLearning, Reinforce, SAC)
+    _CLASSES: tuple[type[Agent], ...] = (A2C, DDPG, DQN, PETS, PolicySearch, PPO, QLearning, Reinforce, SAC)
 
 __all__ = [
-    "A2C", "AGENTS", "CEM", "CONFIGS", "DDPG", "DESCRIPTIONS", "DQN", "MPC", "NES", "PETS", "PPO", "SAC", "A2CConfig",
-    "Agent", "AgentClass", "AgentConfig", "CEMConfig", "DDPGConfig", "DQNConfig", "NESConfig", "PPOConfig",
-    "PlannerConfig", "QLearning", "QLearningConfig", "Reinforce", "ReinforceConfig", "SACConfig", "TD3Config",
+    "A2C", "AGENTS", "CONFIGS", "DDPG", "DESCRIPTIONS", "DQN", "MPC", "PETS", "PPO", "SAC", "A2CConfig", "Agent",
+    "AgentClass", "AgentConfig", "CEMConfig", "DDPGConfig", "DQNConfig", "NESConfig", "PPOConfig", "PlannerConfig",
+    "PolicySearch", "QLearning", "QLearningConfig", "Reinforce", "ReinforceConfig", "SACConfig", "TD3Config",
     "agent_class", "agent_of_config", "config_class", "load_agent", "save_agent",
 ]  # fmt: skip
 
-AGENTS: dict[str, str] = {
-    "a2c": "gantry.agents.a2c:A2C",
-    "cem": "gantry.agents.policy_search:CEM",
-    "ddpg": "gantry.agents.ddpg:DDPG",
-    "dqn": "gantry.agents.dqn:DQN",
-    "nes": "gantry.agents.policy_search:NES",
-    "planner": "gantry.agents.pets:PETS",
-    "ppo": "gantry.agents.ppo:PPO",
-    "q-learning": "gantry.agents.q_learning:QLearning",
-    "reinforce": "gantry.agents.reinforce:Reinforce",
-    "sac": "gantry.agents.sac:SAC",
-    "td3": "gantry.agents.ddpg:DDPG",
+_REGISTRY: dict[str, tuple[str, str, str]] = {
+    "a2c": ("a2c", "A2C", "A2CConfig"),
+    "cem": ("policy_search", "PolicySearch", "CEMConfig"),
+    "ddpg": ("ddpg", "DDPG", "DDPGConfig"),
+    "dqn": ("dqn", "DQN", "DQNConfig"),
+    "nes": ("policy_search", "PolicySearch", "NESConfig"),
+    "planner": ("pets", "PETS", "PlannerConfig"),
+    "ppo": ("ppo", "PPO", "PPOConfig"),
+    "q-learning": ("q_learning", "QLearning", "QLearningConfig"),
+    "reinforce": ("reinforce", "Reinforce", "ReinforceConfig"),
+    "sac": ("sac", "SAC", "SACConfig"),
+    "td3": ("ddpg", "DDPG", "TD3Config"),
 }
+"""Agent's id → module, class, and the dataclass of its settings."""
+AGENTS = {name: f"gantry.agents.{module}:{agent}" for name, (module, agent, _) in _REGISTRY.items()}
 """Agent's id → "module:Class"."""
-
-CONFIGS: dict[str, str] = {
-    "a2c": "gantry.agents.a2c:A2CConfig",
-    "cem": "gantry.agents.policy_search:CEMConfig",
-    "ddpg": "gantry.agents.ddpg:DDPGConfig",
-    "dqn": "gantry.agents.dqn:DQNConfig",
-    "nes": "gantry.agents.policy_search:NESConfig",
-    "planner": "gantry.agents.pets:PlannerConfig",
-    "ppo": "gantry.agents.ppo:PPOConfig",
-    "q-learning": "gantry.agents.q_learning:QLearningConfig",
-    "reinforce": "gantry.agents.reinforce:ReinforceConfig",
-    "sac": "gantry.agents.sac:SACConfig",
-    "td3": "gantry.agents.ddpg:TD3Config",
-}
+CONFIGS = {name: f"gantry.agents.{module}:{config}" for name, (module, _, config) in _REGISTRY.items()}
 """Agent's id → "module:Class" of the dataclass of its settings."""
 
 DESCRIPTIONS: dict[str, str] = {

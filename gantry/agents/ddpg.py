@@ -202,7 +202,6 @@ class DDPG:
     """
 
     name: ClassVar[str] = "ddpg"
-    config_class: ClassVar[type[DDPGConfig]] = DDPGConfig
 
     def __init__(
         self, env: VectorEnv | Spaces, config: DDPGConfig = DDPGConfig(), seed: int = 0, env_seed: int | None = None
@@ -217,7 +216,6 @@ class DDPG:
         if config.hindsight_goals or config.relative_goals:
             check_goals(env.single_observation_space)
         self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
-        self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
         self._random = torch.Generator().manual_seed(seed)
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
         size, action_size = self.observations.size, self.actions.size

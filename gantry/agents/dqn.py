@@ -159,7 +159,6 @@ class DQN:
     """
 
     name: ClassVar[str] = "dqn"
-    config_class: ClassVar[type[DQNConfig]] = DQNConfig
 
     def __init__(
         self, env: VectorEnv | Spaces, config: DQNConfig = DQNConfig(), seed: int = 0, env_seed: int | None = None
@@ -170,7 +169,6 @@ class DQN:
         if self.actions.continuous:
             raise GantryError(f"dqn needs Discrete actions, not {env.single_action_space}; use ddpg, sac or ppo")
         self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
-        self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
         self._random = torch.Generator().manual_seed(seed)
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
         size = self.observations.size

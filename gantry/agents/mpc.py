@@ -17,8 +17,9 @@ from torch import Tensor
 from gantry.agents.models.model_rollouts import Model
 from gantry.agents.models.plan_search import PlanningResult, PlanSearch
 from gantry.agents.models.planning_model import PlanningModel, planning_model_of
+from gantry.agents.models.reward_model import ToEnvironment
 from gantry.agents.parts.checkpoint import Tensors, prefixed, under
-from gantry.agents.parts.spaces import ActionMap, ObservationMap
+from gantry.agents.parts.spaces import ObservationMap
 from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
 from gantry.types import Array, Observation
@@ -61,7 +62,7 @@ class MPC:
 
     Args:
         observations: from the environment's observations to vectors.
-        actions: from planned actions to the environment's; action dimensions with bounds are planned in [-1, 1].
+        to_environment: from planned actions to the environment's; dimensions with bounds are planned in [-1, 1].
         search: optimizer of action sequences.
         build_model: builds the model for an environment.
         action_repeat: environment steps for which each action is held.
@@ -79,10 +80,10 @@ class MPC:
     """
 
     def __init__(
-        self, observations: ObservationMap, actions: ActionMap, search: PlanSearch, build_model: ModelFactory,
-        action_repeat: int, generator: torch.Generator, threads: int = 1,
+        self, observations: ObservationMap, to_environment: ToEnvironment, search: PlanSearch,
+        build_model: ModelFactory, action_repeat: int, generator: torch.Generator, threads: int = 1,
     ) -> None:  # fmt: skip
-        self._observations, self._actions, self.search = observations, actions, search
+        self._observations, self._to_environment, self.search = observations, to_environment, search
         self._build_model, self.action_repeat = build_model, action_repeat
         self._generator, self._threads = generator, threads
         self.model: Model | None = None
@@ -169,8 +170,7 @@ class MPC:
 
     def environment_actions(self) -> Array:
         """Return the actions in execution as environment actions (n, *action shape)."""
-        continuous = self._actions.continuous
-        return self._actions.to_environment((self.actions.clone() if continuous else self.actions.argmax(-1)).numpy())
+        return self._to_environment(self.actions.numpy())
 
     def end_episodes(self, env_ids: Tensor) -> None:
         """Discard the plans of environments (an index or a mask) whose episodes have ended."""

@@ -124,14 +124,13 @@ class PETS:
     """
 
     name: ClassVar[str] = "planner"
-    config_class: ClassVar[type[PlannerConfig]] = PlannerConfig
 
     def __init__(
         self, env: VectorEnv | Spaces, config: PlannerConfig = PlannerConfig(), seed: int = 0,
         env_seed: int | None = None,
     ) -> None:  # fmt: skip
         check_spaces(env.single_observation_space, env.single_action_space)
-        self.env, self.env_id = env, env.spec.id if isinstance(env, VectorEnv) and env.spec else None
+        self.env = env
         self._random = torch.Generator().manual_seed(seed)
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
         observations, self._actions = ObservationMap(env.single_observation_space), ActionMap(env.single_action_space)
@@ -155,7 +154,7 @@ class PETS:
         search = PlanSearch(config.search, action_size, _bounded(env.single_action_space))
         repeat, threads = config.action_repeat, config.torch_threads
         self.mpc, self.collector = (
-            MPC(observations, self._actions, search, self._model_for, repeat, generator, threads)
+            MPC(observations, self._to_environment, search, self._model_for, repeat, generator, threads)
             for generator in (self._acting_random, self._random)
         )
         if isinstance(env, VectorEnv):
@@ -239,6 +238,7 @@ class PETS:
             self.collector.end_episodes(torch.arange(self.stepper.num_envs))
         while log.completed_steps < wanted and self.stepper.steps < last:
             self._step(last - self.stepper.steps, log)
+        self.dataset.add(*(new for new, _, _ in log.steps))
         return log
 
     def _step(self, budget: int, log: "PlanningLog") -> None:
@@ -261,14 +261,10 @@ class PETS:
         # A planning step that a time limit cut short is not a transition of the kind that the model predicts.
         complete = (mask & (terminated | held_to_end)).nonzero()[:, 0]
         if len(complete):
-            states, actions, rewards = (
-                pending.features[complete],
-                collector.actions[complete],
-                pending.rewards[complete],
-            )
+            columns = pending.features, collector.actions, pending.rewards
+            states, actions, rewards = (part[complete] for part in columns)
             held_out = torch.rand(len(complete), generator=self._random) < self.config.validation_fraction
             new = Transitions(states, actions, next_features[complete], rewards, terminated[complete], held_out)
-            self.dataset.add(new)
             log.add_transitions(complete, new)
         log.completed_steps += int((mask & (done | held_to_end)).sum())
         log.end_segments(done | ~mask)
@@ -331,6 +327,7 @@ class PlanningLog:
 
     Attributes:
         completed_steps: planning steps completed, or ended by the end of an episode, in all environments.
+        steps: new transitions (k), in order, each with the return (k,) that its plan predicted and its segment (k,).
     """
 
     def __init__(self, num_envs: int) -> None:
@@ -338,7 +335,7 @@ class PlanningLog:
         self._plans, self._failures, self._seconds = 0, 0, 0.0
         self._predicted = torch.full((num_envs,), torch.nan)
         self._segment = torch.arange(num_envs)
-        self._steps: list[tuple[Transitions, Tensor, Tensor]] = []
+        self.steps: list[tuple[Transitions, Tensor, Tensor]] = []
 
     def add_plans(self, env_ids: Tensor, result: PlanningResult | None, seconds: float) -> None:
         """Add the plans that environments (k,) have started, and the wall time of planning."""
@@ -352,7 +349,7 @@ class PlanningLog:
 
     def add_transitions(self, env_ids: Tensor, new: Transitions) -> None:
         """Add one transition of each of the environments (k,)."""
-        self._steps.append((new, self._predicted[env_ids], self._segment[env_ids]))
+        self.steps.append((new, self._predicted[env_ids], self._segment[env_ids]))
 
     def end_segments(self, ended: Tensor) -> None:
         """End the segments of environments (n,) bool: what follows does not continue them."""
@@ -360,9 +357,9 @@ class PlanningLog:
 
     def segments(self) -> list[tuple[Transitions, Tensor]]:
         """Return segments of T consecutive transitions, each with the returns (T,) that its plans predicted."""
-        if not self._steps:
+        if not self.steps:
             return []
-        new, returns, numbers = zip(*self._steps, strict=True)
+        new, returns, numbers = zip(*self.steps, strict=True)
         transitions, predicted, segment = Transitions.concatenate(new), torch.cat(returns), torch.cat(numbers)
         masks = [segment == number for number in segment.unique()]
         return [(transitions.select(mask), predicted[mask]) for mask in masks]

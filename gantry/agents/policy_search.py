@@ -1,10 +1,10 @@
 """Direct policy search: an optimizer searches a policy's parameters, judged by the returns of whole episodes.
 
 Sources: Mannor, Rubinstein and Gat, "The cross entropy method for fast policy search", ICML 2003, with a lower bound on
-the standard deviation (Szita and Lőrincz, "Learning Tetris using the noisy cross-entropy method", 2006): `CEM`.
+the standard deviation (Szita and Lőrincz, "Learning Tetris using the noisy cross-entropy method", 2006): `CEMConfig`.
 Wierstra et al., "Natural evolution strategies", 2014, and Salimans, Ho, Chen, Sidor and Sutskever, "Evolution
-strategies as a scalable alternative to reinforcement learning", 2017: `NES`. The optimizers themselves, which know
-nothing of policies, are in `gantry.agents.optimizers`.
+strategies as a scalable alternative to reinforcement learning", 2017: `NESConfig`. The optimizers themselves, which
+know nothing of policies, are in `gantry.agents.optimizers`.
 
 A generation is a population of parameter vectors sampled from a Gaussian. The i-th of them acts in environment i for
 whole episodes, in all environments at once; the returns move the Gaussian, whose mean is the policy. Single steps teach
@@ -14,16 +14,17 @@ nothing, so rewards may be sparse and the policy need not be differentiable.
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
+from gantry.agents import agent_of_config
 from gantry.agents.optimizers.cross_entropy import CrossEntropy
 from gantry.agents.optimizers.nes import NaturalEvolutionStrategy
-from gantry.agents.optimizers.sampling import SamplingMethod
+from gantry.agents.optimizers.sampling import SamplingState
 from gantry.agents.parts.checkpoint import Checkpoint, Tensors, prefixed, under
 from gantry.agents.parts.networks import MLP, Activation, layer_shapes
 from gantry.agents.parts.normalization import ObservationNormalizer
@@ -74,6 +75,11 @@ class CEMConfig:
             require(0.0 < getattr(self, name) <= 1.0, name, "above 0 and at most 1", getattr(self, name))
         require_at_least(self, 0.0, "min_std")
 
+    def optimizer(self) -> CrossEntropy:
+        """Return the method, for a population of `num_envs`."""
+        elites = max(1, round(self.elite_fraction * self.num_envs))
+        return CrossEntropy.from_config(self, population=self.num_envs, elites=elites)
+
 
 @dataclasses.dataclass(frozen=True)
 class NESConfig:
@@ -107,6 +113,10 @@ class NESConfig:
         _check_common(self)
         require(self.num_envs % 2 == 0, "num_envs", "even, since samples come in pairs", self.num_envs)
         require_positive(self, "mean_learning_rate", "covariance_learning_rate")
+
+    def optimizer(self) -> NaturalEvolutionStrategy:
+        """Return the method, for a population of `num_envs`."""
+        return NaturalEvolutionStrategy.from_config(self, population=self.num_envs)
 
 
 def _check_common(config: CEMConfig | NESConfig) -> None:
@@ -158,12 +168,6 @@ class DeterministicPolicy:
         self.normalizer = ObservationNormalizer(self.observations.size, config.normalize_observation)
         self._squash = config.squash_actions
 
-    def inputs(self, observations: NDArray[np.float32]) -> torch.Tensor:
-        """Return observation vectors (k, d) as the network sees them."""
-        inputs = torch.empty(observations.shape)
-        self.normalizer.apply(observations, inputs.numpy())
-        return inputs
-
     def environment_actions(self, outputs: torch.Tensor) -> Array:
         """Return environment actions (k, *action shape) for network outputs (k, A): the largest output, if Discrete."""
         if not self.actions.continuous:
@@ -178,7 +182,7 @@ class DeterministicPolicy:
         """
         vectors, single = self.observations.given(observation)
         with torch.no_grad(), torch_threads(1):
-            actions = self.environment_actions(self.network(self.inputs(vectors)))
+            actions = self.environment_actions(self.network(self.normalizer.inputs(vectors, "cpu")))
         return actions[0] if single else actions
 
     def state(self) -> Tensors:
@@ -225,7 +229,7 @@ def play_generation(
             return None
         if policy.normalizer.enabled:
             seen.append(stepper.observation[finished < episodes])
-        network, inputs = policy.network, policy.inputs(stepper.observation)
+        network, inputs = policy.network, policy.normalizer.inputs(stepper.observation, "cpu")
         outputs = population_outputs(population, network.sizes, network.activation, inputs)
         transition = stepper.step(policy.environment_actions(outputs), last - stepper.steps)
         judged = (finished < episodes) & transition.mask
@@ -239,59 +243,19 @@ def play_generation(
     return Generation(returns / episodes, np.concatenate(seen))
 
 
-class Search:
-    """Policy, environments and sampling optimizer, and the state of the search: all that both agents share.
-
-    Args:
-        env: environments, one for each policy of a population, or their spaces alone.
-        config: settings.
-        method: the optimizer.
-        seed: of initial weights and samples.
-        env_seed: of the environment's first reset; None takes `seed`.
+class SearchState:
+    """The sampling optimizer's state as a part of a checkpoint.
 
     Attributes:
-        policy: the Gaussian's mean, with all that acting needs.
-        current: the optimizer's state; its `mean` (P,) is the policy.
+        current: the Gaussian, its best point so far and that point's value.
     """
 
-    def __init__(
-        self, env: VectorEnv | Spaces, config: CEMConfig | NESConfig, method: SamplingMethod, seed: int,
-        env_seed: int | None,
-    ) -> None:  # fmt: skip
-        self.method, self._episodes = method, config.episodes
-        self._random = torch.Generator().manual_seed(seed)
-        self.policy = DeterministicPolicy(env, config, self._random)
-        self.current = method.begin(self.policy.network.vector.detach().clone())
-        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed)
-        self.checkpoint = Checkpoint(
-            {"policy": self.policy}, {"search": self, "stepper": self.stepper, "random": self._random}
-        )
-
-    def learn_generation(self, budget: int) -> Metrics:
-        """Sample, play and update once; return metrics.
-
-        A generation that the budget of environment steps cuts short is counted but not learned from.
-        """
-        policy = self.policy
-        with torch_threads(1), torch.no_grad():
-            population = self.method.sample(self.current, self._random)
-            played = play_generation(policy, population, self.stepper, self._episodes, budget)
-            if played is not None:
-                costs = torch.from_numpy(-played.returns).to(population)
-                self.current = self.method.update(self.current, population, costs)
-                policy.network.vector.copy_(self.current.mean)
-                policy.normalizer.update(played.observations)
-        return {
-            "generations": float(self.current.iteration),
-            "population_mean": math.nan if played is None else float(played.returns.mean()),
-            "population_best": math.nan if played is None else float(played.returns.max()),
-            "std": float(self.current.std.mean()),
-        }
+    def __init__(self, start: SamplingState) -> None:
+        self.current = start
 
     def state(self) -> Tensors:
         """Return copies of the Gaussian, the best point and its value, and the number of updates."""
-        fields = {field.name: getattr(self.current, field.name) for field in dataclasses.fields(self.current)}
-        tensors = {name: value.clone() for name, value in fields.items() if isinstance(value, torch.Tensor)}
+        tensors = {name: value.clone() for name, value in vars(self.current).items() if isinstance(value, torch.Tensor)}
         tensors.pop("population", None)  # updates do not depend on the population before
         value = torch.tensor(self.current.value, dtype=torch.float64)
         return {**tensors, "value": value, "iteration": torch.tensor(self.current.iteration)}
@@ -303,36 +267,40 @@ class Search:
         self.current = dataclasses.replace(self.current, **fields)
 
 
-class CEM:
-    """Policy search by the cross-entropy method.
+class PolicySearch:
+    """Policy search by the cross-entropy method or by natural evolution strategies, whichever the settings are of.
 
     Args:
         env: any vector environment (or its spaces alone, for a policy that only acts).
-        config: settings.
+        config: settings; their class chooses the method.
         seed: of initial weights and samples; no global random state is used or changed.
         env_seed: of the environment's first reset; None takes `seed`.
 
     Attributes:
+        name: the agent's id, `cem` or `nes`.
         policy: the Gaussian's mean, with all that acting needs.
-        search: the optimizer and its Gaussian.
+        optimizer: the method, which samples populations and learns from their returns.
+        search: the optimizer's state.
         steps: environment steps learned from so far.
 
     Raises:
         GantryError: the spaces are not ones that agents handle.
     """
 
-    name: ClassVar[str] = "cem"
-    config_class: ClassVar[type[CEMConfig]] = CEMConfig
-
     def __init__(
-        self, env: VectorEnv | Spaces, config: CEMConfig = CEMConfig(), seed: int = 0, env_seed: int | None = None
-    ) -> None:
+        self, env: VectorEnv | Spaces, config: CEMConfig | NESConfig = CEMConfig(), seed: int = 0,
+        env_seed: int | None = None,
+    ) -> None:  # fmt: skip
         self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
-        self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
-        elites = max(1, round(config.elite_fraction * env.num_envs))
-        optimizer = CrossEntropy.from_config(config, population=env.num_envs, elites=elites)
-        self.search = Search(env, config, optimizer, seed, env_seed)
-        self.policy, self.stepper, self.checkpoint = self.search.policy, self.search.stepper, self.search.checkpoint
+        self.name = agent_of_config(type(config))
+        self._random = torch.Generator().manual_seed(seed)
+        self.policy = DeterministicPolicy(env, config, self._random)
+        self.optimizer = self.config.optimizer()
+        self.search = SearchState(self.optimizer.begin(self.policy.network.vector.detach().clone()))
+        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed)
+        self.checkpoint = Checkpoint(
+            {"policy": self.policy}, {"search": self.search, "stepper": self.stepper, "random": self._random}
+        )
 
     @property
     def steps(self) -> int:
@@ -344,40 +312,27 @@ class CEM:
         return self.policy.act(observation)
 
     def learn(self, total_steps: int, callback: Callable[[Self, Metrics], bool | None] | None = None) -> Self:
-        """Learn until `total_steps` environment steps have been taken in all; see `training_loop`."""
+        """Learn until `total_steps` environment steps have been taken in all; see `training_loop`.
+
+        A generation that the budget of environment steps cuts short is counted but not learned from.
+        """
+        policy, search = self.policy, self.search
         with training_loop(self, total_steps, callback) as updates:
             for update in updates:
-                update.report(self.search.learn_generation(update.remaining))
-        return self
-
-
-class NES:
-    """Policy search by natural evolution strategies; arguments and attributes as in `CEM`."""
-
-    name: ClassVar[str] = "nes"
-    config_class: ClassVar[type[NESConfig]] = NESConfig
-
-    def __init__(
-        self, env: VectorEnv | Spaces, config: NESConfig = NESConfig(), seed: int = 0, env_seed: int | None = None
-    ) -> None:
-        self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
-        self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
-        optimizer = NaturalEvolutionStrategy.from_config(config, population=env.num_envs)
-        self.search = Search(env, config, optimizer, seed, env_seed)
-        self.policy, self.stepper, self.checkpoint = self.search.policy, self.search.stepper, self.search.checkpoint
-
-    @property
-    def steps(self) -> int:
-        """Environment steps learned from so far."""
-        return self.stepper.steps
-
-    def act(self, observation: Observation, deterministic: bool = True) -> Array:
-        """Return the policy's action for one observation or a batch; there is no randomness to switch off."""
-        return self.policy.act(observation)
-
-    def learn(self, total_steps: int, callback: Callable[[Self, Metrics], bool | None] | None = None) -> Self:
-        """Learn until `total_steps` environment steps have been taken in all; see `training_loop`."""
-        with training_loop(self, total_steps, callback) as updates:
-            for update in updates:
-                update.report(self.search.learn_generation(update.remaining))
+                with torch_threads(1), torch.no_grad():
+                    population = self.optimizer.sample(search.current, self._random)
+                    played = play_generation(policy, population, self.stepper, self.config.episodes, update.remaining)
+                    if played is not None:
+                        costs = torch.from_numpy(-played.returns).to(population)
+                        search.current = self.optimizer.update(search.current, population, costs)
+                        policy.network.vector.copy_(search.current.mean)
+                        policy.normalizer.update(played.observations)
+                update.report(
+                    {
+                        "generations": float(search.current.iteration),
+                        "population_mean": math.nan if played is None else float(played.returns.mean()),
+                        "population_best": math.nan if played is None else float(played.returns.max()),
+                        "std": float(search.current.std.mean()),
+                    }
+                )
         return self

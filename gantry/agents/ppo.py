@@ -159,13 +159,11 @@ class PPO:
     """
 
     name: ClassVar[str] = "ppo"
-    config_class: ClassVar[type[PPOConfig]] = PPOConfig
 
     def __init__(
         self, env: VectorEnv | Spaces, config: PPOConfig = PPOConfig(), seed: int = 0, env_seed: int | None = None
     ) -> None:
         self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
-        self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
         self._random = torch.Generator().manual_seed(seed)
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
         with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads

@@ -1,7 +1,7 @@
 """What every agent can do, and what some can do beside it, as protocols; `isinstance` can check the latter."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from gymnasium.vector import VectorEnv
 
@@ -23,12 +23,13 @@ Callback = Callable[[Any, Metrics], bool | None]
 class Agent(Protocol):
     """Learns from a vector environment and acts in it."""
 
-    name: ClassVar[str]
-    """The agent's id, as in `gantry train --agent`."""
-    env_id: str | None
-    """The environment's id, where known."""
     stepper: "VectorStepper"
-    """Steps the environment and counts."""
+    """Steps the environment and counts; knows its id."""
+
+    @property
+    def name(self) -> str:
+        """The id of the agent of which policy files are."""
+        ...
 
     @property
     def config(self) -> "AgentConfig":
@@ -72,8 +73,6 @@ class AgentClass(Protocol):
     """The class of an agent: how to build one without knowing which algorithm it is."""
 
     __name__: str
-    config_class: type
-    """The dataclass of its settings."""
 
     def __call__(
         self, env: "VectorEnv | Spaces", config: Any, /, *, seed: int = 0, env_seed: int | None = None

@@ -26,11 +26,12 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Checkpoint, Part, Tensors
+from gantry.agents.parts.replay import ReplayBuffer
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
 from gantry.agents.parts.spaces import MOST_CATEGORIES, ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between
-from gantry.agents.parts.vector_stepper import VectorStepper
+from gantry.agents.parts.vector_stepper import Transition, VectorStepper
 from gantry.errors import GantryError
 from gantry.types import Array, Observation, Space
 
@@ -226,49 +227,6 @@ class NextActions:
         self.actions = tensors["actions"].numpy().copy()
 
 
-class TransitionReplay:
-    """A ring buffer of the last transitions, at most `capacity`.
-
-    Attributes:
-        total: transitions ever added.
-    """
-
-    COLUMNS = ("states", "actions", "rewards", "next_states", "terminated")
-
-    def __init__(self, capacity: int) -> None:
-        empty = np.zeros(capacity, np.int64)
-        self._held = Transitions(empty, empty.copy(), np.zeros(capacity), empty.copy(), np.zeros(capacity, np.bool_))
-        self.capacity = capacity
-        self.total = 0
-
-    def __len__(self) -> int:
-        """Return the number of transitions held."""
-        return min(self.total, self.capacity)
-
-    def add(self, transitions: Transitions) -> None:
-        """Store transitions in place of the oldest ones."""
-        count = len(transitions.states)
-        places = np.arange(self.total, self.total + count)[-self.capacity :] % self.capacity
-        for name in self.COLUMNS:
-            getattr(self._held, name)[places] = getattr(transitions, name)[-self.capacity :]
-        self.total += count
-
-    def select(self, places: Integers) -> Transitions:
-        """Return the transitions at `places` (k,), each below `len`."""
-        return self._held.select(places)
-
-    def state(self) -> Tensors:
-        """Return copies of the transitions held, and the total."""
-        held = {name: torch.from_numpy(getattr(self._held, name)[: len(self)].copy()) for name in self.COLUMNS}
-        return {**held, "total": torch.tensor(self.total)}
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        self.total = int(tensors["total"])
-        for name in self.COLUMNS:
-            getattr(self._held, name)[: len(self)] = tensors[name].numpy()
-
-
 def table_size(observation_space: Space, action_space: Space) -> tuple[int, int]:
     """Return the numbers of states S and actions A of two Discrete spaces.
 
@@ -306,7 +264,6 @@ class QLearning:
     """
 
     name: ClassVar[str] = "q-learning"
-    config_class: ClassVar[type[QLearningConfig]] = QLearningConfig
 
     def __init__(
         self, env: VectorEnv | Spaces, config: QLearningConfig = QLearningConfig(), seed: int = 0,
@@ -314,7 +271,6 @@ class QLearning:
     ) -> None:  # fmt: skip
         states, actions = table_size(env.single_observation_space, env.single_action_space)
         self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
-        self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
         self._random = torch.Generator().manual_seed(seed)
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
         self._observations = ObservationMap(env.single_observation_space)
@@ -322,11 +278,15 @@ class QLearning:
         tables = 2 if config.rule == "double" else 1
         self.q = QTables((tables, states, actions), config.initial_value, config.epsilon_start)
         self._next = NextActions(env.num_envs)
-        self._replay = TransitionReplay(config.replay_capacity if config.replay_batches else 0)
         self.stepper = VectorStepper(env, seed if env_seed is None else env_seed)
-        parts: dict[str, Part] = {"next": self._next, "replay": self._replay, "stepper": self.stepper}
-        generators = {"random": self._random, "acting_random": self._acting_random}
-        self.checkpoint = Checkpoint(policy={"q": self.q}, trainer={**parts, **generators})
+        trainer: dict[str, Part | torch.Generator] = {
+            "next": self._next, "stepper": self.stepper, "random": self._random, "acting_random": self._acting_random,
+        }  # fmt: skip
+        self._replay: ReplayBuffer | None = None
+        if config.replay_batches:
+            capacity = max(config.replay_capacity, 2 * env.num_envs)  # the least that the buffer takes
+            self._replay = trainer["replay"] = ReplayBuffer(capacity, env.num_envs, 1, 1, config.gamma)
+        self.checkpoint = Checkpoint(policy={"q": self.q}, trainer=trainer)
 
     @property
     def steps(self) -> int:
@@ -378,15 +338,17 @@ class QLearning:
                         break
                     progress = update.progress
                     self.q.epsilon = config.epsilon_at(progress)
-                    transitions, mask = self._step(noise[:, :choices], noise[:, choices:-1], update.remaining)
+                    transitions, step = self._step(noise[:, :choices], noise[:, choices:-1], update.remaining)
                     which = (noise[:, -1] < 0.5).astype(np.int64) * (len(self.q.values) - 1)
-                    new = transitions.select(mask)
-                    error, rate = self.update(new, which[mask], progress)
+                    error, rate = self.update(transitions.select(step.mask), which[step.mask], progress)
                     errors.append(error)
                     rates.append(rate)
-                    if config.replay_batches:
-                        self._replay.add(new)
-                        self._learn_from_replay(progress)
+                    if self._replay is not None:
+                        step.final_observations = transitions.next_states[step.final_envs, None].astype(np.float32)
+                        both = transitions.states, transitions.next_states
+                        states, next_states = (each[:, None].astype(np.float32) for each in both)
+                        self._replay.add(states, transitions.actions, step, next_states)
+                        self._learn_from_replay(self._replay, progress)
                 update.report(
                     {
                         "epsilon": self.q.epsilon,
@@ -399,7 +361,7 @@ class QLearning:
 
     def _step(
         self, noise: NDArray[np.float32], next_noise: NDArray[np.float32], budget: int
-    ) -> tuple[Transitions, NDArray[np.bool_]]:
+    ) -> tuple[Transitions, Transition]:
         """Step every environment once.
 
         Args:
@@ -408,7 +370,7 @@ class QLearning:
             budget: environment steps that may still be counted.
 
         Returns:
-            The transitions (n), and a mask (n,) of those to learn from.
+            The transitions (n) between states, and what the stepper said of them.
         """
         states = self.stepper.observation.argmax(axis=1)
         actions = epsilon_greedy(self.q.action_values(states), self.q.epsilon, noise)
@@ -422,7 +384,7 @@ class QLearning:
             next_actions = epsilon_greedy(self.q.action_values(next_states), self.q.epsilon, next_noise)
             self._next.actions = np.where(~step.done & step.mask, next_actions, NOT_CHOSEN)
         rewards = step.rewards.astype(np.float64)
-        return Transitions(states, actions, rewards, next_states, step.terminated, next_actions), step.mask
+        return Transitions(states, actions, rewards, next_states, step.terminated, next_actions), step
 
     def update(
         self, transitions: Transitions, which: Integers, progress: float, replayed: bool = False
@@ -460,13 +422,17 @@ class QLearning:
             np.add.at(visits, cells, 1)
         return errors, rates
 
-    def _learn_from_replay(self, progress: float) -> None:
+    def _learn_from_replay(self, buffer: ReplayBuffer, progress: float) -> None:
         """Learn from `replay_batches` batches of stored transitions."""
         shape = self.config.replay_batches, self.config.replay_batch_size
-        places = torch.randint(len(self._replay), shape, generator=self._random).numpy()
+        places = buffer.sample(math.prod(shape), self._random).view(shape)
         which = torch.randint(len(self.q.values), shape, generator=self._random).numpy()
-        for batch, tables in zip(places, which, strict=True):
-            self.update(self._replay.select(batch), tables, progress, replayed=True)
+        for indices, tables in zip(places, which, strict=True):
+            batch = buffer.gather(indices)
+            parts = batch.observation[:, 0], batch.action[:, 0], batch.next_observation[:, 0]
+            states, actions, next_states = (part.numpy().astype(np.int64) for part in parts)
+            rewards, terminated = batch.reward.numpy().astype(np.float64), batch.discount.numpy() == 0.0
+            self.update(Transitions(states, actions, rewards, next_states, terminated), tables, progress, replayed=True)
 
 
 def _mean(parts: list[Numbers]) -> float:

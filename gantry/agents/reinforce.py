@@ -190,7 +190,6 @@ class Reinforce:
     """
 
     name: ClassVar[str] = "reinforce"
-    config_class: ClassVar[type[ReinforceConfig]] = ReinforceConfig
 
     def __init__(
         self,
@@ -200,7 +199,6 @@ class Reinforce:
         env_seed: int | None = None,
     ) -> None:
         self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
-        self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
         self._random = torch.Generator().manual_seed(seed)
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
         self.critic: MLP | None = None

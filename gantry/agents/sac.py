@@ -202,7 +202,6 @@ class SAC:
     """
 
     name: ClassVar[str] = "sac"
-    config_class: ClassVar[type[SACConfig]] = SACConfig
 
     def __init__(
         self, env: VectorEnv | Spaces, config: SACConfig = SACConfig(), seed: int = 0, env_seed: int | None = None
@@ -215,7 +214,6 @@ class SAC:
         if not self.actions.bounded:
             raise GantryError(f"sac needs actions with finite bounds, not {env.single_action_space}; use ppo")
         self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
-        self.env_id = env.spec.id if isinstance(env, VectorEnv) and env.spec else None
         self._random = torch.Generator().manual_seed(seed)
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
         size, action_size = self.observations.size, self.actions.size

@@ -41,7 +41,7 @@ class Case:
     @property
     def name(self) -> str:
         """The agent and its environment."""
-        return f"{agent_class(self.agent).__name__} on {self.env_id.removeprefix('gantry/')}"
+        return f"{self.agent.upper()} on {self.env_id.removeprefix('gantry/')}"
 
 
 CASES = (

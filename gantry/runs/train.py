@@ -71,7 +71,7 @@ def make_agent(
     env_seed = environment_seed("training", seed, config.num_envs)
     env = open_env(env_id, config.num_envs, env_options)
     learner = agent_class(agent)(env, config, seed=seed, env_seed=env_seed)
-    learner.env_id = canonical_id(env_id)
+    learner.stepper.env_id = canonical_id(env_id)
     return learner
 
 

@@ -33,57 +33,49 @@ class Transitions:
     def __len__(self) -> int:
         return len(self.rewards)
 
-    def columns(self) -> dict[str, Tensor]:
-        """Return the fields by name."""
-        return vars(self)
-
     @classmethod
     def concatenate(cls, parts: Sequence["Transitions"]) -> "Transitions":
         """Return all transitions, in order."""
-        columns = zip(*(part.columns().values() for part in parts), strict=True)
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
         return cls(*(torch.cat(column) for column in columns))
 
     def select(self, index: Tensor | slice) -> "Transitions":
         """Return the transitions at an index, a mask or a slice."""
-        return Transitions(**{name: column[index] for name, column in self.columns().items()})
+        return Transitions(**{name: column[index] for name, column in vars(self).items()})
 
 
 class TransitionDataset:
-    """Growing dataset of transitions, oldest first."""
+    """Growing dataset of transitions.
+
+    Attributes:
+        transitions: all of them, oldest first.
+    """
 
     def __init__(self, feature_size: int, action_size: int) -> None:
-        self._parts = [Transitions.none(feature_size, action_size)]
-        self._mark = 0
+        self.transitions = self._marked = Transitions.none(feature_size, action_size)
 
     def __len__(self) -> int:
-        return sum(map(len, self._parts))
+        return len(self.transitions)
 
-    def add(self, new: Transitions) -> None:
-        """Append transitions, which must not change afterwards."""
-        self._parts.append(new)
-
-    @property
-    def transitions(self) -> Transitions:
-        """All transitions, oldest first."""
-        if len(self._parts) > 1:
-            self._parts = [Transitions.concatenate(self._parts)]
-        return self._parts[0]
+    def add(self, *new: Transitions) -> None:
+        """Append transitions, better many at once: all are copied."""
+        self.transitions = Transitions.concatenate([self.transitions, *new])
 
     def state(self) -> dict[str, Tensor]:
         """Return copies of all transitions."""
-        return {name: column.clone() for name, column in self.transitions.columns().items()}
+        return {name: column.clone() for name, column in vars(self.transitions).items()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned."""
         if len({len(column) for column in tensors.values()}) > 1:
             raise ValueError("the columns of the dataset differ in length")
         empty = self.transitions.select(slice(0, 0))  # columns of other sizes do not fit it
-        self._parts = [Transitions.concatenate([empty, Transitions(**tensors)])]
+        self.transitions = Transitions.concatenate([empty, Transitions(**tensors)])
 
     def mark(self) -> None:
         """Begin a stretch of additions that `rollback` undoes."""
-        self._mark = len(self)
+        self._marked = self.transitions
 
     def rollback(self) -> None:
         """Remove everything added since the last `mark`."""
-        self._parts = [self.transitions.select(slice(0, self._mark))]
+        self.transitions = self._marked

@@ -13,6 +13,7 @@ from gantry.agents.optimizers.categorical import CategoricalCrossEntropy
 from gantry.agents.optimizers.cross_entropy import CrossEntropy
 from gantry.agents.optimizers.gradient_descent import GradientDescent
 from gantry.agents.optimizers.icem import ImprovedCrossEntropy
+from gantry.agents.optimizers.minimize import Budget, minimize
 from gantry.agents.optimizers.mppi import PathIntegral
 from gantry.agents.optimizers.problem import Bounds, Problem
 from gantry.agents.optimizers.random_shooting import RandomShooting
@@ -246,15 +247,11 @@ class PlanSearch:
         problem = Problem(
             lambda actions: cost(actions).nan_to_num(MAX_COST, posinf=MAX_COST), gradient=gradient, bounds=self.bounds
         )
-        descent = GradientDescent("backtracking")
-        refined = descent.begin(state.point, problem.value(state.point), self.bounds)
-        for _ in range(self.config.iterations):
-            try:
-                refined = descent.step(problem, refined, generator)
-            except GantryError:  # the gradient is not finite; keep the plan reached so far
-                break
-            if refined.stop is not None:
-                break
+        method, budget = GradientDescent("backtracking"), Budget(iterations=self.config.iterations)
+        try:
+            refined = minimize(problem, method, state.point, generator=generator, budget=budget, trace=False)
+        except GantryError:  # the gradient is not finite
+            return state
         return dataclasses.replace(state, point=refined.point, mean=refined.point, value=refined.value)
 
 

@@ -64,8 +64,7 @@ class NaturalEvolutionStrategy(SamplingMethod):
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> SamplingState:
         """Return the state around a start (*shape)."""
         state = super().begin(start, value, bounds)
-        flat = state.std.flatten()
-        return dataclasses.replace(state, factor=torch.diag(flat) if self.covariance == "full" else flat)
+        return dataclasses.replace(state, factor=torch.diag(state.std.flatten()) if self.covariance == "full" else None)
 
     def sample(self, state: SamplingState, generator: torch.Generator) -> Tensor:
         """Return a population (m, *shape) within the bounds."""
@@ -89,28 +88,25 @@ class NaturalEvolutionStrategy(SamplingMethod):
 
     def _moves(self, state: SamplingState, noise: Tensor) -> Tensor:
         """Return A z (m, d) for noise z (m, d)."""
-        assert state.factor is not None
-        return noise @ state.factor.T if state.factor.ndim == 2 else noise * state.factor
+        return noise * state.std.flatten() if state.factor is None else noise @ state.factor.T
 
     def refit(self, state: SamplingState, population: Tensor, values: Tensor) -> SamplingState:
         """Step down the natural gradient of the expected value."""
-        moves, factor = (population - state.mean).reshape(len(population), -1), state.factor
-        assert factor is not None
-        full = factor.ndim == 2
-        noise = torch.linalg.solve(factor, moves.T).T if full else moves / factor
+        moves, std, factor = (population - state.mean).flatten(1), state.std.flatten(), state.factor
+        noise = moves / std if factor is None else torch.linalg.solve(factor, moves.T).T
         weights = rank_utilities(values) if self.shaping == "rank" else standardized(values)
-        mean_gradient, covariance_gradient = natural_gradients(noise, weights, full)
+        mean_gradient, covariance_gradient = natural_gradients(noise, weights, full=factor is not None)
         shift = -self.mean_learning_rate * mean_gradient
-        move = (factor @ shift if full else factor * shift).reshape(state.mean.shape)
-        rate, std = self._rate(moves.shape[1]) * 0.5, state.std
-        if full:
+        move = std * shift if factor is None else factor @ shift
+        rate, shape = self._rate(moves.shape[1]) * 0.5, state.mean.shape
+        if factor is not None:
             eigenvalues, vectors = torch.linalg.eigh(-rate * covariance_gradient)
             factor = factor @ (vectors * eigenvalues.exp()) @ vectors.T
-            std = (factor**2).sum(1).sqrt().reshape(state.mean.shape)
+            std = (factor**2).sum(1).sqrt()
         elif self.covariance == "diagonal":
-            factor = factor * torch.exp(-rate * covariance_gradient)
-            std = factor.reshape(state.mean.shape)
-        return dataclasses.replace(state, mean=project(state.bounds, state.mean + move), std=std, factor=factor)
+            std = std * torch.exp(-rate * covariance_gradient)
+        mean = project(state.bounds, state.mean + move.reshape(shape))
+        return dataclasses.replace(state, mean=mean, std=std.reshape(shape), factor=factor)
 
     def _rate(self, size: int) -> float:
         """Return η_A for a point of `size` coordinates."""

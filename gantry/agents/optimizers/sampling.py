@@ -43,7 +43,7 @@ class SamplingState(State):
     covariance: Tensor | None = None
     """(d, d) Covariance over the flattened point; None where coordinates are independent, or `factor` says it."""
     factor: Tensor | None = None
-    """A of NES: (d, d) for a full covariance A Aᵀ, else its diagonal (d,); None for other methods."""
+    """A (d, d) of NES with a full covariance A Aᵀ; else None."""
 
     @property
     def center(self) -> Tensor:
@@ -53,7 +53,7 @@ class SamplingState(State):
     @property
     def spread(self) -> Tensor | None:
         """(d, d) Covariance over the flattened point."""
-        if self.factor is not None and self.factor.ndim == 2:
+        if self.factor is not None:
             return self.factor @ self.factor.T
         return torch.diag(self.std.flatten() ** 2) if self.covariance is None else self.covariance
 

@@ -12,7 +12,7 @@ import gymnasium
 import torch
 from gymnasium.vector import VectorEnv
 
-from gantry.agents import agent_class
+from gantry.agents import agent_class, config_class
 from gantry.agents.parts.spaces import ObservationMap, Spaces, check_spaces
 from gantry.agents.protocol import Agent
 from gantry.errors import GantryError
@@ -52,7 +52,7 @@ def save_agent(agent: Agent, folder: str | Path) -> None:
     description = {
         "format": FORMAT,
         "agent": agent.name,
-        "env_id": agent.env_id,
+        "env_id": agent.stepper.env_id,
         "observation_space": space_to_json(env.single_observation_space),
         "action_space": space_to_json(env.single_action_space),
         "config": config_to_json(agent.config),
@@ -93,7 +93,7 @@ def load_agent(folder: str | Path, env: VectorEnv | None = None, seed: int = 0) 
         raise GantryError(f"{numbers} does not belong to a policy of {name}; restore it or train again")
     if settings.get("device") == "cuda" and not torch.cuda.is_available():
         settings = {**settings, "device": "cpu"}
-    config: Any = config_from_json(kind.config_class, settings, str(path))
+    config: Any = config_from_json(config_class(name), settings, str(path))
     check_spaces(spaces.single_observation_space, spaces.single_action_space)
     # A damaged width must not ask for all memory. (Planners in the simulator have no tensors.)
     lengths = {length for tensor in tensors.values() for length in tensor.shape}
@@ -104,7 +104,7 @@ def load_agent(folder: str | Path, env: VectorEnv | None = None, seed: int = 0) 
         _check_fit(spaces, env)
     agent = kind(env or dataclasses.replace(spaces, num_envs=config.num_envs), config, seed=seed)
     agent.checkpoint.load_policy_state(tensors, str(numbers))
-    agent.stepper.steps, agent.env_id = int(steps), content["env_id"]
+    agent.stepper.steps, agent.stepper.env_id = int(steps), content["env_id"]
     if isinstance(agent, TargetNetworks):
         agent.reset_targets()
     return agent

@@ -50,6 +50,7 @@ class VectorStepper:
             limit. An environment that ignores the `reset_mask` of `reset` counts as truncated everywhere, once.
 
     Attributes:
+        env_id: the environment's id, where known.
         observation: (n, d) float32, where the next step starts; treat as read-only.
         steps: environment steps so far that count.
         episodes: statistics of the finished episodes.
@@ -61,9 +62,11 @@ class VectorStepper:
         self.env, self.num_envs = env, env.num_envs
         self._observations = ObservationMap(env.single_observation_space)
         self.mode, limit = AutoresetMode.SAME_STEP, 0
+        self.env_id: str | None = None
         if isinstance(env, VectorEnv):
             self.mode = _autoreset_mode(env)
             limit = (env.spec.max_episode_steps if env.spec is not None else None) or 0
+            self.env_id = env.spec.id if env.spec is not None else None
         self.stagger = bool(stagger and limit and self.num_envs > 1)
         # Environment i is cut after so many steps; the last one's cut is the time limit itself.
         self._cuts = np.arange(1, self.num_envs + 1) * limit // self.num_envs
