@@ -7,7 +7,7 @@ from agent_doubles import NEXT_STEP, SAME_STEP, Spot, Wage
 from small_mdp import SmallMDP, gradient, one_hot, returns_by_hand, trajectories
 
 from gantry.agents.a2c import A2C, A2CConfig, policy_loss, value_loss
-from gantry.agents.parts.optim import gradients_and_norm
+from gantry.agents.parts.optim import descend
 from gantry.agents.parts.rmsprop import RMSprop
 from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
@@ -173,8 +173,7 @@ def test_rmsprop_in_pytorchs_form_is_pytorchs():
     reference = torch.optim.RMSprop([theirs], lr=0.03, alpha=0.9, eps=0.1)
     for step in range(20):
         target = torch.randn(50, generator=torch.Generator().manual_seed(100 + step))
-        gradients, norm = gradients_and_norm((ours - target).square().sum(), [ours])
-        optimizer.step(gradients, 0.03, scale=min(1.0, 4.0 / norm))
+        descend((ours - target).square().sum(), optimizer, 0.03, max_gradient_norm=4.0)
         theirs.grad = None
         (theirs - target).square().sum().backward()
         torch.nn.utils.clip_grad_norm_([theirs], 4.0)
@@ -195,8 +194,7 @@ def test_rmsprop_is_stable_baselines3s():
     mine, other = start.clone().requires_grad_(), start.clone().requires_grad_()
     optimizer, reference = RMSprop([mine]), theirs([other], lr=7e-4, alpha=0.99, eps=1e-5)
     for _ in range(30):
-        gradients, _ = gradients_and_norm(mine.pow(4).sum(), [mine])
-        optimizer.step(gradients, 7e-4)
+        descend(mine.pow(4).sum(), optimizer, 7e-4)
         other.grad = None
         other.pow(4).sum().backward()
         reference.step()

@@ -21,9 +21,9 @@ from gantry.agents.parts.distributions import (
     squashed_entropy,
     squashed_log_prob,
 )
-from gantry.agents.parts.networks import MLP
+from gantry.agents.parts.networks import MLP, Pass
 from gantry.agents.parts.normalization import ObservationNormalizer, ReturnNormalizer, RunningMoments
-from gantry.agents.parts.optim import Adam, gradients_and_norm
+from gantry.agents.parts.optim import Adam, joint_norm
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, check_spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
@@ -106,6 +106,19 @@ def test_input_gradient_of_a_frozen_network_matches_autograd(activation, sizes):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("sizes", [(3, 2), (5, 16, 12, 1)])
+def test_a_pass_without_a_graph_gives_the_gradients_of_autograd(activation, sizes):
+    network = MLP(sizes, activation, 1.0, generator())
+    inputs = torch.randn(7, sizes[0], generator=generator(2), requires_grad=True)
+    outputs = network(inputs)
+    expected = torch.autograd.grad(outputs.square().sum(), [network.vector, inputs])
+    runs = [Pass(network, inputs.detach()) for _ in range(2)]
+    torch.testing.assert_close(runs[0].outputs, outputs, rtol=0, atol=0)
+    found = runs[0].gradient(2.0 * runs[0].outputs), runs[1].input_gradient(2.0 * runs[1].outputs)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 def test_two_passes_in_one_graph_do_not_disturb_each_other():
     network = MLP((3, 8, 1), "tanh", 1.0, generator())
     reference = twin(network)
@@ -150,7 +163,8 @@ def test_adam_is_pytorchs_adam():
     adam, reference = Adam([ours], epsilon=1e-5), torch.optim.Adam([theirs], lr=0.03, eps=1e-5)
     for step in range(20):
         target = torch.randn(50, generator=generator(100 + step))
-        gradients, norm = gradients_and_norm((ours - target).square().sum(), [ours])
+        gradients = torch.autograd.grad((ours - target).square().sum(), [ours])
+        norm = joint_norm(gradients)
         theirs.grad = None
         (theirs - target).square().sum().backward()
         expected_norm = torch.nn.utils.clip_grad_norm_([theirs], 4.0)

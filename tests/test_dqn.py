@@ -4,7 +4,7 @@ import pytest
 import torch
 from agent_doubles import NEXT_STEP, SAME_STEP, Spot
 
-from gantry.agents.dqn import DQN, DQNConfig, best_value, duel, value_loss
+from gantry.agents.dqn import DQN, DQNConfig, best_value, duel, duel_gradient, value_loss
 from gantry.agents.parts.spaces import Spaces
 from gantry.errors import GantryError
 
@@ -25,16 +25,24 @@ def test_value_loss_by_hand_and_its_gradient_is_the_clipped_error():
     weights = torch.tensor([1.0, 0.5, 1.0, 1.0, 1.0, 0.25, 1.0])
     for given, weight in ((None, torch.ones(7)), (weights, weights)):
         value = (target + error).requires_grad_()
-        loss = value_loss(value, target, given)
-        losses = torch.where(error.abs() <= 1.0, 0.5 * error.square(), error.abs() - 0.5)
+        loss, gradient = value_loss(value, target, given)
+        losses = torch.nn.functional.huber_loss(value, target, reduction="none")
+        torch.testing.assert_close(losses, torch.where(error.abs() <= 1.0, 0.5 * error.square(), error.abs() - 0.5))
         torch.testing.assert_close(loss, (losses * weight).mean())
-        loss.backward()
-        torch.testing.assert_close(value.grad, error.clamp(-1.0, 1.0) * weight / 7)
+        torch.testing.assert_close(gradient, error.clamp(-1.0, 1.0) * weight / 7)
+        torch.testing.assert_close(gradient, torch.autograd.grad((losses * weight).mean(), value)[0])
 
 
 def test_dueling_values_by_hand():
     outputs = torch.tensor([[10.0, 1.0, 2.0, 6.0]])
     torch.testing.assert_close(duel(outputs), torch.tensor([[8.0, 9.0, 13.0]]))
+
+
+def test_duel_gradient_matches_autograd():
+    outputs = torch.randn(5, 4, generator=generator(), requires_grad=True)
+    gradient = torch.randn(5, 3, generator=generator(1))
+    (expected,) = torch.autograd.grad(duel(outputs), outputs, gradient)
+    torch.testing.assert_close(duel_gradient(gradient), expected)
 
 
 def test_double_q_learning_by_hand():

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from gantry.agents.parts.checkpoint import Checkpoint
 from gantry.agents.parts.exploration import Exploration, make_noise
 from gantry.agents.parts.hindsight import Hindsight, check_goals, find_compute_reward, make_goals_relative
-from gantry.agents.parts.networks import MLP, Activation
+from gantry.agents.parts.networks import MLP, Activation, Pass
 from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.replay import Minibatch, ReplayBuffer
@@ -145,33 +145,36 @@ class TD3Config(DDPGConfig):
     """Learn two critics and use the lower target, delay the actor, and smooth the target's actions."""
 
 
-def critic_loss(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return the mean squared error, () (the paper's equation 4), of values (B,) against targets (B,)."""
-    return (value - target).square().mean()
+def critic_loss(value: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean squared error, () (the paper's equation 4), of values (B,) against targets (B,).
+
+    Also ∂loss/∂value, (B,).
+    """
+    error = value - target
+    return error.square().mean(), error * (2.0 / len(error))
 
 
 def action_gradient(critic: MLP, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
     """Return ∇a Q(s, a), (B, A), of a critic at observations (B, d) and actions (B, A)."""
-    action = action.detach().requires_grad_()
-    values = critic(torch.cat([observation, action], 1))
-    return torch.autograd.grad(values.sum(), action)[0]
+    run = Pass(critic, torch.cat([observation, action], 1))
+    return run.input_gradient(torch.ones_like(run.outputs))[:, observation.shape[1] :]
 
 
-def actor_loss(before_tanh: torch.Tensor, gradient: torch.Tensor, saturation_penalty: float) -> torch.Tensor:
-    """Return a loss, (), whose gradient is the deterministic policy gradient, negated (the paper's equation 6).
+def actor_gradient(before_tanh: torch.Tensor, gradient: torch.Tensor, saturation_penalty: float) -> torch.Tensor:
+    """Return ∂loss/∂z, (B, A): the deterministic policy gradient, negated (the paper's equation 6), and the penalty's.
 
-    -mean ∇a Q(s, μ(s)) · μ(s) with ∇a Q taken as a constant, and the penalty c m mean |z|², where m is the mean of
-    |∇a Q|: so it weighs the same at every scale of Q.
+    The loss is -mean Q(s, μ(s)) + c m mean |z|² with μ(s) = tanh(z). Here m is the mean of |∇a Q|, taken as a constant:
+    so the penalty weighs the same at every scale of Q.
 
     Args:
-        before_tanh: (B, A) z, the actor's outputs; μ(s) = tanh(z).
+        before_tanh: (B, A) z, the actor's outputs.
         gradient: (B, A) ∇a Q(s, a) at a = μ(s).
         saturation_penalty: c.
     """
-    loss = -(gradient * before_tanh.tanh()).sum(1).mean()
+    total = (before_tanh.tanh().square() - 1.0) * gradient
     if saturation_penalty:
-        loss = loss + saturation_penalty * gradient.abs().mean() * before_tanh.square().sum(1).mean()
-    return loss
+        total += before_tanh * (2.0 * saturation_penalty) * gradient.abs().mean()
+    return total / len(before_tanh)
 
 
 def smoothed(action: torch.Tensor, noise: torch.Tensor, clip: float) -> torch.Tensor:
@@ -387,9 +390,11 @@ class DDPG:
         target = self.targets(batch)
         metrics = []
         for critic, optimizer in zip(self.critics, self.critic_optimizers, strict=True):
-            value = critic(batch.observation_action).squeeze(1)
-            loss = descend(critic_loss(value, target), optimizer, rate, config.max_gradient_norm)
-            metrics.append((loss, value.detach().mean().item()))
+            run = Pass(critic, batch.observation_action)
+            value = run.outputs.squeeze(1)
+            loss, value_gradient = critic_loss(value, target)
+            gradient = run.gradient(value_gradient[:, None])
+            metrics.append((descend(loss, optimizer, rate, config.max_gradient_norm, gradient), value.mean().item()))
         losses, values = zip(*metrics, strict=True)
         return sum(losses) / len(losses), sum(values) / len(values)
 
@@ -411,10 +416,11 @@ class DDPG:
         """Take a step with the actor up the gradient of the critic as it was before its own step."""
         config, rate = self.config, self._decayed(self.config.actor_learning_rate, progress)
         with torch_threads(config.torch_threads):  # PyTorch counts them by calling thread
-            before_tanh = self.actor(observation)
-            gradient = action_gradient(self._climbed, observation, before_tanh.tanh())
-            loss = actor_loss(before_tanh, gradient, config.saturation_penalty)
-            descend(loss, self.actor_optimizer, rate, config.max_gradient_norm)
+            run = Pass(self.actor, observation)
+            slope = action_gradient(self._climbed, observation, run.outputs.tanh())
+            output_gradient = actor_gradient(run.outputs, slope, config.saturation_penalty)
+            gradient = run.gradient(output_gradient)
+            descend(output_gradient.sum(), self.actor_optimizer, rate, config.max_gradient_norm, gradient)
 
     def _noise_scale(self, progress: float) -> float:
         config = self.config

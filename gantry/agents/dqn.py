@@ -19,7 +19,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Checkpoint
-from gantry.agents.parts.networks import MLP, Activation
+from gantry.agents.parts.networks import MLP, Activation, Pass
 from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.priorities import Priorities
@@ -121,22 +121,35 @@ def duel(outputs: torch.Tensor) -> torch.Tensor:
     return value + advantage - advantage.mean(1, keepdim=True)
 
 
+def duel_gradient(gradient: torch.Tensor) -> torch.Tensor:
+    """Return ∂loss/∂outputs of `duel`, (B, 1 + K), from ∂loss/∂values (B, K)."""
+    return torch.cat([gradient.sum(1, keepdim=True), gradient - gradient.mean(1, keepdim=True)], 1)
+
+
 def best_value(values: torch.Tensor, chooser: torch.Tensor) -> torch.Tensor:
     """Return `values` (B, K) of the actions that `chooser` (B, K) rates best, (B,); in plain DQN both are the same."""
     return values.gather(1, chooser.argmax(1, keepdim=True)).squeeze(1)
 
 
-def value_loss(value: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the mean Huber loss of δ = value - target, (): ½ δ² up to |δ| = 1, |δ| - ½ beyond.
+def value_loss(
+    value: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean Huber loss of δ = value - target, (): ½ δ² up to |δ| = 1, |δ| - ½ beyond; and its gradient.
 
     Args:
         value: (B,) Q(s, a).
         target: (B,).
         weights: (B,) importance weights; None: all 1.
+
+    Returns:
+        The loss, (), and ∂loss/∂value, (B,): δ, clipped to ±1, times its weight over B.
     """
-    if weights is None:
-        return torch.nn.functional.huber_loss(value, target)
-    return (torch.nn.functional.huber_loss(value, target, reduction="none") * weights).mean()
+    error = value - target
+    clipped = error.clamp(-1.0, 1.0)
+    loss, gradient = clipped * (error - 0.5 * clipped), clipped / len(error)
+    if weights is not None:
+        loss, gradient = loss * weights, gradient * weights
+    return loss.mean(), gradient
 
 
 class DQN:
@@ -312,18 +325,20 @@ class DQN:
         batch.change_observations(lambda observations: self.normalizer.apply(observations, observations))
         return batch.to(self.config.device)
 
+    @torch.no_grad()
     def improve(self, batch: Minibatch, progress: float) -> tuple[float, float]:
         """Take one gradient step towards the targets; returns the loss and the mean value."""
         config, network = self.config, self.network
-        with torch.no_grad():
-            next_values = self.q_values(self.target_network, batch.next_observation)
-            chooser = self.q_values(network, batch.next_observation) if config.double else next_values
-            target = td_target(batch.reward, batch.discount, best_value(next_values, chooser))
-        value = self.q_values(network, batch.observation).gather(1, batch.action.to(torch.int64)).squeeze(1)
-        loss = value_loss(value, target, batch.weights)
-        learning_rate = self._learning_rate(progress)
-        mean_loss = descend(loss, self.optimizer, learning_rate, config.max_gradient_norm)
-        value = value.detach()
+        next_values = self.q_values(self.target_network, batch.next_observation)
+        chooser = self.q_values(network, batch.next_observation) if config.double else next_values
+        target = td_target(batch.reward, batch.discount, best_value(next_values, chooser))
+        run, action = Pass(network, batch.observation), batch.action.to(torch.int64)
+        values = duel(run.outputs) if config.dueling else run.outputs
+        value = values.gather(1, action).squeeze(1)
+        loss, value_gradient = value_loss(value, target, batch.weights)
+        gradient = torch.zeros_like(values).scatter_(1, action, value_gradient[:, None])
+        gradient = run.gradient(duel_gradient(gradient) if config.dueling else gradient)
+        mean_loss = descend(loss, self.optimizer, self._learning_rate(progress), config.max_gradient_norm, gradient)
         if self.priorities is not None:
             self.priorities.update(batch.indices, value - target)
         self._gradient_steps.count += 1

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Checkpoint, Tensors
 from gantry.agents.parts.distributions import squashed_log_prob
-from gantry.agents.parts.networks import MLP, Activation
+from gantry.agents.parts.networks import MLP, Activation, Pass
 from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.replay import Minibatch, ReplayBuffer
@@ -130,9 +130,13 @@ def sample_action(outputs: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Ten
     return latent.tanh(), squashed_log_prob(mean, log_std, latent)
 
 
-def critic_loss(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return half the mean squared error, () (the paper's equation 5), of values (B,) against targets (B,)."""
-    return 0.5 * (value - target).square().mean()
+def critic_loss(value: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return half the mean squared error, () (the paper's equation 5), of values (B,) against targets (B,).
+
+    Also ∂loss/∂value, (B,).
+    """
+    error = value - target
+    return 0.5 * error.square().mean(), error / len(error)
 
 
 def actor_loss(value: torch.Tensor, log_prob: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
@@ -381,9 +385,12 @@ class SAC:
         target = self.targets(batch, next_noise, temperature)
         losses, values = 0.0, 0.0
         for critic, optimizer in zip(self.critics, self.critic_optimizers, strict=True):
-            value = critic(batch.observation_action).squeeze(1)
-            losses += descend(critic_loss(value, target), optimizer, rate, config.max_gradient_norm)
-            values += value.detach().mean().item()
+            run = Pass(critic, batch.observation_action)
+            value = run.outputs.squeeze(1)
+            loss, value_gradient = critic_loss(value, target)
+            gradient = run.gradient(value_gradient[:, None])
+            losses += descend(loss, optimizer, rate, config.max_gradient_norm, gradient)
+            values += value.mean().item()
         return losses / 2.0, values / 2.0
 
     @torch.no_grad()

@@ -2,7 +2,8 @@
 
 One vector makes optimizer steps, clipping and snapshots single operations, and lets evolution strategies search the
 same network. Both passes of two 64 × 64 networks take three fifths of the time of PyTorch's layers on a CPU (see
-docs/ppo.md). The network is one node of automatic differentiation, so any loss may be built on top.
+docs/ppo.md). The network is one node of automatic differentiation, so any loss may be built on top; `Pass` goes without
+the graph where a loss says its derivative itself.
 """
 
 import itertools
@@ -55,7 +56,7 @@ class MLP:
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return outputs (B, sizes[-1]) of `inputs` (B, sizes[0])."""
         if torch.is_grad_enabled():
-            outputs: torch.Tensor = _Pass.apply(inputs, self.vector, self)
+            outputs: torch.Tensor = _Node.apply(inputs, self.vector, self)
             return outputs
         workspace = self.take_workspace(len(inputs))
         outputs = self.forward(inputs, workspace)
@@ -100,7 +101,8 @@ class MLP:
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:  # fmt: skip
         """Return ∂loss/∂inputs (B, sizes[0]) and ∂loss/∂vector (P,), or None where not needed.
 
-        `workspace` is as `forward` left it; `output_gradient` is ∂loss/∂outputs (B, sizes[-1]).
+        `workspace` is as `forward` left it; `output_gradient` is ∂loss/∂outputs (B, sizes[-1]). The next call writes
+        over ∂loss/∂vector.
         """
         half = len(workspace) // 2
         hidden, gradient = [inputs, *workspace[:half]], output_gradient
@@ -112,7 +114,7 @@ class MLP:
                 gradient = torch.mm(gradient, self.weights[index].t(), out=workspace[half + index - 1])
                 self._through_activation(gradient, hidden[index])
         input_gradient = torch.mm(gradient, self.weights[0].t()) if need_inputs else None
-        return input_gradient, self._gradient.clone() if need_vector else None
+        return input_gradient, self._gradient if need_vector else None
 
     def _through_activation(self, gradient: torch.Tensor, outputs: torch.Tensor) -> None:
         """Turn ∂loss/∂a(z) into ∂loss/∂z, in place, given a(z)."""
@@ -136,7 +138,36 @@ class MLP:
             bias.copy_(tensors[f"{index}.bias"])
 
 
-class _Pass(torch.autograd.Function):
+class Pass:
+    """One evaluation of a network, and the way back through it by the chain rule, without a graph.
+
+    For losses that say their derivative with respect to the outputs: a graph takes some 80 µs more, and with it DDPG
+    learns a fifth slower (docs/measurements/ddpg.md).
+
+    Attributes:
+        outputs: (B, sizes[-1]) of the inputs (B, sizes[0]).
+    """
+
+    def __init__(self, network: MLP, inputs: torch.Tensor) -> None:
+        self._network, self._inputs, self._workspace = network, inputs, network.take_workspace(len(inputs))
+        self.outputs = network.forward(inputs, self._workspace)
+
+    def gradient(self, output_gradient: torch.Tensor) -> torch.Tensor:
+        """Return ∂loss/∂vector (P,) from ∂loss/∂outputs (B, sizes[-1]), and end the pass; the next pass reuses it."""
+        _, gradient = self._network.backward(self._inputs, self._workspace, output_gradient, False, True)
+        self._network.return_workspace(self._workspace)
+        assert gradient is not None
+        return gradient
+
+    def input_gradient(self, output_gradient: torch.Tensor) -> torch.Tensor:
+        """Return ∂loss/∂inputs (B, sizes[0]) from ∂loss/∂outputs (B, sizes[-1]), and end the pass."""
+        gradient, _ = self._network.backward(self._inputs, self._workspace, output_gradient, True, False)
+        self._network.return_workspace(self._workspace)
+        assert gradient is not None
+        return gradient
+
+
+class _Node(torch.autograd.Function):
     """The whole network as one node of automatic differentiation."""
 
     @staticmethod
@@ -151,10 +182,10 @@ class _Pass(torch.autograd.Function):
         (inputs,) = ctx.saved_tensors
         if ctx.workspace is None:
             raise RuntimeError("a network's pass can be gone back through only once")
-        gradients = ctx.network.backward(inputs, ctx.workspace, output_gradient, *ctx.needs_input_grad[:2])
+        by_inputs, by_vector = ctx.network.backward(inputs, ctx.workspace, output_gradient, *ctx.needs_input_grad[:2])
         ctx.network.return_workspace(ctx.workspace)
         ctx.workspace = None
-        return *gradients, None
+        return by_inputs, None if by_vector is None else by_vector.clone(), None
 
 
 def layer_shapes(sizes: Sequence[int]) -> dict[str, tuple[int, ...]]:

@@ -19,25 +19,25 @@ class Optimizer(Protocol):
         """Move the parameters by one step, with the gradients multiplied by `scale` (clipping)."""
 
 
-def gradients_and_norm(loss: torch.Tensor, parameters: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], float]:
-    """Return ∂loss/∂parameters, and their joint Euclidean norm."""
-    gradients = list(torch.autograd.grad(loss, list(parameters)))
-    return gradients, math.hypot(*(float(torch.linalg.vector_norm(gradient)) for gradient in gradients))
+def joint_norm(gradients: Sequence[torch.Tensor]) -> float:
+    """Return the Euclidean norm of all gradients together."""
+    return math.hypot(*(float(torch.linalg.vector_norm(gradient)) for gradient in gradients))
 
 
 def descend(
-    loss: torch.Tensor, optimizer: Optimizer, learning_rate: float, max_gradient_norm: float | None = None
-) -> float:
+    loss: torch.Tensor, optimizer: Optimizer, learning_rate: float, max_gradient_norm: float | None = None,
+    gradient: torch.Tensor | None = None,
+) -> float:  # fmt: skip
     """Take one optimizer step down the gradient of `loss` (), with its norm clipped to a maximum; returns the loss.
 
-    Raises GantryError where the loss, or the norm of a gradient that may be clipped, is NaN or infinite.
+    The gradient of a network's `Pass` may be given; else the loss is differentiated. Raises GantryError where the loss,
+    or the norm of a gradient that may be clipped, is NaN or infinite.
     """
     value, scale = loss.item(), 1.0
     require_finite(value)
-    if max_gradient_norm is None:
-        gradients = list(torch.autograd.grad(loss, optimizer.parameters))
-    else:
-        gradients, norm = gradients_and_norm(loss, optimizer.parameters)
+    gradients = list(torch.autograd.grad(loss, optimizer.parameters)) if gradient is None else [gradient]
+    if max_gradient_norm is not None:
+        norm = joint_norm(gradients)
         require_finite(norm)
         scale = min(1.0, max_gradient_norm / (norm + 1e-8))
     optimizer.step(gradients, learning_rate, scale)
