@@ -146,6 +146,6 @@ class TrainingEvaluator:
             config: Any = agent.config
             spaces = Spaces(agent.env.single_observation_space, agent.env.single_action_space, config.num_envs)
             self._copy = agent_class(agent.name)(spaces, config)
-            self._copy.env_id = agent.env_id
+            self._copy.stepper.env_id = agent.stepper.env_id
         self._copy.checkpoint.load_policy_state(agent.checkpoint.policy_state(), "the policy")
         return self._copy
