@@ -571,7 +571,7 @@ def test_planner_run_is_trained_filmed_and_plotted(tmp_path):
 
 def test_plan_returns_compare_predicted_with_achieved_over_the_horizon():
     predictions = [None, *(PlanPrediction(value, 3) for value in (5.0, 5.0, 6.0, 6.0, 7.0))]
-    returns = plan_returns(predictions, [32.0, 1.0, 2.0, 4.0, 8.0, 16.0])
+    returns = list(plan_returns(predictions, [32.0, 1.0, 2.0, 4.0, 8.0, 16.0]))
     assert returns == [
         None,
         PlanReturns(5.0, 7.0),

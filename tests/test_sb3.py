@@ -19,7 +19,8 @@ BALANCE = "gantry/CartPoleBalance-v0"
 def test_every_step_equals_sb3s_dummy_vector_environment_of_single_ones():
     """Observations, rewards, ends, and the infos of ended episodes, over autoresets."""
     limit = 7
-    ours = make_sb3(BALANCE, 3, seed=5, max_episode_steps=limit)
+    ours = make_sb3(BALANCE, 3, max_episode_steps=limit)
+    ours.seed(5)
     theirs = DummyVecEnv([lambda: gymnasium.make(BALANCE, max_episode_steps=limit)] * 3)
     theirs.seed(5)
     np.testing.assert_array_equal(ours.reset(), theirs.reset())

@@ -26,7 +26,7 @@ from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces, check_
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
-from gantry.agents.parts.vector_stepper import VectorStepper
+from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
 from gantry.types import Array, Observation
 
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -121,7 +121,7 @@ class A2C:
         env: any vector environment (or its spaces alone, for a policy that only acts).
         config: settings.
         seed: of initial weights and exploration; no global random state is used or changed.
-        env_seed: of the environment's first reset; None takes `seed`.
+        env_seed: of the environment's first reset; None derives it from `seed`.
 
     Attributes:
         policy: the actor with all that acting needs.
@@ -150,7 +150,7 @@ class A2C:
             like_pytorch = config.optimizer == "rmsprop-pytorch"
             self.optimizer = RMSprop(learned, config.rmsprop_decay, config.optimizer_epsilon, like_pytorch)
         self.return_normalizer = ReturnNormalizer(env.num_envs, config.gamma, config.normalize_return)
-        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed, config.stagger_first_episodes)
+        self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed), config.stagger_first_episodes)
         self.rollouts = RolloutCollector(self.stepper, self.policy, config.rollout_steps, self._random)
         networks.pop("actor", None)  # the policy's own
         self.checkpoint = Checkpoint(

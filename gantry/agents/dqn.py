@@ -30,7 +30,7 @@ from gantry.agents.parts.td_targets import Counter, hard_update, polyak_update, 
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, Update, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
-from gantry.agents.parts.vector_stepper import VectorStepper
+from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
 from gantry.errors import GantryError
 from gantry.types import Array, Observation
 
@@ -159,7 +159,7 @@ class DQN:
         env: any vector environment with Discrete actions (or its spaces alone, for a policy that only acts).
         config: settings.
         seed: of initial weights, exploration and sampling; no global random state is used or changed.
-        env_seed: of the environment's first reset; None takes `seed`.
+        env_seed: of the environment's first reset; None derives it from `seed`.
 
     Attributes:
         network: from observations (B, d), normalized if so set, to action values, or what `duel` takes.
@@ -193,7 +193,7 @@ class DQN:
             self.target_network = MLP(sizes, config.activation, 0.01, self._random, config.device)
         self.reset_targets()
         self.optimizer = Adam([self.network.vector])
-        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed, config.stagger_first_episodes)
+        self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed), config.stagger_first_episodes)
         self.buffer = ReplayBuffer(config.buffer_size, env.num_envs, size, 1, config.gamma, config.n_step)
         transitions = self.buffer.slots * env.num_envs
         self.priorities = Priorities(transitions, config.priority_exponent) if config.prioritized else None

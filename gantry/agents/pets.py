@@ -34,7 +34,7 @@ from gantry.agents.parts.spaces import ActionMap, Box, ObservationMap, Spaces, c
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between
-from gantry.agents.parts.vector_stepper import VectorStepper
+from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
 from gantry.errors import GantryError
 from gantry.types import Array, Observation, Space
 
@@ -107,7 +107,7 @@ class PETS:
         env: any vector environment (or its spaces alone, for a planner that only acts).
         config: settings.
         seed: of initial weights, exploration and plan search; no global random state is used or changed.
-        env_seed: of the environment's first reset; None takes `seed`.
+        env_seed: of the environment's first reset; None derives it from `seed`.
 
     Attributes:
         dynamics: dynamics model; None if the simulator is the model.
@@ -160,7 +160,7 @@ class PETS:
         if isinstance(env, VectorEnv):
             self.mpc.begin(env)
             self.collector.begin(env)
-        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed)
+        self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed))
         self.dataset = TransitionDataset(size, action_size)
         self._pending = PendingTransitions(env.num_envs, size)
         self.accuracy: list[ModelAccuracy] = []

@@ -32,7 +32,7 @@ from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces, check_
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_network, require_positive
-from gantry.agents.parts.vector_stepper import VectorStepper
+from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
 from gantry.errors import GantryError
 from gantry.types import Array, Observation
 
@@ -274,7 +274,7 @@ class PolicySearch:
         env: any vector environment (or its spaces alone, for a policy that only acts).
         config: settings; their class chooses the method.
         seed: of initial weights and samples; no global random state is used or changed.
-        env_seed: of the environment's first reset; None takes `seed`.
+        env_seed: of the environment's first reset; None derives it from `seed`.
 
     Attributes:
         name: the agent's id, `cem` or `nes`.
@@ -297,7 +297,7 @@ class PolicySearch:
         self.policy = DeterministicPolicy(env, config, self._random)
         self.optimizer = self.config.optimizer()
         self.search = SearchState(self.optimizer.begin(self.policy.network.vector.detach().clone()))
-        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed)
+        self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed))
         self.checkpoint = Checkpoint(
             {"policy": self.policy}, {"search": self.search, "stepper": self.stepper, "random": self._random}
         )

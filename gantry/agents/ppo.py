@@ -30,7 +30,7 @@ from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
-from gantry.agents.parts.vector_stepper import VectorStepper
+from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
 from gantry.types import Array, Observation
 
 
@@ -147,7 +147,7 @@ class PPO:
         env: any vector environment (or its spaces alone, for a policy that only acts).
         config: settings.
         seed: of initial weights, exploration and shuffling; no global random state is used or changed.
-        env_seed: of the environment's first reset; None takes `seed`.
+        env_seed: of the environment's first reset; None derives it from `seed`.
 
     Attributes:
         policy: the actor with all that acting needs.
@@ -172,7 +172,7 @@ class PPO:
             self.critic = MLP(sizes, config.activation, 1.0, self._random, config.device)
         self.actor_optimizer, self.critic_optimizer = Adam(self.policy.parameters), Adam([self.critic.vector])
         self.return_normalizer = ReturnNormalizer(env.num_envs, config.gamma, config.normalize_return)
-        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed, config.stagger_first_episodes)
+        self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed), config.stagger_first_episodes)
         self.rollouts = RolloutCollector(self.stepper, self.policy, config.rollout_steps, self._random)
         self.checkpoint = Checkpoint(
             policy={"policy": self.policy, "critic": self.critic, "return_moments": self.return_normalizer.moments},

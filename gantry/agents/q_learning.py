@@ -31,7 +31,7 @@ from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
 from gantry.agents.parts.spaces import MOST_CATEGORIES, ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between
-from gantry.agents.parts.vector_stepper import Transition, VectorStepper
+from gantry.agents.parts.vector_stepper import Transition, VectorStepper, reset_seed
 from gantry.errors import GantryError
 from gantry.types import Array, Observation, Space
 
@@ -253,7 +253,7 @@ class QLearning:
         env: any vector environment (or its spaces alone, for a policy that only acts).
         config: settings.
         seed: of exploration and replay; no global random state is used or changed.
-        env_seed: of the environment's first reset; None takes `seed`.
+        env_seed: of the environment's first reset; None derives it from `seed`.
 
     Attributes:
         q: the tables, with all that acting needs.
@@ -278,7 +278,7 @@ class QLearning:
         tables = 2 if config.rule == "double" else 1
         self.q = QTables((tables, states, actions), config.initial_value, config.epsilon_start)
         self._next = NextActions(env.num_envs)
-        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed)
+        self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed))
         trainer: dict[str, Part | torch.Generator] = {
             "next": self._next, "stepper": self.stepper, "random": self._random, "acting_random": self._acting_random,
         }  # fmt: skip

@@ -27,7 +27,7 @@ from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
-from gantry.agents.parts.vector_stepper import VectorStepper
+from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
 from gantry.types import Array, Observation
 
 Baseline = Literal["none", "mean", "value"]
@@ -178,7 +178,7 @@ class Reinforce:
         env: any vector environment (or its spaces alone, for a policy that only acts).
         config: settings.
         seed: of initial weights, exploration and shuffling; no global random state is used or changed.
-        env_seed: of the environment's first reset; None takes `seed`.
+        env_seed: of the environment's first reset; None derives it from `seed`.
 
     Attributes:
         policy: the actor with all that acting needs.
@@ -209,7 +209,7 @@ class Reinforce:
                 self.critic = MLP(sizes, config.activation, 1.0, self._random, config.device)
         self.optimizer = Adam(self.policy.parameters)
         self.return_normalizer = ReturnNormalizer(env.num_envs, config.gamma, config.normalize_return)
-        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed)
+        self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed))
         self._rollouts = RolloutCollector(self.stepper, self.policy, BLOCK, self._random)
         learned, trained = {}, {}
         if self.critic is not None:

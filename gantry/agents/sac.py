@@ -33,7 +33,7 @@ from gantry.agents.parts.td_targets import Counter, hard_update, polyak_update, 
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, Update, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
-from gantry.agents.parts.vector_stepper import VectorStepper
+from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
 from gantry.errors import GantryError
 from gantry.types import Array, Observation
 
@@ -189,7 +189,7 @@ class SAC:
         env: any vector environment with bounded Box actions (or its spaces alone, for a policy that only acts).
         config: settings.
         seed: of initial weights, exploration and sampling; no global random state is used or changed.
-        env_seed: of the environment's first reset; None takes `seed`.
+        env_seed: of the environment's first reset; None derives it from `seed`.
 
     Attributes:
         actor: from observations (B, d), as the networks see them, to mean and log std before the tanh (B, 2 A).
@@ -241,7 +241,7 @@ class SAC:
         self.actor_optimizer = Adam([self.actor.vector])
         self.critic_optimizers = [Adam([critic.vector]) for critic in self.critics]
         self.temperature_optimizer = Adam([self.temperature.log])
-        self.stepper = VectorStepper(env, seed if env_seed is None else env_seed, config.stagger_first_episodes)
+        self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed), config.stagger_first_episodes)
         self.buffer = ReplayBuffer(config.buffer_size, env.num_envs, size, action_size, config.gamma, config.n_step)
         self._vector_steps = Counter()
         self.checkpoint = Checkpoint(

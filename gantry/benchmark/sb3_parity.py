@@ -200,7 +200,9 @@ def _ours(contest: Contest, env_id: str, seed: int) -> tuple[float, float]:
     torch.set_num_threads(1)
     kind = agent_class(contest.agent)
     env = open_env(env_id, contest.config.num_envs)
-    agent = kind(env, contest.config, seed=seed, env_seed=environment_seed("training", seed, contest.config.num_envs))
+    agent = kind(
+        env, contest.config, seed=seed, env_seed=environment_seed("training", seed, contest.config.num_envs, env_id)
+    )
     begun = time.perf_counter()
     agent.learn(contest.steps)
     taken = time.perf_counter() - begun
@@ -220,7 +222,7 @@ def _theirs(contest: Contest, env_id: str, seed: int) -> tuple[float, float]:
         raise GantryError("this benchmark needs stable-baselines3: pip install 'gantry-rl[baselines]'") from error
     torch.set_num_threads(1)
     env = make_vec_env(
-        env_id, contest.config.num_envs, seed=environment_seed("training", seed, contest.config.num_envs)
+        env_id, contest.config.num_envs, seed=environment_seed("training", seed, contest.config.num_envs, env_id)
     )
     settings = dict(contest.theirs)
     ours = contest.config

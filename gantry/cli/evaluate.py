@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from rich.markup import escape
 from rich.table import Table
 
 from gantry.cli.options import env_options
@@ -17,7 +18,8 @@ from gantry.runs.folder import Run
 class EvaluateArguments:
     """Score a trained run on episodes it never saw.
 
-    The policy acts deterministically; the episodes' seeds are from a range that training never uses. Examples:
+    The policy acts deterministically; the episodes' seeds are from a range that training never uses. With the same seed
+    `gantry record` films the same episodes. Examples:
 
       gantry evaluate runs/CartPoleSwingUp-v0-ppo-seed0
 
@@ -32,10 +34,18 @@ class EvaluateArguments:
     """Number of episodes, each with a seed of its own."""
     seed: int = 0
     """Block of evaluation seeds."""
+    env: tuple[str, ...] = ()
+    """Options of the environment in place of those of the training, name=value."""
     randomize: str | None = None
     """Physics in place of those of the training: "cart_mass=0.5..2.0,motor_delay=0..2"."""
     disturb: Literal["pushes", "balls"] | None = None
     """Push the robot at random times, or throw balls at it."""
+    stochastic: bool = False
+    """Let the policy act as it explores, not deterministically."""
+    num_envs: int | None = None
+    """Environments open at once; by default all for Gantry's tasks, and as many as in training for others."""
+    max_steps: int | None = None
+    """Steps after which an episode is cut; by default 10,000, or the environment's own limit where that is longer."""
     json: bool = False
     """End with one line of JSON on standard output; everything else goes to standard error."""
 
@@ -48,8 +58,17 @@ def main(words: Sequence[str]) -> None:
     from gantry.runs.evaluate import evaluate_agent
 
     agent = load_agent(Run(arguments.run).policy_folder(arguments.policy))
-    options = {**config.env_options, **env_options((), arguments.randomize, arguments.disturb)}
-    result = evaluate_agent(agent, config.env_id, arguments.episodes, arguments.seed, options)
+    options = {**config.env_options, **env_options(arguments.env, arguments.randomize, arguments.disturb)}
+    result = evaluate_agent(
+        agent,
+        config.env_id,
+        arguments.episodes,
+        arguments.seed,
+        options,
+        num_envs=arguments.num_envs,
+        max_steps=arguments.max_steps,
+        deterministic=not arguments.stochastic,
+    )
     low, high = result.score_ci95
     table = Table(title=f"{config.agent} in {config.env_id}, {result.episodes} episodes", title_justify="left")
     table.add_column("metric")
@@ -61,10 +80,12 @@ def main(words: Sequence[str]) -> None:
         table.add_row("success", f"{result.success:.1%}")
     table.add_row("return, mean", f"{result.return_mean:.2f}")
     table.add_row("episode length, mean", f"{result.length_mean:.1f} steps")
+    if result.cut:
+        table.add_row("cut by the cap on steps", f"{result.cut} of {result.episodes} episodes")
     for name, value in result.terms.items():
-        table.add_row(f"reward term {name}", f"{value:.3f}")
+        table.add_row(f"reward term {escape(name)}", f"{value:.3f}")
     for name, value in result.metrics.items():
-        table.add_row(f"{name.replace('_', ' ')} at the end", f"{value:.3f}")
+        table.add_row(f"{escape(name.replace('_', ' '))} at the end", f"{value:.3f}")
     console(arguments.json).print(table)
     if arguments.json:
         print_json({"run": str(arguments.run), **result.to_json()})

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from gantry.cli.options import env_options
 from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError
+from gantry.runs.environments import short_name
 from gantry.runs.folder import Run
 
 
@@ -18,8 +19,9 @@ from gantry.runs.folder import Run
 class RecordArguments:
     """Film a trained run, without a screen.
 
-    Draws with EGL, else OSMesa, else a ray caster that needs no graphics library, and says which. The film shows the
-    episodes that `gantry evaluate` scores with the same seed. Examples:
+    Draws MuJoCo models, Gantry's and others', with EGL, else OSMesa, else a ray caster that needs no graphics library,
+    and says which; any other environment draws itself. The film shows the episodes that `gantry evaluate` scores with
+    the same seed. Examples:
 
       gantry record runs/CartPoleSwingUp-v0-ppo-seed0
 
@@ -36,8 +38,8 @@ class RecordArguments:
     """Block of evaluation seeds."""
     camera: str | None = None
     """The model's camera, by name or number; by default its first."""
-    size: tuple[int, int] = (480, 360)
-    """Width and height (pixels)."""
+    size: tuple[int, int] | None = None
+    """Width and height (pixels); by default 480 360, or as an environment draws itself."""
     speed: float = 1.0
     """Playback speed, as a multiple of real time."""
     overlay: bool = True
@@ -46,6 +48,10 @@ class RecordArguments:
     """The film's format; by default that of --out's name, else mp4."""
     renderer: Literal["auto", "egl", "osmesa", "raycast"] = "auto"
     """The renderer; `auto` takes the first that works."""
+    max_steps: int | None = None
+    """Steps after which an episode is cut; by default 10,000, or the environment's own limit where that is longer."""
+    env: tuple[str, ...] = ()
+    """Options of the environment in place of those of the training, name=value."""
     randomize: str | None = None
     """Physics in place of those of the training: "cart_mass=0.5..2.0,motor_delay=0..2"."""
     disturb: Literal["pushes", "balls"] | None = None
@@ -60,11 +66,10 @@ def main(words: Sequence[str]) -> None:
     config = Run(arguments.run).read_config()
     from gantry.agents import load_agent
     from gantry.film.record import record
-    from gantry.runs.environments import short_name
 
     screen = console(arguments.json)
     agent = load_agent(arguments.run)
-    options = {**config.env_options, **env_options((), arguments.randomize, arguments.disturb)}
+    options = {**config.env_options, **env_options(arguments.env, arguments.randomize, arguments.disturb)}
     path = film_path(arguments.out, arguments.format, Path("videos") / arguments.run.resolve().name)
     camera = int(arguments.camera) if arguments.camera and arguments.camera.isdecimal() else arguments.camera
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
@@ -74,7 +79,7 @@ def main(words: Sequence[str]) -> None:
             agent,
             config.env_id,
             path,
-            title=short_name(config.env_id).rpartition("-v")[0],
+            title=film_title(config.env_id),
             episodes=arguments.episodes,
             seed=arguments.seed,
             env_options=options,
@@ -83,11 +88,14 @@ def main(words: Sequence[str]) -> None:
             overlay=arguments.overlay,
             backend=arguments.renderer,
             speed=arguments.speed,
+            max_steps=arguments.max_steps,
             progress=lambda done, count: bar.update(task, completed=done, total=count),
         )
     scores = ", ".join(f"{score:.1f}" for score in film.scores)
     summary = f"{film.path}: {film.seconds:.1f} s, {film.frames} frames, score {scores}; drawn by {film.backend}"
     screen.print(summary, soft_wrap=True)
+    if film.cut:
+        screen.print(f"{film.cut} of {len(film.scores)} episodes were cut by the cap on steps")
     if arguments.json:
         print_json(
             {
@@ -96,8 +104,15 @@ def main(words: Sequence[str]) -> None:
                 "seconds": film.seconds,
                 "scores": film.scores,
                 "renderer": film.backend,
+                "cut": film.cut,
             }
         )
+
+
+def film_title(env_id: str) -> str:
+    """Return the environment's name without namespace and version, as the film's panel shows it."""
+    name = short_name(env_id)
+    return name.rpartition("-v")[0] or name
 
 
 def film_path(out: Path | None, kind: str | None, default: Path) -> Path:

@@ -1,10 +1,14 @@
 """How environments are made from an id, Gantry's tasks and any other Gymnasium environment alike."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from gantry.envs.mujoco_log import keep_log_out_of_files, quiet
 from gantry.envs.registry import canonical_id, import_module_of
 from gantry.errors import GantryError, described
 
@@ -19,13 +23,8 @@ def make(env_id: str, **options: Any) -> gymnasium.Env[Any, Any]:
     Raises:
         GantryError: the id is unknown, or the environment cannot be made with these options.
     """
-    name = import_module_of(canonical_id(env_id))
-    try:
-        return gymnasium.make(name, **options)
-    except GantryError:
-        raise
-    except Exception as error:
-        raise _cannot_make(env_id, error) from error
+    with _making(env_id) as spec:
+        return gymnasium.make(spec.id, **options)
 
 
 def make_vec(env_id: str, num_envs: int = 1, **options: Any) -> VectorEnv[Any, Any, Any]:
@@ -42,17 +41,40 @@ def make_vec(env_id: str, num_envs: int = 1, **options: Any) -> VectorEnv[Any, A
     Raises:
         GantryError: the id is unknown, or the environment cannot be made with these options.
     """
+    with _making(env_id) as spec, contextlib.ExitStack() as after_first:
+        if spec.vector_entry_point is not None and not spec.additional_wrappers:
+            return gymnasium.make_vec(spec.id, num_envs, **options)
+
+        def said(env: Any) -> Any:
+            after_first.enter_context(quiet())
+            return env
+
+        vector_kwargs = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        return gymnasium.make_vec(spec.id, num_envs, "sync", vector_kwargs=vector_kwargs, wrappers=[said], **options)
+
+
+@contextlib.contextmanager
+def _making(env_id: str) -> Iterator[EnvSpec]:
+    """Yield what is registered under an id; whatever goes wrong in making it becomes one clear line."""
     name = import_module_of(canonical_id(env_id))
     try:
-        if gymnasium.spec(name).vector_entry_point is not None:
-            return gymnasium.make_vec(name, num_envs, **options)
-        vector_kwargs = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        return gymnasium.make_vec(name, num_envs, "sync", vector_kwargs=vector_kwargs, **options)
+        spec = gymnasium.spec(name)
+        if isinstance(spec.entry_point, str):
+            load_env_creator(spec.entry_point)  # imports MuJoCo, where the environment needs it
+        keep_log_out_of_files()
+        yield spec
     except GantryError:
         raise
-    except Exception as error:
-        raise _cannot_make(env_id, error) from error
+    except (Exception, SystemExit) as error:
+        raise GantryError(f"cannot make the environment {env_id!r}: {described(error)}{remedy(error)}") from error
 
 
-def _cannot_make(env_id: str, error: Exception) -> GantryError:
-    return GantryError(f"cannot make the environment {env_id!r}: {described(error)}")
+def remedy(error: BaseException) -> str:
+    """Return what to do about what an environment raised, as far as the error tells."""
+    if isinstance(error, ImportError | gymnasium.error.DependencyNotInstalled):
+        if "pygame" in str(error):
+            return "; install pygame, which draws it: pip install 'gantry-rl[toy-text]'"
+        return "; install what it needs"
+    if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
+        return "; `gantry info` shows an environment's options"
+    return "; this is an error of the environment's own, or of the options it was given"

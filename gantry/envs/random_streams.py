@@ -9,6 +9,10 @@ import numpy as np
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 """The increment of SplitMix64: 2⁶⁴ divided by the golden ratio, made odd."""
+ENVS_PER_SEED = 2**20
+"""Environments that one seed of a run has room for, in Gantry's simulator."""
+FOREIGN_ENVS_PER_SEED, FOREIGN_SEEDS = 2**12, 2**29
+"""The same in environments that others made, and how many seeds these have in all: some take no large ones."""
 
 
 def mix(x: np.ndarray) -> np.ndarray:
@@ -16,6 +20,16 @@ def mix(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
+
+
+def foreign_block(seed: int, num_envs: int, size: int = FOREIGN_ENVS_PER_SEED) -> int:
+    """Return the first of a seed's environment seeds, below FOREIGN_SEEDS, in environments that others made.
+
+    Blocks hold `size` environments, or as many times twice that as are needed; beyond the last one they repeat.
+    """
+    while size < num_envs:
+        size *= 2
+    return seed * size % FOREIGN_SEEDS
 
 
 class RandomStreams:

@@ -1,13 +1,15 @@
-"""The batched simulator as a stable-baselines3 `VecEnv`, so that its agents train on all environments at once."""
+"""The batched simulator as a stable-baselines3 `VecEnv`: SB3's agents train in all of its environments at once."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from gantry.envs.registry import canonical_id
+from gantry.envs.factory import make
+from gantry.envs.random_streams import ENVS_PER_SEED, foreign_block
+from gantry.envs.registry import canonical_id, is_task
 from gantry.envs.simulator import Simulator, make_simulator
 from gantry.errors import GantryError
 from gantry.types import Infos, Observation
@@ -110,19 +112,24 @@ def _one(observations: Observation, index: np.intp) -> Observation:
     return observations[index]
 
 
-def make_sb3(env_id: str, num_envs: int = 1, seed: int | None = None, **settings: Any) -> SB3VecEnv:
-    """Make the stable-baselines3 `VecEnv` of a registered task.
+def make_sb3(env_id: str, num_envs: int = 1, seed: int | None = None, **settings: Any) -> VecEnv:
+    """Make a stable-baselines3 `VecEnv`: the batched simulator of a task, or copies of any other environment.
 
     Args:
-        env_id: such as `gantry/CartPoleSwingUp-v0`.
+        env_id: such as `gantry/CartPoleSwingUp-v0`, `CartPole-v1` or `module:Env-v0`.
         num_envs: number of environments.
-        seed: seed of the first reset; environment i gets seed + i.
-        settings: of the simulator and of the task.
+        seed: of everything random in the environments; two seeds share no environment's random numbers.
+        settings: of the simulator and of the task, or of the other environment.
 
     Raises:
         GantryError: the id is unknown, or a setting does not fit.
     """
-    env = SB3VecEnv(make_simulator(canonical_id(env_id), num_envs, **settings))
+    canonical = canonical_id(env_id)
+    env: VecEnv
+    if is_task(canonical):
+        env = SB3VecEnv(make_simulator(canonical, num_envs, **settings))
+    else:
+        env = DummyVecEnv([lambda: make(canonical, **settings)] * num_envs)
     if seed is not None:
-        env.seed(seed)
+        env.seed(seed * ENVS_PER_SEED if is_task(canonical) else foreign_block(seed, num_envs))
     return env

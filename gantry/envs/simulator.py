@@ -23,6 +23,7 @@ from gantry.envs.capabilities import Disturbable, GoalConditioned, Randomizable,
 from gantry.envs.disturbances import Disturbance, Kind, add_balls, check_kind
 from gantry.envs.domain_randomization import Physics, Quantity
 from gantry.envs.lookahead import PlanningModel
+from gantry.envs.mujoco_log import keep_log_out_of_files
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.registry import require_task
 from gantry.envs.state import State
@@ -41,14 +42,7 @@ NEVER = 2**62
 """A deadline, in vector steps, that is not reached."""
 
 
-def _keep_log_out_of_files() -> None:
-    """Stop MuJoCo from writing MUJOCO_LOG.TXT into the user's folder; what it warns of, the simulator counts."""
-    config = mujoco.MjLogConfig.get()
-    config.logto_file = False
-    config.set()
-
-
-_keep_log_out_of_files()
+keep_log_out_of_files()  # what MuJoCo warns of, the simulator counts
 
 
 class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):

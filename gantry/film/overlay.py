@@ -134,8 +134,7 @@ def draw_overlay(frame: np.ndarray, state: OverlayState) -> np.ndarray:
         _draw_bars(draw, layout, (column, margin, terms_width, inner_height), bars, _TERM, None)
         column += terms_width + gap
     if action is not None:
-        low = np.broadcast_to(np.asarray(state.low, np.float64).ravel(), action.shape)
-        high = np.broadcast_to(np.asarray(state.high, np.float64).ravel(), action.shape)
+        low, high = (_bound(bound, action.shape, sign) for bound, sign in ((state.low, -1.0), (state.high, 1.0)))
         span = np.where(high > low, high - low, 1.0)
         filled = np.clip((np.nan_to_num(action) - low) / span, 0.0, 1.0)
         zeros = np.clip(-low / span, 0.0, 1.0)
@@ -146,6 +145,12 @@ def draw_overlay(frame: np.ndarray, state: OverlayState) -> np.ndarray:
         _draw_bars(draw, layout, (column, margin, actions_width, inner_height), bars, _ACTION, _ZERO)
     region[:] = np.asarray(image)
     return result
+
+
+def _bound(bound: np.ndarray | float, shape: tuple[int, ...], otherwise: float) -> np.ndarray:
+    """Return a bound of the actions' bars; `otherwise` where there is none, which some spaces say by huge numbers."""
+    numbers = np.broadcast_to(np.asarray(bound, np.float64).ravel(), shape)
+    return np.where(np.abs(numbers) < np.finfo(np.float32).max, numbers, otherwise)
 
 
 def _draw_words(draw: ImageDraw.ImageDraw, layout: _Layout, width: int, state: OverlayState) -> None:

@@ -1,7 +1,8 @@
 """Draw a planner's model rollouts as lines in the scene, and compare predicted with achieved returns."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,23 +68,25 @@ def plan_markers(
     return [Marker(path, color, extent * 1e-3 * width) for path, color, width in groups]
 
 
-def plan_returns(predictions: Sequence[PlanPrediction | None], rewards: Sequence[float]) -> list[PlanReturns | None]:
-    """Return, for each control step of an episode, the predicted and the achieved return of the plan in use.
+def plan_returns(
+    predictions: Iterable[PlanPrediction | None], rewards: Iterable[float]
+) -> Iterator[PlanReturns | None]:
+    """Yield, for each control step of an episode, the predicted and the achieved return of the plan in use.
 
     A plan that is in use for several steps is compared from its first step on.
 
     Args:
         predictions: of the plan in use at each control step, None without a plan; equal neighbors are one plan.
-        rewards: of the same control steps.
+        rewards: of the same control steps; read no further ahead than the plan's horizon.
     """
-    result: list[PlanReturns | None] = []
-    first = 0
+    coming, known = iter(rewards), list[float]()
+    first, previous = 0, None
     for step, prediction in enumerate(predictions):
-        if prediction != predictions[first]:
-            first = step
+        if prediction != previous:
+            first, previous = step, prediction
+        end = first + (prediction.steps if prediction is not None else 0)
+        known.extend(itertools.islice(coming, max(end, step + 1) - len(known)))
         if prediction is None:
-            result.append(None)
-            continue
-        end = first + prediction.steps
-        result.append(PlanReturns(prediction.value, sum(rewards[first:end]) if end <= len(rewards) else None))
-    return result
+            yield None
+        else:
+            yield PlanReturns(prediction.value, sum(known[first:end]) if end <= len(known) else None)

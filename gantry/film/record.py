@@ -1,34 +1,41 @@
 """Film a policy's episodes on evaluation seeds, with a panel of time, score, reward terms and actions.
 
-An episode is simulated first and rendered afterwards, so filming changes no result; frames stream into the encoder.
+Filming changes no result: an episode in Gantry's simulator is simulated first and rendered afterwards; any other
+environment is drawn while it plays. Frames stream into the encoder.
 """
 
-import bisect
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import gymnasium
 import mujoco
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
+from PIL import Image, ImageOps
 
 from gantry.agents.protocol import ActionValued, Controller, EpisodicActor
 from gantry.envs.capabilities import drawing
-from gantry.envs.rendering import make_renderer
+from gantry.envs.registry import is_task
+from gantry.envs.rendering import Renderer, make_renderer
 from gantry.envs.rendering.scene import Marker
 from gantry.envs.simulator import Simulator
 from gantry.errors import GantryError
 from gantry.film.overlay import OverlayState, draw_overlay
 from gantry.film.plan_overlay import PlanPrediction, plan_markers, plan_recorder, plan_returns
 from gantry.film.video import VideoWriter
-from gantry.runs.environments import find_task, open_env
+from gantry.runs.environments import one_line, open_env
+from gantry.runs.episodes import ROWS, Episode, as_number, as_vector, choose, step_limit
 from gantry.runs.scores import score
 from gantry.runs.seeds import environment_seed
-from gantry.types import Observation, Options
+from gantry.types import Array, Options, Space
 
 FRAMES_PER_SECOND = 30
+SIZE = (480, 360)
+"""Width and height (pixels) where nobody chooses them."""
 MIN_SIDE, MAX_SIDE = 16, 4096
 """Smallest and largest width and height of a film (pixels)."""
 
@@ -44,7 +51,9 @@ class Film:
     scores: list[float]
     """One score per episode."""
     backend: str
-    """The renderer: egl, osmesa, raycast, or the environment's own."""
+    """What drew it: egl, osmesa, raycast, or the environment itself."""
+    cut: int
+    """How many episodes were cut because they reached the cap on steps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,16 +99,18 @@ def record(
     seed: int = 0,
     env_options: Options | None = None,
     camera: str | int | None = None,
-    size: tuple[int, int] = (480, 360),
+    size: tuple[int, int] | None = None,
     overlay: bool = True,
     backend: str = "auto",
     speed: float = 1.0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+    max_steps: int | None = None,
 ) -> Film:
     """Film a policy, one episode after another.
 
-    In Gantry's environments an agent with action values shows them where the task can draw them, and a planner shows
-    its model rollouts and the predicted return of its plan.
+    MuJoCo models are drawn by Gantry's renderers, other packages' too; any other environment draws itself. In Gantry's
+    environments an agent with action values shows them where the task can draw them, and a planner shows its model
+    rollouts.
 
     Args:
         policy: an agent, or any other object with `act`.
@@ -109,75 +120,125 @@ def record(
         episodes: number of episodes.
         seed: block of evaluation seeds; `evaluate` with the same seed scores the same episodes.
         env_options: options of the environment.
-        camera: the model's camera, by name or number; by default the first.
-        size: width and height in pixels.
+        camera: the model's camera, by name or number; by default the first. MuJoCo models only.
+        size: width and height in pixels; None: 480 × 360, or as an environment draws itself.
         overlay: draw the panel of time, score, reward terms and action.
-        backend: auto, egl, osmesa or raycast.
+        backend: auto, egl, osmesa or raycast. MuJoCo models only.
         speed: playing speed as a multiple of real time.
-        progress: called with the number of frames drawn of the current episode, and their total.
+        progress: called with the number of frames drawn of the current episode, and their total, where it is known.
+        max_steps: steps after which an episode is cut; None: as `evaluate` does.
 
     Raises:
         GantryError: invalid settings, no renderer, an environment that cannot be drawn, or the video cannot be written.
     """
     if episodes < 1:
         raise GantryError(f"the number of episodes must be at least 1, not {episodes}")
-    if not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
+    if size is not None and not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
         raise GantryError(f"a film's sides must be from {MIN_SIDE} to {MAX_SIDE} pixels, not {size[0]}x{size[1]}")
     if not 0.01 <= speed <= 1000.0:
         raise GantryError(f"a film's speed must be from 0.01 to 1000 times real time, not {speed:g}")
     scores: list[float] = []
+    cut = 0
     with contextlib.ExitStack() as stack:
-        source = stack.enter_context(_open_source(env_id, env_options or {}, camera, size, backend))
+        source = _open_source(env_id, env_options or {}, max_steps, camera, size, backend, speed)
+        stack.callback(source.close)
         writer: VideoWriter | None = None
-        first_seed = environment_seed("evaluation", seed, episodes)
+        sides = size
+        first_seed = environment_seed("evaluation", seed, episodes, env_id)
         for episode in range(episodes):
-            steps = list(_play(source, policy, env_id, first_seed + episode, title))
-            scores.append(float(score(env_id, sum(step.reward for step in steps), float(len(steps)))))
-            frames = _frames(steps)
-            times = [frame.snapshot.time for frame in frames]
-            count = max(1, round(times[-1] * FRAMES_PER_SECOND / speed))
-            for number in range(count):
-                frame = frames[min(bisect.bisect_right(times, number * speed / FRAMES_PER_SECOND), len(frames) - 1)]
+            steps: Iterable[_ControlStep] = _play(source, policy, env_id, first_seed + episode, title)
+            count = None
+            if not source.streams:
+                steps = list(steps)
+                count = max(1, _frames_until(steps[-1].snapshots[-1].time, speed))
+            for number, frame in enumerate(_at_frame_rate(_with_plans(steps), speed)):
                 pixels = source.render(frame.snapshot, frame.markers)
+                if sides is None or sides != pixels.shape[1::-1]:
+                    # An environment that draws itself chooses the size of its first picture; the others must fit it.
+                    sides = sides or (pixels.shape[1], pixels.shape[0])
+                    pixels = picture(env_id, pixels, sides)
                 if overlay:
                     pixels = draw_overlay(pixels, frame.overlay)
-                if writer is None:  # the size of a foreign environment's pictures is known only now
-                    sides = (pixels.shape[1], pixels.shape[0])
+                if writer is None:
                     writer = stack.enter_context(VideoWriter(path, FRAMES_PER_SECOND, sides))
                 writer.add(pixels)
                 if progress is not None:
                     progress(number + 1, count)
+            scores.append(frame.overlay.score or 0.0)
+            cut += source.cut
         assert writer is not None
-        return Film(path, writer.frames, writer.frames / FRAMES_PER_SECOND, scores, source.backend)
+        return Film(path, writer.frames, writer.frames / FRAMES_PER_SECOND, scores, source.backend, cut)
 
 
 class _SimulatorSource:
-    """Frames of a Gantry environment: its states are kept while the episode plays, and rendered afterwards."""
+    """An episode of a task in Gantry's simulator, whose states are kept while it plays, and rendered afterwards."""
 
-    def __init__(self, env: Simulator, camera: str | int | None, size: tuple[int, int], backend: str) -> None:
-        self.env = env
+    streams = False
+
+    def __init__(
+        self, env_id: str, options: Options, max_steps: int | None, camera: str | int | None, size: tuple[int, int],
+        backend: str,
+    ) -> None:  # fmt: skip
+        # With NEXT_STEP autoreset the final state of an episode is still there after its last step.
+        self.vector = open_env(env_id, 1, options, autoreset_mode=AutoresetMode.NEXT_STEP)
+        env = self.vector.unwrapped
+        assert isinstance(env, Simulator)
+        self._env, self._env_id = env, env_id
+        self._limit = step_limit(max_steps, env.max_episode_steps)
         self._settings = (*size, camera, backend)
         self._within: list[_Snapshot] = []
         env.state.watcher = lambda: self._within.append(self._snapshot())
+        self.action_space: Space = env.single_action_space
+        self.ended, self.cut, self._steps = True, False, 0
         self._open()
         self.backend = self._renderer.backend
 
     def _open(self) -> None:
-        self._model = self.env.batch.get_model(0)
+        self._model = self._env.batch.get_model(0)
         self._data = mujoco.MjData(self._model)
-        self._renderer = make_renderer(drawing(self.env.task).picture(self._model), *self._settings)
+        with one_line(self._env_id, "to draw itself"):
+            picture = drawing(self._env.task).picture(self._model)
+        self._renderer = make_renderer(picture, *self._settings)
 
-    def begin(self) -> None:
-        """Prepare for an episode that has just been reset; randomized physics needs a new renderer."""
+    def begin(self, seed: int) -> None:
+        """Begin the episode of a seed; randomized physics needs a new renderer."""
+        self._observations, _ = self.vector.reset(seed=seed)
+        self.ended, self.cut, self._steps = False, False, 0
         self._within.clear()
-        if self.env.physics_infos():
+        if self._env.physics_infos():
             self._renderer.close()
             self._open()
 
-    def _snapshot(self) -> _Snapshot:
-        return _Snapshot(float(self.env.state.time[0]), self.env.batch.state[0].copy())
+    def choose(self, policy: Controller) -> Array:
+        """Return the policy's action (*action shape)."""
+        self._actions = policy.act(self._observations)
+        action: Array = self._actions[0]
+        return action
 
-    def snapshots(self, steps: int) -> list[_Snapshot]:
+    def markers(self, policy: Controller) -> Sequence[Marker]:
+        """Return the shapes that show the policy's action values or model rollouts."""
+        if isinstance(policy, ActionValued):
+            with one_line(self._env_id, "to draw itself"):
+                return drawing(self._env.task).value_markers(policy.action_values(self._observations)[0])
+        planner = plan_recorder(policy)
+        if planner is not None and planner.record is not None:
+            extent = float(self._env.model.stat.extent)
+            return plan_markers(planner.record, self._env.planning_model().point, extent)
+        return ()
+
+    def step(self, action: Array) -> tuple[float, dict[str, float]]:
+        """Take a step; return its reward and the reward's named terms."""
+        self._observations, rewards, terminations, truncations, infos = self.vector.step(action[None])
+        self._steps += 1
+        self.ended = bool(terminations[0] or truncations[0])
+        if not self.ended and self._steps >= self._limit:
+            self.ended = self.cut = True
+        return float(rewards[0]), {name: float(values[0]) for name, values in infos["terms"].items()}
+
+    def _snapshot(self) -> _Snapshot:
+        return _Snapshot(float(self._env.state.time[0]), self._env.batch.state[0].copy())
+
+    def snapshots(self) -> list[_Snapshot]:
         """Return the instants of the last control step."""
         result = [*self._within, self._snapshot()]
         self._within.clear()
@@ -186,117 +247,205 @@ class _SimulatorSource:
     def render(self, snapshot: _Snapshot, markers: Sequence[Marker]) -> np.ndarray:
         """Return the picture (height, width, 3) uint8 of an instant."""
         mujoco.mj_setState(self._model, self._data, snapshot.content, mujoco.mjtState.mjSTATE_INTEGRATION)
-        return self._renderer.render(self._data, [*markers, *drawing(self.env.task).markers(self._data)])
+        with one_line(self._env_id, "to draw itself"):
+            own = drawing(self._env.task).markers(self._data)
+        return self._renderer.render(self._data, [*markers, *own])
 
     def close(self) -> None:
         """Free the renderer and the environment."""
         self._renderer.close()
-        self.env.close()
+        self.vector.close()
 
 
 class _ForeignSource:
-    """Frames of any other environment, which renders itself while the episode plays."""
+    """An episode of any other environment, which is drawn while it plays: by itself, or its MuJoCo model by us."""
 
-    backend = "the environment's own renderer"
+    streams = True
 
-    def __init__(self, env: VectorEnv) -> None:
-        self.env = env
-        self._seconds = 1.0 / float(env.metadata.get("render_fps") or FRAMES_PER_SECOND)
+    def __init__(
+        self, env_id: str, options: Options, max_steps: int | None, camera: str | int | None,
+        size: tuple[int, int] | None, backend: str, speed: float,
+    ) -> None:  # fmt: skip
+        self._size, self._settings, self._speed = size, (camera, backend), speed
+        self._renderer: Renderer | None = None
+        episode = Episode(env_id, options, max_steps)
+        if self._model_of(episode) is None:
+            episode.env.close()
+            if camera is not None or backend != "auto":
+                raise GantryError(f"{env_id} draws itself: --camera and --renderer do not apply to it; leave them out")
+            modes = (episode.env.metadata or {}).get("render_modes")
+            if modes is not None and "rgb_array" not in modes:
+                raise GantryError(f"{env_id} cannot be filmed: it has no render mode rgb_array")
+            episode = Episode(env_id, options, max_steps, render_mode="rgb_array")
+        self._episode, self._env_id = episode, env_id
+        self.action_space: Space = episode.env.action_space
+        self.backend = "the environment itself"
+        rate = as_number((episode.env.metadata or {}).get("render_fps"))
+        self._seconds = (
+            1.0 / float(rate[0]) if rate is not None and 0.01 < rate[0] < math.inf else 1.0 / FRAMES_PER_SECOND
+        )
+        self._drawn = 0
 
-    def begin(self) -> None:
-        """Prepare for an episode that has just been reset."""
+    @staticmethod
+    def _model_of(episode: Episode) -> mujoco.MjModel | None:
+        """Return the MuJoCo model that an environment carries, with its data; None for most."""
+        inner = episode.env.unwrapped
+        model, data = getattr(inner, "model", None), getattr(inner, "data", None)
+        return model if isinstance(model, mujoco.MjModel) and isinstance(data, mujoco.MjData) else None
 
-    def snapshots(self, steps: int) -> list[_Snapshot]:
-        """Return the instant at the end of an episode's step number `steps`, counted from 1."""
-        frames = self.env.render()
-        if not frames or frames[0] is None:
-            raise GantryError("this environment cannot be filmed: render_mode 'rgb_array' gives no picture")
-        return [_Snapshot(steps * self._seconds, np.asarray(frames[0]))]
+    def begin(self, seed: int) -> None:
+        """Begin the episode of a seed; the environment may have changed its model for it."""
+        self._episode.begin(seed)
+        self._drawn = 0
+        model = self._model_of(self._episode)
+        if model is not None:
+            self.close_renderer()
+            self._renderer = make_renderer(model, *(self._size or SIZE), *self._settings)
+            self.backend = self._renderer.backend
+
+    @property
+    def vector(self) -> VectorEnv:
+        """The environment, as planners ask for it."""
+        return as_vector(self._episode.env)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the episode is over."""
+        return self._episode.ended
+
+    @property
+    def cut(self) -> bool:
+        """Whether it is over because the cap on steps was reached."""
+        return self._episode.cut
+
+    def choose(self, policy: Controller) -> Array:
+        """Return the policy's action (*action shape)."""
+        rows = 1 if isinstance(policy, EpisodicActor) else ROWS
+        return choose(policy.act, [self._episode], rows)[0]
+
+    def markers(self, policy: Controller) -> Sequence[Marker]:
+        """Return nothing: where such an environment's scene would show plans or values is unknown."""
+        return ()
+
+    def step(self, action: Array) -> tuple[float, dict[str, float]]:
+        """Take a step; return its reward, which has no known terms."""
+        return self._episode.step(action), {}
+
+    def snapshots(self) -> list[_Snapshot]:
+        """Return the instant after the last step, if the film shows it."""
+        time = self._episode.steps * self._seconds
+        due = _frames_until(time, self._speed)
+        if due == self._drawn and not self.ended:
+            return []
+        self._drawn = due
+        return [_Snapshot(time, self._draw())]
+
+    def _draw(self) -> np.ndarray:
+        data = getattr(self._episode.env.unwrapped, "data", None)
+        if self._renderer is not None and data is not None:
+            return self._renderer.render(data)
+        return picture(self._env_id, self._episode.env.render(), self._size)
 
     def render(self, snapshot: _Snapshot, markers: Sequence[Marker]) -> np.ndarray:
-        """Return the picture that the environment rendered."""
+        """Return the picture (height, width, 3) uint8 of an instant."""
         return snapshot.content
 
+    def close_renderer(self) -> None:
+        """Free the renderer."""
+        if self._renderer is not None:
+            self._renderer.close()
+
     def close(self) -> None:
-        """Free the environment."""
-        self.env.close()
+        """Free the renderer and the environment."""
+        self.close_renderer()
+        self._episode.env.close()
+
+
+def picture(env_id: str, drawn: object, size: tuple[int, int] | None) -> np.ndarray:
+    """Return what an environment drew as (height, width, 3) uint8, scaled to fit `size` (width, height) if given.
+
+    Raises:
+        GantryError: it drew no picture.
+    """
+    frame = np.asarray(drawn[-1] if isinstance(drawn, list) and drawn else drawn)
+    if frame.ndim == 2:
+        frame = frame[..., None]
+    if frame.ndim != 3 or frame.dtype != np.uint8 or frame.shape[2] not in (1, 3, 4) or 0 in frame.shape:
+        what = "nothing" if drawn is None else f"an array of {frame.dtype}, {frame.shape}"
+        raise GantryError(
+            f"{env_id} cannot be filmed: render() with render_mode='rgb_array' gives {what}, not a picture "
+            "(height, width, 3) of bytes"
+        )
+    colors = np.ascontiguousarray(np.broadcast_to(frame[..., :3], (*frame.shape[:2], 3)))
+    if size is None or size == (frame.shape[1], frame.shape[0]):
+        return colors
+    return np.asarray(ImageOps.pad(Image.fromarray(colors), size))
 
 
 FrameSource = _SimulatorSource | _ForeignSource
 
 
-@contextlib.contextmanager
 def _open_source(
-    env_id: str, options: Options, camera: str | int | None, size: tuple[int, int], backend: str
-) -> Iterator[FrameSource]:
-    """Open the environment for filming, and close it again."""
-    source: FrameSource
-    if find_task(env_id) is not None:
-        # With NEXT_STEP autoreset the final state of an episode is still there after its last step.
-        env = open_env(env_id, 1, options, autoreset_mode=AutoresetMode.NEXT_STEP).unwrapped
-        assert isinstance(env, Simulator)
-        source = _SimulatorSource(env, camera, size, backend)
-    else:
-        source = _ForeignSource(open_env(env_id, 1, options, render_mode="rgb_array"))
-    try:
-        yield source
-    finally:
-        source.close()
+    env_id: str, options: Options, max_steps: int | None, camera: str | int | None, size: tuple[int, int] | None,
+    backend: str, speed: float,
+) -> FrameSource:  # fmt: skip
+    if is_task(env_id):
+        return _SimulatorSource(env_id, options, max_steps, camera, size or SIZE, backend)
+    return _ForeignSource(env_id, options, max_steps, camera, size, backend, speed)
 
 
 def _play(source: FrameSource, policy: Controller, env_id: str, seed: int, title: str) -> Iterator[_ControlStep]:
     """Run one episode and yield its control steps."""
-    space = source.env.single_action_space
+    space = source.action_space
     planner = plan_recorder(policy)
     if planner is not None:
         planner.keep_record = True
-    observations, _ = source.env.reset(seed=seed)
-    source.begin()
+    source.begin(seed)
     if isinstance(policy, EpisodicActor):
-        policy.begin(source.env)
-    total, steps, ended = 0.0, 0, False
-    while not ended:
-        actions = policy.act(observations)
-        markers: Sequence[Marker] = ()
-        if isinstance(source, _SimulatorSource):
-            markers = _markers(policy, observations, source.env)
+        policy.begin(source.vector)
+    total, steps = 0.0, 0
+    while not source.ended:
+        action = source.choose(policy)
+        markers = source.markers(policy)
         prediction = None
         if planner is not None and planner.record is not None:
             horizon = (len(planner.record.chosen) - 1) * planner.action_repeat
             prediction = PlanPrediction(planner.record.predicted_return, horizon)
-        observations, rewards, terminations, truncations, infos = source.env.step(actions)
-        total += float(rewards[0])
+        reward, terms = source.step(action)
+        total += reward
         steps += 1
-        ended = bool(terminations[0] or truncations[0])
-        # A foreign environment has been reset by the step that ends its episode, so that the final picture is lost.
-        lost = ended and steps > 1 and isinstance(source, _ForeignSource)
-        overlay = OverlayState(
-            time=0.0,
-            score=float(score(env_id, total, float(steps))),
-            terms={name: float(values[0]) for name, values in infos.get("terms", {}).items()},
-            title=title,
-        )
+        so_far = float(score(env_id, total, float(steps)))
+        overlay = OverlayState(time=0.0, score=so_far, terms=terms, title=title)
         if isinstance(space, gymnasium.spaces.Box):
-            action = np.asarray(actions[0], np.float64).ravel()
-            overlay = dataclasses.replace(overlay, action=action, low=space.low.ravel(), high=space.high.ravel())
-        yield _ControlStep(() if lost else source.snapshots(steps), markers, overlay, float(rewards[0]), prediction)
+            numbers = np.asarray(action, np.float64).ravel()
+            overlay = dataclasses.replace(overlay, action=numbers, low=space.low.ravel(), high=space.high.ravel())
+        yield _ControlStep(source.snapshots(), markers, overlay, reward, prediction)
 
 
-def _markers(policy: Controller, observations: Observation, env: Simulator) -> Sequence[Marker]:
-    """Return the shapes that show a policy's action values or model rollouts for observations (1, ...)."""
-    if isinstance(policy, ActionValued):
-        return drawing(env.task).value_markers(policy.action_values(observations)[0])
-    planner = plan_recorder(policy)
-    if planner is not None and planner.record is not None:
-        return plan_markers(planner.record, env.planning_model().point, extent=float(env.model.stat.extent))
-    return ()
+def _with_plans(steps: Iterable[_ControlStep]) -> Iterator[_Frame]:
+    """Yield an episode's instants in order, each with its markers and its panel."""
+    steps, of_predictions, of_rewards = itertools.tee(steps, 3)
+    plans = plan_returns((step.prediction for step in of_predictions), (step.reward for step in of_rewards))
+    for step, plan in zip(steps, plans, strict=True):
+        for snapshot in step.snapshots:
+            yield _Frame(snapshot, step.markers, dataclasses.replace(step.overlay, time=snapshot.time, plan=plan))
 
 
-def _frames(steps: Sequence[_ControlStep]) -> list[_Frame]:
-    """Return an episode's instants in order, each with its markers and its panel."""
-    plans = plan_returns([step.prediction for step in steps], [step.reward for step in steps])
-    return [
-        _Frame(snapshot, step.markers, dataclasses.replace(step.overlay, time=snapshot.time, plan=plan))
-        for step, plan in zip(steps, plans, strict=True)
-        for snapshot in step.snapshots
-    ]
+def _frames_until(time: float, speed: float) -> int:
+    """Return the number of a film's frames whose middle an episode has reached after `time` seconds."""
+    return math.floor(time * FRAMES_PER_SECOND / speed + 0.5)
+
+
+def _at_frame_rate(instants: Iterable[_Frame], speed: float) -> Iterator[_Frame]:
+    """Yield one of an episode's instants for each frame of the film; the last one is the episode's end."""
+    held: _Frame | None = None
+    last: _Frame | None = None
+    frames = 0
+    for last in instants:
+        while frames < _frames_until(last.snapshot.time, speed):
+            if held is not None:
+                yield held
+            held = last
+            frames += 1
+    assert last is not None
+    yield last

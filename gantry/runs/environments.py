@@ -6,6 +6,7 @@ Gymnasium (`CartPole-v1`), or `module:ID`, whose module registers the environmen
 """
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import SupportsFloat, overload
 
@@ -14,7 +15,7 @@ import numpy as np
 from gymnasium.core import RenderFrame
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
-from gantry.envs import make, make_vec
+from gantry.envs.factory import make, make_vec, remedy
 from gantry.envs.registry import canonical_id, find_task, registered_id
 from gantry.errors import GantryError, described
 from gantry.types import Infos, Json, Observation, Options
@@ -97,18 +98,23 @@ class _ForeignEnv(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: Json | None = None) -> tuple[Observation, Infos]:
         """Begin a new episode."""
-        with _one_line(f"{self._env_id} failed at reset"):
+        with one_line(self._env_id, "in reset()"):
             return self.env.reset(seed=seed, options=options)
 
     def step(self, action: Observation) -> tuple[Observation, SupportsFloat, bool, bool, Infos]:
         """Advance by one step."""
-        with _one_line(f"{self._env_id} failed at step"):
+        with one_line(self._env_id, "in step()"):
             return self.env.step(action)
 
     def render(self) -> RenderFrame | list[RenderFrame] | None:
         """Return what the environment draws."""
-        with _one_line(f"{self._env_id} failed to draw itself"):
+        with one_line(self._env_id, "to draw itself"):
             return self.env.render()
+
+    def close(self) -> None:
+        """Close the environment; a failure is said, and spoils nothing that came before."""
+        with _said(self._env_id):
+            self.env.close()
 
 
 class _ForeignVectorEnv(VectorWrapper):
@@ -120,26 +126,49 @@ class _ForeignVectorEnv(VectorWrapper):
 
     def reset(self, *, seed: int | None = None, options: Json | None = None) -> tuple[Observation, Infos]:
         """Begin new episodes."""
-        with _one_line(f"{self._env_id} failed at reset"):
+        with one_line(self._env_id, "in reset()"):
             return self.env.reset(seed=seed, options=options)
 
     def step(self, actions: Observation) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Advance every environment by one step."""
-        with _one_line(f"{self._env_id} failed at step"):
+        with one_line(self._env_id, "in step()"):
             return self.env.step(actions)
 
     def render(self) -> tuple[RenderFrame, ...] | None:
         """Return what each environment draws."""
-        with _one_line(f"{self._env_id} failed to draw itself"):
+        with one_line(self._env_id, "to draw itself"):
             return self.env.render()
+
+    def close(self, **settings: object) -> None:
+        """Close the environments; a failure is said, and spoils nothing that came before."""
+        with _said(self._env_id):
+            self.env.close(**settings)
 
 
 @contextlib.contextmanager
-def _one_line(what: str) -> Iterator[None]:
-    """Turn any exception into a GantryError of one line that begins with `what`."""
+def one_line(env_id: str, call: str) -> Iterator[None]:
+    """Turn what another package's environment raises in a call, such as "in step()", into a GantryError of one line."""
     try:
         yield
     except GantryError:
         raise
-    except Exception as error:
-        raise GantryError(f"{what}: {described(error)}") from error
+    except (Exception, SystemExit) as error:
+        if _is_ours(env_id):
+            raise
+        raise GantryError(f"{env_id} failed {call}: {described(error)}{remedy(error)}") from error
+
+
+@contextlib.contextmanager
+def _said(env_id: str) -> Iterator[None]:
+    """Say what an environment raises in close() on standard error, and go on."""
+    try:
+        with one_line(env_id, "in close()"):
+            yield
+    except GantryError as error:
+        if str(error) not in _SAID:
+            _SAID.add(str(error))
+            print(f"gantry: {error}; its results are whole", file=sys.stderr)
+
+
+_SAID: set[str] = set()
+"""What has been said already, of another copy."""

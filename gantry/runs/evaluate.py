@@ -1,24 +1,27 @@
 """Evaluation: how well a policy does on episodes that it never trained on."""
 
 import dataclasses
-from collections.abc import Callable
+import math
 
 import numpy as np
-from gymnasium.vector import VectorEnv
 from scipy import stats
 
 from gantry.agents.protocol import Agent, EpisodicActor
+from gantry.envs.registry import is_task
 from gantry.errors import GantryError
 from gantry.runs.environments import open_env
+from gantry.runs.episodes import Act, Begin, Episode, as_number, play, step_limit
 from gantry.runs.scores import score
 from gantry.runs.seeds import Purpose, environment_seed
-from gantry.types import Json
+from gantry.types import Array, Json, Observation, Options
 
 MAX_EPISODES = 100_000
-
-Act = Callable[[np.ndarray], np.ndarray]
-Begin = Callable[[VectorEnv], None]
-"""Called when episodes have begun, with their environment, for agents that carry something from step to step."""
+COPIES = 8
+"""Copies of an environment that others made which are open at once, where nobody says how many."""
+SUCCESS = ("success", "is_success")
+"""What environments call it that an episode succeeded."""
+FINAL = ("final_obs", "_final_obs")
+"""What the simulator says of the ends of episodes beside the task's metrics."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +43,26 @@ class Evaluation:
     metrics: dict[str, float]
     """Mean of each metric that the environment reports beside the reward, at the end of the episodes."""
     episodes: int
+    cut: int
+    """How many episodes were cut because they reached the cap on steps; they count as they were."""
     seed: int
 
     def to_json(self) -> Json:
         """Return it as JSON values."""
         return {**dataclasses.asdict(self), "score_ci95": list(self.score_ci95)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Played:
+    """What one episode, or one batch of n episodes, brought: arrays of shape (n,)."""
+
+    returns: np.ndarray
+    lengths: np.ndarray
+    cut: np.ndarray
+    reported: dict[str, np.ndarray]
+    """What the environment reported at the end; NaN for the episodes where it did not."""
+    terms: dict[str, float]
+    """Sum of each named reward term over all steps."""
 
 
 def evaluate(
@@ -55,8 +73,10 @@ def evaluate(
     env_options: Json | None = None,
     purpose: Purpose = "evaluation",
     begin: Begin | None = None,
+    num_envs: int | None = None,
+    max_steps: int | None = None,
 ) -> Evaluation:
-    """Let a policy act in `episodes` episodes at once, and summarize them.
+    """Let a policy act in a number of episodes, and summarize them.
 
     Args:
         act: (n, ...) observations to (n, ...) actions.
@@ -65,53 +85,119 @@ def evaluate(
         seed: which block of the purpose's seeds.
         env_options: passed on to the environment.
         purpose: the range that environment seeds are from.
-        begin: called once the episodes have begun, before the first action.
+        begin: called once episodes have begun, before the first action.
+        num_envs: environments open at once; None opens all episodes of a task of Gantry's kind, and COPIES of any other
+            environment.
+        max_steps: steps after which an episode is cut; None allows MAX_STEPS, or the environment's own time limit where
+            that is longer.
 
     Raises:
-        GantryError: fewer than one episode or more than MAX_EPISODES, or an environment that fails.
+        GantryError: a number out of range, or an environment that fails.
     """
     if not 1 <= episodes <= MAX_EPISODES:
         raise GantryError(f"the number of episodes must be from 1 to {MAX_EPISODES}, not {episodes}")
-    env = open_env(env_id, episodes, env_options)
+    if num_envs is not None and num_envs < 1:
+        raise GantryError(f"the number of environments (--num-envs) must be at least 1, not {num_envs}")
+    options = env_options or {}
+    first = environment_seed(purpose, seed, episodes, env_id)
+    if is_task(env_id):
+        width = min(episodes, num_envs or episodes)
+        counts = [min(width, episodes - start) for start in range(0, episodes, width)]
+        played = [
+            _play_task(act, env_id, count, first + number * width, options, begin, max_steps)
+            for number, count in enumerate(counts)
+        ]
+    else:
+        seeds = range(first, first + episodes)
+        ended = play(act, env_id, seeds, options, num_envs or COPIES, max_steps, begin)
+        by_seed = {episode.seed: _of_episode(episode) for episode in ended}
+        played = [by_seed[each] for each in seeds]
+    return _summary(env_id, played, episodes, seed)
+
+
+def _play_task(
+    act: Act, env_id: str, episodes: int, first_seed: int, options: Options, begin: Begin | None, max_steps: int | None
+) -> _Played:
+    """Play the episodes of a task of Gantry's kind all at once, an environment each."""
+    env = open_env(env_id, episodes, options)
     try:
-        observations, _ = env.reset(seed=environment_seed(purpose, seed, episodes))
+        limit = step_limit(max_steps, env.spec.max_episode_steps if env.spec is not None else None)
+        observations, _ = env.reset(seed=first_seed)
         if begin is not None:
             begin(env)
-        returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
+        returns, lengths = np.zeros(episodes), np.zeros(episodes)
         last: dict[str, np.ndarray] = {}
         terms: dict[str, float] = {}
         running = np.ones(episodes, bool)
-        while running.any():
+        for step in range(1, limit + 1):
             observations, rewards, terminations, truncations, infos = env.step(act(observations))
             returns += rewards * running
             lengths += running
-            for name, values in infos.get("terms", {}).items():
-                if not name.startswith("_"):
-                    terms[name] = terms.get(name, 0.0) + float(np.sum(values * running))
+            for name, values in infos["terms"].items():
+                terms[name] = terms.get(name, 0.0) + float(np.sum(values * running))
             ended = (terminations | truncations) & running
-            if ended.any():
-                for name, values in infos.get("final_info", infos).items():
+            leaving = running if step == limit else ended
+            if leaving.any():
+                for name, values in infos.items():
                     array = np.asarray(values)
-                    numeric = array.shape == (episodes,) and array.dtype.kind in "biuf"
-                    if numeric and not name.startswith(("_", "final_obs")):
-                        last.setdefault(name, np.zeros(episodes))[ended] = array[ended]
+                    if array.shape == (episodes,) and array.dtype.kind in "biuf" and name not in FINAL:
+                        last.setdefault(name, _unsaid(array, episodes))[leaving] = array[leaving]
             running &= ~ended
+            if not running.any():
+                break
     finally:
         env.close()
-    success = last.pop("success", last.pop("is_success", None))
-    scores = np.asarray(score(env_id, returns, lengths.astype(np.float64)))
+    return _Played(returns, lengths, running, last, terms)
+
+
+def _of_episode(episode: Episode) -> _Played:
+    numbers = {name: as_number(value) for name, value in episode.info.items() if isinstance(name, str)}
+    return _Played(
+        np.array([episode.total]),
+        np.array([float(episode.steps)]),
+        np.array([episode.cut]),
+        {name: value for name, value in numbers.items() if value is not None},
+        {},
+    )
+
+
+def _summary(env_id: str, played: list[_Played], episodes: int, seed: int) -> Evaluation:
+    returns, lengths, cut = (
+        np.concatenate([getattr(part, name) for part in played]) for name in ("returns", "lengths", "cut")
+    )
+    names = dict.fromkeys(name for part in played for name in part.reported)
+    kinds = {name: value for part in played for name, value in part.reported.items()}
+    reported = {
+        name: np.concatenate([part.reported.get(name, _unsaid(kinds[name], len(part.returns))) for part in played])
+        for name in names
+    }
+    said = [reported.pop(name) for name in SUCCESS if name in reported]
+    means = {name: values[np.isfinite(values)] for name, values in reported.items()}
+    scores = np.asarray(score(env_id, returns, lengths))
+    total_steps = float(lengths.sum())
+    terms = dict.fromkeys((name for part in played for name in part.terms), 0.0)
+    for part in played:
+        for name, total in part.terms.items():
+            terms[name] += total
     return Evaluation(
         score=float(scores.mean()),
         score_iqm=float(stats.trim_mean(scores, 0.25)),
         score_ci95=confidence_interval(scores),
-        success=None if success is None else float(success.mean()),
+        # Some environments say it only of the episodes that succeed.
+        success=float(np.nan_to_num(said[0]).mean()) if said else None,
         return_mean=float(returns.mean()),
         length_mean=float(lengths.mean()),
-        terms={name: total / float(lengths.sum()) for name, total in terms.items()},
-        metrics={name: float(values.mean()) for name, values in last.items()},
+        terms={name: total / total_steps for name, total in terms.items()},
+        metrics={name: float(values.mean()) for name, values in means.items() if len(values)},
         episodes=episodes,
+        cut=int(cut.sum()),
         seed=seed,
     )
+
+
+def _unsaid(values: np.ndarray, episodes: int) -> np.ndarray:
+    """Return (episodes,) of what is said where nothing is: that a flag such as `values` is not set, or NaN."""
+    return np.full(episodes, 0.0 if values.dtype == bool else math.nan)
 
 
 def evaluate_agent(
@@ -121,10 +207,23 @@ def evaluate_agent(
     seed: int = 0,
     env_options: Json | None = None,
     purpose: Purpose = "evaluation",
+    num_envs: int | None = None,
+    max_steps: int | None = None,
+    deterministic: bool = True,
 ) -> Evaluation:
-    """Evaluate an agent's deterministic policy; arguments as for `evaluate`."""
+    """Evaluate an agent's policy; arguments as for `evaluate`.
+
+    Environments that others made are opened at most as often as the agent trained in at once. With
+    `deterministic=False` the policy acts as it explores.
+    """
     begin = agent.begin if isinstance(agent, EpisodicActor) else None
-    return evaluate(agent.act, env_id, episodes, seed, env_options, purpose, begin)
+    if num_envs is None and not is_task(env_id):
+        num_envs = agent.config.num_envs
+
+    def act(observations: Observation) -> Array:
+        return agent.act(observations, deterministic)
+
+    return evaluate(act, env_id, episodes, seed, env_options, purpose, begin, num_envs, max_steps)
 
 
 def confidence_interval(values: np.ndarray) -> tuple[float, float]:

@@ -68,7 +68,7 @@ def make_agent(
     Raises:
         GantryError: no such agent or environment, or the agent cannot handle its spaces.
     """
-    env_seed = environment_seed("training", seed, config.num_envs)
+    env_seed = environment_seed("training", seed, config.num_envs, env_id)
     env = open_env(env_id, config.num_envs, env_options)
     learner = agent_class(agent)(env, config, seed=seed, env_seed=env_seed)
     learner.stepper.env_id = canonical_id(env_id)

@@ -40,6 +40,20 @@ class Transition:
     final_observations: NDArray[np.float32]  # (k, d) the last ones of those episodes, before any reset
 
 
+SEEDS_APART = 2**12
+"""Environment seeds between those of consecutive seeds, where no more environments need room."""
+ENV_SEEDS = 2**29
+"""Environment seeds go up to here, as generators of some environments take no large ones; then they repeat."""
+
+
+def reset_seed(env: VectorEnv | Spaces, seed: int, env_seed: int | None) -> int:
+    """Return the seed of an agent's first environment: `env_seed`, or one by which seeds share no environment."""
+    apart = SEEDS_APART
+    while apart < env.num_envs:
+        apart *= 2
+    return seed * apart % ENV_SEEDS if env_seed is None else env_seed
+
+
 class VectorStepper:
     """Steps a vector environment (SAME_STEP, NEXT_STEP or DISABLED autoreset) and hands out flat observations.
 
