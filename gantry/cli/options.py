@@ -1,7 +1,10 @@
 """Options of environments on the command line: `name=value`, physics to vary, disturbances."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
 from tyro.constructors import PrimitiveConstructorSpec
 
@@ -68,3 +71,50 @@ WHOLE_NUMBER = PrimitiveConstructorSpec(
     str_from_instance=lambda value: [str(value)],
 )
 """How a flag reads a whole number."""
+
+
+def arranged(words: Sequence[str], valued: AbstractSet[str]) -> tuple[str | None, list[str], list[str]]:
+    """Put a command's positional argument first, wherever it stands, and join the options of all its --env flags.
+
+    Args:
+        words: the command line.
+        valued: flags that take one value.
+
+    Returns:
+        The positional argument or None, the options, and all words in the new order.
+    """
+    positional: str | None = None
+    options: list[str] = []
+    rest: list[str] = []
+    waiting = deque(words)
+
+    def values(is_positional: Callable[[str], bool]) -> Iterator[str]:
+        while waiting and not waiting[0].startswith("--"):
+            if positional is None and is_positional(waiting[0]):
+                return
+            yield waiting.popleft()
+
+    while waiting:
+        word = waiting.popleft()
+        flag, separator, value = word.partition("=")
+        flag = flag.replace("_", "-")
+        if flag == "--env":
+            found = [value] if separator else list(values(lambda each: "=" not in each))
+            options += found
+            if not found and not separator:
+                rest.append(word)  # with nothing to it, which the parser says
+        elif flag.startswith("--config."):
+            rest += [word, *([] if separator else values(_is_id))]
+        elif flag in valued and not separator:
+            rest += [word, *([waiting.popleft()] if waiting else [])]
+        elif word.startswith("-") or positional is not None:
+            rest.append(word)
+        else:
+            positional = word
+    first = [] if positional is None else [positional]
+    return positional, options, [*first, *(["--env", *options] if options else []), *rest]
+
+
+def _is_id(word: str) -> bool:
+    """Return whether a word looks like an environment's id rather than a setting's value."""
+    return ":" in word or re.search(r"-v\d+$", word) is not None

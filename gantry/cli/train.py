@@ -14,11 +14,12 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from gantry.cli.options import WHOLE_NUMBER, env_options, parse_options, whole_number
+from gantry.cli.options import WHOLE_NUMBER, arranged, env_options, parse_options, whole_number
 from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError, shown
+from gantry.files import config_from_json
 from gantry.runs.environments import canonical_id
-from gantry.runs.folder import Run, latest_run, new_run
+from gantry.runs.folder import Run, RunConfig, latest_run, new_run
 
 if TYPE_CHECKING:
     from gantry.agents import Agent, AgentConfig
@@ -68,6 +69,8 @@ class TrainArguments:
     """The run's folder; by default runs/ENV-AGENT-seedN."""
     resume: bool = False
     """Resume a stopped run: the one in --out, else the newest of this environment, agent, name and seed."""
+    keep_schedules: bool = False
+    """With --resume and more --steps: let schedules of settings end where they did, instead of stretching them."""
     evaluate_every: str | None = None
     """Evaluate the policy during training, every so many environment steps, or seconds with an s ("10s")."""
     evaluate_episodes: int = 20
@@ -80,6 +83,11 @@ class TrainArguments:
     """End with one line of JSON on standard output; everything else goes to standard error."""
 
 
+_VALUED = {
+    "--" + field.name.replace("_", "-") for field in dataclasses.fields(TrainArguments) if field.type is not bool
+}
+
+
 def main(words: Sequence[str]) -> None:
     """Run `gantry train`."""
     train_run(words)
@@ -87,27 +95,27 @@ def main(words: Sequence[str]) -> None:
 
 def train_run(words: Sequence[str]) -> Run:
     """Run `gantry train`, and return the run that it trained."""
-    arguments, config, recipe = _parse(words)
-    screen = console(arguments.json)
-    env_id = canonical_id(arguments.env_id)
-    evaluation, named = _evaluation(arguments), (arguments.agent, arguments.seed, arguments.name)
-    if arguments.resume:
-        run = Run(arguments.out) if arguments.out else latest_run(env_id, *named)
-        known = run.read_config()
-        env_id, total_steps = known.env_id, arguments.steps or known.total_steps
-        _say(screen, f"resuming {run.folder} ({known.agent} in {env_id}, seed {known.seed})")
+    asked = _parse(words)
+    arguments, recipe, known = asked.arguments, asked.recipe, asked.known
+    screen, agent_id, env_id = console(arguments.json), asked.agent, asked.env_id
+    evaluation = _evaluation(arguments)
+    if known is not None:
+        run, total_steps = asked.run, arguments.steps or known.total_steps
+        opening = f"resuming {run.folder} ({agent_id} in {env_id}, seed {known.seed})"
     else:
-        run = Run(arguments.out) if arguments.out else new_run(env_id, *named)
+        named = env_id, agent_id, arguments.seed, arguments.name
+        run = Run(arguments.out) if arguments.out else new_run(*named)
         total_steps = arguments.steps if arguments.steps is not None else _default_steps(recipe)
-        _say(screen, f"{arguments.agent} in {env_id}, seed {arguments.seed} → {run.folder}")
-        if recipe is None:
-            case = " ".join((f"{arguments.agent} in {env_id}", *(f"{option}" for option in arguments.env)))
-            _say(screen, f"there is no recipe for {case}: the agent's default settings are used")
+        opening = f"{agent_id} in {env_id}, seed {arguments.seed} → {run.folder}"
     try:
+        _say(screen, opening)
+        if recipe is None and known is None:
+            case = " ".join((f"{agent_id} in {env_id}", *(f"{option}" for option in arguments.env)))
+            _say(screen, f"there is no recipe for {case}: the agent's default settings are used")
         with _Listener(screen, run, total_steps, arguments.tensorboard) as listener:
-            agent = _learn(arguments, run, env_id, config, recipe, total_steps, evaluation, listener)
+            agent = _learn(asked, run, total_steps, evaluation, listener)
     except KeyboardInterrupt as stopped:
-        _say_stopped(screen, stopped, _resume_command(arguments, run))
+        _say_stopped(screen, stopped, _resume_command(asked, run))
         raise
     finally:
         run.release()
@@ -129,26 +137,30 @@ def train_run(words: Sequence[str]) -> Run:
 
 
 def _learn(
-    arguments: TrainArguments,
-    run: Run,
-    env_id: str,
-    config: "AgentConfig",
-    recipe: "Recipe | None",
-    total_steps: int,
-    evaluation: "EvaluationPlan | None",
-    listener: "_Listener",
+    asked: "_Asked", run: Run, total_steps: int, evaluation: "EvaluationPlan | None", listener: "_Listener"
 ) -> "Agent":
     """Train, or resume training."""
     from gantry.runs.train import resume, train
 
+    arguments = asked.arguments
     hear: Any = {"progress": listener.update, "evaluated": listener.evaluated, "say": listener.say}
-    if arguments.resume:
-        return resume(run, arguments.steps, **hear)
-    tuned_for = recipe.env_options if recipe is not None else {}
-    asked = env_options(arguments.env, arguments.randomize, arguments.disturb)
-    options = {**tuned_for, **asked}
+    options = env_options(arguments.env, arguments.randomize, arguments.disturb)
+    if asked.known is not None:
+        return resume(
+            run,
+            arguments.steps,
+            config=asked.config,
+            env_options=options,
+            evaluation=evaluation,
+            keep_schedules=arguments.keep_schedules,
+            **hear,
+        )
+    tuned_for = asked.recipe.env_options if asked.recipe is not None else {}
+    options = {**tuned_for, **options}
     seed = arguments.seed
-    return train(run, env_id, arguments.agent, config, total_steps, seed, options, evaluation=evaluation, **hear)
+    return train(
+        run, asked.env_id, asked.agent, asked.config, total_steps, seed, options, evaluation=evaluation, **hear
+    )
 
 
 def _evaluation(arguments: TrainArguments) -> "EvaluationPlan | None":
@@ -195,27 +207,51 @@ def _quoted(run: Run) -> str:
     return shlex.quote(str(run.folder))
 
 
-def _parse(words: Sequence[str]) -> "tuple[TrainArguments, AgentConfig, Recipe | None]":
-    """Return the flags, the agent's settings, and the recipe that gave their defaults.
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What a command line asks for."""
 
-    Which settings there are depends on the agent, and their defaults on the environment and its options; PyTorch is
-    imported only once there is an environment.
+    arguments: TrainArguments
+    env_id: str
+    agent: str
+    config: "AgentConfig"
+    recipe: "Recipe | None"
+    """Where a new run's settings come from."""
+    run: Run
+    known: RunConfig | None
+    """What the run that is to be resumed says of itself."""
+
+
+def _parse(words: Sequence[str]) -> _Asked:
+    """Return what a command line asks for.
+
+    Which settings there are depends on the agent, and their defaults on the environment and its options, or on the run
+    that is to be resumed; PyTorch is imported only once there is an environment.
     """
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    peek.add_argument("env_id", nargs="?")
-    peek.add_argument("--agent", default=TrainArguments.agent)
-    peek.add_argument("--env", nargs="*", default=[])
-    known, _ = peek.parse_known_args([word for word in words if word not in ("-h", "--help")])
-    if known.env_id is None:
+    name, options, words = arranged(words, _VALUED)
+    if name is None:
         parse(TrainArguments, "train", words)  # says what is missing, or helps
-        raise GantryError("name the environment first: gantry train ENV …")
-    env_id = canonical_id(known.env_id)
+        raise GantryError("name the environment: gantry train ENV …")
+    env_id = canonical_id(name)
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--agent", "--seed", "--name", "--out"):
+        peek.add_argument(flag)
+    peek.add_argument("--resume", action="store_true")
+    given, _ = peek.parse_known_args([word for word in words if word not in ("-h", "--help")])
     from gantry.agents import config_class
     from gantry.runs.recipes import find_recipe
 
-    kind = config_class(known.agent)
-    recipe = find_recipe(env_id, known.agent, parse_options(known.env))
-    defaults = kind() if recipe is None else recipe.config
+    recipe, known, run = None, None, Run(given.out or ".")
+    if given.resume and not {"-h", "--help"} & set(words):
+        run = _run_to_resume(env_id, given)
+        known = run.read_config()
+        agent, kind = known.agent, config_class(known.agent)
+        defaults = config_from_json(kind, known.config, f"{run.folder}/config.json")
+    else:
+        agent = (given.agent or TrainArguments.agent).lower()
+        kind = config_class(agent)
+        recipe = find_recipe(env_id, agent, parse_options(options))
+        defaults = kind() if recipe is None else recipe.config
     arguments_class = dataclasses.make_dataclass(
         "TrainArguments", [("config", kind, dataclasses.field(default=defaults))],
         bases=(TrainArguments,), frozen=True, kw_only=True, namespace={"__doc__": TrainArguments.__doc__},
@@ -224,7 +260,24 @@ def _parse(words: Sequence[str]) -> "tuple[TrainArguments, AgentConfig, Recipe |
     config = arguments.config
     if arguments.num_envs is not None:
         config = dataclasses.replace(config, num_envs=arguments.num_envs)
-    return arguments, config, recipe
+    return _Asked(arguments, env_id if known is None else known.env_id, agent, config, recipe, run, known)
+
+
+def _run_to_resume(env_id: str, given: argparse.Namespace) -> Run:
+    """Return the run that --resume means; raises GantryError where it is another than the flags say."""
+    seed = int(given.seed) if given.seed and given.seed.isdecimal() and len(given.seed) < 20 else 0
+    if not given.out:
+        return latest_run(env_id, given.agent or TrainArguments.agent, seed, given.name or "")
+    run = Run(given.out)
+    known = run.read_config()
+    for what, asked, actual in (
+        ("of", env_id.rpartition(":")[2], known.env_id.rpartition(":")[2]),
+        ("of the agent", (given.agent or known.agent).lower(), known.agent),
+        ("with seed", str(seed) if given.seed else str(known.seed), str(known.seed)),
+    ):
+        if asked != actual:
+            raise GantryError(f"{shown(run.folder)} is a run {what} {actual}, not {shown(asked)}: it cannot become one")
+    return run
 
 
 def _draw_model(agent: "Agent", run: Run) -> None:
@@ -241,8 +294,8 @@ def _default_steps(recipe: "Recipe | None") -> int:
     return TOTAL_STEPS if recipe is None else recipe.total_steps
 
 
-def _resume_command(arguments: TrainArguments, run: Run) -> str:
-    return f"gantry train {shlex.quote(arguments.env_id)} --agent {arguments.agent} --out {_quoted(run)} --resume"
+def _resume_command(asked: _Asked, run: Run) -> str:
+    return f"gantry train {shlex.quote(asked.env_id)} --agent {asked.agent} --out {_quoted(run)} --resume"
 
 
 class _Listener:

@@ -6,7 +6,7 @@ This module imports neither MuJoCo nor PyTorch: `import gantry` registers its ta
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -164,7 +164,8 @@ def import_module_of(env_id: str) -> str:
 def canonical_id(name: str) -> str:
     """Return the full id that `name` stands for, after importing the module of `module:ID`.
 
-    The module stays part of the id, so that a run can be opened again in a new process; `gantry/` may be left out.
+    The module stays part of the id, so that a run can be opened again in a new process; `gantry/` may be left out, and
+    upper and lower case do not matter.
 
     Raises:
         GantryError: the module cannot be imported, or no environment has that id; the message names the nearest ones.
@@ -175,18 +176,24 @@ def canonical_id(name: str) -> str:
     before = set(registry)
     import_module_of(name)
     if module and module != "gantry":
-        if env_id in registry:
-            return name
+        if found := _in_any_case(env_id, registry):
+            return f"{module}:{found}"
         added = sorted(set(registry) - before)
         hint = nearest(env_id, added) if added else "; its import must register it (see docs/new_task.md)"
         raise GantryError(f"the module {module!r} registers no environment {env_id!r}{hint}")
     for candidate in (f"gantry/{env_id}", env_id):
-        if candidate in registry:
-            return candidate
+        if found := _in_any_case(candidate, registry):
+            return found
     hint = nearest(env_id, [*_specs, *(known.removeprefix("gantry/") for known in registry)])
     if "did you mean" not in hint:
         hint = "; `gantry list` shows Gantry's own, any installed Gymnasium id works, and so does module:ID"
     raise GantryError(f"unknown environment {env_id!r}{hint}")
+
+
+def _in_any_case(env_id: str, known: Iterable[str]) -> str | None:
+    """Return the known id that equals `env_id`, or else the first that differs from it in upper and lower case only."""
+    same = [candidate for candidate in known if candidate.lower() == env_id.lower()]
+    return env_id if env_id in same else next(iter(same), None)
 
 
 def _import_module(module: str, env_id: str) -> ModuleType:

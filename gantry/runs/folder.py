@@ -54,6 +54,8 @@ class RunConfig:
     versions: dict[str, str]
     evaluation: Json | None = None
     """When and how the policy is evaluated during training; None: never."""
+    schedule_steps: int | None = None
+    """Steps over which schedules of settings run, where that is not `total_steps`."""
 
 
 def current_versions() -> dict[str, str]:
@@ -73,8 +75,8 @@ class Run:
         self.folder = Path(folder)
         self.videos = self.folder / "videos"
         self.best = self.folder / "best"
-        self.metrics = MetricsFile(self.folder / "metrics.csv")
-        self.evaluations = MetricsFile(self.folder / "evaluations.csv")
+        self.metrics = MetricsFile(self.folder / "metrics.csv", ("score", "wall_seconds"))
+        self.evaluations = MetricsFile(self.folder / "evaluations.csv", ("score",))
         self._config = self.folder / "config.json"
         self._trainer = self.folder / "trainer" / "state.safetensors"
         self._lock = FolderLock(self.folder)
@@ -144,9 +146,12 @@ class Run:
         for name, kind in types.items():
             if not isinstance(content.get(name), kind) or isinstance(content[name], bool):
                 raise GantryError(f"{self._config} is damaged ({name!r} is missing or wrong); train again")
-        if not isinstance(evaluation := content.get("evaluation"), dict | None):
-            raise GantryError(f"{self._config} is damaged ('evaluation' is wrong); train again")
-        return RunConfig(**{name: content[name] for name in types}, evaluation=evaluation)
+        optional: dict[str, type] = {"evaluation": dict, "schedule_steps": int}
+        for name, kind in optional.items():
+            if not isinstance(content.get(name), kind | None):
+                raise GantryError(f"{self._config} is damaged ({name!r} is wrong); train again")
+        values: Json = {name: content.get(name) for name in (*types, *optional)}
+        return RunConfig(**values)
 
     def write_config(self, config: RunConfig) -> None:
         """Write `config.json`."""
@@ -228,6 +233,8 @@ def _is_folder(path: Path) -> bool:
 
 
 def _default_name(env_id: str, agent: str, seed: int, name: str) -> str:
+    if not re.fullmatch(r"[\w.,=+-]{0,60}", name):
+        raise GantryError(f"a run's name takes up to 60 letters, digits and - _ . , = +, not {shown(name)!r}")
     return "-".join(filter(None, (short_name(env_id), agent.lower(), name, f"seed{seed}")))
 
 

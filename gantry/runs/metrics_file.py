@@ -16,10 +16,11 @@ class MetricsFile:
 
     Args:
         path: the file; the first row makes it.
+        columns: some that it must have, beside `steps`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, columns: tuple[str, ...] = ()) -> None:
+        self.path, self._required = path, {"steps", *columns}
         self._columns: list[str] = []
 
     def append(self, row: dict[str, float]) -> None:
@@ -122,8 +123,10 @@ class MetricsFile:
         if not lines:
             return [], []
         header, rows = lines[0].split(","), [line.split(",") for line in lines[1:]]
-        if "steps" not in header or len(set(header)) < len(header):
-            raise ValueError("its header names no column 'steps', or one column twice")
+        if missing := sorted(self._required - set(header)):
+            raise ValueError(f"its header names no column {missing[0]!r}")
+        if len(set(header)) < len(header):
+            raise ValueError("its header names a column twice")
         _check(header, rows)
         return header, rows
 

@@ -1,6 +1,5 @@
 """Training: where environment, agent and run folder are built, and the agent learns."""
 
-import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from gantry.runs.environments import canonical_id, open_env
 from gantry.runs.evaluation_callback import EvaluationPlan, TrainingEvaluator
 from gantry.runs.folder import FolderMoved, Run, RunConfig, current_versions
 from gantry.runs.interrupts import deferring
+from gantry.runs.resumption import changed_run
 from gantry.runs.scores import score
 from gantry.runs.seeds import environment_seed
 from gantry.types import Options
@@ -139,15 +139,25 @@ def resume(
     run: Run,
     total_steps: int | None = None,
     progress: Progress | None = None,
+    config: AgentConfig | None = None,
+    env_options: Options | None = None,
+    evaluation: EvaluationPlan | None = None,
+    keep_schedules: bool = False,
     evaluated: Progress | None = None,
     say: Say = say_on_stderr,
 ) -> Agent:
-    """Continue a run that was stopped, to the same numbers as if it had never stopped.
+    """Continue a run that was stopped, to the same numbers as if it had never stopped, where nothing is changed.
+
+    What is changed is written to `config.json`; what a run that has begun cannot change is refused.
 
     Args:
         run: its folder.
         total_steps: a new budget, counted from the run's beginning; None keeps the one it was given.
         progress: called with the metrics of each update.
+        config: other settings of the agent; None keeps them.
+        env_options: options of the environment, which must be those that the run has.
+        evaluation: when to evaluate the policy; None keeps what the run was given.
+        keep_schedules: let schedules of settings end where they did, instead of stretching them over the new budget.
         evaluated: called with the row of `evaluations.csv` of each evaluation.
         say: called with what the user should know although training goes on, in one line.
 
@@ -155,26 +165,36 @@ def resume(
         The trained agent.
 
     Raises:
-        GantryError: no run, a damaged one, or a budget that is spent already.
+        GantryError: no run, a damaged one, a budget that is spent already, or a change that is not possible.
         TrainingStopped: a signal asked for an end; the work so far was saved.
     """
-    written = run.read_config()
     if total_steps is not None:
         _check_budget(total_steps)
+    if not run.exists():
+        run.read_config()  # says what is missing
     with run.claimed():
+        before = run.read_config()
+        written, remarks = changed_run(before, total_steps, config, env_options, evaluation, keep_schedules)
         agent = build_agent(written)
         # A run killed before its first checkpoint begins again.
-        wall_seconds = run.load_checkpoint(agent) if run.can_resume() else 0.0
-        if total_steps is not None and total_steps != written.total_steps:
-            if total_steps < agent.steps:
-                raise GantryError(
-                    f"{run.folder} has taken {agent.steps:,} steps already; --steps counts from its beginning: "
-                    "name a larger number"
-                )
-            written = dataclasses.replace(written, total_steps=total_steps)
+        wall_seconds = 0.0
+        if run.can_resume():
+            try:
+                wall_seconds = run.load_checkpoint(agent)
+            except GantryError as error:
+                if written.config == before.config:
+                    raise
+                raise GantryError(f"{error}; it was asked for other settings: {'; '.join(remarks)}") from error
+        if written.total_steps != before.total_steps and written.total_steps < agent.steps:
+            raise GantryError(
+                f"{run.folder} has taken {agent.steps:,} steps already; --steps counts from its beginning: "
+                "name a larger number"
+            )
+        if written != before:
             run.write_config(written)
-        for trouble in run.continue_tables(agent.steps):
-            say(trouble)
+        for remark in [*remarks, *run.continue_tables(agent.steps)]:
+            say(remark)
+        agent.stepper.schedule_steps = written.schedule_steps
         recorder = _Recorder(run, written, agent, wall_seconds, progress, evaluated, say)
         if agent.steps >= written.total_steps:
             say(f"{run.folder} is finished: it has taken its {agent.steps:,} steps; a larger --steps goes on")

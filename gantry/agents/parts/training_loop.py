@@ -34,8 +34,8 @@ class Update:
 
     @property
     def progress(self) -> float:
-        """Share of the budget's environment steps that have been taken, 0 to 1."""
-        return self._stepper.steps / self._total
+        """Share of the budget's steps, or of the steps that schedules run over, that have been taken: 0 to 1."""
+        return min(1.0, self._stepper.steps / (self._stepper.schedule_steps or self._total))
 
     def report(self, metrics: Metrics) -> None:
         """Hand over the update's own metrics, by name."""

@@ -67,6 +67,7 @@ class VectorStepper:
         env_id: the environment's id, where known.
         observation: (n, d) float32, where the next step starts; treat as read-only.
         steps: environment steps so far that count.
+        schedule_steps: steps over which schedules of settings run; None: the budget of `learn`.
         episodes: statistics of the finished episodes.
         restarted: the episodes under way began without the ones before having ended.
         must_reset: (n,) environments that the coming step only resets, whatever their action (NEXT_STEP autoreset).
@@ -77,6 +78,7 @@ class VectorStepper:
         self._observations = ObservationMap(env.single_observation_space)
         self.mode, limit = AutoresetMode.SAME_STEP, 0
         self.env_id: str | None = None
+        self.schedule_steps: int | None = None
         if isinstance(env, VectorEnv):
             self.mode = _autoreset_mode(env)
             limit = (env.spec.max_episode_steps if env.spec is not None else None) or 0
