@@ -29,10 +29,10 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f" (there are: {', '.join(folded.values())})"
 
 
-def shown(text: object) -> str:
+def shown(text: object, longest: int = LONGEST) -> str:
     """Return a path or a word as a message shows it: without control characters, its middle cut where it is long."""
-    line = "".join(character if character.isprintable() else "�" for character in str(text))
-    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]}…{line[-LONGEST // 2 :]}"
+    line = "".join(each if each.isprintable() else " " if each.isspace() else "�" for each in str(text))
+    return line if len(line) <= longest else f"{line[: longest // 2]}…{line[-longest // 2 :]}"
 
 
 def described(error: BaseException) -> str:

@@ -191,7 +191,7 @@ def test_odd_words_are_one_line(tmp_path, monkeypatch, capsys, words):
     if status != 2:
         assert status == 1
         (line,) = capsys.readouterr().err.splitlines()
-        assert len(line) < 700
+        assert len(line) <= 1510
     assert list(tmp_path.iterdir()) == []
 
 

@@ -24,6 +24,9 @@ COMMANDS = {
     "bench": "measure Gantry against other suites, side by side",
 }
 
+LONGEST_LINE = 1500
+"""Characters of an error's line, at most; the words that a user typed may be longer."""
+
 INTRODUCTION = """\
 Gantry trains controllers for simulated robots in seconds, films them without a screen, and measures itself against
 other suites.
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return status
         except GantryError as error:
-            return _say(str(error), 1)
+            return _say(shown(error, LONGEST_LINE), 1)
         except KeyboardInterrupt:
             return _say("stopped", 130)
         except BrokenPipeError:  # the reader of our output, such as `head`, has gone
@@ -67,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 141
         except OSError as error:  # such as an output on a full disk
             _discard_output()
-            return _say(described(error), 1)
+            return _say(shown(described(error), LONGEST_LINE), 1)
 
 
 def _run(words: list[str]) -> int:
