@@ -15,6 +15,14 @@ class GantryError(Exception):
     The command line prints the message without a traceback and exits with status 1.
     """
 
+    def __init__(self, message: str) -> None:
+        """Keep the message in one line, also where it quotes something longer, such as a space's bounds."""
+        super().__init__(" ".join(line.strip() for line in message.splitlines()))
+
+
+class GantryWarning(RuntimeWarning):
+    """What a user should know although work goes on; the command line prints the message in one line."""
+
 
 class CannotWrite(GantryError):
     """A file or a folder cannot be written: no space, no permission."""

@@ -485,6 +485,42 @@ def test_nes_update_matches_paper(covariance):
     np.testing.assert_allclose(after.spread, factor @ factor.T, rtol=1e-10)
 
 
+FOLLOWERS = {
+    **{f"{kind} NES": NaturalEvolutionStrategy(covariance=kind) for kind in ("full", "diagonal", "fixed")},
+    **{f"{kind} cross-entropy": CrossEntropy(covariance=kind) for kind in ("full", "diagonal")},
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWERS)
+def test_flat_population_moves_nothing(name):
+    method = FOLLOWERS[name]
+    state = method.begin(point(3.0, -1.0))
+    population = method.sample(state, generator())
+    after = method.update(state, population, torch.full((len(population),), 7.0).double())
+    assert torch.equal(after.mean, state.mean)
+    assert torch.equal(after.spread, state.spread)
+    assert after.iteration == 1
+
+
+@pytest.mark.parametrize("name", FOLLOWERS)
+def test_update_does_not_depend_on_the_order_of_tied_samples(name):
+    method = FOLLOWERS[name]
+    state = method.begin(point(3.0, -1.0))
+    population = method.sample(state, generator())
+    values = (torch.arange(len(population)) // 3).double()  # three tie for the last two places among eight elites
+    order = torch.randperm(len(population), generator=generator(1))
+    one, other = (method.update(state, population[index], values[index]) for index in (slice(None), order))
+    torch.testing.assert_close(one.mean, other.mean)
+    torch.testing.assert_close(one.spread, other.spread)
+    assert not torch.equal(one.mean, state.mean)
+
+
+def test_rank_utilities_of_ties_are_their_mean():
+    utilities, apart = rank_utilities(point(4.0, 1.0, 1.0, 2.0, 4.0)), rank_utilities(point(4.0, 1.0, 1.5, 2.0, 5.0))
+    expected = [apart[[0, 4]].mean(), apart[[1, 2]].mean(), apart[[1, 2]].mean(), apart[3], apart[[0, 4]].mean()]
+    torch.testing.assert_close(utilities, torch.stack(expected))
+
+
 # --- the planners' variants
 
 

@@ -622,6 +622,12 @@ def test_physics_that_cannot_be_are_refused_in_one_line(physics, message):
     assert "\n" not in str(caught.value)
 
 
+def test_sensor_noise_on_a_dictionary_is_refused_in_one_line():
+    with pytest.raises(GantryError, match="one array of floats, not Dict") as caught:
+        make_simulator("gantry/ReachGoal-v0", 1, physics={"sensor_noise": 0.1})
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["damping", "friction", "gravity_tilt"])
 def test_physics_that_a_robot_does_not_have_is_refused(name):
     with pytest.raises(GantryError, match=f"{name} changes nothing here") as caught:

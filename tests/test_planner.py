@@ -536,6 +536,18 @@ def test_broken_update_is_undone():
     assert all(torch.equal(end[name], tensor) for name, tensor in states[-1].items() if name.startswith(parts))
 
 
+def test_diverging_fit_stops_learning_and_keeps_last_model():
+    agent = PETS(Spot(1), config(model={"learning_rate": 1e10}), seed=0)
+    with pytest.raises(GantryError, match="NaN or infinite"):
+        agent.learn(200)
+    assert all(bool(tensor.isfinite().all()) for tensor in agent.checkpoint.state().values())
+
+
+def test_ensemble_beyond_memory_is_refused():
+    with pytest.raises(GantryError, match=r"ensemble_size or hidden_sizes .* GiB"):
+        PETS(Spot(1), config(model={"ensemble_size": 10**12}))
+
+
 # --- films and plots
 
 

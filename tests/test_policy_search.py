@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -9,14 +10,15 @@ from agent_states import parameters, restore, trainer_state
 from gantry.agents import load_agent, save_agent
 from gantry.agents.parts.networks import MLP
 from gantry.agents.policy_search import CEMConfig, NESConfig, PolicySearch, play_generation, population_outputs
-from gantry.errors import GantryError
+from gantry.errors import GantryError, GantryWarning
 
 CONFIGS = [CEMConfig, NESConfig]
 
 
 def histories(agent, total):
     rows = []
-    agent.learn(total, lambda _, row: rows.append(row))
+    with warnings.catch_warnings(action="ignore"):  # where nothing was learned
+        agent.learn(total, lambda _, row: rows.append(row))
     return rows
 
 
@@ -64,7 +66,8 @@ def test_learns(config, discrete):
 @pytest.mark.parametrize("total", [1, 79, 80, 81, 403])
 def test_budget_is_exact_and_cut_generation_is_not_learned_from(total):
     agent, rows = PolicySearch(Spot(16), CEMConfig()), []
-    agent.learn(total, lambda _, row: rows.append(row))
+    with warnings.catch_warnings(action="ignore"):  # where nothing was learned
+        agent.learn(total, lambda _, row: rows.append(row))
     assert agent.steps == total
     assert rows[-1]["generations"] == total // 80
 
@@ -109,12 +112,58 @@ def test_nan_return_stops_learning_and_keeps_last_policy():
     assert agent.steps == 160
 
 
+def test_nan_observation_stops_learning_and_keeps_last_policy():
+    class Blinded(Spot):
+        def _observe(self):
+            seen = super()._observe()
+            return np.where(self.calls >= 13, np.nan, seen).astype(np.float32)
+
+    agent, seen = PolicySearch(Blinded(), NESConfig(normalize_observation=True)), []
+    with pytest.raises(GantryError, match="observations that are NaN or infinite"):
+        agent.learn(2_000, lambda agent, _: seen.append(parameters(agent)))
+    assert torch.equal(parameters(agent), seen[-1])
+    assert agent.steps == 160
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_episodes_that_never_end_are_warned_of(config):
+    agent = PolicySearch(Spot(4, length=10**9), config())
+    with pytest.warns(GantryWarning, match="nothing was learned") as caught:
+        agent.learn(40)
+    assert "\n" not in str(caught[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PolicySearch(Spot(4), config()).learn(40)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_flat_returns_leave_the_policy_as_it_is(config):
+    class Indifferent(Spot):
+        def step(self, actions):
+            observation, rewards, *others = super().step(actions)
+            return observation, np.ones_like(rewards), *others
+
+    agent = PolicySearch(Indifferent(), config(), seed=1)
+    before = parameters(agent)
+    agent.learn(400)
+    assert torch.equal(parameters(agent), before)
+
+
 @pytest.mark.parametrize(
     ("config", "wrong"),
     [(CEMConfig, {"num_envs": 1}), (CEMConfig, {"episodes": 0}), (CEMConfig, {"elite_fraction": 0.0}),
-     (CEMConfig, {"initial_std": math.inf}), (NESConfig, {"num_envs": 7}),
+     (CEMConfig, {"initial_std": math.inf}), (NESConfig, {"num_envs": 7}), (CEMConfig, {"min_std": math.inf}),
+     (CEMConfig, {"elite_fraction": math.nan}), (NESConfig, {"mean_learning_rate": math.nan}),
+     (NESConfig, {"covariance_learning_rate": math.inf}), (CEMConfig, {"episodes": 10**30}),
      (NESConfig, {"mean_learning_rate": 0.0})],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(config, wrong):
     with pytest.raises(GantryError, match=next(iter(wrong))):
         config(**wrong)
+
+
+def test_networks_beyond_memory_are_refused():
+    with pytest.raises(GantryError, match=r"hidden_sizes .* GiB"):
+        PolicySearch(Spot(4), CEMConfig(hidden_sizes=(65536,) * 100))
+    with pytest.raises(GantryError, match=r"covariance .* GiB"):
+        PolicySearch(Spot(4), CEMConfig(hidden_sizes=(1000, 1000), covariance="full"))

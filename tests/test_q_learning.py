@@ -439,6 +439,7 @@ def test_spaces_without_table_error_names_another_agent():
         (opened("CartPole-v1", 2), "dqn"),
         (opened("gantry/VacuumRooms-v0", 2), "observation=discrete"),
         (opened("Blackjack-v1", 2), "dqn"),
+        (opened("gantry/Reach-v0", 2), "not Box"),
     ):
         with pytest.raises(GantryError, match=other) as caught:
             QLearning(env)
@@ -458,7 +459,7 @@ def test_load_refuses_other_spaces(tmp_path):
     "wrong",
     [{"gamma": 1.5}, {"report_steps": 0}, {"learning_rate_start": 0.0}, {"learning_rate_end": 1.5}, {"visit_power": 0},
      {"epsilon_start": -0.1}, {"epsilon_fraction": 0.0}, {"replay_batches": -1}, {"replay_batch_size": 0},
-     {"replay_capacity": 0}, {"rule": "sarsa", "replay_batches": 1}],
+     {"replay_capacity": 0}, {"gamma": math.nan}, {"rule": "sarsa", "replay_batches": 1}],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(GantryError, match=list(wrong)[-1]):

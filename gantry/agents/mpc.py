@@ -21,7 +21,7 @@ from gantry.agents.models.reward_model import ToEnvironment
 from gantry.agents.parts.checkpoint import Tensors, prefixed, under
 from gantry.agents.parts.spaces import ObservationMap
 from gantry.agents.parts.threads import torch_threads
-from gantry.errors import GantryError
+from gantry.errors import GantryError, GantryWarning
 from gantry.types import Array, Observation
 
 RANDOM_WALK_CORRELATION = 0.8
@@ -161,7 +161,7 @@ class MPC:
                 self.actions[due] = result.actions
                 if bool(result.failed.any()) and not self._warned:
                     self._warned = True
-                    warnings.warn(FAILED, RuntimeWarning, stacklevel=2)
+                    warnings.warn(FAILED, GantryWarning, stacklevel=2)
                 if self.keep_record and int(due[0]) == 0:
                     self.record = self._planning_record(result, features[0])
             self.steps_left[due] = self.action_repeat

@@ -13,6 +13,7 @@ nothing, so rewards may be sparse and the policy need not be differentiable.
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
 
@@ -33,7 +34,7 @@ from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_network, require_positive
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
-from gantry.errors import GantryError
+from gantry.errors import GantryError, GantryWarning
 from gantry.types import Array, Observation
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "elu": torch.nn.functional.elu}
@@ -219,6 +220,9 @@ def play_generation(
 
     Returns:
         The generation, or None where the budget ended first.
+
+    Raises:
+        GantryError: an observation or a return is NaN or infinite.
     """
     last = stepper.steps + budget
     stepper.restart()
@@ -229,18 +233,24 @@ def play_generation(
             return None
         if policy.normalizer.enabled:
             seen.append(stepper.observation[finished < episodes])
+        require_finite_experience("observation", stepper.observation)
         network, inputs = policy.network, policy.normalizer.inputs(stepper.observation, "cpu")
         outputs = population_outputs(population, network.sizes, network.activation, inputs)
         transition = stepper.step(policy.environment_actions(outputs), last - stepper.steps)
         judged = (finished < episodes) & transition.mask
         returns[judged] += transition.rewards[judged]
         finished += transition.done & judged
-    if not np.isfinite(returns).all():
-        raise GantryError(
-            "learning stopped: an episode's return is NaN or infinite; the last good policy is kept; look for NaN or "
-            "huge values in rewards"
-        )
+    require_finite_experience("reward", returns)
     return Generation(returns / episodes, np.concatenate(seen))
+
+
+def require_finite_experience(what: str, numbers: NDArray[np.floating]) -> None:
+    """Stop learning by a GantryError where what the environment gave is NaN or infinite."""
+    if not np.isfinite(numbers).all():
+        raise GantryError(
+            f"learning stopped: the environment gave {what}s that are NaN or infinite; the policy stays as it was "
+            f"before them; repair the environment's {what}s"
+        )
 
 
 class SearchState:
@@ -335,4 +345,12 @@ class PolicySearch:
                         "std": float(search.current.std.mean()),
                     }
                 )
+        if search.current.iteration == 0 and self.steps >= total_steps:
+            warnings.warn(
+                f"nothing was learned: {self.name} judges policies by whole episodes, and within {self.steps:,} steps "
+                f"none of the {self.stepper.num_envs} environments' generations came to its end; give more steps or "
+                "fewer num_envs, or a time limit where episodes never end",
+                GantryWarning,
+                stacklevel=2,
+            )
         return self

@@ -30,7 +30,7 @@ from gantry.agents.parts.replay import ReplayBuffer
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
 from gantry.agents.parts.spaces import MOST_CATEGORIES, ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.validation import require, require_at_least, require_between
+from gantry.agents.parts.validation import require, require_at_least, require_between, require_memory
 from gantry.agents.parts.vector_stepper import Transition, VectorStepper, reset_seed
 from gantry.errors import GantryError
 from gantry.types import Array, Observation, Space
@@ -237,8 +237,9 @@ def table_size(observation_space: Space, action_space: Space) -> tuple[int, int]
         if not isinstance(space, gymnasium.spaces.Discrete):
             other = "--agent dqn learns from" if what == "observations" else "--agent ppo takes"
             raise GantryError(
-                f"q-learning keeps a table, for which {what} must be Discrete, not {space}; an option of the "
-                f"environment may give such (gantry/VacuumRooms-v0: --env observation=discrete), or {other} others"
+                f"q-learning keeps a table, for which {what} must be Discrete, not {type(space).__name__}; an option "
+                f"of the environment may make them so (gantry/VacuumRooms-v0: --env observation=discrete), or {other} "
+                "such as they are"
             )
     states, actions = int(observation_space.n), int(action_space.n)  # type: ignore[attr-defined]
     if states > MOST_CATEGORIES:
@@ -276,6 +277,7 @@ class QLearning:
         self._observations = ObservationMap(env.single_observation_space)
         self._actions = ActionMap(env.single_action_space)
         tables = 2 if config.rule == "double" else 1
+        require_memory(4 * tables * states * actions, "observation or action space")  # two of 8 bytes each
         self.q = QTables((tables, states, actions), config.initial_value, config.epsilon_start)
         self._next = NextActions(env.num_envs)
         self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed))

@@ -1,13 +1,15 @@
 """The command line: `gantry COMMAND …`; each command's module is imported when it is called."""
 
 import contextlib
+import functools
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 
 from gantry import __version__
-from gantry.errors import GantryError, described, nearest, shown
+from gantry.errors import GantryError, GantryWarning, described, nearest, shown
 from gantry.runs.interrupts import raising
 
 COMMANDS = {
@@ -56,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     141: the reader of the output has gone.
     """
     _open_streams()
-    with raising():
+    with raising(), warnings.catch_warnings():
+        warnings.showwarning = functools.partial(_show_warning, warnings.showwarning)
         try:
             status = _run([*(sys.argv[1:] if arguments is None else arguments)])
             sys.stdout.flush()
@@ -91,6 +94,14 @@ def _say(line: str, status: int) -> int:
     with contextlib.suppress(OSError):  # nobody reads
         print(f"gantry: {line}", file=sys.stderr, flush=True)
     return status
+
+
+def _show_warning(usual: Callable[..., None], message: Warning | str, category: type[Warning], *place: object) -> None:
+    """Print a warning of Gantry's in one line, and others as usual."""
+    if issubclass(category, GantryWarning):
+        _say(str(message), 0)
+    else:
+        usual(message, category, *place)
 
 
 def _open_streams() -> None:

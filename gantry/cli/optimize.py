@@ -13,7 +13,7 @@ from rich.table import Table
 from gantry.agents.optimizers import METHODS, method_class
 from gantry.cli.options import parse_options
 from gantry.cli.output import console, parse, print_json
-from gantry.errors import GantryError, nearest
+from gantry.errors import GantryError, nearest, shown
 from gantry.types import Json
 
 if TYPE_CHECKING:
@@ -81,6 +81,8 @@ def main(words: Sequence[str]) -> None:
         raise GantryError(f"cannot draw {arguments.out}: its name must end in .png, .mp4 or .gif")
     if not (0 < arguments.tolerance < math.inf and arguments.budget > 0):
         raise GantryError("the tolerance and the budget must be positive")
+    if not 0 <= arguments.seed < 2**32:
+        raise GantryError(f"the seed must be from 0 to below 2^32, not {shown(arguments.seed)}")
     methods = {name: configured(name, arguments.set) for name in names}
     comparison = _compare(arguments, methods)
     screen = console(arguments.json)
@@ -104,6 +106,8 @@ def configured(name: str, words: Sequence[str]) -> "Method":
     Raises:
         GantryError: an unknown setting, or a value of the wrong kind.
     """
+    from gantry.agents.parts.validation import TOO_LARGE  # imports PyTorch
+
     kind = method_class(name)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     settings: Json = {}
@@ -115,9 +119,10 @@ def configured(name: str, words: Sequence[str]) -> "Method":
         wanted = float if expected is None else type(expected)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         fits = (number if wanted is float else type(value) is wanted) or (value is None and expected is None)
-        if not fits or (isinstance(value, float) and not math.isfinite(value)):
-            kinds = {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}
-            raise GantryError(f"{name}'s setting {key} is {kinds[wanted]}, not {json.dumps(value)}")
+        if not fits or (number and not abs(value) < TOO_LARGE):
+            most = f"below {TOO_LARGE:g}"
+            kinds = {float: f"a number {most}", int: f"a whole number {most}", bool: "true or false", str: "a word"}
+            raise GantryError(f"{name}'s setting {key} is {kinds[wanted]}, not {shown(json.dumps(value))}")
     method: Method = kind(**settings)
     return method
 

@@ -393,7 +393,9 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             and self._physics.noisy
             and not (isinstance(space, gymnasium.spaces.Box) and space.dtype is not None and space.dtype.kind == "f")
         ):
-            raise GantryError(f"sensor_noise needs observations that are one array of floats, not {space}")
+            raise GantryError(
+                f"sensor_noise needs observations that are one array of floats, not {type(space).__name__}"
+            )
 
     def _set_deadlines(self) -> None:
         self._deadlines = self._starts + (NEVER if self.max_episode_steps is None else self.max_episode_steps)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import silu, softplus
 
 from gantry.agents.parts.optim import Adam
-from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
+from gantry.agents.parts.validation import require, require_at_least, require_finite, require_network, require_positive
 from gantry.errors import GantryError
 
 MIN_STD = 1e-6
@@ -63,9 +63,9 @@ class EnsembleConfig:
         require_at_least(self, 1, "ensemble_size", "minibatch_size", "gradient_steps", "patience")
         require_positive(self, "learning_rate")
         require_at_least(self, 0.0, "weight_decay")
-        require_between(self, 0.0, 1.0, "beta_nll")
+        require(0.0 <= self.beta_nll <= 1.0, "beta_nll", "from 0 to 1", self.beta_nll)
         require(len(self.hidden_sizes) > 0, "hidden_sizes", "at least one width", self.hidden_sizes)
-        require_network(self.hidden_sizes, "cpu")
+        require_network(self.hidden_sizes, "cpu", self.ensemble_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +217,8 @@ class Ensemble:
             self._keep_improved(best_weights, improved)
             stale = 0 if bool(improved.any()) else stale + 1
         self.vector.copy_(best_weights)
+        fitted = total, self.vector, *self.optimizer.state().values()
+        require_finite(*(float(tensor.double().abs().sum()) for tensor in fitted))
         validation_loss = float(best_loss.mean()) if len(validation_x) else math.nan
         return FitResult(steps, float(total) / interval, validation_loss)
 

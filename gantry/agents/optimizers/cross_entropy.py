@@ -9,6 +9,9 @@ parameter moves by θ ← s θ' + (1 − s) θ. The center c is mean', the maxim
 that was sampled from, which widens the distribution along the way it moves and so keeps it from contracting on a slope
 (as in the rank-μ update of Hansen, "The CMA evolution strategy: a tutorial", 2016, equation 14). Samples outside the
 bounds are projected onto them.
+
+Samples that tie for the last places among the elites share them: each counts by the same fraction. Where all values
+are equal, there is nothing to learn, and mean and covariance stay as they are.
 """
 
 import dataclasses
@@ -19,8 +22,8 @@ import torch
 from torch import Tensor
 
 from gantry.agents.optimizers.problem import Bounds, project
-from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState, best_points, require_elites
-from gantry.agents.parts.validation import require, require_at_least
+from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState, require_elites
+from gantry.agents.parts.validation import require, require_at_least, require_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,8 @@ class CrossEntropy(SamplingMethod):
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> SamplingState:
         """Return the state around a start (*shape)."""
         state = super().begin(start, value, bounds)
+        if self.covariance == "full":
+            require_memory(start.numel() ** 2, "covariance")
         covariance = torch.diag(state.std.flatten() ** 2) if self.covariance == "full" else None
         return dataclasses.replace(state, covariance=covariance)
 
@@ -69,9 +74,13 @@ class CrossEntropy(SamplingMethod):
 
     def refit(self, state: SamplingState, population: Tensor, values: Tensor) -> SamplingState:
         """Refit the Gaussian to the elites."""
-        elites = best_points(population, values, self.elites)
-        fitted = elites.mean(0)
+        if bool((values == values[0]).all()):
+            return state
+        elites, weights = elites_and_ties(population, values, self.elites)
+        fitted = elites.mean(0) if weights is None else torch.tensordot(weights, elites, dims=1)
         residuals = elites - (fitted if self.around == "new" else state.mean)
+        if weights is not None:  # so that a plain mean of squares weighs them
+            residuals = residuals * (weights * len(elites)).sqrt().reshape(-1, *[1] * (residuals.ndim - 1))
         mean = state.mean + self.smoothing * (fitted - state.mean)
         floor = self.min_std**2
         covariance = None
@@ -84,6 +93,18 @@ class CrossEntropy(SamplingMethod):
             covariance = covariance + torch.diag((floor - covariance.diagonal()).clamp(min=0.0))
             variance = covariance.diagonal().reshape(mean.shape)
         return dataclasses.replace(state, mean=mean, std=variance.sqrt(), covariance=covariance)
+
+
+def elites_and_ties(population: Tensor, values: Tensor, number: int) -> tuple[Tensor, Tensor | None]:
+    """Return the elites (k, *shape), and their weights (k,) of sum 1 where some tie for the last places, else None."""
+    order = torch.argsort(values, stable=True)
+    last = values[order[number - 1]]
+    tied, better = int((values == last).sum()), int((values < last).sum())
+    if better + tied == number:
+        return population[order[:number]], None
+    weights = torch.ones(better + tied).to(values) / number
+    weights[better:] *= (number - better) / tied
+    return population[order[: better + tied]], weights
 
 
 def square_root(covariance: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from gantry.agents.optimizers.problem import Bounds, project
 from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState
-from gantry.agents.parts.validation import require, require_positive
+from gantry.agents.parts.validation import require, require_memory, require_positive
 
 MAX_RESAMPLES = 8
 """How often a sample outside the bounds is sampled again before it is shortened."""
@@ -64,6 +64,8 @@ class NaturalEvolutionStrategy(SamplingMethod):
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> SamplingState:
         """Return the state around a start (*shape)."""
         state = super().begin(start, value, bounds)
+        if self.covariance == "full":
+            require_memory(start.numel() ** 2, "covariance")
         return dataclasses.replace(state, factor=torch.diag(state.std.flatten()) if self.covariance == "full" else None)
 
     def sample(self, state: SamplingState, generator: torch.Generator) -> Tensor:
@@ -141,14 +143,18 @@ def rank_utilities(values: Tensor) -> Tensor:
     """Return utilities (m,) that depend on the ranks of the values alone and sum to 0; the lowest value gets the least.
 
     Equation 4 of "Natural evolution strategies": max(0, ln(m/2 + 1) − ln k) for rank k, normalized, minus 1/m; here
-    negated, since lower values are better.
+    negated, since lower values are better. Equal values share the mean of their ranks' utilities: where all are equal,
+    every utility is 0 and nothing moves.
     """
     number = len(values)
     ranks = torch.arange(1, number + 1, dtype=values.dtype, device=values.device)
     shares = (math.log(number / 2 + 1) - ranks.log()).clamp(min=0.0)
     weights = torch.empty_like(values)
     weights[torch.argsort(values, stable=True)] = 1.0 / number - shares / shares.sum()
-    return weights
+    distinct, group, counts = values.unique(return_inverse=True, return_counts=True)
+    if len(distinct) == 1:
+        return torch.zeros_like(values)
+    return (torch.zeros_like(distinct).index_add(0, group, weights) / counts)[group]
 
 
 def standardized(values: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gantry.agents.optimizers.minimize import State, Stop
 from gantry.agents.optimizers.problem import Bounds, Problem, check_finite, project
-from gantry.agents.parts.validation import require, require_at_least, require_between
+from gantry.agents.parts.validation import require, require_at_least, require_between, require_memory
 from gantry.errors import GantryError
 
 
@@ -84,6 +84,7 @@ class SamplingMethod(ABC):
 
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> SamplingState:
         """Return the state around a start (*shape)."""
+        require_memory(self.population * start.numel(), "population")
         std = torch.ones_like(start)
         if self.initial_std is not None:
             std = torch.full_like(start, self.initial_std)

@@ -1,10 +1,15 @@
 """Checks of settings and of computed numbers; each failure is one line that says what to change."""
 
+import itertools
 import math
+import os
 
 import torch
 
 from gantry.errors import GantryError
+
+TOO_LARGE = 1e18
+"""Settings are below this: beyond, single precision and 64-bit integers overflow."""
 
 
 def require(holds: bool, name: str, demand: str, value: object) -> None:
@@ -14,16 +19,30 @@ def require(holds: bool, name: str, demand: str, value: object) -> None:
 
 
 def require_at_least(config: object, least: float, *names: str) -> None:
-    """Refuse settings below `least`; raises GantryError."""
+    """Refuse settings below `least`, NaN or too large to count with; raises GantryError."""
     for name in names:
-        require(getattr(config, name) >= least, name, f"at least {least}", getattr(config, name))
+        value = getattr(config, name)
+        require(value >= least, name, f"at least {least}", value)
+        require(value < TOO_LARGE, name, f"below {TOO_LARGE:g}", value)
 
 
 def require_positive(config: object, *names: str) -> None:
-    """Refuse settings that are 0 or below; None passes. Raises GantryError."""
+    """Refuse settings that are 0 or below, NaN or too large to count with; None passes. Raises GantryError."""
     for name in names:
         value = getattr(config, name)
         require(value is None or value > 0, name, "above 0", value)
+        require(value is None or value < TOO_LARGE, name, f"below {TOO_LARGE:g}", value)
+
+
+def require_memory(numbers: int, name: str) -> None:
+    """Refuse a setting that asks for more numbers, of 4 bytes, than the machine's memory holds; raises GantryError."""
+    memory, wanted = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), 4 * numbers
+    if wanted > memory:
+        gigabytes = f"{wanted / 2**30:,.0f} GiB" if wanted < 2**70 else "more"
+        raise GantryError(
+            f"the setting {name} must be lower: it would take {gigabytes} of memory, and there are "
+            f"{memory / 2**30:,.0f} GiB"
+        )
 
 
 def require_between(config: object, low: float, high: float, *names: str) -> None:
@@ -32,9 +51,11 @@ def require_between(config: object, low: float, high: float, *names: str) -> Non
         require(low <= getattr(config, name) <= high, name, f"from {low} to {high}", getattr(config, name))
 
 
-def require_network(hidden_sizes: tuple[int, ...], device: str) -> None:
-    """Refuse widths of hidden layers outside 1 to 65536, and a GPU where there is none; raises GantryError."""
+def require_network(hidden_sizes: tuple[int, ...], device: str, networks: int = 1) -> None:
+    """Refuse layers' widths outside 1 to 65536 or beyond memory, and a GPU where there is none; raises GantryError."""
     require(all(1 <= width <= 65536 for width in hidden_sizes), "hidden_sizes", "widths of 1 to 65536", hidden_sizes)
+    weights = sum(hidden_sizes) + sum(math.prod(pair) for pair in itertools.pairwise(hidden_sizes))
+    require_memory(networks * weights, "hidden_sizes" if networks == 1 else "ensemble_size or hidden_sizes")
     require(device != "cuda" or torch.cuda.is_available(), "device", "cpu where there is no GPU", device)
 
 
