@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import gymnasium
 import msgspec
 import numpy as np
+from gymnasium import spaces
 
 from gantry.errors import CannotWrite, GantryError, shown
 from gantry.types import Array, Json, Options, Space
@@ -184,42 +184,64 @@ def _unknown(content: Options, known: Options) -> list[str]:
 
 
 def space_to_json(space: Space) -> Json:
-    """Describe a Box, a Discrete space or a dictionary of them in JSON values, with null for an infinite bound."""
-    if isinstance(space, gymnasium.spaces.Dict):
-        return {"type": "dictionary", "spaces": {key: space_to_json(part) for key, part in space.items()}}
-    if isinstance(space, gymnasium.spaces.Discrete):
-        return {"type": "discrete", "n": int(space.n), "start": int(space.start)}
-    assert isinstance(space, gymnasium.spaces.Box)
+    """Describe a space that agents handle in JSON values, exactly; null is an infinite bound."""
+    if isinstance(space, spaces.Dict):
+        return {"type": "dictionary", "spaces": {key: space_to_json(part) for key, part in space.spaces.items()}}
+    if isinstance(space, spaces.Tuple):
+        return {"type": "tuple", "spaces": [space_to_json(part) for part in space.spaces]}
+    if isinstance(space, spaces.MultiBinary):
+        return {"type": "multi-binary", "n": np.array(space.n).tolist()}
+    dtype = str(space.dtype)
+    if isinstance(space, spaces.Discrete):
+        return {"type": "discrete", "n": int(space.n), "start": int(space.start), "dtype": dtype}
+    if isinstance(space, spaces.MultiDiscrete):
+        return {"type": "multi-discrete", "nvec": space.nvec.tolist(), "start": space.start.tolist(), "dtype": dtype}
+    assert isinstance(space, spaces.Box)
     bounds = {
-        name: [float(bound) if math.isfinite(bound) else None for bound in values.reshape(-1)]
-        for name, values in (("low", space.low), ("high", space.high))
+        name: [value if bounded else None for value, bounded in zip(values.ravel().tolist(), finite.flat, strict=True)]
+        for name, values, finite in (
+            ("low", space.low, space.bounded_below & np.isfinite(space.low)),
+            ("high", space.high, space.bounded_above & np.isfinite(space.high)),
+        )
     }
-    return {"type": "box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
+    return {"type": "box", "shape": list(space.shape), "dtype": dtype, **bounds}
 
 
 def space_from_json(description: Any) -> Space:
     """Return the space that `space_to_json` described.
 
     Raises:
-        ValueError, TypeError, KeyError: the description is not of a space.
+        ValueError, TypeError, KeyError, OverflowError, AssertionError: the description is not of a space.
     """
-    if description["type"] == "dictionary":
-        return gymnasium.spaces.Dict({str(key): space_from_json(part) for key, part in description["spaces"].items()})
-    if description["type"] == "discrete":
-        return gymnasium.spaces.Discrete(int(description["n"]), start=int(description["start"]))
-    if description["type"] != "box":
-        raise ValueError(f"unknown space {description['type']!r}")
-    shape = tuple(int(length) for length in description["shape"])
-    dtype = np.dtype(str(description["dtype"]))
-    if not (np.issubdtype(dtype, np.floating) or np.issubdtype(dtype, np.integer)):
+    kind = description["type"]
+    if kind == "dictionary":  # pairs keep their order, which a dictionary's would lose
+        return spaces.Dict([(str(key), space_from_json(part)) for key, part in description["spaces"].items()])
+    if kind == "tuple":
+        return spaces.Tuple([space_from_json(part) for part in description["spaces"]])
+    if kind == "multi-binary":
+        n = description["n"]
+        return spaces.MultiBinary(int(n) if isinstance(n, int) else [int(length) for length in n])
+    dtype: Any = np.dtype(str(description["dtype"]))
+    if dtype.kind not in "biuf":
         raise ValueError(f"{dtype} is not a numeric type")
+    if kind == "discrete":
+        return spaces.Discrete(int(description["n"]), start=int(description["start"]), dtype=dtype.type)
+    if kind == "multi-discrete":
+        return spaces.MultiDiscrete(description["nvec"], dtype, start=description["start"])
+    if kind != "box":
+        raise ValueError(f"unknown space {kind!r}")
+    shape = tuple(int(length) for length in description["shape"])
+    infinite = (-math.inf, math.inf) if dtype.kind == "f" else (0, 1)
+    if dtype.kind in "iu":
+        infinite = (np.iinfo(dtype).min, np.iinfo(dtype).max)
 
-    def bound(name: str, infinite: float) -> Array:
-        values = [infinite if value is None else float(value) for value in description[name]]
-        return np.array(values, np.float64).reshape(shape)
+    def bound(name: str, otherwise: float) -> Array:
+        values = [otherwise if value is None else value for value in description[name]]
+        return np.array(values, dtype).reshape(shape)
 
-    low, high = bound("low", -math.inf), bound("high", math.inf)
-    # Gymnasium takes infinite bounds for integer types too, but only uncast.
-    if np.issubdtype(dtype, np.floating):
-        low, high = low.astype(dtype), high.astype(dtype)
-    return gymnasium.spaces.Box(low, high, shape=shape, dtype=dtype.type)
+    box = spaces.Box(bound("low", infinite[0]), bound("high", infinite[1]), shape=shape, dtype=dtype)
+    box.bounded_below, box.bounded_above = (
+        np.array([value is not None for value in description[name]], np.bool_).reshape(shape)
+        for name in ("low", "high")
+    )
+    return box

@@ -24,6 +24,12 @@ def restore(agent, state):
     agent.checkpoint.load_state(state)
 
 
+def collected(agent, budget=10**9):
+    """The transitions of one more rollout of an actor-critic, with their advantages."""
+    agent.rollout.collect(budget)
+    return agent.rollout.batch(agent.critic, agent.return_normalizer, agent.config.gamma, agent.config.gae_lambda)
+
+
 def opened(env_id, num_envs, **options):
     """A Gymnasium vector environment with SAME_STEP autoreset."""
     if gymnasium.spec(env_id).vector_entry_point is not None:

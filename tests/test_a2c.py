@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from agent_doubles import NEXT_STEP, SAME_STEP, Spot, Wage
+from agent_states import collected
 from small_mdp import SmallMDP, gradient, one_hot, returns_by_hand, trajectories
 
 from gantry.agents.a2c import A2C, A2CConfig, policy_loss, value_loss
@@ -52,7 +53,7 @@ def test_targets_are_n_step_returns_from_the_observation_before_the_reset():
         return observation, reward, terminated, truncated, infos
 
     env.step = recording
-    _, batch = agent.collect(10**9)
+    batch = collected(agent)
     for row in range(3):
         for start in range(5):
             target, weight = 0.0, 1.0
@@ -78,7 +79,7 @@ def test_truncation_bootstraps_and_termination_does_not(terminal, expected):
     )  # fmt: skip
     agent = A2C(Wage(terminal=terminal), config)
     agent.learn(48_000)
-    assert agent.collect(10**9)[1].value.mean() == pytest.approx(expected, rel=0.1 if terminal else 0.02)
+    assert collected(agent).value.mean() == pytest.approx(expected, rel=0.1 if terminal else 0.02)
 
 
 # Losses and gradients
@@ -119,7 +120,7 @@ def test_an_update_is_a_clipped_step_down_the_loss_written_out(shared, discrete)
     agent.learn(800)
     tensors = agent.checkpoint.state()
     squares = [tensors[f"optimizer.{index}.square"] for index in range(len(agent.optimizer.parameters))]
-    _, batch = agent.collect(10**9)
+    batch = collected(agent)
     names = ["body"] if shared else ["policy.network", "critic"]
     rebuilt = [leaves(tensors, name) for name in names]
     if shared:
@@ -211,7 +212,7 @@ ADAM = {"optimizer": "adam", "learning_rate": 3e-3, "gamma": 0.5}
 def test_learns_discrete_actions(shared, mode):
     agent = A2C(Spot(discrete=True, mode=mode), A2CConfig(shared_body=shared, **ADAM), seed=1)
     agent.learn(12_000)
-    assert agent.stepper.episodes.metrics()["reward_mean"] > 0.85
+    assert agent.stepper.metrics()["reward_mean"] > 0.85
     assert agent.act(np.array([[-0.5, 0.2], [0.5, 0.2]])).tolist() == [0, 1]
 
 
@@ -233,7 +234,7 @@ def test_rmsprop_learns_too():
     config = A2CConfig(learning_rate=7e-3, gamma=0.5, rmsprop_decay=0.9)
     agent = A2C(Spot(discrete=True), config, seed=1)
     agent.learn(16_000)
-    assert agent.stepper.episodes.metrics()["reward_mean"] > 0.85
+    assert agent.stepper.metrics()["reward_mean"] > 0.85
 
 
 def test_a_row_of_metrics_stands_for_several_updates():

@@ -4,7 +4,6 @@ import pytest
 from agent_doubles import DISABLED, NEXT_STEP, SAME_STEP, Forgetful, Spot
 from gymnasium.vector import SyncVectorEnv
 
-from gantry.agents.parts.episode_statistics import EpisodeStatistics
 from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.vector_stepper import ResumableEnv, VectorStepper
 from gantry.errors import GantryError
@@ -104,7 +103,7 @@ def test_first_episodes_are_staggered(mode):
     assert ends[:4] == [(2, 0), (4, 1), (6, 2), (8, 3)]
     assert [step for step, _ in ends[4:7]] == [10, 12, 14]
     # Episodes that we cut are not counted; the last row's cut falls on its own end.
-    assert stepper.episodes.metrics()["length_mean"] == 8.0
+    assert stepper.metrics()["length_mean"] == 8.0
 
 
 def test_staggering_an_environment_that_resets_all_rows_happens_once():
@@ -121,19 +120,20 @@ def test_staggering_an_environment_that_resets_all_rows_happens_once():
     assert ends == [(25, row) for row in range(4)]
 
 
-def test_episode_statistics_are_those_of_the_last_finished_episodes():
+def test_episode_metrics_are_those_of_the_last_hundred_finished_episodes():
     stepper = VectorStepper(countdowns(SAME_STEP), 0)
-    stepper.episodes = EpisodeStatistics(2, window=3)
     stepper.begin_episodes()
-    assert np.isnan(stepper.episodes.metrics()["return_mean"])
-    for _ in range(6):
+    assert np.isnan(stepper.metrics()["return_mean"])
+    finished = []
+    for step in range(1, 145):
         stepper.step(np.zeros(2, np.int64))
-    metrics = stepper.episodes.metrics()
-    assert metrics["episodes"] == 5.0
-    # The window's three: environment 0 (length 2) after four and six steps, environment 1 (length 3) after six.
-    assert metrics["length_mean"] == pytest.approx(7 / 3)
+        finished += [length for length in (2, 3) if step % length == 0]
+    metrics = stepper.metrics()
+    assert metrics["steps"] == 288.0
+    assert metrics["episodes"] == len(finished) == 72 + 48
+    assert metrics["length_mean"] == metrics["return_mean"] == pytest.approx(np.mean(finished[-100:]))
     assert metrics["reward_mean"] == 1.0
-    assert metrics["success_mean"] == pytest.approx(2 / 3)
+    assert metrics["success_mean"] == pytest.approx(np.mean(np.array(finished[-100:]) == 2))
 
 
 def test_restored_stepper_continues_exactly():

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from agent_doubles import NEXT_STEP, SAME_STEP, Forgetful, Spot, Wage
-from agent_states import opened, parameters, restore, trainer_state
+from agent_states import collected, opened, parameters, restore, trainer_state
 from safetensors.torch import save_file
 
 import gantry
 from gantry.agents import load_agent
+from gantry.agents.parts.spaces import Spaces
 from gantry.agents.ppo import PPO, PPOConfig, approximate_kl, clipped_surrogate, value_loss
 from gantry.errors import GantryError
 from gantry.files import save_tensors
@@ -114,7 +115,7 @@ def test_truncation_bootstraps_and_termination_does_not(terminal, expected):
     )  # fmt: skip
     agent = PPO(Wage(terminal=terminal), config)
     agent.learn(24_000)
-    _, batch = agent.collect(10**9)
+    batch = collected(agent)
     if terminal:  # one value for states of one look: the mean of what is left to earn
         assert batch.value.mean() == pytest.approx(expected, rel=0.1)
     else:
@@ -139,7 +140,7 @@ def test_advantages_use_the_observation_before_the_reset():
         return observation, reward, terminated, truncated, infos
 
     env.step = recording
-    _, batch = agent.collect(10**9)
+    batch = collected(agent)
 
     def value(observation):
         with torch.no_grad():
@@ -192,7 +193,7 @@ def test_rows_beyond_the_budget_leave_no_trace():
             return observation, reward, *rest
 
         env.step = raising
-        offsets.append(agent.collect(2 * 16 + 5)[1])
+        offsets.append(collected(agent, 2 * 16 + 5))
     assert len(offsets[0].advantage) == 37
     assert torch.equal(offsets[0].advantage, offsets[1].advantage)
 
@@ -457,7 +458,16 @@ def test_settings_out_of_range_are_refused(settings):
 
 def test_spaces_it_cannot_handle_are_refused():
     with pytest.raises(GantryError, match="must be"):
-        PPO(opened("Blackjack-v1", 2))
+        PPO(Spaces(gymnasium.spaces.Text(3), gymnasium.spaces.Discrete(2)))
+
+
+def test_tuple_observations_are_learned_from_and_acted_on():
+    agent = PPO(opened("Blackjack-v1", 2), PPOConfig(rollout_steps=8))
+    agent.learn(32)
+    hands = (np.array([20, 12]), np.array([5, 10]), np.array([0, 1]))
+    assert agent.act(hands).tolist() == [agent.act((20, 5, 0)), agent.act((12, 10, 1))]
+    with pytest.raises(GantryError, match="parts 0, 1, 2"):
+        agent.act((20, 5))
 
 
 def test_discrete_observations_are_learned_from_and_acted_on():

@@ -281,7 +281,7 @@ def test_learns_discrete_actions(baseline):
     agent = Reinforce(Spot(discrete=True), config, seed=1)
     agent.learn(8_000)
     assert agent.act(np.array([[-0.5, 0.2], [0.5, 0.2]])).tolist() == [0, 1]
-    assert agent.stepper.episodes.metrics()["reward_mean"] > 0.8
+    assert agent.stepper.metrics()["reward_mean"] > 0.8
 
 
 @pytest.mark.parametrize("squash", [False, True])

@@ -14,15 +14,14 @@ from typing import ClassVar, Literal, Self
 import torch
 from gymnasium.vector import VectorEnv
 
-from gantry.agents.parts.advantages import gae
 from gantry.agents.parts.checkpoint import Checkpoint
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.policy import Policy
 from gantry.agents.parts.rmsprop import RMSprop
-from gantry.agents.parts.rollouts import Batch, Rollout, RolloutCollector, standardized
-from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces, check_spaces
+from gantry.agents.parts.rollouts import Batch, Rollout, standardized
+from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
@@ -151,7 +150,7 @@ class A2C:
             self.optimizer = RMSprop(learned, config.rmsprop_decay, config.optimizer_epsilon, like_pytorch)
         self.return_normalizer = ReturnNormalizer(env.num_envs, config.gamma, config.normalize_return)
         self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed), config.stagger_first_episodes)
-        self.rollouts = RolloutCollector(self.stepper, self.policy, config.rollout_steps, self._random)
+        self.rollout = Rollout(self.stepper, self.policy, config.rollout_steps, self._random)
         networks.pop("actor", None)  # the policy's own
         self.checkpoint = Checkpoint(
             policy={"policy": self.policy, **networks, "return_moments": self.return_normalizer.moments},
@@ -175,8 +174,7 @@ class A2C:
             self.policy_and_value: TwoOutputs = lambda inputs: (self.policy.network(inputs), critic(inputs).squeeze(1))
             assert self.policy.own_network is not None
             return {"actor": self.policy.own_network, "critic": critic}
-        check_spaces(*spaces)
-        widths = (ObservationMap(spaces[0]).size, *config.hidden_sizes, ActionMap(spaces[1]).size + 1)
+        widths = (ObservationMap(spaces[0]).size, *config.hidden_sizes, ActionMap(spaces[1], several=True).size + 1)
         body = MLP(widths, config.activation, 1.0, self._random, config.device)
         body.weights[-1][:, :-1] *= 0.01  # a first policy that is equally broad in every state
         self.policy = Policy(*spaces, config, self._random, lambda inputs: body(inputs)[:, :-1])
@@ -208,25 +206,15 @@ class A2C:
                     rate = config.learning_rate
                     if config.learning_rate_schedule == "linear":
                         rate *= 1.0 - update.progress
-                    rollout, batch = self.collect(update.remaining)
+                    with torch_threads(1):  # for the small batches of acting; more would take CPUs from the simulator
+                        self.rollout.collect(update.remaining)
+                        batch = self.rollout.batch(self.critic, self.return_normalizer, config.gamma, config.gae_lambda)
                     records.append(self.improve(batch, rate))
-                    self.policy.normalizer.update(rollout.observations)
+                    self.policy.normalizer.update(self.rollout.observed())
                 update.report(
                     {name: math.fsum(record[name] for record in records) / len(records) for name in records[0]}
                 )
         return self
-
-    def collect(self, budget: int) -> tuple[Rollout, Batch]:
-        """Let the policy act for a rollout of at most `budget` steps, and estimate the advantages of its actions."""
-        with torch_threads(1):  # for the small batches of acting; more would take CPUs from the simulator
-            rollout = self.rollouts.collect(budget)
-            values, next_values = rollout.values(self.critic)
-            rewards = self.return_normalizer.apply(rollout.rewards, rollout.done, rollout.mask)
-            advantages = gae(
-                rewards, values, next_values, rollout.terminated, rollout.ends,
-                gamma=self.config.gamma, lam=self.config.gae_lambda,
-            )  # fmt: skip
-            return rollout, rollout.batch(values, advantages)
 
     def improve(self, batch: Batch, learning_rate: float) -> Metrics:
         """Take one gradient step on a whole rollout; returns metrics."""

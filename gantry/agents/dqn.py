@@ -25,7 +25,7 @@ from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.priorities import Priorities
 from gantry.agents.parts.replay import Minibatch, ReplayBuffer
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
-from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces, check_spaces
+from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.td_targets import Counter, hard_update, polyak_update, td_target
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, Update, training_loop
@@ -176,7 +176,6 @@ class DQN:
     def __init__(
         self, env: VectorEnv | Spaces, config: DQNConfig = DQNConfig(), seed: int = 0, env_seed: int | None = None
     ) -> None:
-        check_spaces(env.single_observation_space, env.single_action_space)
         self.observations = ObservationMap(env.single_observation_space)
         self.actions = ActionMap(env.single_action_space)
         if self.actions.continuous:

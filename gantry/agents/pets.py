@@ -30,13 +30,13 @@ from gantry.agents.models.reward_model import LearnedReward, RewardModel, TaskRe
 from gantry.agents.models.terminal_value import TerminalValue
 from gantry.agents.mpc import MPC
 from gantry.agents.parts.checkpoint import Checkpoint, Part, Tensors
-from gantry.agents.parts.spaces import ActionMap, Box, ObservationMap, Spaces, check_spaces
+from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
 from gantry.errors import GantryError
-from gantry.types import Array, Observation, Space
+from gantry.types import Array, Observation
 
 ACCURACY_HISTORY = 10
 """Number of fits whose model accuracy is kept for plots."""
@@ -129,7 +129,6 @@ class PETS:
         self, env: VectorEnv | Spaces, config: PlannerConfig = PlannerConfig(), seed: int = 0,
         env_seed: int | None = None,
     ) -> None:  # fmt: skip
-        check_spaces(env.single_observation_space, env.single_action_space)
         self.env = env
         self._random = torch.Generator().manual_seed(seed)
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
@@ -151,7 +150,8 @@ class PETS:
             self.config = dataclasses.replace(self.config, reward="task" if offered else "learned")
             if offered:
                 self.reward_model = None
-        search = PlanSearch(config.search, action_size, _bounded(env.single_action_space))
+        bounded = torch.from_numpy(self._actions.has_bounds) if self._actions.continuous else None
+        search = PlanSearch(config.search, action_size, bounded)
         repeat, threads = config.action_repeat, config.torch_threads
         self.mpc, self.collector = (
             MPC(observations, self._to_environment, search, self._model_for, repeat, generator, threads)
@@ -400,10 +400,3 @@ def _offers_reward(planning_model: PlanningModel | None, observation_size: int) 
     """Return whether an environment offers its reward as a function of what its observations determine."""
     observation = np.zeros((1, observation_size), np.float32)
     return planning_model is not None and planning_model.features(observation) is not None
-
-
-def _bounded(space: Space) -> Tensor | None:
-    """Return which action dimensions have finite bounds, (a,) bool, or None for Discrete actions."""
-    if not isinstance(space, Box):
-        return None
-    return torch.from_numpy(np.isfinite(space.low.ravel()) & np.isfinite(space.high.ravel()))

@@ -29,7 +29,7 @@ from gantry.agents.optimizers.sampling import SamplingState
 from gantry.agents.parts.checkpoint import Checkpoint, Tensors, prefixed, under
 from gantry.agents.parts.networks import MLP, Activation, layer_shapes
 from gantry.agents.parts.normalization import ObservationNormalizer
-from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces, check_spaces
+from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_network, require_positive
@@ -160,7 +160,6 @@ class DeterministicPolicy:
     """
 
     def __init__(self, env: VectorEnv | Spaces, config: CEMConfig | NESConfig, generator: torch.Generator) -> None:
-        check_spaces(env.single_observation_space, env.single_action_space)
         self.observations = ObservationMap(env.single_observation_space)
         self.actions = ActionMap(env.single_action_space)
         sizes = (self.observations.size, *config.hidden_sizes, self.actions.size)

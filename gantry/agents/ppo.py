@@ -19,13 +19,12 @@ from typing import ClassVar, Literal, Self
 import torch
 from gymnasium.vector import VectorEnv
 
-from gantry.agents.parts.advantages import gae
 from gantry.agents.parts.checkpoint import Checkpoint
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.policy import Policy
-from gantry.agents.parts.rollouts import Batch, Rollout, RolloutCollector, minibatches, standardized
+from gantry.agents.parts.rollouts import Batch, Rollout, minibatches, standardized
 from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
@@ -152,7 +151,6 @@ class PPO:
     Attributes:
         policy: the actor with all that acting needs.
         critic: from normalized observations (B, d) to values (B, 1).
-        steps: environment steps learned from so far.
 
     Raises:
         GantryError: the spaces are not ones that agents handle.
@@ -173,7 +171,7 @@ class PPO:
         self.actor_optimizer, self.critic_optimizer = Adam(self.policy.parameters), Adam([self.critic.vector])
         self.return_normalizer = ReturnNormalizer(env.num_envs, config.gamma, config.normalize_return)
         self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed), config.stagger_first_episodes)
-        self.rollouts = RolloutCollector(self.stepper, self.policy, config.rollout_steps, self._random)
+        self.rollout = Rollout(self.stepper, self.policy, config.rollout_steps, self._random)
         self.checkpoint = Checkpoint(
             policy={"policy": self.policy, "critic": self.critic, "return_moments": self.return_normalizer.moments},
             trainer={
@@ -203,22 +201,12 @@ class PPO:
                 rate = config.learning_rate
                 if config.learning_rate_schedule == "linear":
                     rate *= 1.0 - update.progress
-                rollout, batch = self.collect(update.remaining)
+                with torch_threads(1):  # for the small batches of acting; more would take CPUs from the simulator
+                    self.rollout.collect(update.remaining)
+                    batch = self.rollout.batch(self.critic, self.return_normalizer, config.gamma, config.gae_lambda)
                 update.report(self.improve(batch, rate))
-                self.policy.normalizer.update(rollout.observations)
+                self.policy.normalizer.update(self.rollout.observed())
         return self
-
-    def collect(self, budget: int) -> tuple[Rollout, Batch]:
-        """Let the policy act for a rollout of at most `budget` steps, and estimate the advantages of its actions."""
-        with torch_threads(1):  # for the small batches of acting; more would take CPUs from the simulator
-            rollout = self.rollouts.collect(budget)
-            values, next_values = rollout.values(self.critic)
-            rewards = self.return_normalizer.apply(rollout.rewards, rollout.done, rollout.mask)
-            advantages = gae(
-                rewards, values, next_values, rollout.terminated, rollout.ends,
-                gamma=self.config.gamma, lam=self.config.gae_lambda,
-            )  # fmt: skip
-            return rollout, rollout.batch(values, advantages)
 
     def improve(self, batch: Batch, learning_rate: float) -> Metrics:
         """Make `epochs` passes over a rollout in shuffled minibatches; returns metrics."""

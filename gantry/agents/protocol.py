@@ -1,16 +1,19 @@
 """What every agent can do, and what some can do beside it, as protocols; `isinstance` can check the latter."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 from gymnasium.vector import VectorEnv
 
 from gantry.types import Array, Observation
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from gantry.agents.models.calibration import ModelAccuracy
     from gantry.agents.mpc import PlanningRecord
     from gantry.agents.parts.checkpoint import Checkpoint
+    from gantry.agents.parts.networks import Activation
     from gantry.agents.parts.spaces import Spaces
     from gantry.agents.parts.vector_stepper import VectorStepper
 
@@ -67,6 +70,34 @@ class AgentConfig(Protocol):
     def num_envs(self) -> int:
         """Environments stepped at once."""
         ...
+
+
+class PolicyConfig(Protocol):
+    """The settings that the part `Policy` reads."""
+
+    @property
+    def hidden_sizes(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def activation(self) -> "Activation": ...  # noqa: D102
+    @property
+    def initial_log_std(self) -> float: ...  # noqa: D102
+    @property
+    def action_scaling(self) -> Literal["bounds", "none"]: ...  # noqa: D102
+    @property
+    def squash_actions(self) -> bool: ...  # noqa: D102
+    @property
+    def normalize_observation(self) -> bool: ...  # noqa: D102
+    @property
+    def device(self) -> Literal["cpu", "cuda"]: ...  # noqa: D102
+
+
+class Optimizer(Protocol):
+    """Moves some leaf tensors against their gradients."""
+
+    parameters: "list[Tensor]"
+
+    def step(self, gradients: "Sequence[Tensor]", learning_rate: float, scale: float = 1.0) -> None:
+        """Move the parameters by one step, with the gradients multiplied by `scale` (clipping)."""
 
 
 class AgentClass(Protocol):

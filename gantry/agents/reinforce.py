@@ -22,7 +22,7 @@ from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.policy import Policy
-from gantry.agents.parts.rollouts import Rollout, RolloutCollector, minibatches
+from gantry.agents.parts.rollouts import Rollout, minibatches
 from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
@@ -210,7 +210,7 @@ class Reinforce:
         self.optimizer = Adam(self.policy.parameters)
         self.return_normalizer = ReturnNormalizer(env.num_envs, config.gamma, config.normalize_return)
         self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed))
-        self._rollouts = RolloutCollector(self.stepper, self.policy, BLOCK, self._random)
+        self._rollout = Rollout(self.stepper, self.policy, BLOCK, self._random)
         learned, trained = {}, {}
         if self.critic is not None:
             self.critic_optimizer = Adam([self.critic.vector])
@@ -300,56 +300,55 @@ class Reinforce:
         self.return_normalizer.sums[:] = 0.0
         playing = np.arange(config.num_envs) < config.episodes
         not_begun = max(0, config.episodes - config.num_envs)
-        finals: list[tuple[int, NDArray[np.int64], NDArray[np.float32]]] = []
-        length, all_ended = 0, False
-        with torch.no_grad():
-            while playing.any() and stepper.steps < last:
-                if length % BLOCK == 0:
-                    noise = policy.distribution.noise((BLOCK, config.num_envs), self._random).to(config.device)
-                if length == self._rollouts.steps:
-                    self._rollouts = _doubled(self._rollouts, self._random)
-                step = self._rollouts.step(length, noise[length % BLOCK], last - stepper.steps, playing)
-                if len(step.final_envs):
-                    finals.append((length, step.final_envs, step.final_observations))
-                ended = np.flatnonzero(step.done & step.mask)
-                playing[ended[not_begun:]] = False
-                not_begun = max(0, not_begun - len(ended))
-                length, all_ended = length + 1, bool(step.done.all())
+        rollout, all_ended = self._rollout, False
+        rollout.begin()
+        while playing.any() and stepper.steps < last:
+            if rollout.length % BLOCK == 0:
+                noise = policy.distribution.noise((BLOCK, config.num_envs), self._random).to(config.device)
+            if rollout.length == rollout.steps:
+                rollout = self._rollout = _doubled(rollout, self._random)
+            step = rollout.step(noise[rollout.length % BLOCK], last - stepper.steps, playing)
+            ended = np.flatnonzero(step.done & step.mask)
+            playing[ended[not_begun:]] = False
+            not_begun = max(0, not_begun - len(ended))
+            all_ended = bool(step.done.all())
         if not all_ended:  # the next policy must not be judged by the rest of an episode that this one began
             stepper.restart()
-        return self._episodes(Rollout(self._rollouts, length, finals))
+        return self._episodes(rollout)
 
     def _episodes(self, rollout: Rollout) -> Episodes:
         """Return the steps of a rollout that count, episode after episode, with their returns and values."""
-        config, mask = self.config, rollout.mask
-        rewards = self.return_normalizer.apply(rollout.rewards, rollout.done, mask)
+        config, length = self.config, rollout.length
+        mask, terminated = rollout.mask[:length], rollout.terminated[:length]
+        rewards = self.return_normalizer.apply(rollout.rewards[:length], rollout.done[:length], mask)
         values, next_values = np.zeros((2, *mask.shape), np.float32)
         if self.critic is not None:
             values, next_values = rollout.values(self.critic)
-        ends = rollout.ends  # also where the budget cuts an episode short
+        ends = rollout.ends()  # also where the budget cuts an episode short
         ends[-1] = True
-        returns = returns_to_go(rewards, next_values * ~rollout.terminated, ends, config.gamma)
+        returns = returns_to_go(rewards, next_values * ~terminated, ends, config.gamma)
         envs, times = np.nonzero(mask.T)  # ordered by environment, so that each episode is in one piece
         steps = torch.from_numpy(times * config.num_envs + envs)
 
         def column(array: torch.Tensor) -> torch.Tensor:
-            return array[: rollout.length].flatten(0, 1).index_select(0, steps).to(config.device)
+            return array[:length].flatten(0, 1).index_select(0, steps).to(config.device)
 
         return Episodes(
-            inputs=column(rollout.steps.inputs),
-            samples=column(rollout.steps.samples),
+            inputs=column(rollout.inputs),
+            samples=column(rollout.samples),
             returns=column(torch.from_numpy(returns)),
             values=column(torch.from_numpy(values)),
             lengths=np.diff(np.flatnonzero(ends[times, envs]) + 1, prepend=0).tolist(),
-            observations=rollout.steps.observations[times, envs],
+            observations=rollout.observations[times, envs],
         )
 
 
-def _doubled(rollouts: RolloutCollector, generator: torch.Generator) -> RolloutCollector:
-    """Return a collector with room for twice as many steps that holds those of `rollouts`."""
-    larger = RolloutCollector(rollouts.stepper, rollouts.policy, 2 * rollouts.steps, generator)
+def _doubled(rollout: Rollout, generator: torch.Generator) -> Rollout:
+    """Return a rollout with room for twice as many steps that holds those of `rollout`."""
+    larger = Rollout(rollout.stepper, rollout.policy, 2 * rollout.steps, generator)
+    larger.length, larger.finals = rollout.length, rollout.finals
     for name in ("inputs", "outputs", "samples", "observations", "rewards", "terminated", "done", "mask"):
-        content = getattr(rollouts, name)
+        content = getattr(rollout, name)
         getattr(larger, name)[: len(content)] = content
     return larger
 

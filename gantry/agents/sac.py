@@ -22,13 +22,13 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Checkpoint, Tensors
-from gantry.agents.parts.distributions import squashed_log_prob
 from gantry.agents.parts.networks import MLP, Activation, Pass
 from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.replay import Minibatch, ReplayBuffer
 from gantry.agents.parts.schedules import scheduled
-from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces, check_spaces
+from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
+from gantry.agents.parts.squashed import squashed_log_prob
 from gantry.agents.parts.td_targets import Counter, hard_update, polyak_update, td_target
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, Update, training_loop
@@ -210,7 +210,6 @@ class SAC:
     def __init__(
         self, env: VectorEnv | Spaces, config: SACConfig = SACConfig(), seed: int = 0, env_seed: int | None = None
     ) -> None:
-        check_spaces(env.single_observation_space, env.single_action_space)
         self.observations = ObservationMap(env.single_observation_space)
         self.actions = ActionMap(env.single_action_space)
         if not self.actions.continuous:

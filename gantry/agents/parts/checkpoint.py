@@ -42,6 +42,7 @@ class Checkpoint:
     def __init__(self, policy: Mapping[str, Part], trainer: Mapping[str, Part | torch.Generator]) -> None:
         self._policy = dict(policy)
         self._parts: dict[str, Part | torch.Generator] = {**policy, **trainer}
+        self._undoable = {name: part for name, part in self._parts.items() if isinstance(part, Undoable)}
         self._copies: dict[str, Tensors] = {}
 
     def policy_state(self) -> Tensors:
@@ -49,7 +50,9 @@ class Checkpoint:
         return _gathered(self._policy)
 
     def load_policy_state(self, tensors: Tensors, where: str) -> None:
-        """Restore what `policy_state` returned; raises as `check_tensors` does, with `where` to name the file."""
+        """Restore what `policy_state` returned, read from `where`; raises GantryError where it does not fit."""
+        from gantry.agents.parts.tensor_checks import check_tensors  # not needed for learning
+
         check_tensors(tensors, self.policy_state(), where)
         for name, part in self._policy.items():
             part.load_state(under(tensors, name))
@@ -64,6 +67,8 @@ class Checkpoint:
         Raises:
             GantryError: the state is damaged, or of another agent or other settings.
         """
+        from gantry.agents.parts.tensor_checks import check_tensors
+
         policy = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] in self._policy}
         check_tensors(policy, self.policy_state(), "the trainer state")
         try:
@@ -75,35 +80,16 @@ class Checkpoint:
 
     def mark(self) -> None:
         """Begin an update that `rollback` undoes."""
-        self._copies = {}
-        for name, part in self._parts.items():
-            if isinstance(part, Undoable):
-                part.mark()
-            else:
-                self._copies[name] = _state(part)
+        for undoable in self._undoable.values():
+            undoable.mark()
+        self._copies = {name: _state(part) for name, part in self._parts.items() if name not in self._undoable}
 
     def rollback(self) -> None:
         """Undo everything since the last `mark`, exactly."""
-        for name, part in self._parts.items():
-            if isinstance(part, Undoable):
-                part.rollback()
-            else:
-                _load(part, self._copies[name])
-
-
-def check_tensors(tensors: Tensors, expected: Tensors, where: str) -> None:
-    """Refuse tensors that are missing, unknown, of another shape or type, or hold NaN or infinity (GantryError)."""
-    for name, model in expected.items():
-        tensor = tensors.get(name)
-        if tensor is None:
-            raise GantryError(f"{where} is damaged or of another policy: {name} is missing")
-        if tensor.shape != model.shape or tensor.dtype != model.dtype:
-            found, wanted = (f"{tuple(each.shape)} {each.dtype}" for each in (tensor, model))
-            raise GantryError(f"{where} is damaged or of another policy: {name} is {found}, not {wanted}")
-        if not bool(torch.isfinite(tensor).all()):
-            raise GantryError(f"{where} is damaged: {name} holds NaN or infinite numbers")
-    if unknown := sorted(set(tensors) - set(expected)):
-        raise GantryError(f"{where} is of another policy: it holds an unknown tensor {unknown[0]}")
+        for undoable in self._undoable.values():
+            undoable.rollback()
+        for name, tensors in self._copies.items():
+            _load(self._parts[name], tensors)
 
 
 def prefixed(prefix: str, tensors: Tensors) -> Tensors:

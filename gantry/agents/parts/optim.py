@@ -2,21 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
 from gantry.agents.parts.checkpoint import Tensors
 from gantry.agents.parts.validation import require_finite
 
-
-class Optimizer(Protocol):
-    """Moves some leaf tensors against their gradients."""
-
-    parameters: list[torch.Tensor]
-
-    def step(self, gradients: Sequence[torch.Tensor], learning_rate: float, scale: float = 1.0) -> None:
-        """Move the parameters by one step, with the gradients multiplied by `scale` (clipping)."""
+if TYPE_CHECKING:
+    from gantry.agents.protocol import Optimizer
 
 
 def joint_norm(gradients: Sequence[torch.Tensor]) -> float:
@@ -25,7 +19,7 @@ def joint_norm(gradients: Sequence[torch.Tensor]) -> float:
 
 
 def descend(
-    loss: torch.Tensor, optimizer: Optimizer, learning_rate: float, max_gradient_norm: float | None = None,
+    loss: torch.Tensor, optimizer: "Optimizer", learning_rate: float, max_gradient_norm: float | None = None,
     gradient: torch.Tensor | None = None,
 ) -> float:  # fmt: skip
     """Take one optimizer step down the gradient of `loss` (), with its norm clipped to a maximum; returns the loss.

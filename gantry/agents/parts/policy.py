@@ -1,37 +1,24 @@
 """A stochastic policy: everything that acting needs, from an observation to the environment's action."""
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
 from gantry.agents.parts.checkpoint import Tensors, prefixed, under
-from gantry.agents.parts.distributions import Categorical, Distribution, Gaussian, SquashedGaussian
-from gantry.agents.parts.networks import MLP, Activation
+from gantry.agents.parts.gaussian import Gaussian
+from gantry.agents.parts.networks import MLP
 from gantry.agents.parts.normalization import ObservationNormalizer
-from gantry.agents.parts.spaces import ActionMap, ObservationMap, check_spaces
+from gantry.agents.parts.spaces import ActionMap, ObservationMap
 from gantry.agents.parts.threads import torch_threads
-from gantry.errors import GantryError
+from gantry.errors import GantryError, shown
 from gantry.types import Array, Observation, Space
 
+if TYPE_CHECKING:
+    from gantry.agents.parts.categorical import Categorical, MultiCategorical
+    from gantry.agents.protocol import PolicyConfig
 
-class PolicyConfig(Protocol):
-    """The settings that a policy reads."""
-
-    @property
-    def hidden_sizes(self) -> tuple[int, ...]: ...  # noqa: D102
-    @property
-    def activation(self) -> Activation: ...  # noqa: D102
-    @property
-    def initial_log_std(self) -> float: ...  # noqa: D102
-    @property
-    def action_scaling(self) -> Literal["bounds", "none"]: ...  # noqa: D102
-    @property
-    def squash_actions(self) -> bool: ...  # noqa: D102
-    @property
-    def normalize_observation(self) -> bool: ...  # noqa: D102
-    @property
-    def device(self) -> Literal["cpu", "cuda"]: ...  # noqa: D102
+    Distribution = Gaussian | Categorical | MultiCategorical
 
 
 class Policy:
@@ -57,28 +44,32 @@ class Policy:
     """
 
     def __init__(
-        self, observation_space: Space, action_space: Space, config: PolicyConfig, generator: torch.Generator,
+        self, observation_space: Space, action_space: Space, config: "PolicyConfig", generator: torch.Generator,
         network: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:  # fmt: skip
-        check_spaces(observation_space, action_space)
         self.device = config.device
         self.observations = ObservationMap(observation_space)
-        self.actions = ActionMap(action_space, scaled=config.action_scaling == "bounds")
+        self.actions = ActionMap(action_space, config.action_scaling == "bounds", several=True)
+        if config.squash_actions and self.actions.continuous and not self.actions.bounded:
+            raise GantryError(f"squash_actions needs bounds on every action, not {shown(action_space)}; turn it off")
         self.normalizer = ObservationNormalizer(self.observations.size, config.normalize_observation)
         self.own_network: MLP | None = None
         if network is None:
             sizes = (self.observations.size, *config.hidden_sizes, self.actions.size)
             network = self.own_network = MLP(sizes, config.activation, 0.01, generator, config.device)
-        self.network = network
-        self.distribution: Distribution
+        self.network, self.distribution = network, self._distribution(config)
+
+    def _distribution(self, config: "PolicyConfig") -> "Distribution":
+        """Make the distribution that suits the actions; those that few tasks need are imported with them."""
         if not self.actions.continuous:
-            self.distribution = Categorical(self.actions.size)
-        elif not config.squash_actions:
-            self.distribution = Gaussian(self.actions.size, config.initial_log_std, config.device)
-        elif self.actions.bounded:
-            self.distribution = SquashedGaussian(self.actions.size, config.initial_log_std, config.device)
-        else:
-            raise GantryError(f"squash_actions needs bounds on every action, not {action_space}; turn it off")
+            from gantry.agents.parts.categorical import Categorical, MultiCategorical
+
+            several = bool(self.actions.shape)  # not of a Discrete space
+            return MultiCategorical(self.actions.choices) if several else Categorical(self.actions.size)
+        kind = Gaussian
+        if config.squash_actions:
+            from gantry.agents.parts.squashed import SquashedGaussian as kind
+        return kind(self.actions.size, config.initial_log_std, config.device)
 
     @property
     def parameters(self) -> list[torch.Tensor]:
@@ -90,7 +81,7 @@ class Policy:
         """Return the environment's action, within its bounds, for one observation, or (k, *action shape) for k of them.
 
         Args:
-            observation: (*observation shape) or (k, *observation shape), or a dictionary of such.
+            observation: (*observation shape) or (k, *observation shape), or a dictionary or tuple of such.
             generator: samples the actions; None takes the distribution's mode.
 
         Raises:

@@ -13,7 +13,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from gantry.agents import agent_class, config_class
-from gantry.agents.parts.spaces import ObservationMap, Spaces, check_spaces
+from gantry.agents.parts.spaces import ObservationMap, Spaces
 from gantry.agents.protocol import Agent
 from gantry.errors import GantryError
 from gantry.files import (
@@ -94,7 +94,6 @@ def load_agent(folder: str | Path, env: VectorEnv | None = None, seed: int = 0) 
     if settings.get("device") == "cuda" and not torch.cuda.is_available():
         settings = {**settings, "device": "cpu"}
     config: Any = config_from_json(config_class(name), settings, str(path))
-    check_spaces(spaces.single_observation_space, spaces.single_action_space)
     # A damaged width must not ask for all memory. (Planners in the simulator have no tensors.)
     lengths = {length for tensor in tensors.values() for length in tensor.shape}
     missing = {ObservationMap(spaces.single_observation_space).size, *_widths(config)} - lengths

@@ -2,22 +2,18 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from gymnasium.vector import VectorEnv
 
-from gantry.agents.parts.checkpoint import Checkpoint
 from gantry.agents.parts.vector_stepper import VectorStepper
 from gantry.errors import GantryError
 
+if TYPE_CHECKING:
+    from gantry.agents.protocol import Agent
+
 Metrics = dict[str, float]
-
-
-class Learner(Protocol):
-    """What the training loop needs of an agent."""
-
-    stepper: VectorStepper
-    checkpoint: Checkpoint
+Learner = TypeVar("Learner", bound="Agent")
 
 
 class Update:
@@ -42,12 +38,9 @@ class Update:
         self.metrics = metrics
 
 
-Agent = TypeVar("Agent", bound=Learner)
-
-
 @contextlib.contextmanager
 def training_loop(
-    agent: Agent, total_steps: int, callback: Callable[[Agent, Metrics], bool | None] | None = None
+    agent: Learner, total_steps: int, callback: Callable[[Learner, Metrics], bool | None] | None = None
 ) -> Iterator[Iterator[Update]]:
     """Yield updates until the agent has taken `total_steps` environment steps in all, exactly.
 
@@ -76,7 +69,7 @@ def training_loop(
             update = Update(stepper, total_steps)
             yield update
             unfinished = False
-            metrics = {"steps": float(stepper.steps), **stepper.episodes.metrics(), **update.metrics}
+            metrics = {**stepper.metrics(), **update.metrics}
             if callback is not None and callback(agent, metrics) is False:
                 return
 

@@ -1,5 +1,7 @@
 """Steps any Gymnasium vector environment, whatever its autoreset mode, and counts its steps and episodes."""
 
+import math
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -8,11 +10,13 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.parts.checkpoint import Tensors, prefixed, under
-from gantry.agents.parts.episode_statistics import EpisodeStatistics
+from gantry.agents.parts.checkpoint import Tensors, under
 from gantry.agents.parts.spaces import ObservationMap, Spaces
 from gantry.errors import GantryError
 from gantry.types import Array, Infos
+
+WINDOW = 100
+"""Finished episodes that metrics are means of."""
 
 
 @runtime_checkable
@@ -33,9 +37,7 @@ class Transition:
     rewards: NDArray[np.float32]  # (n,)
     terminated: NDArray[np.bool_]  # (n,) the episode ended in a terminal state
     done: NDArray[np.bool_]  # (n,) the episode ended, terminated or truncated
-    mask: NDArray[np.bool_]
-    """(n,) false where the step is not to be learned from: it only reset an environment (NEXT_STEP autoreset), or is
-    beyond the budget."""
+    mask: NDArray[np.bool_]  # (n,) false where a step does not count: it only reset (NEXT_STEP), or exceeds the budget
     final_envs: NDArray[np.int64]  # (k,) indices of the environments where `done`
     final_observations: NDArray[np.float32]  # (k, d) the last ones of those episodes, before any reset
 
@@ -68,7 +70,7 @@ class VectorStepper:
         observation: (n, d) float32, where the next step starts; treat as read-only.
         steps: environment steps so far that count.
         schedule_steps: steps over which schedules of settings run; None: the budget of `learn`.
-        episodes: statistics of the finished episodes.
+        episodes: episodes finished so far, but for those cut short by staggering.
         restarted: the episodes under way began without the ones before having ended.
         must_reset: (n,) environments that the coming step only resets, whatever their action (NEXT_STEP autoreset).
     """
@@ -80,18 +82,23 @@ class VectorStepper:
         self.env_id: str | None = None
         self.schedule_steps: int | None = None
         if isinstance(env, VectorEnv):
-            self.mode = _autoreset_mode(env)
+            try:
+                self.mode = AutoresetMode(mode := env.metadata.get("autoreset_mode"))
+            except ValueError:
+                line = f"metadata['autoreset_mode'] is {mode!r}; set it to a gymnasium AutoresetMode"
+                raise GantryError(f"the vector environment's {line}") from None
             limit = (env.spec.max_episode_steps if env.spec is not None else None) or 0
             self.env_id = env.spec.id if env.spec is not None else None
         self.stagger = bool(stagger and limit and self.num_envs > 1)
         # Environment i is cut after so many steps; the last one's cut is the time limit itself.
         self._cuts = np.arange(1, self.num_envs + 1) * limit // self.num_envs
         self.observation = np.zeros((self.num_envs, self._observations.size), np.float32)
-        self.episodes = EpisodeStatistics(self.num_envs)
-        self.steps, self._vector_steps, self.restarted = 0, 0, True
+        self.steps, self._vector_steps, self.episodes, self.restarted = 0, 0, 0, True
         self._seed, self._seeded = seed, False
         self.must_reset = np.zeros(self.num_envs, np.bool_)
         self._first_episode = np.ones(self.num_envs, np.bool_)
+        self._returns, self._lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)  # of those under way
+        self._recent: deque[tuple[float, float, float]] = deque(maxlen=WINDOW)  # return, length, success
         self._copy: Tensors = {}
 
     def _reset(self, **settings: Any) -> NDArray[np.float32]:
@@ -110,7 +117,7 @@ class VectorStepper:
         self.observation = self._reset(seed=seed)
         self.must_reset[:] = False
         self.restarted = True
-        self.episodes.abandon()
+        self._returns[:], self._lengths[:] = 0.0, 0
 
     def step(self, actions: Array, budget: int | None = None, only: NDArray[np.bool_] | None = None) -> Transition:
         """Take one vector step.
@@ -134,7 +141,9 @@ class VectorStepper:
         if len(ended) == 0:
             final = observation[:0]
         elif self.mode == AutoresetMode.SAME_STEP:
-            final = self._final_observations(infos, ended)
+            if "final_obs" not in infos:
+                raise GantryError("the vector environment resets in the same step but its infos hold no 'final_obs'")
+            final = self._observations.vectors(infos["final_obs"], ended)
         else:
             final = observation[ended]
             if self.mode == AutoresetMode.DISABLED:
@@ -148,20 +157,27 @@ class VectorStepper:
         cut = self._cut(transition) if self.stagger else np.zeros(self.num_envs, np.bool_)
         self.restarted = False
         self.steps += int(np.count_nonzero(mask))
-        self.episodes.add(transition.rewards, mask, transition.final_envs, cut, _success(infos))
+        self._returns += transition.rewards * mask
+        self._lengths += mask
+        success = _success(infos)
+        for env in transition.final_envs.tolist():
+            if mask[env] and not cut[env]:
+                succeeded = math.nan if success is None else float(success[env])
+                self._recent.append((self._returns[env], self._lengths[env], succeeded))
+                self.episodes += 1
+            self._returns[env], self._lengths[env] = 0.0, 0
         return transition
 
-    def _final_observations(self, infos: Infos, envs: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the last observations (k, d) of `envs`, which come as an array of objects or as one array."""
-        final = infos.get("final_obs")
-        if final is None:
-            raise GantryError("the vector environment resets in the same step but its infos hold no 'final_obs'")
-        if isinstance(final, dict):
-            return self._observations.vectors({key: part[envs] for key, part in final.items()})
-        chosen = [final[env] for env in envs]
-        if isinstance(chosen[0], dict):
-            return self._observations.vectors({key: np.stack([each[key] for each in chosen]) for key in chosen[0]})
-        return self._observations.vectors(np.stack(chosen))
+    def metrics(self) -> dict[str, float]:
+        """Return steps, finished episodes, and means over the last ones; NaN while there is nothing to average."""
+        means = [math.nan] * 4
+        if self._recent:
+            returns, lengths, successes = map(math.fsum, zip(*self._recent, strict=True))
+            number = len(self._recent)
+            means = [returns / number, lengths / number, returns / lengths, successes / number]
+        names = ("return_mean", "length_mean", "reward_mean", "success_mean")
+        counts = {"steps": float(self.steps), "episodes": float(self.episodes)}
+        return {**counts, **dict(zip(names, means, strict=True))}
 
     def _cut(self, transition: Transition) -> NDArray[np.bool_]:
         """Truncate the first episodes whose time has come; returns which (n,)."""
@@ -185,15 +201,17 @@ class VectorStepper:
 
     # Saving, resuming and undoing
 
+    def _arrays(self) -> dict[str, Array]:
+        arrays = (self.observation, self.must_reset, self._first_episode, self._returns, self._lengths)
+        return dict(zip(("observation", "must_reset", "first_episode", "returns", "lengths"), arrays, strict=True))
+
     def state(self) -> Tensors:
         """Return everything that stepping depends on, with the environment's own state where it hands that out."""
         self.begin_episodes()
-        arrays = {"observation": self.observation, "must_reset": self.must_reset, "first_episode": self._first_episode}
-        tensors = {
-            **{name: torch.from_numpy(array.copy()) for name, array in arrays.items()},
-            "counts": torch.tensor([self.steps, self._vector_steps, self._seed, self.stagger, self.restarted]),
-            **prefixed("episodes", self.episodes.state()),
-        }
+        tensors = {name: torch.from_numpy(array.copy()) for name, array in self._arrays().items()}
+        tensors["recent"] = torch.from_numpy(np.array(self._recent, np.float64).reshape(-1, 3))
+        counts = [self.steps, self._vector_steps, self.episodes, self._seed, self.stagger, self.restarted]
+        tensors["counts"] = torch.tensor(counts)
         if isinstance(inner := self.env.unwrapped, ResumableEnv):
             for name, array in inner.get_state().items():
                 content = np.array(array)
@@ -207,11 +225,11 @@ class VectorStepper:
         """Restore what `state` returned; an environment without a state of its own begins new, unseen episodes."""
         if len(tensors["observation"]) != self.num_envs:
             raise ValueError(f"it is of {len(tensors['observation'])} environments, not of {self.num_envs}")
-        self.episodes.load_state(under(tensors, "episodes"))
-        self.steps, self._vector_steps, self._seed, stagger, restarted = tensors["counts"].tolist()
+        self.steps, self._vector_steps, self.episodes, self._seed, stagger, restarted = tensors["counts"].tolist()
         self.stagger, self.restarted = bool(stagger), bool(restarted)
-        arrays = (tensors[name].numpy().copy() for name in ("observation", "must_reset", "first_episode"))
-        self.observation, self.must_reset, self._first_episode = arrays
+        for name, array in self._arrays().items():
+            array[...] = tensors[name].numpy()
+        self._recent = deque(map(tuple, tensors["recent"].tolist()), WINDOW)
         inner = self.env.unwrapped
         self._seeded = isinstance(inner, ResumableEnv)
         if isinstance(inner, ResumableEnv):
@@ -233,16 +251,6 @@ class VectorStepper:
             self.load_state(self._copy)
         except Exception:
             self._seeded = False  # the error that led here says what broke
-
-
-def _autoreset_mode(env: VectorEnv) -> AutoresetMode:
-    mode = env.metadata.get("autoreset_mode")
-    try:
-        return AutoresetMode(mode)
-    except ValueError:
-        raise GantryError(
-            f"the vector environment's metadata['autoreset_mode'] is {mode!r}; set it to a gymnasium AutoresetMode"
-        ) from None
 
 
 def _success(infos: Infos) -> NDArray[np.bool_] | None:
