@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import gantry.agents
 from gantry.agents.parts.categorical import Categorical
 from gantry.agents.parts.gaussian import Gaussian, gaussian_entropy, gaussian_log_prob
-from gantry.agents.parts.networks import MLP, Pass
+from gantry.agents.parts.network_pass import Pass
+from gantry.agents.parts.networks import MLP
 from gantry.agents.parts.normalization import ObservationNormalizer, ReturnNormalizer, RunningMoments
 from gantry.agents.parts.optim import Adam, joint_norm
 from gantry.agents.parts.spaces import ActionMap, ObservationMap

@@ -7,7 +7,8 @@ import torch
 from agent_doubles import Spot
 
 from gantry.agents.ddpg import DDPG, DDPGConfig, TD3Config, action_gradient, actor_gradient, critic_loss, smoothed
-from gantry.agents.parts.networks import MLP, Pass
+from gantry.agents.parts.network_pass import Pass
+from gantry.agents.parts.networks import MLP
 from gantry.agents.parts.spaces import Spaces
 from gantry.errors import GantryError
 

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from gantry.agents.parts.checkpoint import Checkpoint
 from gantry.agents.parts.exploration import Exploration, make_noise
 from gantry.agents.parts.hindsight import Hindsight, check_goals, find_compute_reward, make_goals_relative
-from gantry.agents.parts.networks import MLP, Activation, Pass
+from gantry.agents.parts.network_pass import Pass
+from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.replay import Minibatch, ReplayBuffer

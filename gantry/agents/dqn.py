@@ -19,7 +19,8 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Checkpoint
-from gantry.agents.parts.networks import MLP, Activation, Pass
+from gantry.agents.parts.network_pass import Pass
+from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.priorities import Priorities

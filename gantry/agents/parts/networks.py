@@ -2,7 +2,7 @@
 
 One vector makes optimizer steps, clipping and snapshots single operations, and lets evolution strategies search the
 same network. Both passes of two 64 × 64 networks take three fifths of the time of PyTorch's layers on a CPU (see
-docs/ppo.md). The network is one node of automatic differentiation, so any loss may be built on top; `Pass` goes without
+docs/ppo.md). The network is one node of automatic differentiation, so any loss may be built on top; `network_pass` goes without
 the graph where a loss says its derivative itself.
 """
 
@@ -136,35 +136,6 @@ class MLP:
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             weight.copy_(tensors[f"{index}.weight"])
             bias.copy_(tensors[f"{index}.bias"])
-
-
-class Pass:
-    """One evaluation of a network, and the way back through it by the chain rule, without a graph.
-
-    For losses that say their derivative with respect to the outputs: a graph takes some 80 µs more, and with it DDPG
-    learns a fifth slower (docs/measurements/ddpg.md).
-
-    Attributes:
-        outputs: (B, sizes[-1]) of the inputs (B, sizes[0]).
-    """
-
-    def __init__(self, network: MLP, inputs: torch.Tensor) -> None:
-        self._network, self._inputs, self._workspace = network, inputs, network.take_workspace(len(inputs))
-        self.outputs = network.forward(inputs, self._workspace)
-
-    def gradient(self, output_gradient: torch.Tensor) -> torch.Tensor:
-        """Return ∂loss/∂vector (P,) from ∂loss/∂outputs (B, sizes[-1]), and end the pass; the next pass reuses it."""
-        _, gradient = self._network.backward(self._inputs, self._workspace, output_gradient, False, True)
-        self._network.return_workspace(self._workspace)
-        assert gradient is not None
-        return gradient
-
-    def input_gradient(self, output_gradient: torch.Tensor) -> torch.Tensor:
-        """Return ∂loss/∂inputs (B, sizes[0]) from ∂loss/∂outputs (B, sizes[-1]), and end the pass."""
-        gradient, _ = self._network.backward(self._inputs, self._workspace, output_gradient, True, False)
-        self._network.return_workspace(self._workspace)
-        assert gradient is not None
-        return gradient
 
 
 class _Node(torch.autograd.Function):
