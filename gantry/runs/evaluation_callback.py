@@ -87,6 +87,8 @@ class TrainingEvaluator:
         self.reached = bool(rows) and self._reaches(rows[-1].get("score", -math.inf))
         self.seconds = 0.0
         self._copy: Agent | None = None
+        self._unsaved: Agent | None = None
+        self._unwritten: list[dict[str, float]] = []
 
     def begin(self, wall_seconds: float) -> None:
         """Count from here, after so many seconds of training."""
@@ -104,16 +106,13 @@ class TrainingEvaluator:
         return None if self._evaluated == self._agent.steps else self.evaluate(wall_seconds)
 
     def evaluate(self, wall_seconds: float) -> dict[str, float]:
-        """Evaluate the policy as it is now; return the row of `evaluations.csv`."""
-        from gantry.agents import save_agent  # imports PyTorch
-
+        """Evaluate the policy as it is now; return the row of `evaluations.csv`, which `write` writes."""
         started = time.perf_counter()
-        result = evaluate_agent(
-            self._acting_copy(), self._env_id, self._plan.episodes, SEED_BLOCK, self._env_options, "evaluation"
-        )
-        if result.score > self._best or not self._run.best.exists():
+        copy = self._acting_copy()
+        result = evaluate_agent(copy, self._env_id, self._plan.episodes, SEED_BLOCK, self._env_options, "evaluation")
+        if result.score > self._best or not (self._unsaved or self._run.best.exists()):
             self._best = max(result.score, self._best)
-            save_agent(self._agent, self._run.best)
+            self._unsaved = copy
         self._evaluated = float(self._agent.steps)
         self.reached = self._reaches(result.score)
         took = time.perf_counter() - started
@@ -130,8 +129,23 @@ class TrainingEvaluator:
             "wall_seconds": round(wall_seconds, 3),
             "evaluation_seconds": round(took, 3),
         }
-        self._run.evaluations.append(row)
+        self._unwritten.append(row)
         return row
+
+    def write(self) -> None:
+        """Save the best policy and the rows that are not yet on the disk.
+
+        Raises:
+            CannotWrite: no space, no permission; the next call tries again.
+        """
+        from gantry.agents import save_agent  # imports PyTorch
+
+        if self._unsaved is not None:
+            save_agent(self._unsaved, self._run.best)
+            self._unsaved = None
+        while self._unwritten:
+            self._run.evaluations.append(self._unwritten[0])
+            self._unwritten.pop(0)
 
     def _now(self, wall_seconds: float) -> float:
         return wall_seconds if self._plan.every_seconds is not None else float(self._agent.steps)
@@ -142,10 +156,11 @@ class TrainingEvaluator:
     def _acting_copy(self) -> Agent:
         """Return an agent that acts as the learning one would after it was saved and loaded."""
         agent = self._agent
-        if self._copy is None:
+        if self._copy is None or self._copy is self._unsaved:
             config: Any = agent.config
             spaces = Spaces(agent.env.single_observation_space, agent.env.single_action_space, config.num_envs)
             self._copy = agent_class(agent.name)(spaces, config)
             self._copy.stepper.env_id = agent.stepper.env_id
+        self._copy.stepper.steps = agent.steps
         self._copy.checkpoint.load_policy_state(agent.checkpoint.policy_state(), "the policy")
         return self._copy

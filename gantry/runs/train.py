@@ -253,14 +253,14 @@ class _Recorder:
             **metrics,
             "divergences": float(self._simulator.divergences if self._simulator is not None else 0),
             "wall_seconds": round(self.wall_seconds(), 3),
-            "steps_per_second": round((self.agent.steps - self._steps_before) / self.seconds(), 1),
+            "steps_per_second": round((self.agent.steps - self._steps_before) / max(self.seconds(), 1e-9), 1),
         }
         told = bool(self._unwritten)
         self._unwritten.append(row)
         try:
-            self._write_rows()
             if self.evaluator is not None:
                 self._tell(self.evaluator.after_update(self.wall_seconds()))
+            self._write_rows()
             if time.perf_counter() - self._last_save > self._interval:
                 self.save()
         except CannotWrite as error:
@@ -289,6 +289,8 @@ class _Recorder:
         while self._unwritten:
             self.run.append_metrics(self._unwritten[0])
             self._unwritten.pop(0)
+        if self.evaluator is not None:
+            self.evaluator.write()
 
     def _tell(self, row: dict[str, float] | None) -> None:
         if row is not None and self._evaluated is not None:
