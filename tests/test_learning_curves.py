@@ -9,9 +9,9 @@ from gantry.plots.learning_curves import Curve, draw_learning_curves, learning_c
 from gantry.runs.folder import Run, RunConfig
 
 
-def run(folder, agent, seed, rows, environment="CartPole-v1"):
+def run(folder, agent, seed, rows, environment="CartPole-v1", settings=None, options=None):
     written = Run(folder)
-    written.write_config(RunConfig(environment, {}, agent, seed, 100, {}, {}))
+    written.write_config(RunConfig(environment, options or {}, agent, seed, 100, settings or {}, {}))
     for steps, score in rows:
         written.append_metrics({"steps": steps, "score": score, "wall_seconds": steps / 10})
     return folder
@@ -62,6 +62,50 @@ def test_logarithmic_axis_widens_early_steps(tmp_path):
 def test_labels_name_environments_if_several(folders, tmp_path):
     other = run(tmp_path / "d", "ppo", 0, [(1, 1.0)], "gantry/Reach-v0")
     assert [curve.label for curve in learning_curves([folders[0], other])] == ["ppo in CartPole-v1", "ppo in Reach-v0"]
+
+
+def test_runs_of_different_settings_are_curves_of_their_own(tmp_path):
+    def made(name, seed, rate=1e-3, options=None, agent="ppo"):
+        settings = {"learning_rate": rate, "hidden_sizes": [8, 8], "search": {"horizon": seed * 0 + 5}}
+        return run(tmp_path / name, agent, seed, [(1, float(seed))], settings=settings, options=options)
+
+    folders = [
+        made("a", 0),
+        made("b", 1),
+        made("c", 0, 3e-4),
+        made("d", 1, 3e-4),
+        made("e", 0, options={"actions": "discrete"}),
+        made("f", 0, 5e-4, agent="a2c"),
+    ]
+    assert [(curve.label, curve.seeds) for curve in learning_curves(folders)] == [
+        ("ppo, learning_rate=0.001", 2),
+        ("ppo, learning_rate=0.0003", 2),
+        ("ppo, learning_rate=0.001, actions=discrete", 1),
+        ("a2c", 1),
+    ]
+
+
+def test_label_names_nested_settings_and_counts_the_rest(tmp_path):
+    folders = [
+        run(
+            tmp_path / str(k),
+            "ppo",
+            0,
+            [(1, 1.0)],
+            settings={"search": {"horizon": k}, **{f"s{n}": k for n in range(5)}},
+        )
+        for k in (1, 2)
+    ]
+    assert learning_curves(folders)[0].label == "ppo, search.horizon=1, s0=1, s1=1, s2=1, 2 more"
+
+
+def test_evaluations_are_metrics_too(tmp_path):
+    folder = run(tmp_path / "a", "ppo", 0, [(1, 1.0)])
+    with pytest.raises(GantryError, match="--evaluate-every"):
+        learning_curves([folder], "evaluation/score")
+    Run(folder).evaluations.append({"steps": 5.0, "score": 7.0, "wall_seconds": 0.5})
+    (curve,) = learning_curves([folder], "evaluation/score")
+    assert (curve.x[0], curve.median[0]) == (5.0, 7.0)
 
 
 def test_learning_curves_refuse_bad_input_in_one_line(folders, tmp_path):

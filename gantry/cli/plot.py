@@ -14,8 +14,8 @@ from gantry.cli.output import console, parse, print_json
 class PlotArguments:
     """Draw the learning curves of runs beside one another.
 
-    The runs of one agent that differ in their seed make one curve: the median as a line, their range as a
-    band. Example:
+    Runs that differ in nothing but their seed make one curve: the median as a line, their range as a band. Others
+    are labeled by what differs. Example:
 
       gantry plot runs/CartPoleSwingUp-v0-* --out curves.png
     """
@@ -25,7 +25,7 @@ class PlotArguments:
     out: Path = Path("curves.png")
     """The picture: .png, .svg or .pdf."""
     metric: str = "score"
-    """What to plot: any column of metrics.csv, such as success_mean or steps_per_second."""
+    """What to plot: any column of metrics.csv, such as success_mean; or of evaluations.csv, as evaluation/score."""
     against: Literal["steps", "wall_seconds"] = "steps"
     """The horizontal axis: environment steps, or the seconds that training took."""
     log: bool = False

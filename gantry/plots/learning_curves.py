@@ -1,15 +1,17 @@
 """Learning curves of runs, from their `metrics.csv`."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from gantry.errors import GantryError
+from gantry.errors import GantryError, shown
 from gantry.files import replacing
-from gantry.runs.folder import Run
+from gantry.runs.folder import Run, RunConfig
+from gantry.types import Json
 
 Against = Literal["steps", "wall_seconds"]
 
@@ -19,11 +21,15 @@ POINTS = 400
 COLORS = ("#3b6fd4", "#e2572b", "#2a9d6f", "#8a4fbf", "#c9961a", "#4d4d4d", "#d04a86", "#1c9bb3")
 AXIS_LABELS = {"steps": "environment steps", "wall_seconds": "wall-clock seconds on this machine"}
 SUFFIXES = (".png", ".svg", ".pdf")
+EVALUATION = "evaluation/"
+"""What the names of metrics of `evaluations.csv` begin with."""
+MOST_DIFFERENCES = 4
+"""Settings that a curve's label names, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """The learning curve of one agent in one environment, aggregated over seeds.
+    """The learning curve of one configuration, aggregated over seeds.
 
     Attributes:
         label: name in the legend.
@@ -45,47 +51,100 @@ class Curve:
 def learning_curves(
     folders: Sequence[Path], metric: str = "score", against: Against = "steps", logarithmic: bool = False
 ) -> list[Curve]:
-    """Read runs and aggregate the seeds of each agent.
+    """Read runs and aggregate the seeds of each configuration.
 
     Args:
-        folders: run folders; the runs of one agent in one environment make one curve.
-        metric: a column of `metrics.csv`.
+        folders: run folders; runs that differ in nothing but their seed make one curve.
+        metric: a column of `metrics.csv`, or of `evaluations.csv` as `evaluation/score`.
         against: the column of the horizontal axis.
         logarithmic: space the grid points logarithmically.
 
     Returns:
-        The curves, in the order of their first runs. A curve ends with its shortest run.
+        The curves, in the order of their first runs, labeled by what differs. A curve ends with its shortest run.
 
     Raises:
         GantryError: no runs, or a run without metrics or without this metric.
     """
     if not folders:
         raise GantryError("name at least one run folder to plot")
-    runs: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
+    runs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    configurations: dict[str, Json] = {}
     for folder in folders:
         run = Run(folder)
-        config, rows = run.read_config(), run.read_metrics()
-        if not rows:
-            raise GantryError(f"{folder} holds no metrics yet; train it first")
-        if metric not in rows[0]:
-            raise GantryError(f"{folder} has no metric {metric!r}; it has {', '.join(rows[0])}")
-        x = np.array([row[against] for row in rows])
-        values = np.array([row[metric] for row in rows])
-        finite = np.isfinite(values)
-        if not finite.any():
-            raise GantryError(f"{folder} has only NaN for {metric!r}: no episode ended; train it longer")
-        runs.setdefault((config.env_id, config.agent), []).append((x[finite], values[finite]))
-    several = len({env_id for env_id, _ in runs}) > 1
+        configuration = _configuration(run.read_config())
+        key = json.dumps(configuration, sort_keys=True)
+        configurations[key] = configuration
+        runs.setdefault(key, []).append(_series(run, metric, against))
     result = []
-    for (env_id, agent), series in runs.items():
+    for label, series in zip(_labels(list(configurations.values())), runs.values(), strict=True):
         start, stop = max(x[0] for x, _ in series), min(x[-1] for x, _ in series)
         grid = (np.geomspace if logarithmic else np.linspace)(start, max(start, stop), POINTS)
         stacked = np.stack([np.interp(grid, x, values) for x, values in series])
-        label = f"{agent} in {env_id.removeprefix('gantry/')}" if several else agent
         result.append(
             Curve(label, grid, np.median(stacked, 0), stacked.min(0), stacked.max(0), len(series)),
         )
     return result
+
+
+def _series(run: Run, metric: str, against: Against) -> tuple[np.ndarray, np.ndarray]:
+    """Return the horizontal axis and the metric of one run, (k,) each, where the metric is a number."""
+    table, name = run.metrics, metric
+    if metric.startswith(EVALUATION):
+        table, name = run.evaluations, metric.removeprefix(EVALUATION)
+    rows = table.read()
+    if not rows:
+        what = (
+            "evaluations: it was trained without --evaluate-every" if name != metric else "metrics yet; train it first"
+        )
+        raise GantryError(f"{shown(run.folder)} holds no {what}")
+    for column in (name, against):
+        if column not in rows[0]:
+            raise GantryError(f"{shown(run.folder)} has no metric {shown(column)!r}; it has {', '.join(rows[0])}")
+    x = np.array([row[against] for row in rows])
+    values = np.array([row[name] for row in rows])
+    finite = np.isfinite(values) & np.isfinite(x)
+    if not finite.any():
+        raise GantryError(f"{shown(run.folder)} has only NaN for {shown(metric)!r}: no episode ended; train it longer")
+    return x[finite], values[finite]
+
+
+def _configuration(written: RunConfig) -> Json:
+    """Return what two runs must share to be seeds of one curve, by name: all but the seed and the budget."""
+    settings = {**_flat(written.config), **_flat(written.env_options)}
+    return {"agent": written.agent, "environment": written.env_id.removeprefix("gantry/"), **settings}
+
+
+def _flat(values: Json, prefix: str = "") -> Json:
+    """Return nested values as one dictionary, with names such as `search.horizon`."""
+    flat: Json = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _labels(configurations: Sequence[Json]) -> list[str]:
+    """Return a label for each curve: the agent, the environment where there are several, and settings that differ.
+
+    Settings are compared among the curves of one agent in one environment.
+    """
+    several = len({each["environment"] for each in configurations}) > 1
+    labels = []
+    for each in configurations:
+        alike = [other for other in configurations if all(other[key] == each[key] for key in ("agent", "environment"))]
+        names = {name: None for other in alike for name in other}  # in the order of the settings
+        differing = [name for name in names if len({json.dumps(other.get(name)) for other in alike}) > 1]
+        shown_settings = [f"{name}={_short(each[name])}" for name in differing[:MOST_DIFFERENCES] if name in each]
+        more = len(differing) - MOST_DIFFERENCES
+        words = [f"{each['agent']} in {each['environment']}" if several else each["agent"], *shown_settings]
+        labels.append(", ".join([*words, f"{more} more"] if more > 0 else words))
+    return labels
+
+
+def _short(value: object) -> str:
+    return " × ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def draw_learning_curves(
