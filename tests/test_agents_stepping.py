@@ -1,6 +1,7 @@
 import gymnasium
 import numpy as np
 import pytest
+import zoo
 from agent_doubles import DISABLED, NEXT_STEP, SAME_STEP, Forgetful, Spot
 from gymnasium.vector import SyncVectorEnv
 
@@ -29,6 +30,13 @@ class Countdown(gymnasium.Env):
         info = {"success": self.length == 2} if over else {}
         observation = np.array([self.episode, self.step_number])
         return observation, 1.0, over and self.terminal, over and not self.terminal, info
+
+
+class LikeOurs(zoo.Walk):
+    """Infos with names that ours or Gymnasium's have, and other contents."""
+
+    def info(self):
+        return {"cut": 7, "terms": 3.0, "steps": "many", "episode": None, "is_success": "perhaps"}
 
 
 def countdowns(mode, lengths=(2, 3), terminal=False):
@@ -134,6 +142,45 @@ def test_episode_metrics_are_those_of_the_last_hundred_finished_episodes():
     assert metrics["length_mean"] == metrics["return_mean"] == pytest.approx(np.mean(finished[-100:]))
     assert metrics["reward_mean"] == 1.0
     assert metrics["success_mean"] == pytest.approx(np.mean(np.array(finished[-100:]) == 2))
+
+
+@pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP, DISABLED])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [(zoo.SuccessObjects, 1.0), (zoo.SuccessOnlyIfTrue, 0.5), (LikeOurs, np.nan), (zoo.InfoText, np.nan)],
+)
+def test_success_counts_however_the_environment_says_it(mode, kind, expected):
+    stepper = VectorStepper(SyncVectorEnv([kind] * 4, autoreset_mode=mode), 0)
+    stepper.begin_episodes()
+    for _ in range(40):
+        stepper.step(np.ones(4, np.int64))
+    metrics = stepper.metrics()
+    assert metrics["episodes"] >= 24
+    assert metrics["success_mean"] == pytest.approx(expected, abs=0.3, nan_ok=True)
+    assert metrics["success_mean"] != 1.0 or expected == 1.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (zoo.NaNObserved, "observations that are NaN"),
+        (zoo.InfObserved, "observations that are NaN"),
+        (zoo.RewardNaN, "rewards that are NaN"),
+        (zoo.RewardInf, "rewards that are NaN"),
+        (zoo.RewardNone, "rewards that are NaN"),
+    ],
+)
+def test_numbers_that_are_not_finite_stop_at_the_step_that_brought_them(kind, said):
+    stepper = VectorStepper(SyncVectorEnv([zoo.Walk, kind], autoreset_mode=SAME_STEP), 0)
+
+    def play():
+        stepper.begin_episodes()
+        for _ in range(5):
+            stepper.step(np.ones(2, np.int64))
+
+    with pytest.raises(GantryError, match=f"environment gave {said}.*environment 1"):
+        play()
+    assert np.isfinite(stepper.observation).all()
 
 
 def test_restored_stepper_continues_exactly():

@@ -107,6 +107,24 @@ def test_not_a_number_stops_learning_and_keeps_the_good_policy(kind):
 
 
 @each_agent
+def test_an_infinite_observation_stops_learning_before_the_normalizer_sees_it(kind):
+    env, calls = Spot(), iter(range(10**9))
+    observe = env._observe
+    env._observe = lambda: np.where(next(calls) == 400, np.inf, observe()).astype(np.float32)
+    agent, seen = make(kind, env), []
+    with pytest.raises(
+        GantryError, match=r"observations that are NaN or infinite .*as it was after [1-9][0-9,]* steps$"
+    ) as caught:
+        agent.learn(4_000, lambda agent, _: seen.append(parameters(agent)))
+    assert "\n" not in str(caught.value)
+    assert torch.equal(parameters(agent), seen[-1])
+    env, calls = Spot(), iter(range(10**9))
+    env._observe = lambda: np.full((16, 2), np.nan if next(calls) > 3 else 0.0, np.float32)
+    with pytest.raises(GantryError, match="as it was after 0 steps"):
+        make(kind, env).learn(4_000)
+
+
+@each_agent
 def test_saved_and_loaded_it_acts_the_same_and_learns_on(kind, tmp_path):
     agent = make(kind, Spot(), squash_actions=True)
     agent.learn(400)

@@ -34,7 +34,7 @@ from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_network, require_positive
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
-from gantry.errors import GantryError, GantryWarning
+from gantry.errors import GantryWarning
 from gantry.types import Array, Observation
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "elu": torch.nn.functional.elu}
@@ -219,9 +219,6 @@ def play_generation(
 
     Returns:
         The generation, or None where the budget ended first.
-
-    Raises:
-        GantryError: an observation or a return is NaN or infinite.
     """
     last = stepper.steps + budget
     stepper.restart()
@@ -232,24 +229,13 @@ def play_generation(
             return None
         if policy.normalizer.enabled:
             seen.append(stepper.observation[finished < episodes])
-        require_finite_experience("observation", stepper.observation)
         network, inputs = policy.network, policy.normalizer.inputs(stepper.observation, "cpu")
         outputs = population_outputs(population, network.sizes, network.activation, inputs)
         transition = stepper.step(policy.environment_actions(outputs), last - stepper.steps)
         judged = (finished < episodes) & transition.mask
         returns[judged] += transition.rewards[judged]
         finished += transition.done & judged
-    require_finite_experience("reward", returns)
     return Generation(returns / episodes, np.concatenate(seen))
-
-
-def require_finite_experience(what: str, numbers: NDArray[np.floating]) -> None:
-    """Stop learning by a GantryError where what the environment gave is NaN or infinite."""
-    if not np.isfinite(numbers).all():
-        raise GantryError(
-            f"learning stopped: the environment gave {what}s that are NaN or infinite; the policy stays as it was "
-            f"before them; repair the environment's {what}s"
-        )
 
 
 class SearchState:

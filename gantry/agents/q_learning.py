@@ -410,8 +410,8 @@ class QLearning:
         targets = transitions.rewards + self.config.gamma * np.where(transitions.terminated, 0.0, bootstrap)
         if not np.isfinite(targets).all():
             raise GantryError(
-                "learning stopped: a reward is NaN or infinite, or values grow without bound; the last good table is "
-                "kept; repair the environment's rewards, or lower gamma"
+                "learning stopped: a reward is NaN or infinite, or values grow without bound; repair the environment's "
+                "rewards, or lower gamma"
             )
         cells = np.ravel_multi_index((which, transitions.states, transitions.actions), tables.shape)
         values, visits = tables.reshape(-1), self.q.visits.reshape(-1)

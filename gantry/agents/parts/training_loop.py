@@ -75,7 +75,9 @@ def training_loop(
 
     try:
         yield updates()
-    except BaseException:
+    except BaseException as error:
         if unfinished:
             agent.checkpoint.rollback()
+            if isinstance(error, GantryError):
+                error.args = (f"{error}; the agent is as it was after {stepper.steps:,} steps",)
         raise

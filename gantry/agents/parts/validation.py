@@ -63,6 +63,6 @@ def require_finite(*values: float) -> None:
     """Stop learning by a GantryError when a loss or a gradient norm is NaN or infinite."""
     if not all(map(math.isfinite, values)):
         raise GantryError(
-            "learning stopped: the loss or its gradient is NaN or infinite; the last good policy is kept; lower "
-            "learning_rate, or look for NaN or huge values in observations and rewards"
+            "learning stopped: the loss or its gradient is NaN or infinite; lower learning_rate, or look for huge "
+            "values in observations, rewards and action bounds"
         )

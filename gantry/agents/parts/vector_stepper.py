@@ -1,5 +1,6 @@
 """Steps any Gymnasium vector environment, whatever its autoreset mode, and counts its steps and episodes."""
 
+import contextlib
 import math
 from collections import deque
 from dataclasses import dataclass
@@ -103,7 +104,10 @@ class VectorStepper:
 
     def _reset(self, **settings: Any) -> NDArray[np.float32]:
         assert isinstance(self.env, VectorEnv)
-        return self._observations.vectors(self.env.reset(**settings)[0])
+        with np.errstate(over="ignore"):
+            observation = self._observations.vectors(self.env.reset(**settings)[0])
+        _check_finite(observation, observation[:0], np.zeros(0))
+        return observation
 
     def begin_episodes(self) -> None:
         """Reset the environment with its seed, unless episodes are already under way."""
@@ -126,6 +130,9 @@ class VectorStepper:
             actions: (n, *action shape), the environment's own.
             budget: steps that may still be counted; environments beyond it are masked out. None: no limit.
             only: (n,) environments whose step counts; None: all.
+
+        Raises:
+            GantryError: an observation or a reward is NaN or infinite.
         """
         assert isinstance(self.env, VectorEnv)
         mask = ~self.must_reset
@@ -133,8 +140,9 @@ class VectorStepper:
             mask &= only
         if budget is not None and budget < self.num_envs:
             mask &= np.cumsum(mask) <= budget
-        raw, rewards, terminated, truncated, infos = self.env.step(actions)
-        observation = self._observations.vectors(raw)
+        raw, given, terminated, truncated, infos = self.env.step(actions)
+        with np.errstate(over="ignore"):  # looked for below
+            observation, rewards = self._observations.vectors(raw), np.asarray(given, np.float32)
         done = np.logical_or(terminated, truncated) & ~self.must_reset
         self._vector_steps += 1
         ended = np.flatnonzero(done)
@@ -150,20 +158,17 @@ class VectorStepper:
                 observation = self._reset(options={"reset_mask": done})
         if self.mode == AutoresetMode.NEXT_STEP:
             self.must_reset = done.copy()
+        _check_finite(observation, final, rewards)
         self.observation = observation
-        transition = Transition(
-            np.asarray(rewards, np.float32), np.asarray(terminated, np.bool_), done, mask, ended, final
-        )
+        transition = Transition(rewards, np.asarray(terminated, np.bool_), done, mask, ended, final)
         cut = self._cut(transition) if self.stagger else np.zeros(self.num_envs, np.bool_)
         self.restarted = False
         self.steps += int(np.count_nonzero(mask))
         self._returns += transition.rewards * mask
         self._lengths += mask
-        success = _success(infos)
         for env in transition.final_envs.tolist():
             if mask[env] and not cut[env]:
-                succeeded = math.nan if success is None else float(success[env])
-                self._recent.append((self._returns[env], self._lengths[env], succeeded))
+                self._recent.append((self._returns[env], self._lengths[env], _success(infos, env)))
                 self.episodes += 1
             self._returns[env], self._lengths[env] = 0.0, 0
         return transition
@@ -172,9 +177,11 @@ class VectorStepper:
         """Return steps, finished episodes, and means over the last ones; NaN while there is nothing to average."""
         means = [math.nan] * 4
         if self._recent:
-            returns, lengths, successes = map(math.fsum, zip(*self._recent, strict=True))
-            number = len(self._recent)
-            means = [returns / number, lengths / number, returns / lengths, successes / number]
+            returns, lengths, successes = zip(*self._recent, strict=True)
+            total, duration, number = math.fsum(returns), math.fsum(lengths), len(returns)
+            known = [success for success in successes if not math.isnan(success)]  # some tell it only where it is true
+            success = math.fsum(known) / number if known else math.nan
+            means = [total / number, duration / number, total / duration, success]
         names = ("return_mean", "length_mean", "reward_mean", "success_mean")
         counts = {"steps": float(self.steps), "episodes": float(self.episodes)}
         return {**counts, **dict(zip(names, means, strict=True))}
@@ -253,9 +260,20 @@ class VectorStepper:
             self._seeded = False  # the error that led here says what broke
 
 
-def _success(infos: Infos) -> NDArray[np.bool_] | None:
-    """Return which episodes that ended now succeeded (n,), where the environment says so."""
-    for source in (infos.get("final_info"), infos):
-        if isinstance(source, dict) and "success" in source:
-            return np.asarray(source["success"])
-    return None
+def _check_finite(*numbers: NDArray[np.floating]) -> None:
+    """Refuse observations (n, d), last observations (k, d) and rewards (n,) that hold NaN or infinity (GantryError)."""
+    if not all(np.isfinite(each).all() for each in numbers):
+        from gantry.agents.parts.divergence import not_finite
+
+        raise not_finite(*numbers)
+
+
+def _success(infos: Infos, env: int) -> float:
+    """Return 1 or 0 where the environment says whether the episode that ended in `env` succeeded, else NaN."""
+    final = infos.get("final_info")
+    source = final if isinstance(final, dict) else infos
+    for name in ("success", "is_success"):
+        with contextlib.suppress(TypeError, ValueError, LookupError):  # not a number, or not this environment's
+            if name in source and source.get(f"_{name}", {env: True})[env]:
+                return float(source[name][env])
+    return math.nan
