@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from importlib import resources
 from pathlib import Path
 
 import gymnasium
@@ -79,6 +80,30 @@ def test_ids_of_ours_need_no_namespace_and_no_module():
         assert canonical_id(name) == "gantry/CartPoleSwingUp-v0"
     assert canonical_id("CartPole-v1") == "CartPole-v1"
     assert short_name("my_module:my/Task-v0") == "Task-v0"
+
+
+def test_upper_and_lower_case_are_the_same_in_names(module):
+    assert canonical_id("cartpoleswingup-V0") == "gantry/CartPoleSwingUp-v0"
+    assert canonical_id("CARTPOLE-v1") == "CartPole-v1"
+    assert canonical_id(f"{module}:{module}/corridor-v0") == f"{module}:{module}/Corridor-v0"
+
+
+def test_files_that_options_name_travel_with_the_run(tmp_path, monkeypatch, capsys):
+    """A run with a floor plan of one's own is resumed and evaluated from another folder, after it was moved."""
+    plan = resources.files("gantry.assets") / "apartment.plan.txt"
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+    (tmp_path / "here" / "home.plan.txt").write_bytes(plan.read_bytes())
+    monkeypatch.chdir(tmp_path / "here")
+    flags = ["--num-envs", "2", "--config.rollout-steps", "4", "--config.hidden-sizes", "4"]
+    options = ["--env", "plan=home.plan.txt", "max_episode_steps=3"]
+    assert main(["train", "VacuumRooms-v0", "--out", "run", "--steps", "8", *flags, *options]) == 0
+    (tmp_path / "here" / "run").rename(tmp_path / "there" / "moved")
+    (tmp_path / "here" / "home.plan.txt").unlink()
+    monkeypatch.chdir(tmp_path / "there")
+    assert main(["train", "VacuumRooms-v0", "--out", "moved", "--resume", "--steps", "16"]) == 0
+    assert main(["evaluate", "moved", "--episodes", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["length_mean"] == 3
 
 
 def test_one_function_opens_single_and_vector_environments_with_options():

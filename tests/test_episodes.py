@@ -1,9 +1,11 @@
 """Episodes of environments that others made: seeds, caps, what they report, and their films."""
 
+import gc
 import itertools
 
 import gymnasium
 import imageio.v3 as imageio
+import mujoco
 import numpy as np
 import pytest
 from zoo import KINDS, Walk, zoo_id
@@ -11,6 +13,9 @@ from zoo import KINDS, Walk, zoo_id
 from gantry.agents import A2C, A2CConfig
 from gantry.cli import main
 from gantry.envs import make_sb3, make_vec
+from gantry.envs.mujoco_log import say_on_console
+from gantry.envs.rendering.raycast import RaycastRenderer
+from gantry.envs.simulator import Simulator
 from gantry.errors import GantryError
 from gantry.film.record import record
 from gantry.runs.environments import open_env
@@ -258,9 +263,44 @@ def test_a_mujoco_model_is_drawn_by_our_renderer(tmp_path):
     assert np.abs(side[0] - side[-1]).max() > 50  # it moves
 
 
+def test_films_leave_nothing_in_memory(tmp_path):
+    """Each simulation and renderer is freed at once, not when garbage is next collected."""
+
+    def alive():
+        return sum(type(each) in (Simulator, RaycastRenderer) for each in gc.get_objects())
+
+    before = alive()
+    gc.disable()
+    try:
+        record(
+            Network(), "gantry/CartPoleBalance-v0", tmp_path / "film.gif", size=(32, 32), backend="raycast", max_steps=1
+        )
+        record(Steps(), zoo_id("CarriesMuJoCo"), tmp_path / "film.gif", size=(32, 32), backend="raycast")
+        assert alive() == before
+    finally:
+        gc.enable()
+
+
+def test_mujoco_warns_once_for_many_copies_and_into_no_file(registered, tmp_path, monkeypatch, capfd):
+    class Warns(Walk):
+        def __init__(self, **settings):
+            super().__init__(**settings)
+            mujoco.MjModel.from_xml_string('<mujoco><compiler settotalmass="1"/><worldbody/></mujoco>')
+
+    monkeypatch.chdir(tmp_path)
+    say_on_console(True)
+    env = make_vec(registered(Warns), 3)
+    assert env.num_envs == 3
+    assert capfd.readouterr().err.count("settotalmass") == 1
+    assert evaluate(Steps().act, "zoo/WarnsHere-v0", 3).score == 5.0
+    assert capfd.readouterr().err.count("settotalmass") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("kind", "settings", "expected"),
     [
+        ("CarriesMuJoCo", {"camera": "9" * 5000}, "numbers go from 0 to 1"),
         ("FloatMax", {"camera": "top"}, "draws itself"),
         ("FloatMax", {"backend": "raycast"}, "draws itself"),
         ("CarriesMuJoCo", {"camera": "front"}, "side, top"),

@@ -1,3 +1,5 @@
+import itertools
+
 import mujoco
 import numpy as np
 import pytest
@@ -5,8 +7,10 @@ import torch
 
 from gantry.envs.simulator import make_simulator, make_task
 from gantry.envs.tasks.reach_planar import ReachPlanar
+from gantry.errors import GantryError
 
 ID = "gantry/ReachPlanar-v0"
+PHYSICS = ("mass", "damping", "gear")
 OPTIONS = [{"target": target, "sparse": sparse} for target in ("easy", "hard") for sparse in (False, True)]
 
 
@@ -224,3 +228,19 @@ def test_the_reward_of_one_row_equals_that_of_the_row_in_a_batch_bit_for_bit(env
     rewards, _ = task.reward(features, control, features)
     single = [task.reward(each, action, each)[0] for each, action in zip(features, control, strict=True)]
     assert np.array_equal(rewards, np.array(single, rewards.dtype))
+
+
+def test_physics_within_the_accepted_ranges_does_not_diverge():
+    """At all corners of mass, damping and gear, with full torque in one direction and in turns."""
+    ranges = [(ReachPlanar.common_physics[name].low, ReachPlanar.common_physics[name].high) for name in PHYSICS]
+    corners = np.array(list(itertools.product(*ranges))).T
+    simulator = make_simulator(ID, corners.shape[1], physics=dict(zip(PHYSICS, corners, strict=True)))
+    for swing in (1e9, 20.0):
+        simulator.reset(seed=0)
+        for step in range(200):
+            torque = np.sign(np.cos(np.pi * step / swing))
+            simulator.step(np.full((corners.shape[1], 2), torque, np.float32))
+    assert simulator.divergences == 0
+    for name, beyond in (("damping", 0.4), ("gear", 5.0)):
+        with pytest.raises(GantryError, match=name):
+            make_simulator(ID, 1, physics={name: beyond})

@@ -71,7 +71,6 @@ def main(words: Sequence[str]) -> None:
     agent = load_agent(arguments.run)
     options = {**config.env_options, **env_options(arguments.env, arguments.randomize, arguments.disturb)}
     path = film_path(arguments.out, arguments.format, Path("videos") / arguments.run.resolve().name)
-    camera = int(arguments.camera) if arguments.camera and arguments.camera.isdecimal() else arguments.camera
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(*columns, console=screen, disable=not screen.is_terminal) as bar:
         task = bar.add_task("filming", total=None)
@@ -83,7 +82,7 @@ def main(words: Sequence[str]) -> None:
             episodes=arguments.episodes,
             seed=arguments.seed,
             env_options=options,
-            camera=camera,
+            camera=arguments.camera,
             size=arguments.size,
             overlay=arguments.overlay,
             backend=arguments.renderer,

@@ -103,6 +103,7 @@ class Physics:
         task: what writes quantities of its own, if the task has any.
         batch: the simulations whose model fields are written.
         given: quantities by name; those not given are as in the model.
+        common: the quantities that every task has, with their ranges.
         neutral: the control (columns,) that asks for nothing, which delayed motors get until the first one arrives.
 
     Raises:
@@ -114,10 +115,11 @@ class Physics:
         task: "Randomizable | None",
         batch: Batch,
         given: Mapping[str, Quantity],
+        common: Mapping[str, PhysicalParameter],
         neutral: np.ndarray,
     ) -> None:
         own = {} if task is None else task.physics
-        self._declared = {**COMMON, **own}
+        self._declared = {**common, **own}
         self._own = tuple(own)
         self._task, self._batch = task, batch
         count = batch.nsim

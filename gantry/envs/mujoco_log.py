@@ -10,6 +10,11 @@ def keep_log_out_of_files() -> None:
     _set(logto_file=False)
 
 
+def say_on_console(yes: bool) -> None:
+    """Let MuJoCo print its warnings on the console, or not."""
+    _set(logto_console=yes)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep MuJoCo from printing, for the making of a copy of an environment whose first has said it all."""

@@ -8,6 +8,7 @@ that seed.
 import copy
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
@@ -23,7 +24,7 @@ from gantry.envs.capabilities import Disturbable, GoalConditioned, Randomizable,
 from gantry.envs.disturbances import Disturbance, Kind, add_balls, check_kind
 from gantry.envs.domain_randomization import Physics, Quantity
 from gantry.envs.lookahead import PlanningModel
-from gantry.envs.mujoco_log import keep_log_out_of_files
+from gantry.envs.mujoco_log import keep_log_out_of_files, say_on_console
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.registry import require_task
 from gantry.envs.state import State
@@ -42,7 +43,7 @@ NEVER = 2**62
 """A deadline, in vector steps, that is not reached."""
 
 
-keep_log_out_of_files()  # what MuJoCo warns of, the simulator counts
+keep_log_out_of_files()
 
 
 class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -94,7 +95,9 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.max_episode_steps = max_episode_steps
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.render_mode = render_mode
+        say_on_console(True)
         self.model = self._load_model(disturb)
+        say_on_console(False)  # what MuJoCo warns of while it simulates, is counted
         self.control_timestep = float(self.model.opt.timestep) * task.decimation
         """Simulated seconds per control step."""
         self.metadata = {
@@ -123,7 +126,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if physics:
             anything = np.zeros((1, *(task.action_space.shape or ())), task.action_space.dtype)
             neutral = np.full(task.control(anything).shape[1], task.neutral)
-            self._physics = Physics(task if isinstance(task, Randomizable) else None, self.batch, physics, neutral)
+            writer = task if isinstance(task, Randomizable) else None
+            self._physics = Physics(writer, self.batch, physics, task.common_physics, neutral)
             self._physics.write(self._all)
             self._check_noise()
         if disturb is not None:
@@ -496,10 +500,17 @@ def make_task(env_id: str, **options: Any) -> Task:
         raise GantryError(f"{env_id}: {str(error).removeprefix(f'{kind.__name__}.__init__() ')}") from error
     usual = inspect.signature(kind).parameters
     changed = [
-        f"{key}={value!r}" for key, value in sorted(settings.items()) if key not in usual or value != usual[key].default
+        f"{key}={_file_name(value)!r}"
+        for key, value in sorted(settings.items())
+        if key not in usual or value != usual[key].default
     ]
     task.name = f"{kind.__name__}({', '.join(changed)})"
     return task
+
+
+def _file_name(value: object) -> object:
+    """Return a file's name in place of its path, so that a task is the same task in another folder."""
+    return Path(value).name if isinstance(value, str) and Path(value).suffix else value
 
 
 SIMULATOR_SETTINGS = ("autoreset_mode", "num_threads", "physics", "disturb", "render_mode", "width", "height", "camera")

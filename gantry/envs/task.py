@@ -8,7 +8,7 @@ some tasks can is declared by the protocols of `gantry.envs.capabilities`. docs/
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import ClassVar
@@ -17,6 +17,7 @@ import mujoco
 import numpy as np
 
 from gantry.envs.components import Component
+from gantry.envs.domain_randomization import COMMON, PhysicalParameter
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.state import State
 from gantry.errors import GantryError
@@ -52,6 +53,8 @@ class Task(ABC):
     """How far `outputs` are brought up to date after a step; positions and velocities always are."""
     visible: slice = slice(None)
     """The columns of the features that an observation consists of."""
+    common_physics: ClassVar[Mapping[str, PhysicalParameter]] = COMMON
+    """The quantities that every task can vary; a task narrows a range within which its time step is too long."""
     name: str = ""
     """The class and its options, as `make_task` fills it in: tells states of different tasks apart."""
 

@@ -253,6 +253,7 @@ class _SimulatorSource:
 
     def close(self) -> None:
         """Free the renderer and the environment."""
+        self._env.state.watcher = None  # it holds all of this, which only a collection of garbage would free
         self._renderer.close()
         self.vector.close()
 

@@ -8,6 +8,7 @@ Gymnasium (`CartPole-v1`), or `module:ID`, whose module registers the environmen
 import contextlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import SupportsFloat, overload
 
 import gymnasium
@@ -17,13 +18,49 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from gantry.envs.factory import make, make_vec, remedy
 from gantry.envs.registry import canonical_id, find_task, registered_id
-from gantry.errors import GantryError, described
+from gantry.errors import GantryError, described, shown
+from gantry.files import write_bytes
 from gantry.types import Infos, Json, Observation, Options
+
+FILES = "files"
+"""Folder within a run's for the files that its environment's options name."""
 
 
 def short_name(env_id: str) -> str:
     """Return an environment's name without module and namespace, such as `CartPoleSwingUp-v0`."""
     return registered_id(env_id).rpartition("/")[2]
+
+
+def pack_options(env_options: Options, folder: Path) -> Json:
+    """Return options whose files, such as a floor plan, have been copied into a run's folder, so that it can travel.
+
+    An option is a file's where it names one, suffix and all; its value becomes a path within the folder.
+
+    Raises:
+        GantryError: a file cannot be copied.
+    """
+    packed: Json = dict(env_options)
+    for name, value in packed.items():
+        path = Path(value) if isinstance(value, str) else None
+        if path is None or not path.suffix or "\0" in str(path) or not path.is_file():
+            continue
+        kept = folder / FILES / name / path.name
+        if path.resolve() != kept.resolve():
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise GantryError(f"cannot read {shown(path)}: {error.strerror}") from error
+            write_bytes(kept, content)
+        packed[name] = kept.relative_to(folder).as_posix()
+    return packed
+
+
+def unpack_options(packed: Options, folder: Path) -> Json:
+    """Return options with the paths of the files that `pack_options` put into a run's folder, wherever that is now."""
+    return {
+        name: str(folder / value) if isinstance(value, str) and value.startswith(f"{FILES}/{name}/") else value
+        for name, value in packed.items()
+    }
 
 
 @overload

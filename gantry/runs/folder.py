@@ -8,6 +8,7 @@ trainer/state.safetensors
                      all that resuming needs: optimizer, buffers, counters, random generators, simulator
 evaluations.csv, best/
                      where the policy was evaluated during training: its scores, and the policy that scored best
+files/               those that the environment's options name, such as a floor plan
 dynamics.png         for planners: how well their model predicted transitions that it had not seen
 videos/
 """
@@ -26,7 +27,7 @@ from gantry import __version__
 from gantry.agents.protocol import Agent
 from gantry.errors import GantryError, shown
 from gantry.files import load_tensors, read_json, remove_temporaries, save_tensors, write_json
-from gantry.runs.environments import registered_id, short_name
+from gantry.runs.environments import pack_options, registered_id, short_name, unpack_options
 from gantry.runs.folder_lock import FolderLock
 from gantry.runs.metrics_file import MetricsFile
 from gantry.types import Json
@@ -151,12 +152,14 @@ class Run:
             if not isinstance(content.get(name), kind | None):
                 raise GantryError(f"{self._config} is damaged ({name!r} is wrong); train again")
         values: Json = {name: content.get(name) for name in (*types, *optional)}
+        values["env_options"] = unpack_options(values["env_options"], self.folder)
         return RunConfig(**values)
 
     def write_config(self, config: RunConfig) -> None:
-        """Write `config.json`."""
+        """Write `config.json`, and copy the files that the environment's options name."""
         self._check_place()
-        write_json(self._config, {"format": FORMAT, **dataclasses.asdict(config)})
+        packed = dataclasses.replace(config, env_options=pack_options(config.env_options, self.folder))
+        write_json(self._config, {"format": FORMAT, **dataclasses.asdict(packed)})
 
     def append_metrics(self, row: dict[str, float]) -> None:
         """Add one row to `metrics.csv`; the first row creates the file with its header.

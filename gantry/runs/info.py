@@ -11,8 +11,9 @@ import numpy as np
 
 from gantry.envs.capabilities import Disturbable, Randomizable
 from gantry.envs.components import Component
-from gantry.envs.domain_randomization import COMMON, PhysicalParameter
+from gantry.envs.domain_randomization import PhysicalParameter
 from gantry.envs.simulator import Simulator
+from gantry.envs.task import Task
 from gantry.runs.environments import canonical_id, find_task, open_env
 from gantry.runs.recipes import Recipe, default_options, recipes_of
 from gantry.types import Json, Options, Space
@@ -97,7 +98,7 @@ def information(env_id: str, env_options: Options | None = None) -> Information:
             action_space=_space(acted),
             action=tuple(task.action_components if task is not None else ()) or components_of(acted),
             options=_options(canonical),
-            physics={**COMMON, **(task.physics if isinstance(task, Randomizable) else {})} if task is not None else {},
+            physics=_physics(task),
             disturbances=("pushes", "balls") if isinstance(task, Disturbable) else (),
             reward_terms=terms,
             metrics=tuple(task.metrics(inner.features)) if task is not None and isinstance(inner, Simulator) else (),
@@ -105,6 +106,12 @@ def information(env_id: str, env_options: Options | None = None) -> Information:
         )
     finally:
         env.close()
+
+
+def _physics(task: Task | None) -> dict[str, PhysicalParameter]:
+    if task is None:
+        return {}
+    return {**task.common_physics, **(task.physics if isinstance(task, Randomizable) else {})}
 
 
 def _space(space: Space) -> str:

@@ -9,7 +9,7 @@ import dataclasses
 import mujoco
 import numpy as np
 
-from gantry.errors import GantryError
+from gantry.errors import GantryError, shown
 
 MAX_SCENE_GEOMS = 10_000
 """Largest number of geoms in an abstract scene, including markers."""
@@ -121,23 +121,23 @@ class RenderScene:
 
 
 def _camera(model: mujoco.MjModel, camera: str | int | None) -> mujoco.MjvCamera:
-    """Return the abstract camera for a name or index; None selects the model's first, or one that frames the model."""
+    """Return the abstract camera for a name or number; None selects the model's first, or one that frames the model."""
     result = mujoco.MjvCamera()
     names = [model.camera(index).name for index in range(model.ncam)]
     if camera is None and model.ncam == 0:
         mujoco.mjv_defaultFreeCamera(model, result)
         return result
+    numbers = [str(index) for index in range(model.ncam)]
     if camera is None:
         index = 0
-    elif isinstance(camera, str):
-        if camera not in names:
-            known = ", ".join(name for name in names if name) or "none with a name"
-            raise GantryError(f"the model has no camera {camera!r}; its cameras: {known}")
+    elif isinstance(camera, str) and camera in names:
         index = names.index(camera)
+    elif str(camera) in numbers:
+        index = numbers.index(str(camera))
     else:
-        if not 0 <= camera < model.ncam:
-            raise GantryError(f"the model has no camera {camera}; it has {model.ncam}, counted from 0")
-        index = camera
+        known = ", ".join(name for name in names if name) or "none with a name"
+        what = f"the model has no camera {shown(camera)!r}; its cameras: {known}"
+        raise GantryError(f"{what}; their numbers go from 0 to {model.ncam - 1}" if model.ncam else what)
     result.type = mujoco.mjtCamera.mjCAMERA_FIXED
     result.fixedcamid = index
     return result

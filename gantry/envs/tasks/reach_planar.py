@@ -5,6 +5,8 @@ Geometry, inertias, motors, initial states and the sparse reward are those of dm
 are its 20 s, and 1000 × the mean reward is its score. The dense reward is not dm_control's.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import mujoco
@@ -13,6 +15,7 @@ import numpy as np
 from gantry.envs.capabilities import Disturbable, PlanDrawable
 from gantry.envs.components import Component, box
 from gantry.envs.disturbances import DisturbanceTarget
+from gantry.envs.domain_randomization import COMMON, PhysicalParameter
 from gantry.envs.features import columns, cos_sin
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.rewards import clip, namespace, tolerance
@@ -71,6 +74,12 @@ class ReachPlanar(Task, Disturbable, PlanDrawable):
     decimation: ClassVar[int] = 2
     observation_components, action_components = FEATURES, ACTIONS
     observation_space, action_space = box(FEATURES), box(ACTIONS)
+    # Faster than about 75 rad/s, the arm turns so far in a time step that its simulation diverges.
+    common_physics: ClassVar[Mapping[str, PhysicalParameter]] = {
+        **COMMON,
+        "damping": dataclasses.replace(COMMON["damping"], low=0.5),
+        "gear": dataclasses.replace(COMMON["gear"], high=4.0),
+    }
     disturbance_target: ClassVar[DisturbanceTarget] = DisturbanceTarget(
         "lower", 0.3, ball_mass=0.01, ball_radius=0.012, reach=0.24
     )

@@ -16,10 +16,12 @@ from gantry.envs.tasks.vacuum.floor_plan import (
     Furniture,
     Room,
 )
-from gantry.errors import GantryError
+from gantry.errors import GantryError, shown
 
 SUFFIX = ".plan.txt"
 """File name suffix of shipped plans."""
+LARGEST = 2**20
+"""Bytes of the largest plan file that is read."""
 SMALLEST_CELL = 0.45
 """Smallest cell (m): a robot of 0.34 m between two walls of 0.1 m, with 0.01 m to spare."""
 LARGEST_CELL = 2.0
@@ -44,10 +46,15 @@ def load_plan(name: str) -> FloorPlan:
     if name in shipped:
         return parse_plan(shipped[name].read_text("utf-8"), name)
     try:
-        text = Path(name).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        path = Path(name)
+        if path.exists() and not (path.is_file() and path.stat().st_size <= LARGEST):
+            raise OSError("no file, or a large one")
+        text = path.read_text("utf-8")
+    except (OSError, ValueError) as error:
         known = ", ".join(sorted(shipped))
-        raise GantryError(f"there is no floor plan {name!r} (shipped: {known}; or give a file's path)") from error
+        raise GantryError(
+            f"there is no floor plan {shown(name)!r} (shipped: {known}; or give a file's path)"
+        ) from error
     return parse_plan(text, name)
 
 
