@@ -153,7 +153,7 @@ BUDGETS = {
     "optimize": {"--budget": "15"},
 }
 """Command → the flags that are put in place of those shown."""
-PARSED_ALONE = ("bench", "demo")
+PARSED_ALONE = ("bench", "benchmark", "demo")
 EPISODE = 10
 """Time limit of every environment (control steps)."""
 RUN = re.compile(r"runs/(?P<env>\S+?-v\d+)-(?P<agent>[a-z0-9-]+?|\*)(?:-seed(?P<seed>\d+|\*))?$")

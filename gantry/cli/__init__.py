@@ -24,6 +24,7 @@ COMMANDS = {
     "solve": "plan an environment's episodes by optimal control, as a reference for agents",
     "demo": "train, evaluate and film the cart-pole's swing-up, in a minute",
     "bench": "measure Gantry against other suites, side by side",
+    "benchmark": "compare any agents on any environments, with statistics and a report",
 }
 
 LONGEST_LINE = 1500

@@ -1,0 +1,495 @@
+"""The general benchmark: its plan, its cells, resuming, what others logged, and the report."""
+
+import csv
+import html.parser
+import io
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from gantry import cli
+from gantry.benchmark import cell as cells_module
+from gantry.benchmark import contenders, plan
+from gantry.benchmark.cell import finished, read_reason, read_result, run_job
+from gantry.benchmark.checkpoints import Checkpoints
+from gantry.benchmark.comparison import Comparison
+from gantry.benchmark.plan import FIRST_SEED, Protocol, plan_cells
+from gantry.benchmark.pool import State
+from gantry.benchmark.report import Report
+from gantry.benchmark.results import Missing, Training, read_included
+from gantry.benchmark.their_training import zoo_settings
+from gantry.errors import GantryError
+from gantry.runs.evaluate import Evaluation
+from gantry.runs.seeds import environment_seed
+
+TINY = Protocol(steps=60, checkpoints=2, episodes=1, final_episodes=2)
+
+
+@pytest.fixture
+def one_thread():
+    """Restore PyTorch's threads, which a cell in a process of its own may change."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def inline(folders, work, *_, **__):
+    """Run the pool's jobs here, one after another."""
+    outcomes = {folder: {0: "finished", 3: "stopped"}[work(folder, ())] for folder in folders}
+    return outcomes
+
+
+@pytest.fixture
+def inline_pool(monkeypatch, one_thread):
+    monkeypatch.setattr("gantry.benchmark.run.run_pool", inline)
+
+
+# The plan
+
+
+def test_plan_has_every_algorithm_in_every_environment_from_every_seed():
+    cells = plan_cells(["Pendulum-v1", "CartPoleBalance-v0"], {}, ["ppo", "SAC"], 3, TINY)
+    assert len({cell.name for cell in cells}) == len(cells) == 12
+    assert {cell.env_id for cell in cells} == {"Pendulum-v1", "gantry/CartPoleBalance-v0"}
+    assert {cell.seed for cell in cells} == {FIRST_SEED, FIRST_SEED + 1, FIRST_SEED + 2}
+    assert cells[0].name == "Pendulum-v1/ppo/seed100"
+
+
+def test_every_suite_can_be_planned(monkeypatch):
+    monkeypatch.setattr(contenders.importlib.util, "find_spec", lambda name: object())
+    for suite in plan.SUITES.values():
+        plan_cells(suite.environments, {}, suite.algorithms, suite.seeds, suite.protocol)
+
+
+@pytest.mark.parametrize(
+    ("envs", "algorithms", "message"),
+    [
+        (["Pendulum-v1"], ["pppo"], "no agent 'pppo'.*did you mean"),
+        (["Pendulum-v1"], ["sb4:ppo"], "no library 'sb4'.*did you mean"),
+        (["Pendulum-v1"], ["sb3:reinforce"], "sb3 has no algorithm"),
+        (["Pendullum-v1"], ["ppo"], "unknown environment"),
+        (["Pendulum-v1"], ["sb3:recurrent_ppo"], r"needs sb3-contrib: pip install 'gantry-rl\[baselines\]'"),
+        (["Pendulum-v1", "Pendulum-v1"], ["ppo"], "named twice"),
+        ([], ["ppo"], "needs --envs"),
+    ],
+)
+def test_bad_plans_give_one_line(envs, algorithms, message, monkeypatch):
+    monkeypatch.setattr(contenders.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(GantryError, match=message) as raised:
+        plan_cells(envs, {}, algorithms, 1, TINY)
+    assert "\n" not in str(raised.value)
+
+
+def test_protocol_needs_a_budget():
+    with pytest.raises(GantryError, match="--steps or --seconds"):
+        Protocol()
+    with pytest.raises(GantryError, match="episodes must be positive"):
+        Protocol(steps=10, episodes=0)
+
+
+def test_seeds_of_training_evaluation_and_test_are_disjoint():
+    count = 4096
+    begins = [environment_seed("training", FIRST_SEED + seed, count) for seed in range(50)]
+    begins += [environment_seed(purpose, 0, count) for purpose in ("evaluation", "test")]
+    begins.sort()
+    assert all(first + count <= second for first, second in itertools.pairwise(begins))
+
+
+# Checkpoints
+
+
+def evaluation(score=1.0):
+    return Evaluation(score, score, (score, score), None, score, 1.0, {}, {}, 1, 0)
+
+
+def test_checkpoints_are_even_and_the_last_is_of_the_final_policy():
+    checkpoints = Checkpoints(Protocol(steps=100, checkpoints=4), evaluation)
+    checkpoints.start()
+    steps = 0
+    while True:
+        steps += 10
+        if not checkpoints(steps):
+            break
+    checkpoints.finish(steps)
+    assert [each.steps for each in checkpoints.taken] == [0, 30, 50, 80, 100]
+
+
+def test_evaluation_stops_the_clock(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("gantry.benchmark.checkpoints.time.perf_counter", lambda: now)
+
+    def evaluate():
+        nonlocal now
+        now += 100.0
+        return evaluation()
+
+    checkpoints = Checkpoints(Protocol(seconds=10.0, checkpoints=2), evaluate)
+    checkpoints.start()
+    going = []
+    for _ in range(4):
+        now += 3.0
+        going.append(checkpoints(int(now)))
+    checkpoints.finish(int(now))
+    assert [each.seconds for each in checkpoints.taken] == [0.0, 6.0, 12.0]
+    assert going == [True, True, True, False]
+    assert checkpoints.evaluation_seconds == 300.0
+
+
+# Cells
+
+
+def benchmark(folder, *words):
+    base = ["--steps", "60", "--checkpoints", "2", "--episodes", "1", "--final-episodes", "2", "--no-ilqr"]
+    return cli.main(["benchmark", *base, *words, "--out", str(folder)])
+
+
+SMALL = ["--envs", "Pendulum-v1", "--agents", "cem", "nes", "--seeds", "2"]
+
+
+def scores(folder):
+    with (folder / "results.csv").open() as file:
+        return [(row["algorithm"], row["seed"], row["score"], row["steps"]) for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A benchmark of two agents and two seeds."""
+    folder = tmp_path_factory.mktemp("whole")
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gantry.benchmark.run.run_pool", inline)
+        assert benchmark(folder, *SMALL) == 0
+    torch.set_num_threads(threads)
+    return folder
+
+
+def test_cells_are_run_folders_with_results(whole):
+    for name in ("cem", "nes"):
+        for seed in (100, 101):
+            folder = whole / "cells" / "Pendulum-v1" / name / f"seed{seed}"
+            result = read_result(folder)
+            assert result["checkpoints"][0]["steps"] == 0
+            assert result["steps"] >= 60
+            assert result["training_seconds"] > 0.0
+            assert result["settings"]
+    assert (whole / "cells" / "Pendulum-v1" / "cem" / "seed100" / "policy.json").exists()
+
+
+def test_our_cells_can_be_evaluated_like_any_run(whole, capsys):
+    run = whole / "cells" / "Pendulum-v1" / "cem" / "seed100"
+    assert cli.main(["evaluate", str(run), "--episodes", "1"]) == 0
+
+
+def test_benchmark_goes_on_where_it_was_stopped(whole, tmp_path, inline_pool, monkeypatch):
+    folder = tmp_path / "again"
+    shutil.copytree(whole, folder)
+    shutil.rmtree(folder / "cells" / "Pendulum-v1" / "nes" / "seed101")
+    half = folder / "cells" / "Pendulum-v1" / "cem" / "seed101"
+    (half / "result.json").unlink()
+    (half / "metrics.csv").write_text("steps,sco")
+    begun = []
+    monkeypatch.setattr(
+        cells_module, "_run", lambda cell, path, run=cells_module._run: begun.append(cell) or run(cell, path)
+    )
+    assert benchmark(folder, *SMALL) == 0
+    assert {(cell.algorithm, cell.seed) for cell in begun} == {("nes", 101), ("cem", 101)}
+    assert scores(folder) == scores(whole)
+
+
+def test_other_settings_in_the_same_folder_are_refused(whole, capsys):
+    assert cli.main(["benchmark", *SMALL, "--steps", "70", "--out", str(whole)]) == 1
+    error = capsys.readouterr().err
+    assert "steps 60 instead of 70" in error
+    assert error.count("\n") == 1
+
+
+def test_failing_cell_is_marked_and_the_others_go_on(tmp_path, inline_pool, capsys):
+    assert benchmark(tmp_path, "--envs", "Pendulum-v1", "--agents", "dqn", "cem", "--seeds", "1") == 0
+    reason = read_reason(tmp_path / "cells" / "Pendulum-v1" / "dqn" / "seed100")
+    assert "Discrete" in reason
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Cells without a result" in page
+    assert "Discrete" in page
+    assert [row[0] for row in scores(tmp_path)] == ["cem", "dqn"]
+
+
+def test_full_disk_leaves_cells_unfinished(tmp_path, inline_pool, monkeypatch, capsys):
+    write = cells_module.write_json
+
+    def full(path, content):
+        if path.name == "result.json":
+            raise GantryError("cannot write result.json: No space left on device") from OSError(28, "No space left")
+        write(path, content)
+
+    monkeypatch.setattr(cells_module, "write_json", full)
+    assert benchmark(tmp_path, *SMALL) == 1
+    assert "make room" in capsys.readouterr().err
+    folder = tmp_path / "cells" / "Pendulum-v1" / "cem" / "seed100"
+    assert not finished(folder)
+    monkeypatch.setattr(cells_module, "write_json", write)
+    assert run_job(folder) == 0
+    assert finished(folder)
+
+
+def test_two_benchmarks_in_one_folder_are_refused(tmp_path, monkeypatch):
+    import gantry.benchmark.run as module
+
+    cells = plan_cells(["Pendulum-v1"], {}, ["cem"], 1, TINY)
+
+    def second(*_, **__):
+        with pytest.raises(GantryError, match="another benchmark is running"):
+            module.run_benchmark(tmp_path, cells)
+        return {}
+
+    monkeypatch.setattr(module, "run_pool", second)
+    module.run_benchmark(tmp_path, cells)
+
+
+def test_progress_counts_parts_of_running_cells(tmp_path, monkeypatch):
+    import gantry.benchmark.run as module
+
+    cells = plan_cells(["Pendulum-v1"], {}, ["cem"], 3, TINY)
+    seen = []
+
+    def pool(folders, work, cores_per_job, cores, preload, watch):
+        (folders[1] / ".progress").write_text("0.5")
+        watch(State(frozenset(folders[:1]), len(folders), (folders[1],)))
+        return dict.fromkeys(folders, "finished")
+
+    monkeypatch.setattr(module, "run_pool", pool)
+    module.run_benchmark(tmp_path, cells, seen.append)
+    (progress,) = seen
+    assert progress.total == 3
+    assert progress.share == pytest.approx(1.5 / 4.0)  # three cells and the reference
+    assert progress.running == ("Pendulum-v1/cem/seed100",)
+
+
+@pytest.mark.parametrize("library", ["sb3", "sb3-batched"])
+def test_cells_of_stable_baselines3_run(library, tmp_path, one_thread):
+    pytest.importorskip("stable_baselines3")
+    protocol = Protocol(steps=40, checkpoints=2, episodes=1, final_episodes=2)
+    (cell,) = plan_cells(["gantry/CartPoleBalance-v0"], {}, [f"{library}:ppo"], 1, protocol)
+    plan.claim(tmp_path, [cell])
+    folder = tmp_path / "cells" / cell.name
+    assert run_job(folder) == 0, (folder / "log.txt").read_text()
+    result = read_result(folder)
+    assert result is not None, read_reason(folder)
+    assert [each["steps"] for each in result["checkpoints"]] == [0, 24, 40]
+    assert result["num_envs"] == result["settings"]["n_envs"] == 8
+    assert result["settings"]["normalize"] is True
+
+
+def test_zoo_settings_name_their_origin():
+    ppo = contenders.contender("sb3:ppo")
+    assert zoo_settings("Pendulum-v1", ppo)[1] == "the zoo's"
+    settings, note = zoo_settings("HalfCheetah-v5", ppo)
+    assert note == "the zoo's for HalfCheetah-v4"
+    assert settings["n_steps"] == 512
+    assert zoo_settings("Nothing-v0", ppo)[1] == "the library's default settings"
+    best = contenders.contender("sb3-batched:ppo")
+    assert zoo_settings("gantry/CartPoleSwingUp-v0", best)[0]["n_envs"] == 16
+
+
+# What others logged
+
+
+def test_monitor_file_becomes_a_curve_of_running_means(tmp_path):
+    header = '#{"t_start": 1.0, "env_id": "Pendulum-v1"}\n'
+    (tmp_path / "0.monitor.csv").write_text(f"{header}r,l,t\n-100.0,200,1.0\n-50.0,200,2.5\n")
+    (training,) = read_included([f"mine={tmp_path}"])
+    assert (training.environment, training.algorithm, training.seed) == ("Pendulum-v1", "mine", 0)
+    assert training.steps.tolist() == [200.0, 400.0]
+    assert training.seconds.tolist() == [1.0, 2.5]
+    assert training.scores.tolist() == [-100.0, -75.0]
+
+
+def test_evaluations_file_is_read_without_unpickling(tmp_path):
+    path = tmp_path / "evaluations.npz"
+    results, lengths = np.array([[1.0, 3.0], [5.0, 7.0]]), np.full((2, 2), 10)
+    np.savez(path, timesteps=np.array([10, 20]), results=results, ep_lengths=lengths)
+    (training,) = read_included([f"mine@Pendulum-v1={path}"])
+    assert training.scores.tolist() == [2.0, 6.0]
+    assert training.final == 6.0
+    (ours,) = read_included([f"mine@gantry/CartPoleBalance-v0={path}"])
+    assert ours.final == pytest.approx(600.0)
+    np.savez(path, timesteps=np.array([object()]), results=results, ep_lengths=lengths)
+    with pytest.raises(GantryError, match="does not hold"):
+        read_included([f"mine@Pendulum-v1={path}"])
+
+
+def test_curves_of_a_report_can_be_included_in_another(whole):
+    found = read_included([f"elsewhere={whole / 'curves.csv'}"])
+    assert [(each.algorithm, each.seed) for each in found] == [
+        ("cem", 100), ("nes", 100), ("cem", 101), ("nes", 101)
+    ]  # fmt: skip
+    assert found[0].seconds is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a,b\n1,2\n", "no columns steps and score"),
+        ("steps,score,environment\n1,x,A-v0\n", "does not hold"),
+        ("steps,score\n1,2\n", "does not say its environment"),
+        ("", "no columns"),
+        ("#{\n", "does not hold"),
+    ],
+)
+def test_files_that_do_not_fit_give_one_line(tmp_path, content, message):
+    path = tmp_path / "file.csv"
+    path.write_text(content)
+    with pytest.raises(GantryError, match=message):
+        read_included([f"mine={path}"])
+
+
+def test_include_says_what_is_missing(tmp_path):
+    with pytest.raises(GantryError, match="nothing to include"):
+        read_included([f"mine={tmp_path}"])
+    with pytest.raises(GantryError, match="NAME=PATH"):
+        read_included(["mine"])
+
+
+# The comparison and the report
+
+
+def training(environment, algorithm, seed, final, steps=(0, 50, 100)):
+    x = np.array(steps, np.float64)
+    return Training(environment, algorithm, seed, x, x / 10.0, final * x / x[-1], final)
+
+
+def made_up():
+    trainings = []
+    for seed, luck in enumerate((-5.0, 0.0, 5.0)):
+        trainings.append(training("A-v0", "good", seed, 90.0 + luck))
+        trainings.append(training("A-v0", "bad", seed, 20.0 + luck))
+        trainings.append(training("A-v0", "equal", seed, 88.0 - luck, steps=(0, 80)))
+        trainings.append(training("B<b>-v0", "good", seed, 900.0 + luck))
+        trainings.append(training("B<b>-v0", "bad", seed, 500.0 + luck))
+    return trainings
+
+
+def test_comparison_says_who_is_not_clearly_below_the_best():
+    comparison = Comparison(made_up(), {"A-v0": {"random": 0.0, "ilqr": 100.0}}, {"B<b>-v0": ("solved", 1000.0)})
+    best = {(each.environment, each.algorithm): each.best for each in comparison.entries}
+    assert best == {
+        ("A-v0", "good"): True,
+        ("A-v0", "bad"): False,
+        ("A-v0", "equal"): True,
+        ("B<b>-v0", "good"): True,
+        ("B<b>-v0", "bad"): False,
+    }
+    entries = {(each.environment, each.algorithm): each for each in comparison.entries}
+    good, equal = entries["A-v0", "good"], entries["A-v0", "equal"]
+    assert good.share == pytest.approx(0.9)
+    assert (good.to_threshold_steps.reached, good.to_threshold_steps.seeds) == (2, 3)
+    assert equal.to_threshold_steps.median == float("inf")
+    assert comparison.scales["B<b>-v0"].high == 1000.0
+    assert comparison.shared == ["A-v0"]  # `equal` was not run in the other one
+
+
+def test_aggregates_are_over_environments_that_all_share():
+    trainings = [each for each in made_up() if each.algorithm != "equal"]
+    comparison = Comparison(trainings, {"A-v0": {"random": 0.0, "ilqr": 100.0}}, {"B<b>-v0": ("solved", 1000.0)})
+    assert comparison.shared == ["A-v0", "B<b>-v0"]
+    assert comparison.aggregates()["mean"]["good"].value == pytest.approx((0.9 + 0.8) / 2.0, abs=0.1)
+    ((first, second, chance),) = comparison.improvements()
+    assert (first, second, float(chance.value)) == ("good", "bad", 1.0)
+    thresholds, profiles = comparison.profiles()
+    assert profiles["good"].value[0] == 1.0
+    assert profiles["good"].value[thresholds > 0.96].max() == 0.0
+
+
+def test_curves_over_seconds_keep_the_score_of_a_training_that_ended():
+    trainings = [training("A-v0", "x", 0, 10.0, (0, 100)), training("A-v0", "x", 1, 10.0, (0, 50))]
+    comparison = Comparison(trainings, {}, {})
+    (steps,), (seconds,) = (comparison.bands("A-v0", against) for against in ("steps", "seconds"))
+    assert steps.x[-1] == 50.0
+    assert seconds.x[-1] == 10.0
+    assert seconds.mean[-1] == pytest.approx(10.0)
+
+
+class Page(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.links, self.ids = [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        known = dict(attributes)
+        self.tags.append(tag)
+        self.links += [known[name] for name in ("href", "src", "xlink:href") if name in known]
+        self.ids += [known["id"]] if "id" in known else []
+        if tag not in ("meta", "link"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in ("meta", "link"):
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    comparison = Comparison(made_up(), {"A-v0": {"random": 0.0, "ilqr": 100.0}}, {"B<b>-v0": ("solved", 1000.0)})
+    missing = [Missing("A-v0", "broken", 100, "ValueError: a < b", True)]
+    (folder / "films").mkdir()
+    (folder / "films" / "A-v0.mp4").write_bytes(b"film")
+    Report(comparison, missing, {"command": "gantry benchmark"}, folder).write(folder)
+    return folder
+
+
+def test_page_is_whole_without_network_or_scripts(report):
+    text = (report / "report.html").read_text(encoding="utf-8")
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert "script" not in page.tags
+    assert all(link.startswith(("data:", "#")) for link in page.links)
+    assert len(set(page.ids)) == len(page.ids)
+    assert page.tags.count("svg") >= 4
+    assert "video" in page.tags
+    assert "B&lt;b&gt;-v0" in text
+    assert "ValueError: a &lt; b" in text
+    assert "prefers-color-scheme: dark" in text
+    assert 'name="viewport"' in text
+
+
+def test_page_refers_to_ids_that_it_has(report):
+    page = Page()
+    page.feed((report / "report.html").read_text(encoding="utf-8"))
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+
+
+def test_every_format_has_the_table(report):
+    assert "| A-v0 | **90 [" in (report / "report.md").read_text(encoding="utf-8")
+    latex = (report / "table.tex").read_text(encoding="utf-8")
+    assert "A-v0 & \\textbf{90 [" in latex
+    assert latex.count("&") == 3 * latex.count("\\\\")
+    rows = list(csv.DictReader(io.StringIO((report / "results.csv").read_text(encoding="utf-8"))))
+    assert len(rows) == len(made_up()) + 1
+    assert rows[-1]["reason"] == "ValueError: a < b"
+    numbers = json.loads((report / "results.json").read_text(encoding="utf-8"))
+    assert numbers["entries"][0]["share_of_reference"] == pytest.approx(0.9)
+
+
+def test_report_only_rebuilds_the_report(whole, capsys):
+    before = {path.name: path.read_bytes() for path in whole.glob("*.csv")}
+    for path in whole.glob("re*.*"):
+        path.unlink()
+    assert cli.main(["benchmark", "--report-only", "--out", str(whole), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["report"] == str(whole / "report.html")
+    assert {path.name: path.read_bytes() for path in whole.glob("*.csv")} == before
+
+
+def test_commands_that_ask_for_nothing_give_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in ([], ["--report-only"], ["--envs", "Pendulum-v1", "--seconds", "1"]):
+        assert cli.main(["benchmark", *words]) == 1
+        assert capsys.readouterr().err.count("\n") == 1
