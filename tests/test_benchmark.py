@@ -22,7 +22,7 @@ from gantry.benchmark.pool import State
 from gantry.benchmark.report import Report
 from gantry.benchmark.results import Missing, Training, read_included
 from gantry.benchmark.their_training import zoo_settings
-from gantry.errors import GantryError
+from gantry.errors import CannotWrite, GantryError
 from gantry.runs.evaluate import Evaluation
 from gantry.runs.seeds import environment_seed
 
@@ -91,10 +91,11 @@ def test_protocol_needs_a_budget():
         Protocol(steps=10, episodes=0)
 
 
-def test_seeds_of_training_evaluation_and_test_are_disjoint():
+@pytest.mark.parametrize("env_id", ["gantry/CartPoleBalance-v0", "Pendulum-v1"])
+def test_seeds_of_training_evaluation_and_test_are_disjoint(env_id):
     count = 4096
-    begins = [environment_seed("training", FIRST_SEED + seed, count) for seed in range(50)]
-    begins += [environment_seed(purpose, 0, count) for purpose in ("evaluation", "test")]
+    begins = [environment_seed("training", FIRST_SEED + seed, count, env_id) for seed in range(50)]
+    begins += [environment_seed(purpose, 0, count, env_id) for purpose in ("evaluation", "test", "tuning")]
     begins.sort()
     assert all(first + count <= second for first, second in itertools.pairwise(begins))
 
@@ -103,7 +104,7 @@ def test_seeds_of_training_evaluation_and_test_are_disjoint():
 
 
 def evaluation(score=1.0):
-    return Evaluation(score, score, (score, score), None, score, 1.0, {}, {}, 1, 0)
+    return Evaluation(score, score, (score, score), None, score, 1.0, {}, {}, 1, 0, 0)
 
 
 def test_checkpoints_are_even_and_the_last_is_of_the_final_policy():
@@ -222,7 +223,7 @@ def test_full_disk_leaves_cells_unfinished(tmp_path, inline_pool, monkeypatch, c
 
     def full(path, content):
         if path.name == "result.json":
-            raise GantryError("cannot write result.json: No space left on device") from OSError(28, "No space left")
+            raise CannotWrite("cannot write result.json: No space left on device")
         write(path, content)
 
     monkeypatch.setattr(cells_module, "write_json", full)

@@ -6,6 +6,7 @@ of our agents the run, as `gantry train` writes it. Folders without either of th
 
 import contextlib
 import dataclasses
+import errno
 import os
 import shutil
 import sys
@@ -19,13 +20,14 @@ from gantry.benchmark.plan import CELL, Cell, read_cell
 from gantry.benchmark.pool import LOG, STOP
 from gantry.benchmark.reference import REFERENCE, measure_reference
 from gantry.envs.batch import available_cores
-from gantry.errors import GantryError, described
+from gantry.errors import CannotWrite, GantryError, described
 from gantry.files import read_json, write_json
 from gantry.runs.evaluate import Evaluation
 from gantry.runs.seeds import Purpose
 from gantry.types import Json
 
 RESULT, FAILED, PROGRESS = "result.json", "failed.json", ".progress"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 FINISHED = 0
 """Exit status of a cell's process, also where the cell failed for a reason of its own."""
 
@@ -85,8 +87,8 @@ def run_job(folder: Path, cores: tuple[int, ...] = ()) -> int:
         try:
             result = measure_reference(folder) if (folder / REFERENCE).exists() else _run(read_cell(folder), folder)
         except (Exception, SystemExit) as error:  # whatever a foreign environment raises
-            if _is_of_the_disk(error):
-                raise
+            if isinstance(error, CannotWrite) or getattr(error, "errno", None) in NO_ROOM:
+                raise  # which says nothing about the cell
             why = str(error) if isinstance(error, GantryError) else described(error)
             write_json(folder / FAILED, {"reason": why})
             return FINISHED
@@ -98,14 +100,6 @@ def run_job(folder: Path, cores: tuple[int, ...] = ()) -> int:
         with contextlib.suppress(OSError):
             (folder / PROGRESS).unlink(missing_ok=True)
     return FINISHED
-
-
-def _is_of_the_disk(error: BaseException) -> bool:
-    """Return whether writing failed, which says nothing about the cell."""
-    message = str(error)
-    return isinstance(error.__cause__ or error, OSError) and (
-        isinstance(error, OSError) or message.startswith("cannot write")
-    )
 
 
 def _clear(folder: Path) -> None:

@@ -4,10 +4,12 @@ import time
 from pathlib import Path
 
 from gantry.agents import config_class
+from gantry.agents.protocol import Agent
 from gantry.benchmark.checkpoints import Checkpoints
 from gantry.benchmark.plan import Cell
 from gantry.files import config_to_json
 from gantry.runs.evaluate import Evaluation, evaluate_agent
+from gantry.runs.evaluation_callback import acting_copy
 from gantry.runs.folder import Run, RunConfig, current_versions
 from gantry.runs.recipes import find_recipe
 from gantry.runs.scores import score
@@ -37,6 +39,7 @@ class OurTraining:
         self.settings: Json = config_to_json(config)
         self.num_envs: int = config.num_envs
         self._agent = make_agent(cell.algorithm, cell.env_id, config, cell.seed, self.env_options)
+        self._copy: Agent | None = None
         self._total = self._total_steps(None if recipe is None else recipe.total_steps)
         self._run.write_config(
             RunConfig(
@@ -83,12 +86,14 @@ class OurTraining:
 
     def evaluate(self, episodes: int, purpose: Purpose) -> Evaluation:
         """Play episodes with the deterministic policy."""
-        return evaluate_agent(self._agent, self._cell.env_id, episodes, 0, self.env_options, purpose)
+        self._copy = acting_copy(self._agent, self._copy)
+        return evaluate_agent(self._copy, self._cell.env_id, episodes, 0, self.env_options, purpose)
 
     def save(self) -> None:
-        """Write the policy into the run's folder."""
+        """Write metrics and policy into the run's folder."""
         from gantry.agents import save_agent
 
+        self._run.metrics.flush()
         save_agent(self._agent, self._run.folder)
 
     def close(self) -> None:

@@ -79,7 +79,7 @@ class TheirTraining:
         settings = _constructor_settings(self.settings, self._env.action_space)
         self._model = kind(_policy(self.settings, self._env.observation_space), self._env, seed=cell.seed, **settings)
         # The model has seeded its environments with its own seed, which those of the next training would share.
-        self._env.seed(environment_seed("training", cell.seed, self.num_envs))
+        self._env.seed(environment_seed("training", cell.seed, self.num_envs, cell.env_id))
         self._memory: Any = None
 
     def _make_env(self) -> "VecEnv":
@@ -117,8 +117,9 @@ class TheirTraining:
 
     def evaluate(self, episodes: int, purpose: Purpose) -> Evaluation:
         """Play episodes with the deterministic policy."""
-        self._memory = None
-        return evaluate(self._act, self._cell.env_id, episodes, 0, self.env_options, purpose, begin=self._forget)
+        remembers = "Lstm" in str(self.settings.get("policy"))
+        begin = self._forget if remembers else None
+        return evaluate(self._act, self._cell.env_id, episodes, 0, self.env_options, purpose, begin)
 
     def _forget(self, env: "VectorEnv") -> None:
         self._memory = None

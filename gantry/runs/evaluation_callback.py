@@ -108,7 +108,7 @@ class TrainingEvaluator:
     def evaluate(self, wall_seconds: float) -> dict[str, float]:
         """Evaluate the policy as it is now; return the row of `evaluations.csv`, which `write` writes."""
         started = time.perf_counter()
-        copy = self._acting_copy()
+        copy = self._copy = acting_copy(self._agent, None if self._copy is self._unsaved else self._copy)
         result = evaluate_agent(copy, self._env_id, self._plan.episodes, SEED_BLOCK, self._env_options, "evaluation")
         if result.score > self._best or not (self._unsaved or self._run.best.exists()):
             self._best = max(result.score, self._best)
@@ -153,14 +153,19 @@ class TrainingEvaluator:
     def _reaches(self, score: float) -> bool:
         return self._plan.until is not None and score >= self._plan.until
 
-    def _acting_copy(self) -> Agent:
-        """Return an agent that acts as the learning one would after it was saved and loaded."""
-        agent = self._agent
-        if self._copy is None or self._copy is self._unsaved:
-            config: Any = agent.config
-            spaces = Spaces(agent.env.single_observation_space, agent.env.single_action_space, config.num_envs)
-            self._copy = agent_class(agent.name)(spaces, config)
-            self._copy.stepper.env_id = agent.stepper.env_id
-        self._copy.stepper.steps = agent.steps
-        self._copy.checkpoint.load_policy_state(agent.checkpoint.policy_state(), "the policy")
-        return self._copy
+
+def acting_copy(agent: Agent, copy: Agent | None = None) -> Agent:
+    """Return an agent that acts as a learning one would after it was saved and loaded, without touching that one.
+
+    Args:
+        agent: the one that learns.
+        copy: what this function returned for it before, to be brought up to date; None makes one.
+    """
+    if copy is None:
+        config: Any = agent.config
+        spaces = Spaces(agent.env.single_observation_space, agent.env.single_action_space, config.num_envs)
+        copy = agent_class(agent.name)(spaces, config)
+        copy.stepper.env_id = agent.stepper.env_id
+    copy.stepper.steps = agent.steps
+    copy.checkpoint.load_policy_state(agent.checkpoint.policy_state(), "the policy")
+    return copy
