@@ -11,7 +11,7 @@ from gantry.runs.seeds import ENVS_PER_SEED, SEEDS, environment_seed
 def test_environment_seeds_of_purposes_are_disjoint():
     blocks = [
         environment_seed(purpose, seed)
-        for purpose in ("training", "evaluation", "test")
+        for purpose in ("training", "evaluation", "test", "tuning")
         for seed in (0, 1, 2, SEEDS // 2, SEEDS - 1)
     ]
     gaps = np.diff(sorted(blocks))

@@ -26,7 +26,7 @@ from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
-from gantry.types import Array, Observation
+from gantry.types import Array, Observation, SearchSpace
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 TwoOutputs = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -86,6 +86,12 @@ class A2CConfig:
     """Where the networks are; small ones learn fastest on the CPU."""
     torch_threads: int = 1
     """PyTorch's threads in updates (acting takes one); another number rounds differently."""
+    search_space: ClassVar[SearchSpace] = {
+        "num_envs": (4, 256, True), "rollout_steps": (4, 64, True), "learning_rate": (1e-4, 1e-2, True),
+        "gamma": (0.9, 0.999, False), "gae_lambda": (0.8, 1.0, False), "entropy_coefficient": (0.0, 0.01, False),
+        "optimizer": ["rmsprop", "rmsprop-pytorch", "adam"], "learning_rate_schedule": ["constant", "linear"],
+    }  # fmt: skip
+    """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""

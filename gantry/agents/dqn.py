@@ -33,7 +33,7 @@ from gantry.agents.parts.training_loop import Metrics, Update, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
 from gantry.errors import GantryError
-from gantry.types import Array, Observation
+from gantry.types import Array, Observation, SearchSpace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +98,13 @@ class DQNConfig:
     """Where the networks are; small ones learn fastest on the CPU."""
     torch_threads: int = 1
     """PyTorch's threads; another number rounds differently."""
+    search_space: ClassVar[SearchSpace] = {
+        "num_envs": (4, 64, True), "train_freq": (1, 16, True), "gradient_steps": (1, 32, True),
+        "batch_size": (32, 512, True), "learning_rate": (1e-4, 5e-3, True), "gamma": (0.9, 0.999, False),
+        "n_step": (1, 5, False), "epsilon_fraction": (0.05, 0.5, False), "epsilon_end": (0.01, 0.1, False),
+        "target_update_interval": (50, 1000, True), "double": [False, True],
+    }  # fmt: skip
+    """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""

@@ -36,7 +36,7 @@ from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
 from gantry.errors import GantryError
-from gantry.types import Array, Observation
+from gantry.types import Array, Observation, SearchSpace
 
 ACCURACY_HISTORY = 10
 """Number of fits whose model accuracy is kept for plots."""
@@ -81,6 +81,12 @@ class PlannerConfig:
     """Environments stepped at once."""
     torch_threads: int = 1
     """PyTorch's threads; another number rounds differently."""
+    search_space: ClassVar[SearchSpace] = {
+        "search.horizon": (5, 40, True), "search.population": (32, 256, True), "search.iterations": (1, 6, False),
+        "search.initial_std": (0.1, 1.0, True), "search.executed_plan": ["best", "mean"], "fit_every": (20, 400, True),
+        "model.gradient_steps": (100, 1000, True), "model.learning_rate": (5e-4, 5e-3, True),
+    }  # fmt: skip
+    """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""

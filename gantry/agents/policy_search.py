@@ -15,7 +15,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_network, require_positive
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
 from gantry.errors import GantryWarning
-from gantry.types import Array, Observation
+from gantry.types import Array, Observation, SearchSpace
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "elu": torch.nn.functional.elu}
 
@@ -68,6 +68,11 @@ class CEMConfig:
     """Bring Box actions within their bounds by a tanh instead of by clipping."""
     normalize_observation: bool = False
     """Scale observations by their running mean and standard deviation, which change between generations."""
+    search_space: ClassVar[SearchSpace] = {
+        "num_envs": (16, 256, True), "elite_fraction": (0.05, 0.5, True), "covariance_smoothing": (0.1, 1.0, True),
+        "initial_std": (0.1, 3.0, True), "min_std": (0.0, 0.1, False), "hidden_sizes": [[], [8], [32]],
+    }  # fmt: skip
+    """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
@@ -108,6 +113,11 @@ class NESConfig:
     """Bring Box actions within their bounds by a tanh instead of by clipping."""
     normalize_observation: bool = False
     """Scale observations by their running mean and standard deviation, which change between generations."""
+    search_space: ClassVar[SearchSpace] = {
+        "num_envs": [16, 32, 64, 128, 256], "mean_learning_rate": (0.2, 2.0, True), "initial_std": (0.1, 3.0, True),
+        "shaping": ["rank", "standardized"], "hidden_sizes": [[], [8], [32]],
+    }  # fmt: skip
+    """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""

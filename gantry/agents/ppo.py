@@ -30,7 +30,7 @@ from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
-from gantry.types import Array, Observation
+from gantry.types import Array, Observation, SearchSpace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +87,13 @@ class PPOConfig:
     """Where the networks are; small ones learn fastest on the CPU."""
     torch_threads: int = 1
     """PyTorch's threads for each network in updates (acting takes one); another number rounds differently."""
+    search_space: ClassVar[SearchSpace] = {
+        "num_envs": (4, 256, True), "rollout_steps": (16, 512, True), "epochs": (2, 16, True),
+        "minibatch_size": (64, 2048, True), "learning_rate": (1e-4, 5e-3, True), "gamma": (0.9, 0.999, False),
+        "gae_lambda": (0.8, 1.0, False), "entropy_coefficient": (0.0, 0.01, False),
+        "initial_log_std": (-1.0, 0.5, False), "learning_rate_schedule": ["constant", "linear"],
+    }  # fmt: skip
+    """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""

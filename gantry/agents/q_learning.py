@@ -33,7 +33,7 @@ from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between, require_memory
 from gantry.agents.parts.vector_stepper import Transition, VectorStepper, reset_seed
 from gantry.errors import GantryError
-from gantry.types import Array, Observation, Space
+from gantry.types import Array, Observation, SearchSpace, Space
 
 Integers = NDArray[np.int64]
 Numbers = NDArray[np.float64]
@@ -81,6 +81,12 @@ class QLearningConfig:
     """Transitions per replayed batch."""
     replay_capacity: int = 65_536
     """Transitions kept for replay, at most; the oldest are overwritten."""
+    search_space: ClassVar[SearchSpace] = {
+        "num_envs": (1, 64, True), "learning_rate_start": (0.01, 1.0, True), "learning_rate_end": (0.01, 1.0, True),
+        "learning_rate_schedule": ["constant", "linear", "exponential"], "gamma": (0.9, 1.0, False),
+        "epsilon_end": (0.0, 0.1, False), "epsilon_fraction": (0.1, 0.9, False), "replay_batches": (0, 8, False),
+    }  # fmt: skip
+    """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""

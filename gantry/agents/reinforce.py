@@ -28,7 +28,7 @@ from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
-from gantry.types import Array, Observation
+from gantry.types import Array, Observation, SearchSpace
 
 Baseline = Literal["none", "mean", "value"]
 BASELINES: tuple[Baseline, ...] = ("none", "mean", "value")
@@ -88,6 +88,12 @@ class ReinforceConfig:
     """Where the networks are; small ones learn fastest on the CPU."""
     torch_threads: int = 1
     """PyTorch's threads for each network in updates (acting takes one); another number rounds differently."""
+    search_space: ClassVar[SearchSpace] = {
+        "num_envs": (4, 64, True), "episodes": (4, 64, True), "learning_rate": (1e-3, 5e-2, True),
+        "value_learning_rate": (1e-3, 5e-2, True), "gamma": (0.9, 0.999, False),
+        "learning_rate_schedule": ["constant", "linear"],
+    }  # fmt: skip
+    """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""

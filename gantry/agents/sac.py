@@ -36,7 +36,7 @@ from gantry.agents.parts.training_loop import Metrics, Update, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
 from gantry.errors import GantryError
-from gantry.types import Array, Observation
+from gantry.types import Array, Observation, SearchSpace
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 """Bounds of the logarithm of the policy's standard deviation, as in the authors' code."""
@@ -93,6 +93,13 @@ class SACConfig:
     """Where the networks are; small ones learn fastest on the CPU."""
     torch_threads: int = 1
     """PyTorch's threads for the actor and for the critics; another number rounds differently."""
+    search_space: ClassVar[SearchSpace] = {
+        "num_envs": (4, 64, True), "train_freq": (1, 8, True), "gradient_steps": (1, 16, True),
+        "batch_size": (64, 512, True), "learning_rate": (1e-4, 3e-3, True), "actor_learning_rate": (1e-4, 3e-3, True),
+        "gamma": (0.9, 0.999, False), "n_step": (1, 5, False), "tau": (0.002, 0.05, True),
+        "initial_temperature": (0.05, 1.0, True), "temperature_learning_rate": (1e-4, 3e-3, True),
+    }  # fmt: skip
+    """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""

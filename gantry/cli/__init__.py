@@ -16,6 +16,7 @@ COMMANDS = {
     "list": "show the environments and the agents",
     "info": "show an environment: spaces, options, physics, reward terms, recipes",
     "train": "train an agent in an environment, live",
+    "tune": "search for an agent's settings in an environment, by Optuna",
     "evaluate": "score a trained run on episodes it never saw",
     "record": "film a trained run",
     "table": "show the action values that Q-learning has learned",

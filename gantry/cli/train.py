@@ -18,7 +18,7 @@ from gantry.cli.options import WHOLE_NUMBER, arranged, env_options, parse_option
 from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError, shown
 from gantry.files import config_from_json
-from gantry.runs.environments import canonical_id
+from gantry.runs.environments import canonical_id, registered_id
 from gantry.runs.folder import Run, RunConfig, latest_run, new_run
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class TrainArguments:
     """Physics to set, or to sample from a range for each episode: "cart_mass=0.5..2.0,motor_delay=0..2"."""
     disturb: Literal["pushes", "balls"] | None = None
     """Push the robot at random times, or throw balls at it."""
+    recipe: Path | None = None
+    """A recipe file, as `gantry tune` writes it: agent, settings, options and steps in place of a shipped recipe's."""
     name: str = ""
     """A word for the folder's name: runs/ENV-AGENT-NAME-seedN."""
     out: Path | None = None
@@ -234,7 +236,7 @@ def _parse(words: Sequence[str]) -> _Asked:
         raise GantryError("name the environment: gantry train ENV …")
     env_id = canonical_id(name)
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--agent", "--seed", "--name", "--out"):
+    for flag in ("--agent", "--seed", "--name", "--out", "--recipe"):
         peek.add_argument(flag)
     peek.add_argument("--resume", action="store_true")
     given, _ = peek.parse_known_args([word for word in words if word not in ("-h", "--help")])
@@ -242,15 +244,20 @@ def _parse(words: Sequence[str]) -> _Asked:
     from gantry.runs.recipes import find_recipe
 
     recipe, known, run = None, None, Run(given.out or ".")
+    if given.resume and given.recipe:
+        raise GantryError("a recipe (--recipe) is for a new run; --resume has the run's own settings")
     if given.resume and not {"-h", "--help"} & set(words):
         run = _run_to_resume(env_id, given)
         known = run.read_config()
         agent, kind = known.agent, config_class(known.agent)
         defaults = config_from_json(kind, known.config, f"{run.folder}/config.json")
     else:
-        agent = (given.agent or TrainArguments.agent).lower()
+        if given.recipe:
+            recipe = _recipe_of_file(Path(given.recipe), env_id, given.agent)
+        agent = (given.agent or TrainArguments.agent).lower() if recipe is None else recipe.agent
         kind = config_class(agent)
-        recipe = find_recipe(env_id, agent, parse_options(options))
+        if recipe is None:
+            recipe = find_recipe(env_id, agent, parse_options(options))
         defaults = kind() if recipe is None else recipe.config
     arguments_class = dataclasses.make_dataclass(
         "TrainArguments", [("config", kind, dataclasses.field(default=defaults))],
@@ -261,6 +268,18 @@ def _parse(words: Sequence[str]) -> _Asked:
     if arguments.num_envs is not None:
         config = dataclasses.replace(config, num_envs=arguments.num_envs)
     return _Asked(arguments, env_id if known is None else known.env_id, agent, config, recipe, run, known)
+
+
+def _recipe_of_file(path: Path, env_id: str, agent: str | None) -> "Recipe":
+    """Read a recipe; raises GantryError where it is for another environment or agent than the command line names."""
+    from gantry.runs.recipes.recipe_file import read_recipe
+
+    recipe = read_recipe(path)
+    if registered_id(recipe.env_id) != registered_id(env_id):
+        raise GantryError(f"{shown(path)} is a recipe for {recipe.env_id}, not for {env_id}")
+    if agent is not None and agent.lower() != recipe.agent:
+        raise GantryError(f"{shown(path)} is a recipe for the agent {recipe.agent}, not for {agent}")
+    return recipe
 
 
 def _run_to_resume(env_id: str, given: argparse.Namespace) -> Run:

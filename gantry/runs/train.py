@@ -15,7 +15,7 @@ from gantry.runs.folder import FolderMoved, Run, RunConfig, current_versions
 from gantry.runs.interrupts import deferring
 from gantry.runs.resumption import changed_run
 from gantry.runs.scores import score
-from gantry.runs.seeds import environment_seed
+from gantry.runs.seeds import Purpose, environment_seed
 from gantry.types import Options
 
 CHECKPOINT_SECONDS = 10.0
@@ -54,7 +54,12 @@ class CountsDivergences(Protocol):
 
 
 def make_agent(
-    agent: str, env_id: str, config: AgentConfig, seed: int = 0, env_options: Options | None = None
+    agent: str,
+    env_id: str,
+    config: AgentConfig,
+    seed: int = 0,
+    env_options: Options | None = None,
+    purpose: Purpose = "training",
 ) -> Agent:
     """Build an agent with its training environments.
 
@@ -62,13 +67,14 @@ def make_agent(
         agent: the agent's id.
         env_id: Gantry's, Gymnasium's or `module:ID`.
         config: the agent's settings; `num_envs` environments are opened.
-        seed: of weights, exploration and shuffling; environments get theirs from the training range.
+        seed: of weights, exploration and shuffling, and of the environments within their range.
         env_options: passed on to the environment.
+        purpose: the range that the environments' seeds are from.
 
     Raises:
         GantryError: no such agent or environment, or the agent cannot handle its spaces.
     """
-    env_seed = environment_seed("training", seed, config.num_envs, env_id)
+    env_seed = environment_seed(purpose, seed, config.num_envs, env_id)
     env = open_env(env_id, config.num_envs, env_options)
     learner = agent_class(agent)(env, config, seed=seed, env_seed=env_seed)
     learner.stepper.env_id = canonical_id(env_id)
