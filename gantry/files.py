@@ -148,7 +148,7 @@ def load_tensors(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("metadata", "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise GantryError(f"{path} is damaged or no safetensors file ({error}); restore it or train again") from error
 
 

@@ -21,6 +21,7 @@ from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.policy import Policy
 from gantry.agents.parts.rmsprop import RMSprop
 from gantry.agents.parts.rollouts import Batch, Rollout, standardized
+from gantry.agents.parts.settings import settled
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
@@ -142,7 +143,8 @@ class A2C:
     def __init__(
         self, env: VectorEnv | Spaces, config: A2CConfig = A2CConfig(), seed: int = 0, env_seed: int | None = None
     ) -> None:
-        self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
+        config, seed = settled(config, env.num_envs), int(seed)
+        self.env, self.config = env, config
         self._random = torch.Generator().manual_seed(seed)
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
         with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads

@@ -29,6 +29,7 @@ from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.replay import Minibatch, ReplayBuffer
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
+from gantry.agents.parts.settings import settled
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.td_targets import Counter, hard_update, polyak_update, td_target
 from gantry.agents.parts.threads import torch_threads
@@ -225,7 +226,8 @@ class DDPG:
             raise GantryError(f"ddpg needs actions with finite bounds, not {env.single_action_space}; use ppo")
         if config.hindsight_goals or config.relative_goals:
             check_goals(env.single_observation_space)
-        self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
+        config, seed = settled(config, env.num_envs), int(seed)
+        self.env, self.config = env, config
         self._random = torch.Generator().manual_seed(seed)
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
         size, action_size = self.observations.size, self.actions.size

@@ -26,6 +26,7 @@ from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.priorities import Priorities
 from gantry.agents.parts.replay import Minibatch, ReplayBuffer
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
+from gantry.agents.parts.settings import settled
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.td_targets import Counter, hard_update, polyak_update, td_target
 from gantry.agents.parts.threads import torch_threads
@@ -188,7 +189,8 @@ class DQN:
         self.actions = ActionMap(env.single_action_space)
         if self.actions.continuous:
             raise GantryError(f"dqn needs Discrete actions, not {env.single_action_space}; use ddpg, sac or ppo")
-        self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
+        config, seed = settled(config, env.num_envs), int(seed)
+        self.env, self.config = env, config
         self._random = torch.Generator().manual_seed(seed)
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
         size = self.observations.size

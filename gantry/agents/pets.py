@@ -30,6 +30,7 @@ from gantry.agents.models.reward_model import LearnedReward, RewardModel, TaskRe
 from gantry.agents.models.terminal_value import TerminalValue
 from gantry.agents.mpc import MPC
 from gantry.agents.parts.checkpoint import Checkpoint, Part, Tensors
+from gantry.agents.parts.settings import settled
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
@@ -135,7 +136,8 @@ class PETS:
         self, env: VectorEnv | Spaces, config: PlannerConfig = PlannerConfig(), seed: int = 0,
         env_seed: int | None = None,
     ) -> None:  # fmt: skip
-        self.env = env
+        config, seed = settled(config, env.num_envs), int(seed)
+        self.env, self.config = env, config
         self._random = torch.Generator().manual_seed(seed)
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
         observations, self._actions = ObservationMap(env.single_observation_space), ActionMap(env.single_action_space)
@@ -150,7 +152,6 @@ class PETS:
                 self.reward_model = LearnedReward(size, action_size, single, self._random)
             if config.terminal_value:
                 self.terminal_value = TerminalValue(size, single, self._random)
-        self.config = dataclasses.replace(config, num_envs=env.num_envs)
         if isinstance(env, VectorEnv) and config.reward == "auto":
             offered = _offers_reward(planning_model_of(env), size)
             self.config = dataclasses.replace(self.config, reward="task" if offered else "learned")

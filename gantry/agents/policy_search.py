@@ -29,6 +29,7 @@ from gantry.agents.optimizers.sampling import SamplingState
 from gantry.agents.parts.checkpoint import Checkpoint, Tensors, prefixed, under
 from gantry.agents.parts.networks import MLP, Activation, layer_shapes
 from gantry.agents.parts.normalization import ObservationNormalizer
+from gantry.agents.parts.settings import settled
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
@@ -296,7 +297,8 @@ class PolicySearch:
         self, env: VectorEnv | Spaces, config: CEMConfig | NESConfig = CEMConfig(), seed: int = 0,
         env_seed: int | None = None,
     ) -> None:  # fmt: skip
-        self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
+        config, seed = settled(config, env.num_envs), int(seed)
+        self.env, self.config = env, config
         self.name = agent_of_config(type(config))
         self._random = torch.Generator().manual_seed(seed)
         self.policy = DeterministicPolicy(env, config, self._random)

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from gantry.agents.parts.checkpoint import Checkpoint, Part, Tensors
 from gantry.agents.parts.replay import ReplayBuffer
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
+from gantry.agents.parts.settings import settled
 from gantry.agents.parts.spaces import MOST_CATEGORIES, ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between, require_memory
@@ -277,7 +278,8 @@ class QLearning:
         env_seed: int | None = None,
     ) -> None:  # fmt: skip
         states, actions = table_size(env.single_observation_space, env.single_action_space)
-        self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
+        config, seed = settled(config, env.num_envs), int(seed)
+        self.env, self.config = env, config
         self._random = torch.Generator().manual_seed(seed)
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
         self._observations = ObservationMap(env.single_observation_space)

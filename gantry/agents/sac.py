@@ -28,6 +28,7 @@ from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.replay import Minibatch, ReplayBuffer
 from gantry.agents.parts.schedules import scheduled
+from gantry.agents.parts.settings import settled
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.squashed import squashed_log_prob
 from gantry.agents.parts.td_targets import Counter, hard_update, polyak_update, td_target
@@ -224,7 +225,8 @@ class SAC:
             raise GantryError(f"sac needs Box actions, not {env.single_action_space}; use dqn or ppo")
         if not self.actions.bounded:
             raise GantryError(f"sac needs actions with finite bounds, not {env.single_action_space}; use ppo")
-        self.env, self.config = env, dataclasses.replace(config, num_envs=env.num_envs)
+        config, seed = settled(config, env.num_envs), int(seed)
+        self.env, self.config = env, config
         self._random = torch.Generator().manual_seed(seed)
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
         size, action_size = self.observations.size, self.actions.size

@@ -14,6 +14,7 @@ from gymnasium.vector import VectorEnv
 
 from gantry.agents import agent_class, config_class
 from gantry.agents.parts.spaces import ObservationMap, Spaces
+from gantry.agents.parts.tensor_checks import check_finite, check_seal, sealed
 from gantry.agents.protocol import Agent
 from gantry.errors import GantryError
 from gantry.files import (
@@ -28,7 +29,7 @@ from gantry.files import (
 )
 from gantry.types import Space
 
-FORMAT = 2
+FORMAT = 3
 """Version of the files' layout."""
 
 
@@ -43,12 +44,13 @@ class TargetNetworks(Protocol):
 def save_agent(agent: Agent, folder: str | Path) -> None:
     """Write all that acting needs to a folder, which is made where it does not exist.
 
+    A checksum holds the two files together. Everything is looked at before the first file is replaced.
+
     Raises:
-        GantryError: the files cannot be written.
+        GantryError: the policy holds NaN or infinite numbers, or the files cannot be written.
     """
-    path, env = Path(folder), agent.env
+    path, env, tensors = Path(folder), agent.env, agent.checkpoint.policy_state()
     metadata = {"agent": agent.name, "format": str(FORMAT), "steps": str(agent.steps)}
-    save_tensors(path / "policy.safetensors", agent.checkpoint.policy_state(), metadata)
     description = {
         "format": FORMAT,
         "agent": agent.name,
@@ -57,6 +59,8 @@ def save_agent(agent: Agent, folder: str | Path) -> None:
         "action_space": space_to_json(env.single_action_space),
         "config": config_to_json(agent.config),
     }
+    check_finite(tensors, path)
+    save_tensors(path / "policy.safetensors", tensors, sealed(tensors, metadata, description))
     write_json(path / "policy.json", description)
 
 
@@ -76,6 +80,8 @@ def load_agent(folder: str | Path, env: VectorEnv | None = None, seed: int = 0) 
         raise GantryError(
             f"{path} was written by another version of Gantry (format {found!r}, not {FORMAT}); train again"
         )
+    tensors, metadata = load_tensors(numbers)
+    check_seal(tensors, metadata, numbers, content)
     name = content.get("agent")
     if not isinstance(name, str):
         raise GantryError(f"{path} is damaged (it names no agent); restore it or train again")
@@ -87,7 +93,6 @@ def load_agent(folder: str | Path, env: VectorEnv | None = None, seed: int = 0) 
             raise TypeError("it has no settings")
     except (KeyError, TypeError, ValueError, AssertionError, OverflowError, MemoryError) as error:
         raise GantryError(f"{path} is damaged ({' '.join(str(error).split())}); restore it or train again") from error
-    tensors, metadata = load_tensors(numbers)
     steps = metadata.get("steps", "")
     if metadata.get("agent") != name or not steps.isdecimal():
         raise GantryError(f"{numbers} does not belong to a policy of {name}; restore it or train again")
@@ -127,7 +132,7 @@ def _check_fit(policy: Spaces, env: VectorEnv) -> None:
 
     seen, given = policy.single_observation_space, env.single_observation_space
     ours, theirs = ObservationMap(seen), ObservationMap(given)
-    if (ours.size, set(ours.slices)) != (theirs.size, set(theirs.slices)):
+    if (ours.size, ours.slices) != (theirs.size, theirs.slices):
         raise GantryError(f"the policy observes {described(seen)}, the environment gives {described(given)}")
     if env.single_action_space != policy.single_action_space:
         raise GantryError(

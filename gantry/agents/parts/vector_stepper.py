@@ -54,7 +54,7 @@ def reset_seed(env: VectorEnv | Spaces, seed: int, env_seed: int | None) -> int:
     apart = SEEDS_APART
     while apart < env.num_envs:
         apart *= 2
-    return seed * apart % ENV_SEEDS if env_seed is None else env_seed
+    return seed * apart % ENV_SEEDS if env_seed is None else int(env_seed)
 
 
 class VectorStepper:

@@ -1,0 +1,36 @@
+"""NumPy's numbers as settings and seeds: every agent takes them, acts as with Python's, and saves and loads equal."""
+
+import dataclasses
+
+import gymnasium
+import numpy as np
+import pytest
+
+from gantry.agents import AGENTS, agent_class, config_class, load_agent, save_agent
+from gantry.agents.parts.spaces import Spaces
+
+CONTINUOUS = Spaces(gymnasium.spaces.Box(-1, 1, (2,)), gymnasium.spaces.Box(-1, 1, (1,)), np.int64(4))
+DISCRETE = Spaces(gymnasium.spaces.Discrete(4), gymnasium.spaces.Discrete(2), np.int64(4))
+
+
+def in_numpy(value):
+    if dataclasses.is_dataclass(value):
+        return dataclasses.replace(value, **{name: in_numpy(part) for name, part in vars(value).items()})
+    if isinstance(value, tuple):
+        return tuple(map(in_numpy, value))
+    kinds = {bool: np.bool_, int: np.int64, float: np.float64}
+    return kinds[type(value)](value) if type(value) in kinds else value
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_numpy_numbers_are_taken_for_what_they_are(name, tmp_path):
+    spaces = DISCRETE if name in ("dqn", "q-learning") else CONTINUOUS
+    config = config_class(name)()
+    agent = agent_class(name)(spaces, in_numpy(config), seed=np.int32(3), env_seed=np.int64(4))
+    assert agent.config == dataclasses.replace(config, num_envs=4)
+    save_agent(agent, tmp_path)
+    plain, loaded = agent_class(name)(spaces, config, seed=3), load_agent(tmp_path)
+    assert vars(loaded.config) == vars(agent.config)  # TD3 is saved as the DDPG that it is
+    observations = [spaces.single_observation_space.sample() for _ in range(5)]
+    if name != "planner":  # which plans for an environment
+        np.testing.assert_array_equal(loaded.act(np.array(observations)), plain.act(np.array(observations)))
