@@ -133,3 +133,21 @@ class Wage(VectorEnv):
         infos = {"final_obs": observation.copy(), "_final_obs": ended} if ended.any() else {}
         flags = (ended, nothing) if self.terminal else (nothing, ended)
         return observation, np.ones(self.num_envs), *flags, infos
+
+
+class Switches(Wage):
+    """The share of switches that are set as they should be: two of three positions each, or on and off."""
+
+    def __init__(self, binary=False):
+        super().__init__(16)
+        self.wanted = np.array([1, 0, 1])
+        self.single_action_space = gymnasium.spaces.MultiBinary(3)
+        if not binary:
+            self.single_action_space = gymnasium.spaces.MultiDiscrete([3, 3, 3], start=[0, -1, 1])
+            self.wanted = np.array([2, -1, 2])
+        self.action_space = batch_space(self.single_action_space, 16)
+
+    def step(self, actions):
+        assert actions in self.action_space
+        observation, _, *others = super().step(actions)
+        return observation, (actions == self.wanted).mean(axis=1), *others

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gantry.agents
-from gantry.agents.parts.categorical import Categorical
+from gantry.agents.parts.categorical import Categorical, MultiCategorical
 from gantry.agents.parts.gaussian import Gaussian, gaussian_entropy, gaussian_log_prob
 from gantry.agents.parts.network_pass import Pass
 from gantry.agents.parts.networks import MLP
@@ -227,6 +227,34 @@ def test_categorical_against_torch_distributions():
     torch.testing.assert_close(distribution.entropy(logits), reference.entropy().mean())
 
 
+def test_several_choices_against_torch_distributions():
+    sizes = [3, 2, 4]
+    logits = 3 * torch.randn(11, 9, generator=generator(), dtype=torch.float64)
+    action = torch.stack([torch.arange(11) % size for size in sizes], 1)
+    references = [torch.distributions.Categorical(logits=part) for part in logits.split(sizes, 1)]
+    distribution = MultiCategorical(sizes)
+    log_prob = sum(reference.log_prob(action[:, index]) for index, reference in enumerate(references))
+    torch.testing.assert_close(distribution.log_prob(logits, action), log_prob)
+    torch.testing.assert_close(distribution.entropy(logits), sum(each.entropy().mean() for each in references))
+    assert distribution.mode(logits).tolist() == torch.stack([each.probs.argmax(1) for each in references], 1).tolist()
+    many = logits[:1].float().expand(20_000, 9)
+    samples = distribution.sample(many, distribution.noise((20_000,), generator()))
+    for index, reference in enumerate(references):
+        frequency = torch.bincount(samples[:, index], minlength=sizes[index]) / 20_000
+        torch.testing.assert_close(frequency, reference.probs[0].float(), rtol=0, atol=0.015)
+    both = (samples[:, :2] == 0).all(1).float().mean()
+    assert both == pytest.approx(float(references[0].probs[0, 0] * references[1].probs[0, 0]), abs=0.015)
+
+
+def test_pairs_of_logits_are_bernoulli_variables():
+    logits = torch.randn(11, 6, generator=generator(), dtype=torch.float64)
+    bits = torch.arange(33).reshape(11, 3) % 2
+    reference = torch.distributions.Bernoulli(logits=logits[:, 1::2] - logits[:, 0::2])
+    distribution = MultiCategorical([2, 2, 2])
+    torch.testing.assert_close(distribution.log_prob(logits, bits), reference.log_prob(bits.double()).sum(1))
+    torch.testing.assert_close(distribution.entropy(logits), reference.entropy().sum(1).mean())
+
+
 def test_samples_follow_the_distribution():
     distribution = Gaussian(2, -0.5)
     output = torch.tensor([1.0, -2.0]).expand(20000, 2)
@@ -320,6 +348,25 @@ def test_box_actions_are_scaled_and_clipped():
     np.testing.assert_allclose(own, [[0.5, 0.5], [1.0, 0.0], [4.0, 0.0]])
     unbounded = ActionMap(gymnasium.spaces.Box(-np.inf, np.inf, (1,)))
     np.testing.assert_array_equal(unbounded.to_environment(np.array([[123.0]], np.float32)), [[123.0]])
+
+
+def test_bounds_of_the_largest_float_are_none():
+    huge = np.finfo(np.float32).max
+    for dtype in (np.float32, np.float64):
+        space = gymnasium.spaces.Box(np.array([-huge, -2.0], dtype), np.array([huge, 2.0], dtype), dtype=dtype)
+        mapping = ActionMap(space)
+        assert mapping.has_bounds.tolist() == [False, True]
+        assert not mapping.bounded
+        assert mapping.to_environment(np.array([[3.0, 1.0]], np.float32)).tolist() == [[3.0, 2.0]]
+
+
+def test_several_choices_count_from_their_starts():
+    space = gymnasium.spaces.MultiDiscrete(np.array([[2, 3], [4, 5]]), start=np.array([[0, -1], [7, 0]]))
+    actions = ActionMap(space, several=True).to_environment(np.array([[1, 2, 3, 4], [0, 0, 0, 0]]))
+    assert actions.tolist() == [[[1, 1], [10, 4]], [[0, -1], [7, 0]]]
+    bits = ActionMap(gymnasium.spaces.MultiBinary(3), several=True).to_environment(np.array([[1, 0, 1]]))
+    assert bits.tolist() == [[1, 0, 1]]
+    assert bits.dtype == np.int8
 
 
 def test_discrete_actions_count_from_the_start():

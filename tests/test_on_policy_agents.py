@@ -4,11 +4,12 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from agent_doubles import NEXT_STEP, SAME_STEP, Forgetful, Spot
+from agent_doubles import NEXT_STEP, SAME_STEP, Forgetful, Spot, Switches
 from agent_states import parameters, restore, trainer_state
 
 from gantry.agents import agent_class, load_agent, save_agent
 from gantry.agents.a2c import A2CConfig
+from gantry.agents.ppo import PPOConfig
 from gantry.agents.reinforce import ReinforceConfig
 from gantry.errors import GantryError
 
@@ -135,6 +136,24 @@ def test_saved_and_loaded_it_acts_the_same_and_learns_on(kind, tmp_path):
     assert torch.equal(parameters(loaded), parameters(agent))
     loaded.learn(700)
     assert loaded.steps == 700
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("kind", ["a2c", "a2c, one body", "reinforce", "ppo"])
+def test_several_discrete_actions_are_learned_saved_and_loaded(kind, binary, tmp_path):
+    env = Switches(binary)
+    faster = {"learning_rate": 3e-2, "entropy_coefficient": 1e-3, "normalize_observation": False}
+    if kind == "ppo":
+        agent = agent_class("ppo")(env, PPOConfig(rollout_steps=8, minibatch_size=64, **faster))
+    else:
+        agent = make(kind, env, **faster)
+    agent.learn(2_000)
+    np.testing.assert_array_equal(agent.act(np.ones((2, 1))), [env.wanted, env.wanted])
+    assert agent.act(np.ones(1), deterministic=False) in env.single_action_space
+    save_agent(agent, tmp_path)
+    loaded = load_agent(tmp_path, env=Switches(binary))
+    assert torch.equal(parameters(loaded), parameters(agent))
+    np.testing.assert_array_equal(loaded.act(np.ones(1)), env.wanted)
 
 
 @each_agent

@@ -1,5 +1,7 @@
 """REINFORCE: its estimates against a decision process whose gradient is known, and that it learns."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -29,7 +31,7 @@ from gantry.agents.reinforce import (
     returns_to_go,
 )
 from gantry.benchmark.reinforce_variance import baseline_variances
-from gantry.errors import GantryError
+from gantry.errors import GantryError, GantryWarning
 
 
 @pytest.fixture(autouse=True)
@@ -319,3 +321,12 @@ def test_entropy_bonus_keeps_policy_broad():
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(GantryError, match=next(iter(settings))):
         ReinforceConfig(**settings)
+
+
+def test_episodes_that_never_end_are_warned_of():
+    with pytest.warns(GantryWarning, match="next to nothing was learned") as caught:
+        Reinforce(Spot(4, length=10**9)).learn(40)
+    assert "\n" not in str(caught[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Reinforce(Spot(4)).learn(40)

@@ -53,15 +53,15 @@ CONFIGS = {name: f"gantry.agents.{module}:{config}" for name, (module, _, config
 """Agent's id → "module:Class" of the dataclass of its settings."""
 
 DESCRIPTIONS: dict[str, str] = {
-    "a2c": "advantage actor-critic: a gradient step for each short rollout; Box and Discrete actions",
+    "a2c": "advantage actor-critic: a gradient step for each short rollout; Box, (Multi)Discrete, MultiBinary actions",
     "cem": "cross-entropy method: searches a linear or small policy by whole episodes; Box and Discrete actions",
     "ddpg": "deep deterministic policy gradient: off-policy, hindsight replay for goals; Box actions",
     "dqn": "deep Q-learning: off-policy; double, dueling, prioritized, n-step; Discrete actions",
     "nes": "natural evolution strategy: searches a linear or small policy by whole episodes; Box and Discrete actions",
     "planner": "model-predictive control with a learned dynamics model, or the simulator; Box and Discrete actions",
-    "ppo": "proximal policy optimization: on-policy, many environments at once; Box and Discrete actions",
+    "ppo": "proximal policy optimization: on-policy, many environments; Box, (Multi)Discrete, MultiBinary actions",
     "q-learning": "a table of action values; double Q-learning and SARSA too; Discrete observations and actions",
-    "reinforce": "policy gradient of whole episodes, with three baselines; Box and Discrete actions",
+    "reinforce": "policy gradient of whole episodes, with three baselines; Box, (Multi)Discrete, MultiBinary actions",
     "sac": "soft actor-critic: off-policy, a stochastic policy, two critics, a learned temperature; Box actions",
     "td3": "twin delayed DDPG: two critics, a delayed policy, smoothed targets; Box actions",
 }

@@ -9,6 +9,7 @@ not its mean. docs/reinforce.md lists where this departs from the papers.
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from typing import ClassVar, Literal, Self
 
@@ -29,6 +30,7 @@ from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
+from gantry.errors import GantryWarning
 from gantry.types import Array, Observation, SearchSpace
 
 Baseline = Literal["none", "mean", "value"]
@@ -260,6 +262,13 @@ class Reinforce:
                         metrics |= self.fit_value(self.critic, episodes, config.value_learning_rate * decay)
                 self.policy.normalizer.update(episodes.observations)
                 update.report({**metrics, "learning_rate": rate})
+        if self.stepper.episodes == 0 and self.steps >= total_steps:
+            warnings.warn(
+                f"next to nothing was learned: {self.name} learns from whole episodes, and within {self.steps:,} steps "
+                "none came to its end; give more steps, or a time limit where episodes never end",
+                GantryWarning,
+                stacklevel=2,
+            )
         return self
 
     def improve_policy(self, episodes: Episodes, advantage: torch.Tensor, learning_rate: float) -> Metrics:
