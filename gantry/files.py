@@ -108,6 +108,7 @@ def read_json(path: Path) -> Json:
         if "\0" in str(path):
             raise OSError("a name cannot hold a null character")
         content = json.loads(path.read_bytes().decode("utf-8"))
+        json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair could be read, but never written
     except OSError as error:
         raise GantryError(
             f"cannot read {shown(path)}: {error.strerror or error}; did `gantry train` make this folder?"

@@ -155,7 +155,8 @@ def test_folder_in_place_of_file_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[1, 2]", b"null", b'"text"', b'{"a": 1', b"\xff\xfe\x00", b"\x00" * 100]
+    "content",
+    [b"", b"{", b"[1, 2]", b"null", b'"text"', b'{"a": 1', b"\xff\xfe\x00", b"\x00" * 100, b'{"a": "\\ud800"}'],
 )
 def test_damaged_json_is_one_line(tmp_path, content):
     path = tmp_path / "x.json"

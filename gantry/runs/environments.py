@@ -20,6 +20,7 @@ from gantry.envs.factory import make, make_vec, remedy
 from gantry.envs.registry import canonical_id, find_task, registered_id
 from gantry.errors import GantryError, described, shown
 from gantry.files import write_bytes
+from gantry.runs.environment_state import UnknownState, environment_state, restore_environment
 from gantry.types import Infos, Json, Observation, Options
 
 FILES = "files"
@@ -155,11 +156,27 @@ class _ForeignEnv(gymnasium.Wrapper):
 
 
 class _ForeignVectorEnv(VectorWrapper):
-    """A vector environment that others made: what it raises becomes one clear line."""
+    """A vector environment that others made: what it raises becomes one clear line, and its state is kept if known."""
 
     def __init__(self, env: VectorEnv, env_id: str) -> None:
         super().__init__(env)
         self._env_id = env_id
+        self._unknown = False
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Return the state of all environments, or nothing where it cannot be read."""
+        if not self._unknown:
+            try:
+                return environment_state(self.env)
+            except (UnknownState, TypeError, ValueError, RecursionError):
+                self._unknown = True
+        return {}
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Restore the state, in environments that have been reset."""
+        with one_line(self._env_id, "to take back its state"):
+            self.env.reset(seed=0)
+            restore_environment(self.env, state)
 
     def reset(self, *, seed: int | None = None, options: Json | None = None) -> tuple[Observation, Infos]:
         """Begin new episodes."""

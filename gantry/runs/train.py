@@ -201,6 +201,11 @@ def resume(
         for remark in [*remarks, *run.continue_tables(agent.steps)]:
             say(remark)
         agent.stepper.schedule_steps = written.schedule_steps
+        if 0 < agent.steps < written.total_steps and agent.stepper.begins_anew:
+            say(
+                f"the state of {written.env_id} cannot be saved: new episodes begin here, and the numbers are not "
+                "those of an unbroken run"
+            )
         recorder = _Recorder(run, written, agent, wall_seconds, progress, evaluated, say)
         if agent.steps >= written.total_steps:
             say(f"{run.folder} is finished: it has taken its {agent.steps:,} steps; a larger --steps goes on")

@@ -25,7 +25,7 @@ class ResumableEnv(Protocol):
     """A vector environment that hands out its whole state, by name, and takes it back mid-episode."""
 
     def get_state(self) -> dict[str, Array]:
-        """Return the state."""
+        """Return the state; an empty one where it is not known."""
 
     def set_state(self, state: dict[str, Array]) -> None:
         """Restore the state."""
@@ -214,13 +214,16 @@ class VectorStepper:
 
     def state(self) -> Tensors:
         """Return everything that stepping depends on, with the environment's own state where it hands that out."""
+        return self._state(True)
+
+    def _state(self, with_env: bool) -> Tensors:
         self.begin_episodes()
         tensors = {name: torch.from_numpy(array.copy()) for name, array in self._arrays().items()}
         tensors["recent"] = torch.from_numpy(np.array(self._recent, np.float64).reshape(-1, 3))
         counts = [self.steps, self._vector_steps, self.episodes, self._seed, self.stagger, self.restarted]
         tensors["counts"] = torch.tensor(counts)
-        if isinstance(inner := self.env.unwrapped, ResumableEnv):
-            for name, array in inner.get_state().items():
+        if with_env and (resumable := self._resumable_env()) is not None:
+            for name, array in resumable.get_state().items():
                 content = np.array(array)
                 kind = content.dtype
                 if kind.kind == "u" and kind.itemsize > 1:  # PyTorch has few unsigned types
@@ -237,20 +240,28 @@ class VectorStepper:
         for name, array in self._arrays().items():
             array[...] = tensors[name].numpy()
         self._recent = deque(map(tuple, tensors["recent"].tolist()), WINDOW)
-        inner = self.env.unwrapped
-        self._seeded = isinstance(inner, ResumableEnv)
-        if isinstance(inner, ResumableEnv):
+        resumable, content = self._resumable_env(), under(tensors, "env")
+        self._seeded = resumable is not None and bool(content)
+        if resumable is not None and content:
             state = {}
-            for key, tensor in under(tensors, "env").items():
+            for key, tensor in content.items():
                 kind, _, name = key.partition(".")
                 state[name] = tensor.numpy().copy().view(kind)
-            inner.set_state(state)
+            resumable.set_state(state)
         else:
             self._seed += self.steps
 
+    def _resumable_env(self) -> ResumableEnv | None:
+        return next((env for env in (self.env.unwrapped, self.env) if isinstance(env, ResumableEnv)), None)
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether new episodes begin next, as after `load_state` where the environment's state is not known."""
+        return not self._seeded
+
     def mark(self) -> None:
-        """Begin a stretch of steps that `rollback` undoes."""
-        self._copy = self.state()
+        """Begin a stretch of steps that `rollback` undoes; the state of others' environments would take too long."""
+        self._copy = self._state(self._resumable_env() is self.env.unwrapped)
 
     def rollback(self) -> None:
         """Return to the last `mark`; an environment that cannot, or that broke, begins new episodes."""
