@@ -5,6 +5,8 @@ Importing this module registers every kind as `zoo/NAME-v0`. Kinds whose oddity 
 them.
 """
 
+import threading
+
 import gymnasium
 import mujoco
 import numpy as np
@@ -45,7 +47,7 @@ class Walk(gymnasium.Env):
         return np.full((32, 48, 3), 40 * self.time % 256, np.uint8)
 
     def seen(self):
-        return self.time if self.counts else self.observe()
+        return min(self.time, LENGTH) if self.counts else self.observe()
 
     # What kinds change
 
@@ -290,6 +292,13 @@ class InfoText(Walk):
         return {"note": "[red]a[/]", "list": [1, 2, 3], "ragged": [[1], [2, 3]], "sometimes": self.time or None}
 
 
+class InfoShapes(Walk):
+    """Arrays of another length at every step, and keys that are no text."""
+
+    def info(self):
+        return {"contacts": np.zeros(self.time), 3: "three", "again": {"deep": np.zeros((self.time, 2))}}
+
+
 # Endings
 
 
@@ -320,6 +329,14 @@ class RandomState(Walk):
         _, info = super().reset(seed=seed)
         self.draw = float(self.older.rand())
         return self.seen(), info
+
+
+class Uncopied(Walk):
+    """Holds what can neither be copied nor written to a file."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.lock, self.stream = threading.Lock(), (number for number in range(10))
 
 
 # Failures
@@ -427,8 +444,8 @@ KINDS = {
         *(ActionsStarted, ActionsSeveral, ActionsBits, ActionsUnbounded, ActionsFloatMax, ActionsOneSided),
         *(ActionsScalar, ActionsWhole),
         *(RewardArray, RewardWhole, RewardNaN, RewardInf, RewardNone),
-        *(SuccessObjects, SuccessOnlyIfTrue, InfoLikeOurs, InfoText),
-        *(Endless, EndsAtOnce, NumPyEnds, RandomState, Exits),
+        *(SuccessObjects, SuccessOnlyIfTrue, InfoLikeOurs, InfoText, InfoShapes),
+        *(Endless, EndsAtOnce, NumPyEnds, RandomState, Uncopied, Exits),
         *(CarriesMuJoCo, NoPictures, NoPicture, OddPictures, FloatPictures),
     )
 } | {f"Fails{call.capitalize()}": failing(call) for call in ("make", "reset", "step", "render", "close")}

@@ -36,12 +36,14 @@ def make_vec(env_id: str, num_envs: int = 1, **options: Any) -> VectorEnv[Any, A
     Args:
         env_id: a registered task, also without its `gantry/`; any Gymnasium id; or `module:Env-v0`.
         num_envs: number of environments.
-        options: of the environment; a task also takes the settings of `gantry.envs.simulator.Simulator`.
+        options: of the environment; a task also takes the settings of `gantry.envs.simulator.Simulator`. `wrappers` are
+            put around each copy, as Gymnasium does it.
 
     Raises:
         GantryError: the id is unknown, or the environment cannot be made with these options.
     """
     with _making(env_id) as spec, contextlib.ExitStack() as after_first:
+        wrappers = options.pop("wrappers", ())
         if spec.vector_entry_point is not None and not spec.additional_wrappers:
             return gymnasium.make_vec(spec.id, num_envs, **options)
 
@@ -50,7 +52,9 @@ def make_vec(env_id: str, num_envs: int = 1, **options: Any) -> VectorEnv[Any, A
             return env
 
         vector_kwargs = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        return gymnasium.make_vec(spec.id, num_envs, "sync", vector_kwargs=vector_kwargs, wrappers=[said], **options)
+        return gymnasium.make_vec(
+            spec.id, num_envs, "sync", vector_kwargs=vector_kwargs, wrappers=[*wrappers, said], **options
+        )
 
 
 @contextlib.contextmanager

@@ -23,6 +23,8 @@ from gantry.files import write_bytes
 from gantry.runs.environment_state import UnknownState, environment_state, restore_environment
 from gantry.types import Infos, Json, Observation, Options
 
+SUCCESS = ("success", "is_success")
+"""What environments call it that an episode succeeded."""
 FILES = "files"
 """Folder within a run's for the files that its environment's options name."""
 
@@ -117,6 +119,8 @@ def open_env(
         return single if _is_ours(canonical) else _ForeignEnv(single, canonical)
     if find_task(canonical) is not None:
         options["autoreset_mode"] = autoreset_mode
+    else:
+        options["wrappers"] = [_Copy]
     vector = make_vec(canonical, num_envs, **options)
     return vector if _is_ours(canonical) else _ForeignVectorEnv(vector, canonical)
 
@@ -125,6 +129,29 @@ def _is_ours(env_id: str) -> bool:
     """Return whether Gantry ships the environment, so that an exception in it would be an error of Gantry's own."""
     task = find_task(env_id)
     return task is not None and task.class_path.startswith("gantry.")
+
+
+class _Copy(gymnasium.Wrapper):
+    """One of the copies that others' environments are trained in: what copies return fits into arrays.
+
+    Of an `info` it keeps what training looks at, as others' keys and shapes may not go together.
+    """
+
+    def reset(self, *, seed: int | None = None, options: Json | None = None) -> tuple[Observation, Infos]:
+        """Begin a new episode."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, _successes(info)
+
+    def step(self, action: Observation) -> tuple[Observation, SupportsFloat, bool, bool, Infos]:
+        """Advance by one step."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if isinstance(reward, np.ndarray):
+            reward = reward.item()
+        return observation, reward, terminated, truncated, _successes(info)
+
+
+def _successes(info: Infos) -> Infos:
+    return {name: info[name] for name in SUCCESS if info.get(name) is not None} if info else info
 
 
 class _ForeignEnv(gymnasium.Wrapper):

@@ -9,7 +9,7 @@ from scipy import stats
 from gantry.agents.protocol import Agent, EpisodicActor
 from gantry.envs.registry import is_task
 from gantry.errors import GantryError
-from gantry.runs.environments import open_env
+from gantry.runs.environments import SUCCESS, open_env
 from gantry.runs.episodes import Act, Begin, Episode, as_number, play, step_limit
 from gantry.runs.scores import score
 from gantry.runs.seeds import Purpose, environment_seed
@@ -18,8 +18,6 @@ from gantry.types import Array, Json, Observation, Options
 MAX_EPISODES = 100_000
 COPIES = 8
 """Copies of an environment that others made which are open at once, where nobody says how many."""
-SUCCESS = ("success", "is_success")
-"""What environments call it that an episode succeeded."""
 FINAL = ("final_obs", "_final_obs")
 """What the simulator says of the ends of episodes beside the task's metrics."""
 
