@@ -16,10 +16,12 @@ from gantry import cli
 from gantry.agents import AGENTS, config_class
 from gantry.agents.a2c import A2CConfig
 from gantry.agents.ppo import PPOConfig
+from gantry.agents.sac import SACConfig
 from gantry.errors import GantryError
 from gantry.files import config_from_json, config_to_json
 from gantry.runs import tune as tuning
 from gantry.runs.folder import Run
+from gantry.runs.pace import steps_within
 from gantry.runs.recipes import Recipe
 from gantry.runs.recipes.recipe_file import read_recipe, write_recipe
 from gantry.runs.seeds import environment_seed
@@ -142,6 +144,26 @@ def test_training_is_judged_along_its_budget_and_at_its_end(budget):
     assert steps > 0
     if budget["steps"]:
         assert steps == 120
+
+
+def test_pace_is_that_of_learning(monkeypatch):
+    clock = [0.0]
+
+    class Steady:
+        """Takes 10 steps an update, and two seconds for it once it learns."""
+
+        config, steps = dataclasses.replace(SACConfig(), learning_starts=1000), 0
+
+        def learn(self, total_steps, callback):
+            going_on = True
+            while going_on is not False:
+                self.steps += 10
+                clock[0] += 0.001 if self.steps <= 1000 else 2.0
+                going_on = callback(self, {})
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    random_seconds = 100 * 0.001
+    assert steps_within(100.0, Steady()) == round(1000 + 10 * (100 - random_seconds) / 2)
 
 
 class Remembering(gymnasium.Env):

@@ -25,6 +25,7 @@ from gantry.agents.protocol import Agent, AgentConfig, Metrics
 from gantry.errors import GantryError, shown
 from gantry.files import config_from_json, config_to_json
 from gantry.runs.evaluate import evaluate_agent
+from gantry.runs.pace import steps_within
 from gantry.runs.recipes import Recipe, find_recipe
 from gantry.runs.recipes.recipe_file import write_recipe
 from gantry.runs.train import make_agent
@@ -35,10 +36,6 @@ if TYPE_CHECKING:
 
 RUNGS = 4
 """Evaluations of a trial, evenly spaced over its budget."""
-CALIBRATION = 0.1
-"""Share of the seconds for which settings are tried first, to know how many steps will fit."""
-UNBOUNDED_STEPS = 2**62
-"""The steps of a training that ends by the clock."""
 FINALISTS = 3
 """Best trials that train again at the end, beside the settings from before."""
 DEFAULT = "default"
@@ -183,9 +180,15 @@ def train_for(plan: TuningPlan, config: AgentConfig, seed: int, judge: Judge | N
         seed: of the training, a block of tuning seeds; 0 is that of evaluations.
         judge: called after each evaluation.
     """
-    total_steps = plan.steps or _steps_within(plan, config, seed)
-    agent = make_agent(plan.agent, plan.env_id, config, seed, plan.env_options, "tuning")
-    with _closing(agent):
+
+    def fresh() -> Agent:
+        return make_agent(plan.agent, plan.env_id, config, seed, plan.env_options, "tuning")
+
+    total_steps = plan.steps or 0
+    if plan.seconds is not None:
+        with _closing(fresh()) as agent:
+            total_steps = steps_within(plan.seconds, agent)
+    with _closing(fresh()) as agent:
         started, evaluating, rung = time.perf_counter(), 0.0, 1
 
         def score() -> float:
@@ -212,30 +215,11 @@ def train_for(plan: TuningPlan, config: AgentConfig, seed: int, judge: Judge | N
         return last, agent.steps
 
 
-def _steps_within(plan: TuningPlan, config: AgentConfig, seed: int) -> int:
-    """Return how many steps fit into the plan's seconds, for schedules to run over, by a short training."""
-    assert plan.seconds is not None
-    allowed = CALIBRATION * plan.seconds
-    agent = make_agent(plan.agent, plan.env_id, config, seed, plan.env_options, "tuning")
-    with _closing(agent):
-        started, half = time.perf_counter(), (0.0, 0)
-
-        def on_update(learner: Agent, metrics: Metrics) -> bool:
-            nonlocal half
-            passed = time.perf_counter() - started
-            if passed < 0.5 * allowed:
-                half = passed, learner.steps  # the first half is that of random actions and cold caches
-            return passed < allowed
-
-        agent.learn(UNBOUNDED_STEPS, on_update)
-        passed = time.perf_counter() - started - half[0]
-        return max(1, round((agent.steps - half[1]) / passed * plan.seconds))
-
-
 @contextlib.contextmanager
-def _closing(agent: Agent) -> Iterator[None]:
+def _closing(agent: Agent) -> Iterator[Agent]:
+    """Close the agent's environments in the end."""
     try:
-        yield
+        yield agent
     finally:
         if isinstance(agent.env, VectorEnv):
             agent.env.close()
