@@ -11,7 +11,6 @@ A page holds a table between two comments, and the first says which table:
 | `environments` | every environment that `gantry list` shows |
 | `settings AGENT` | the settings of an agent: the fields of its configuration and their docstrings |
 | `settings MODULE:CLASS` | the fields of any other dataclass |
-| `changes AGENT` | the settings whose default an agent changes, where it shares another agent's |
 | `observation ENV` | names, units and bounds of observations; options may follow, `name=value` |
 | `action ENV` | the same of actions |
 | `physics ENV` | physical quantities of a task that can be set or randomized |
@@ -80,8 +79,6 @@ def table(what: str, prefix: str = "") -> str:
         return markdown(("environment", "the robot has to", "time limit", "page"), environments(prefix))
     if kind == "settings":
         return markdown(("Setting", "Default", "Values", "Meaning"), settings(configuration(words[0])))
-    if kind == "changes":
-        return markdown(("Setting", "Default", "Values", "Meaning"), changes(configuration(words[0])))
     if kind in ("observation", "action"):
         return markdown(("index", "name", "unit", "range"), components(kind, words[0], words[1:]))
     if kind == "physics":
@@ -146,17 +143,6 @@ def settings(kind: type[Any], prefix: str = "", default: Any = None) -> Iterator
         else:
             meaning = meanings.get(field.name, "")
             yield f"`{prefix}{field.name}`", shown(value), values(hints[field.name]), meaning
-
-
-def changes(kind: type[Any]) -> Iterator[Sequence[str]]:
-    """Yield a row per field whose default differs from that of the dataclass that `kind` extends."""
-    own, base = kind(), kind.__mro__[1]()
-    changed = {f"`{field.name}`" for field in dataclasses.fields(base)}
-    changed = {name for name in changed if getattr(own, name.strip("`")) != getattr(base, name.strip("`"))}
-    meanings = field_docstrings(kind)
-    for name, value, choices, _ in settings(kind):
-        if name in changed:
-            yield name, value, choices, meanings[name.strip("`")]
 
 
 def field_docstrings(kind: type[Any]) -> dict[str, str]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from gantry.agents.parts.exploration import GaussianNoise, OrnsteinUhlenbeckNoise, make_noise
+from gantry.agents.parts.exploration import Noise, make_noise
 
 
 def generator(seed=0):
@@ -10,7 +10,7 @@ def generator(seed=0):
 
 
 def test_gaussian_noise_is_independent_with_the_given_scale():
-    noise, random = GaussianNoise(2_000, 3), generator()
+    noise, random = make_noise("gaussian", 2_000, 3), generator()
     first, second = noise.sample(0.3, random), noise.sample(0.3, random)
     assert first.shape == (2_000, 3)
     assert first.std().item() == pytest.approx(0.3, rel=0.05)
@@ -20,7 +20,7 @@ def test_gaussian_noise_is_independent_with_the_given_scale():
 
 def test_ornstein_uhlenbeck_stationary_std_and_correlation():
     theta, scale = 0.15, 0.2
-    noise, random = OrnsteinUhlenbeckNoise(5_000, 2, theta), generator()
+    noise, random = Noise(5_000, 2, theta), generator()
     for _ in range(60):
         noise.sample(scale, random)
     earlier = noise.sample(scale, random)
@@ -32,14 +32,14 @@ def test_ornstein_uhlenbeck_stationary_std_and_correlation():
 
 def test_ornstein_uhlenbeck_with_a_finer_time_step_is_the_same_process():
     """Ten steps of a tenth forget and spread as one step does, to first order in θ."""
-    fine, random = OrnsteinUhlenbeckNoise(20_000, 1, 0.05, 0.1), generator()
+    fine, random = Noise(20_000, 1, 0.05, 0.1), generator()
     for _ in range(10):
         spread = fine.sample(1.0, random)
     assert spread.std().item() == pytest.approx(1.0, rel=0.04)
 
 
 def test_ornstein_uhlenbeck_starts_each_episode_at_zero():
-    noise, random = OrnsteinUhlenbeckNoise(3, 1, theta=0.0), generator()
+    noise, random = Noise(3, 1, theta=0.0), generator()
     before = noise.sample(1.0, random)
     noise.begin_episodes(np.array([1]))
     after = noise.sample(0.0, random)

@@ -1,4 +1,5 @@
 import concurrent.futures
+import dataclasses
 
 import gymnasium
 import numpy as np
@@ -6,7 +7,8 @@ import pytest
 import torch
 from agent_doubles import Spot
 
-from gantry.agents.ddpg import DDPG, DDPGConfig, TD3Config, action_gradient, actor_gradient, critic_loss, smoothed
+from gantry.agents import default_config
+from gantry.agents.ddpg import DDPG, DDPGConfig, action_gradient, actor_gradient, critic_loss, smoothed
 from gantry.agents.parts.network_pass import Pass
 from gantry.agents.parts.networks import MLP
 from gantry.agents.parts.spaces import Spaces
@@ -83,7 +85,7 @@ def test_smoothed_actions_by_hand():
 def test_targets_are_clipped_to_possible_returns(low, high, expected):
     agent, batch = agent_with_a_batch(target_min=low, target_max=high)
     rewards = torch.tensor([-3.0, 0.5, 2.0])
-    batch.table[:3, batch.columns.reward], batch.table[:3, batch.columns.discount] = rewards, 0.0
+    batch.reward[:3], batch.discount[:3] = rewards, 0.0
     assert agent.targets(batch)[:3].tolist() == expected
 
 
@@ -94,7 +96,7 @@ def agent_with_a_batch(**settings):
     with torch.no_grad():
         for index, network in enumerate(networks(agent).values()):
             network.vector += torch.randn(network.vector.shape, generator=generator(index)) * 0.3
-    return agent, agent.sample(32)
+    return agent, agent.replay.sample(32, 0.0)
 
 
 def networks(agent):
@@ -135,7 +137,7 @@ class Recorder:
     """An optimizer that notes gradients and moves nothing."""
 
     def __init__(self, network):
-        self.parameters = [network.vector]
+        self.parameters, self.steps = [network.vector], 0
 
     def step(self, gradients, learning_rate, scale):
         self.gradient = gradients[0]
@@ -143,7 +145,8 @@ class Recorder:
 
 @pytest.mark.parametrize("delay", [2, 3])
 def test_policy_delay_of_td3(delay):
-    agent = DDPG(Spot(4), TD3Config(num_envs=4, learning_starts=0, batch_size=8, policy_delay=delay))
+    config = dataclasses.replace(default_config("td3"), num_envs=4, learning_starts=0, batch_size=8, policy_delay=delay)
+    agent = DDPG(Spot(4), config)
     moved = []
     before = {name: network.vector.clone() for name, network in networks(agent).items()}
     for _ in range(2 * delay):
@@ -186,7 +189,7 @@ def test_learning_starts_with_uniformly_random_actions():
     agent = DDPG(Spot(), DDPGConfig(num_envs=16, learning_starts=4_000))
     before = agent.actor.vector.clone()
     agent.learn(3_990)
-    actions = agent.buffer.gather(torch.arange(3_990)).action.numpy()
+    actions = agent.replay.buffer.gather(torch.arange(3_990)).action.numpy()
     assert np.histogram(actions, 4, (-1.0, 1.0))[0].min() > 900
     assert torch.equal(agent.actor.vector, before)
 
@@ -194,7 +197,7 @@ def test_learning_starts_with_uniformly_random_actions():
 def test_actions_stay_within_bounds_with_any_noise():
     agent = DDPG(Spot(), DDPGConfig(num_envs=16, learning_starts=0, noise_start=5.0, batch_size=16))
     agent.learn(800)
-    actions = agent.buffer.gather(torch.arange(800)).action
+    actions = agent.replay.buffer.gather(torch.arange(800)).action
     assert actions.abs().max() == 1.0
     assert (actions.abs() == 1.0).float().mean() > 0.5
 

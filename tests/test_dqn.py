@@ -55,7 +55,7 @@ class Recorder:
     """An optimizer that notes gradients and moves nothing."""
 
     def __init__(self, network):
-        self.parameters = [network.vector]
+        self.parameters, self.steps = [network.vector], 0
 
     def step(self, gradients, learning_rate, scale):
         self.gradient = gradients[0]
@@ -75,7 +75,7 @@ def test_gradient_step_matches_naive_target_and_loss(double, dueling, prioritize
             each.vector += torch.randn(each.vector.shape, generator=generator(index)) * 0.5
     if prioritized:
         agent.priorities.update(torch.arange(160), torch.linspace(0.1, 4.0, 160))
-    batch = agent.sample(64, 0.0)
+    batch = agent.replay.sample(64, 0.0)
 
     def q(each, inputs):
         outputs = each(inputs)
@@ -115,7 +115,7 @@ def test_minibatches_of_one_update_each_cover_all_priorities():
     agent = DQN(Spot(discrete=True), DQNConfig(**{**SMALL, "gradient_steps": 2}, prioritized=True))
     agent.learn(192)
     agent.priorities.update(torch.arange(192), torch.ones(192))
-    for part in agent.sample(128, 0.0).split(2):
+    for part in agent.replay.sample(128, 0.0).split(2):
         assert len(part.indices) == len(part.weights) == len(part.table) == 64
         assert np.histogram(part.indices, 4, (0, 192))[0].tolist() == [16] * 4
 
@@ -151,7 +151,7 @@ def test_epsilon_follows_its_schedule():
     seen = []
     agent.learn(3_200, lambda _, row: seen.append(row["epsilon"]))
     np.testing.assert_allclose(seen, np.maximum(0.0, 1.0 - np.arange(1, 201) / 100), atol=1e-12)
-    actions = agent.buffer.gather(torch.arange(160)).action
+    actions = agent.replay.buffer.gather(torch.arange(160)).action
     assert 0.25 < actions.mean() < 0.75
 
 

@@ -8,7 +8,7 @@ from agent_doubles import NEXT_STEP, SAME_STEP, Spot
 from gymnasium.vector.utils import batch_space
 
 from gantry.agents.ddpg import DDPG, DDPGConfig
-from gantry.agents.parts.hindsight import Hindsight, check_goals, find_compute_reward, make_goals_relative
+from gantry.agents.parts.hindsight import Hindsight, check_goals, for_each_pair, make_goals_relative
 from gantry.agents.parts.replay import ReplayBuffer
 from gantry.agents.parts.spaces import ObservationMap
 from gantry.agents.parts.vector_stepper import Transition
@@ -64,11 +64,62 @@ def test_relabeling_matches_naive_loop(count):
             while not steps[future[-1]][1][env] and future[-1] + 1 < count:
                 future.append(future[-1] + 1)
             goal = steps[future[int(position[index] * len(future))]][0][env, ACHIEVED]
-            columns = buffer.columns
-            expected[columns.observation][DESIRED] = goal
-            expected[columns.next_observation][DESIRED] = goal
-            expected[columns.reward] = -np.linalg.norm(expected[columns.next_observation][ACHIEVED] - goal)
+            observation, next_observation = expected[:6], expected[7:13]
+            observation[DESIRED] = next_observation[DESIRED] = goal
+            expected[13] = -np.linalg.norm(next_observation[ACHIEVED] - goal)
         np.testing.assert_allclose(batch.table[index].numpy(), expected, rtol=1e-6)
+
+
+def for_one_pair(achieved, desired, info):
+    """A reward that takes a batch for one pair of goals, as the whole batch's distance is one number."""
+    return 0.0 if np.linalg.norm(achieved - desired) < 1.0 else -1.0
+
+
+def only_for_one_pair(achieved, desired, info):
+    """A reward that fails on a batch."""
+    return 0.0 if all(np.abs(achieved - desired) < 1.0) else -1.0
+
+
+@pytest.mark.parametrize("compute", [for_one_pair, only_for_one_pair])
+def test_rewards_written_for_one_pair_of_goals_are_computed_pair_by_pair(compute):
+    goals = np.random.default_rng(0).normal(size=(2, 50, 2)).astype(np.float32)
+    expected = [compute(*pair, {}) for pair in zip(*goals, strict=True)]
+    assert set(expected) == {0.0, -1.0}
+    np.testing.assert_array_equal(for_each_pair(compute, *goals), expected)
+    np.testing.assert_array_equal(for_each_pair(reward, *goals), reward(*goals, {}))
+
+
+def test_rewards_that_are_no_numbers_are_refused():
+    def none_at_all(achieved, desired, info):
+        return None
+
+    goals = np.zeros((3, 2), np.float32)
+    with pytest.raises(GantryError, match="none_at_all gives no number"):
+        for_each_pair(none_at_all, goals, goals)
+
+
+def test_relabeled_transitions_end_where_their_goal_is_reached():
+    buffer, _ = filled_buffer(9)
+    batch = buffer.gather(torch.arange(9 * N).repeat(20))
+    ends = lambda achieved, desired, info: np.linalg.norm(achieved - desired, axis=-1) < 1e-6  # noqa: E731
+    Hindsight(SPACE, reward, goals=10**9, compute_terminated=ends).relabel(buffer, batch, generator())
+    reached = (batch.next_observation[:, DESIRED] == batch.next_observation[:, ACHIEVED]).all(1)
+    assert 0 < reached.sum() < len(reached)
+    torch.testing.assert_close(batch.discount, torch.where(reached, 0.0, 0.9))
+
+
+def test_end_flags_of_an_environment_are_used():
+    class Ending(Line):
+        """Episodes end at the goal."""
+
+        def compute_terminated(self, achieved_goal, desired_goal, info):
+            return bool(abs(achieved_goal[0] - desired_goal[0]) <= 0.1)  # for one pair
+
+    for kind, ends in ((Ending, True), (Line, False)):
+        agent = DDPG(gymnasium.vector.SyncVectorEnv([kind] * 8), CONFIG)
+        agent.learn(400 - 8)
+        batch = agent.replay.sample(200, 0.0)
+        assert bool((batch.discount == 0.0).any()) == ends
 
 
 def test_relabeled_goal_of_an_episodes_last_step_is_what_it_reached():
@@ -136,7 +187,7 @@ def test_relative_goals_in_minibatches_after_relabeling():
     for relative in (False, True):
         agent = DDPG(gymnasium.vector.SyncVectorEnv([Line] * 8), DDPGConfig(**settings, relative_goals=relative))
         agent.learn(400 - 8)
-        batches.append(agent.sample(200))
+        batches.append(agent.replay.sample(200, 0.0))
     shown, relative = batches
     for part in ("observation", "next_observation"):
         achieved, desired, observation = getattr(shown, part).T
@@ -171,7 +222,7 @@ def test_normalizer_sees_relative_goals():
         seen.append(agent.stepper.observation.copy())
         agent.learn(8 * count)
     achieved, desired, _ = np.concatenate(seen).T
-    moments = agent.normalizer.moments
+    moments = agent.replay.normalizer.moments
     assert moments.mean[1] == pytest.approx((desired - achieved).mean(), abs=1e-6)
     assert moments.variance[1] == pytest.approx((desired - achieved).var(), abs=1e-6)
 
@@ -182,7 +233,7 @@ def test_compute_reward_is_the_simulators():
     env = simulators.make_simulator("gantry/ReachGoal-v0", 2)
     achieved = np.array([[0.0, 0.0, 0.5], [0.0, 0.0, 0.5]], np.float32)
     desired = achieved + np.array([[0.0, 0.0, 0.019], [0.0, 0.0, 0.021]], np.float32)
-    np.testing.assert_array_equal(find_compute_reward(env)(achieved, desired, {}), [0.0, -1.0])
+    np.testing.assert_array_equal(for_each_pair(env.compute_reward, achieved, desired), [0.0, -1.0])
 
 
 def test_environments_without_goals_are_refused():

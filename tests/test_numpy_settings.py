@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from gantry.agents import AGENTS, agent_class, config_class, load_agent, save_agent
+from gantry.agents import AGENTS, agent_class, default_config, load_agent, save_agent
 from gantry.agents.parts.spaces import Spaces
 
 CONTINUOUS = Spaces(gymnasium.spaces.Box(-1, 1, (2,)), gymnasium.spaces.Box(-1, 1, (1,)), np.int64(4))
@@ -25,7 +25,7 @@ def in_numpy(value):
 @pytest.mark.parametrize("name", AGENTS)
 def test_numpy_numbers_are_taken_for_what_they_are(name, tmp_path):
     spaces = DISCRETE if name in ("dqn", "q-learning") else CONTINUOUS
-    config = config_class(name)()
+    config = default_config(name)
     agent = agent_class(name)(spaces, in_numpy(config), seed=np.int32(3), env_seed=np.int64(4))
     assert agent.config == dataclasses.replace(config, num_envs=4)
     save_agent(agent, tmp_path)

@@ -1,5 +1,6 @@
 """What holds for every agent with a replay buffer."""
 
+import dataclasses
 import json
 import math
 
@@ -10,10 +11,12 @@ import torch
 from agent_doubles import NEXT_STEP, SAME_STEP, Forgetful, Spot, Wage
 from agent_states import parameters, restore, trainer_state
 
-from gantry.agents import load_agent, save_agent
+from gantry.agents import CONFIGS, agent_class, default_config, load_agent, save_agent
 from gantry.agents.ddpg import DDPG, DDPGConfig
 from gantry.agents.dqn import DQN, DQNConfig
+from gantry.agents.parts import validation
 from gantry.agents.parts.networks import MLP
+from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
 from gantry.agents.sac import SAC, SACConfig
 from gantry.errors import GantryError
@@ -81,10 +84,6 @@ def test_polyak_update_by_hand():
     assert torch.equal(target.vector, source.vector)
 
 
-def test_replay_ratio_by_hand():
-    assert DQNConfig(num_envs=16, gradient_steps=2, batch_size=64, train_freq=4).replay_ratio == 2.0
-
-
 # Exactness
 
 
@@ -96,13 +95,13 @@ def test_budget_of_steps_is_exact(case, mode, total):
     agent = kind(env, config)
     rows = histories(agent, total)
     assert agent.steps == total == rows[-1]["steps"]
-    assert len(agent.buffer) == total
+    assert len(agent.replay.buffer) == total
     transitions = sum(int((~waiting).sum()) for _, _, waiting in env.log)
     assert 0 <= transitions - total < 16
     agent.learn(total)
     assert agent.steps == total
     agent.learn(total + 40)
-    assert len(agent.buffer) == total + 40
+    assert len(agent.replay.buffer) == total + 40
 
 
 @pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
@@ -128,7 +127,9 @@ def test_buffer_holds_what_the_environment_reported(mode):
     env.step = recording
     agent.stepper.stagger = False
     agent.learn(90)
-    found = agent.buffer.table.numpy()[: agent.buffer.filled][agent.buffer.mask[: agent.buffer.filled]]
+    found = agent.replay.buffer.table.numpy()[: agent.replay.buffer.filled][
+        agent.replay.buffer.mask[: agent.replay.buffer.filled]
+    ]
     np.testing.assert_allclose(found, np.array(expected)[: len(found)], rtol=1e-6)
     assert len(found) == 90
 
@@ -215,7 +216,7 @@ def test_nan_stops_learning_and_keeps_the_last_good_policy(case):
     assert "\n" not in str(caught.value)
     assert torch.equal(parameters(agent), seen[-1])
     assert torch.isfinite(parameters(agent)).all()
-    assert torch.isfinite(agent.buffer.table[: agent.buffer.filled]).all()
+    assert torch.isfinite(agent.replay.buffer.table[: agent.replay.buffer.filled]).all()
 
 
 def test_save_and_load(case, tmp_path):
@@ -335,3 +336,67 @@ def test_dictionary_observations_are_flattened():
 def test_settings_out_of_range_are_refused(kind, settings):
     with pytest.raises(GantryError, match=next(iter(settings))):
         kind(**settings)
+
+
+# What cannot be allocated or computed with
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_numbers_too_large_to_compute_with_are_refused_in_one_line(name):
+    config = default_config(name)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        for bad in [10**18, 10**400] if isinstance(value, int) else [1e39, math.inf, math.nan, 10**400]:
+            with pytest.raises(GantryError, match=field.name) as caught:
+                dataclasses.replace(config, **{field.name: bad})
+            assert len(str(caught.value).splitlines()) == 1
+            assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"buffer_size": 10**12}, "buffer-size"),
+        ({"batch_size": 10**12}, "batch-size"),
+        ({"gradient_steps": 10**12, "batch_size": 64}, "batch-size"),
+        ({"hidden_sizes": (65536, 65536, 65536)}, "hidden-sizes"),
+    ],
+)
+@pytest.mark.parametrize("name", ["dqn", "ddpg", "sac"])
+def test_more_memory_than_there_is_is_refused_before_it_is_touched(name, settings, flag, monkeypatch):
+    monkeypatch.setattr(validation, "available_memory", lambda: 2.0**33)
+    line = rf"--config\.{flag}\) must be lower: .* would take .* of memory, and 8\.0 GiB are at hand"
+    with pytest.raises(GantryError, match=line) as caught:
+        agent_class(name)(Spot(discrete=name == "dqn"), dataclasses.replace(default_config(name), **settings))
+    assert "\n" not in str(caught.value)
+
+
+def test_default_buffer_for_pictures_names_its_size_and_a_loaded_policy_has_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(validation, "available_memory", lambda: 8.0 * 2**30)
+    env = Spot(4, discrete=True)
+    env.single_observation_space = gymnasium.spaces.Box(0, 255, (84, 84, 1), np.uint8)
+    with pytest.raises(
+        GantryError, match=r"1,000,000 transitions with observations of 7,056 numbers would take 52\.6 GiB"
+    ):
+        DQN(env, DQNConfig())
+    agent = DQN(env, DQNConfig(buffer_size=64, hidden_sizes=(8,)))
+    agent.config = dataclasses.replace(agent.config, buffer_size=1_000_000)
+    save_agent(agent, tmp_path)
+    assert load_agent(tmp_path).act(np.zeros((84, 84, 1))) in (0, 1)
+
+
+def test_state_of_a_buffer_holds_no_second_table():
+    agent = DQN(Spot(discrete=True), CASES["dqn"][1])
+    agent.learn(200)
+    table = agent.checkpoint.state()["buffer.table"]
+    assert table.data_ptr() == agent.replay.buffer.table.data_ptr()
+
+
+def test_bounds_of_the_largest_float_are_none():
+    largest = float(np.finfo(np.float32).max)
+    space = gymnasium.spaces.Box(-largest, largest, (1,), np.float32)
+    for kind in (DDPG, SAC):
+        with pytest.raises(GantryError, match="finite bounds"):
+            kind(Spaces(gymnasium.spaces.Box(-1.0, 1.0, (2,)), space))

@@ -170,7 +170,7 @@ def test_every_agent_is_exported_with_its_settings():
         for found in (gantry.agents.agent_class(name), gantry.agents.config_class(name)):
             assert found.__name__ in gantry.agents.__all__
             assert getattr(gantry.agents, found.__name__) is found
-        assert gantry.agents.agent_of_config(gantry.agents.config_class(name)) == name
+        assert gantry.agents.agent_of_config(gantry.agents.default_config(name)) == name
 
 
 def test_gymnasium_module_prefix_registers_the_ids():

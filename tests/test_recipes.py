@@ -5,10 +5,12 @@ import sys
 import gymnasium
 import pytest
 
-from gantry.agents import AGENTS
+from gantry.agents import AGENTS, load_agent
+from gantry.agents.ddpg import DDPGConfig
 from gantry.agents.ppo import PPOConfig
 from gantry.cli import main
 from gantry.errors import GantryError
+from gantry.files import read_json
 from gantry.runs import recipes
 from gantry.runs.environments import open_env
 from gantry.runs.recipes import Recipe, find_recipe, recipe_for, recipes_of, register_recipe
@@ -53,6 +55,24 @@ def test_the_recipe_follows_the_options_that_are_asked_for():
     assert recipe_for(BALANCE, "DQN").env_options == {"actions": "discrete"}
     with pytest.raises(GantryError, match="no recipe"):
         recipe_for(BALANCE, "q-learning")
+
+
+def test_settings_with_twin_critics_are_a_recipe_for_td3():
+    usual, twin = (Recipe("Pendulum-v1", DDPGConfig(twin_critics=on), 10) for on in (False, True))
+    for recipe in (usual, twin):
+        register_recipe(recipe)
+    assert find_recipe("Pendulum-v1", "ddpg") is usual
+    assert find_recipe("Pendulum-v1", "td3") is twin
+
+
+def test_td3_trains_with_twin_critics_by_default(tmp_path, capsys):
+    words = ["train", "Pendulum-v1", "--agent", "td3", "--num-envs", "2", "--steps", "8", "--out", str(tmp_path)]
+    assert main(words) == 0
+    assert read_json(tmp_path / "config.json")["config"]["twin_critics"]
+    assert load_agent(tmp_path).config.twin_critics
+    with pytest.raises(SystemExit):
+        main(["train", "Pendulum-v1", "--agent", "td3", "--help"])
+    assert "default: True" in capsys.readouterr().out.partition("twin-critics")[2][:300]
 
 
 def test_train_says_when_no_recipe_fits_and_takes_the_defaults(tmp_path, capsys):

@@ -86,7 +86,7 @@ def test_gradients_of_one_step_match_naive_losses():
     with torch.no_grad():
         for index, network in enumerate(networks):
             network.vector += torch.randn(network.vector.shape, generator=generator(index)) * 0.15
-    batch = agent.sample(32)
+    batch = agent.replay.sample(32, 0.0)
     assert (batch.discount == 0).any()
     observation, inputs, following = batch.observation, batch.observation_action, batch.next_observation
     noise, next_noise = torch.randn(2, 32, 1, generator=generator(9))
@@ -130,7 +130,7 @@ def test_actor_and_critics_use_each_other_as_they_were_before_the_step():
     agent.learn(40)
     before = [network.vector.detach().clone() for network in (agent.actor, *agent.critics)]
     with concurrent.futures.ThreadPoolExecutor(1) as worker:
-        agent.improve(agent.sample(32), 0.0, worker)
+        agent.improve(agent.replay.sample(32, 0.0), 0.0, worker)
     used = [agent.previous_actor, *agent.previous_critics]
     for network, learned, vector in zip(used, (agent.actor, *agent.critics), before, strict=True):
         assert torch.equal(network.vector, vector)
@@ -167,7 +167,7 @@ def test_learning_starts_with_uniformly_random_actions():
     agent = SAC(Spot(), SACConfig(num_envs=16, learning_starts=4_000, hidden_sizes=(8,)))
     before = agent.actor.vector.clone()
     agent.learn(3_990)
-    actions = agent.buffer.gather(torch.arange(3_990)).action.numpy()
+    actions = agent.replay.buffer.gather(torch.arange(3_990)).action.numpy()
     assert np.histogram(actions, 4, (-1.0, 1.0))[0].min() > 900
     assert torch.equal(agent.actor.vector, before)
 

@@ -7,7 +7,7 @@ from agent_states import opened
 
 from gantry.agents.a2c import A2C, A2CConfig
 from gantry.agents.ddpg import DDPG, DDPGConfig
-from gantry.agents.parts.replay import Columns, Minibatch
+from gantry.agents.parts.replay import Minibatch
 from gantry.agents.parts.rollouts import Batch
 from gantry.agents.parts.td_targets import hard_update, polyak_update
 from gantry.agents.ppo import PPO, PPOConfig
@@ -107,7 +107,7 @@ def test_critic_steps_and_targets_of_ddpg_are_stable_baselines3s(monkeypatch):
         agent.target_actor.load_state(layers(model.actor_target))
         model.train(1)
         table = torch.cat([observation, action, following, reward, config.gamma * (1 - ended)], 1)
-        agent.improve_critics(Minibatch(torch.arange(64), table, Columns(3, 1)), 0.0)
+        agent.improve_critics(Minibatch(torch.arange(64), table, 1), 0.0)
         polyak_update(target_critic, critic, config.tau)
         assert_same({"critic": critic}, {"critic": layers(model.critic)})
         assert_same({"critic": target_critic}, {"critic": layers(model.critic_target)})
@@ -160,7 +160,7 @@ def test_updates_of_sac_are_stable_baselines3s(monkeypatch):
         table = torch.cat([observation, action, following, reward, agent.config.gamma * (1 - ended)], 1)
         temperature = agent.temperature.log.detach().exp()
         hard_update(agent.previous_actor, agent.actor)
-        agent.improve_critics(Minibatch(torch.arange(64), table, Columns(3, 1)), next_noise, temperature, 0.0)
+        agent.improve_critics(Minibatch(torch.arange(64), table, 1), next_noise, temperature, 0.0)
         for previous, critic, target in zip(agent.previous_critics, agent.critics, agent.target_critics, strict=True):
             hard_update(previous, critic)
             polyak_update(target, critic, agent.config.tau)

@@ -11,7 +11,7 @@ from gantry.errors import GantryError
 
 if TYPE_CHECKING:
     from gantry.agents.a2c import A2C, A2CConfig
-    from gantry.agents.ddpg import DDPG, DDPGConfig, TD3Config
+    from gantry.agents.ddpg import DDPG, DDPGConfig
     from gantry.agents.dqn import DQN, DQNConfig
     from gantry.agents.mpc import MPC
     from gantry.agents.parts.policy_file import load_agent, save_agent
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 __all__ = [
     "A2C", "AGENTS", "CONFIGS", "DDPG", "DESCRIPTIONS", "DQN", "MPC", "PETS", "PPO", "SAC", "A2CConfig", "Agent",
     "AgentClass", "AgentConfig", "CEMConfig", "DDPGConfig", "DQNConfig", "NESConfig", "PPOConfig", "PlannerConfig",
-    "PolicySearch", "QLearning", "QLearningConfig", "Reinforce", "ReinforceConfig", "SACConfig", "TD3Config",
-    "agent_class", "agent_of_config", "config_class", "load_agent", "save_agent",
+    "PolicySearch", "QLearning", "QLearningConfig", "Reinforce", "ReinforceConfig", "SACConfig", "agent_class",
+    "agent_of_config", "config_class", "default_config", "load_agent", "save_agent",
 ]  # fmt: skip
 
 _REGISTRY: dict[str, tuple[str, str, str]] = {
@@ -44,13 +44,16 @@ _REGISTRY: dict[str, tuple[str, str, str]] = {
     "q-learning": ("q_learning", "QLearning", "QLearningConfig"),
     "reinforce": ("reinforce", "Reinforce", "ReinforceConfig"),
     "sac": ("sac", "SAC", "SACConfig"),
-    "td3": ("ddpg", "DDPG", "TD3Config"),
+    "td3": ("ddpg", "DDPG", "DDPGConfig"),
 }
 """Agent's id → module, class, and the dataclass of its settings."""
 AGENTS = {name: f"gantry.agents.{module}:{agent}" for name, (module, agent, _) in _REGISTRY.items()}
 """Agent's id → "module:Class"."""
 CONFIGS = {name: f"gantry.agents.{module}:{config}" for name, (module, _, config) in _REGISTRY.items()}
 """Agent's id → "module:Class" of the dataclass of its settings."""
+
+DEFAULTS: dict[str, dict[str, Any]] = {"td3": {"twin_critics": True}}
+"""Agent's id → the settings that make it this agent, where it shares its class with another one."""
 
 DESCRIPTIONS: dict[str, str] = {
     "a2c": "advantage actor-critic: a gradient step for each short rollout; Box, (Multi)Discrete, MultiBinary actions",
@@ -108,14 +111,24 @@ def config_class(name: str) -> type[Any]:
     return found
 
 
-def agent_of_config(kind: type[Any]) -> str:
-    """Return the id of the agent whose settings are of the class `kind`.
+def default_config(name: str) -> Any:
+    """Return the default settings of the agent called `name` (upper or lower case).
+
+    Raises:
+        GantryError: no agent has that name; the message names the nearest ones.
+    """
+    return config_class(name)(**DEFAULTS.get(name.lower(), {}))
+
+
+def agent_of_config(config: object) -> str:
+    """Return the id of the agent whose settings these are; with twin critics, DDPG's are those of TD3.
 
     Raises:
         GantryError: no agent has such settings.
     """
-    location = f"{kind.__module__}:{kind.__qualname__}"
-    for name, config in CONFIGS.items():
-        if config == location:
+    kind = type(config)
+    found = [name for name, location in CONFIGS.items() if location == f"{kind.__module__}:{kind.__qualname__}"]
+    for name in sorted(found, key=DEFAULTS.__contains__, reverse=True):
+        if all(getattr(config, setting) == value for setting, value in DEFAULTS.get(name, {}).items()):
             return name
     raise GantryError(f"no agent has settings of the class {kind.__qualname__}")

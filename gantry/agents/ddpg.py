@@ -11,32 +11,27 @@ so that the actor climbs the critic as it was before its step; a penalty keeps t
 
 import concurrent.futures
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import ClassVar, Literal, Self
 
-import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
-from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Checkpoint
 from gantry.agents.parts.exploration import Exploration, make_noise
-from gantry.agents.parts.hindsight import Hindsight, check_goals, find_compute_reward, make_goals_relative
+from gantry.agents.parts.hindsight import check_goals, make_hindsight
 from gantry.agents.parts.network_pass import Pass
 from gantry.agents.parts.networks import MLP, Activation
-from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.optim import Adam, descend
-from gantry.agents.parts.replay import Minibatch, ReplayBuffer
-from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
+from gantry.agents.parts.replay import Minibatch
+from gantry.agents.parts.replay_collector import ReplayCollector, mean_metrics
+from gantry.agents.parts.schedules import Schedule, check_schedule, decayed, scheduled
 from gantry.agents.parts.settings import settled
-from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
-from gantry.agents.parts.td_targets import Counter, hard_update, polyak_update, td_target
+from gantry.agents.parts.spaces import Spaces
+from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
 from gantry.agents.parts.threads import torch_threads
-from gantry.agents.parts.training_loop import Metrics, Update, training_loop
-from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
-from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
-from gantry.errors import GantryError
+from gantry.agents.parts.training_loop import Metrics, training_loop
+from gantry.agents.parts.validation import bounded_actions, require, require_at_least, require_positive, require_replay
 from gantry.types import Array, Observation, SearchSpace
 
 
@@ -119,39 +114,23 @@ class DDPGConfig:
         "num_envs": (4, 64, True), "train_freq": (1, 8, True), "gradient_steps": (1, 16, True),
         "batch_size": (64, 512, True), "learning_rate": (1e-4, 3e-3, True), "actor_learning_rate": (1e-4, 3e-3, True),
         "gamma": (0.9, 0.999, False), "n_step": (1, 5, False), "tau": (0.002, 0.05, True),
-        "noise_start": (0.05, 0.5, True), "noise_end": (0.02, 0.2, True), "twin_critics": [False, True],
+        "noise_start": (0.05, 0.5, True), "noise_end": (0.02, 0.2, True),
     }  # fmt: skip
     """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        require_at_least(self, 1, "num_envs", "buffer_size", "train_freq", "gradient_steps", "batch_size", "n_step")
-        require_at_least(self, 1, "policy_delay", "report_every", "torch_threads")
-        require_at_least(self, 0, "learning_starts", "saturation_penalty", "noise_start", "noise_end")
-        require_at_least(self, 0, "target_policy_noise", "target_noise_clip", "hindsight_goals")
-        require_positive(self, "learning_rate", "actor_learning_rate", "max_gradient_norm")
-        require_between(self, 0.0, 1.0, "gamma")
-        require(0.0 < self.tau <= 1.0, "tau", "above 0 and at most 1", self.tau)
+        require_replay(self, self.tau, self.hidden_sizes, self.device)
+        require_at_least(self, 1, "policy_delay")
+        require_at_least(self, 0, "saturation_penalty", "noise_start", "noise_end", "hindsight_goals")
+        require_at_least(self, 0, "target_policy_noise", "target_noise_clip")
+        require_positive(self, "actor_learning_rate")
         check_schedule("noise", self.noise_schedule, self.noise_start, self.noise_end, self.noise_fraction)
         low, high = self.target_min, self.target_max
         if low is not None and high is not None:
             require(low < high, "target_min", f"below target_max {high}", low)
         if self.hindsight_goals:
             require(self.n_step == 1, "n_step", "1 with hindsight replay, which changes goals by the step", self.n_step)
-        require_network(self.hidden_sizes, self.device)
-
-    @property
-    def replay_ratio(self) -> float:
-        """How often a transition is sampled, on average, while it is in the buffer."""
-        return self.gradient_steps * self.batch_size / (self.train_freq * self.num_envs)
-
-
-@dataclasses.dataclass(frozen=True)
-class TD3Config(DDPGConfig):
-    """Settings of TD3: DDPG's, with twin critics, a delayed actor and smoothed targets."""
-
-    twin_critics: bool = True
-    """Learn two critics and use the lower target, delay the actor, and smooth the target's actions."""
 
 
 def critic_loss(value: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -205,7 +184,7 @@ class DDPG:
         critics: one, or TD3's two, from observations and actions side by side (B, d + A) to values (B, 1).
         target_actor: the actor's slowly moving copy.
         target_critics: the critics' slowly moving copies.
-        buffer: replay buffer.
+        replay: collects transitions and samples minibatches.
         steps: environment steps learned from so far.
 
     Raises:
@@ -218,65 +197,44 @@ class DDPG:
     def __init__(
         self, env: VectorEnv | Spaces, config: DDPGConfig = DDPGConfig(), seed: int = 0, env_seed: int | None = None
     ) -> None:
-        self.observations = ObservationMap(env.single_observation_space)
-        self.actions = ActionMap(env.single_action_space)
-        if not self.actions.continuous:
-            raise GantryError(f"ddpg needs Box actions, not {env.single_action_space}; use dqn or ppo")
-        if not self.actions.bounded:
-            raise GantryError(f"ddpg needs actions with finite bounds, not {env.single_action_space}; use ppo")
         if config.hindsight_goals or config.relative_goals:
             check_goals(env.single_observation_space)
         config, seed = settled(config, env.num_envs), int(seed)
         self.env, self.config = env, config
-        self._random = torch.Generator().manual_seed(seed)
-        self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
-        size, action_size = self.observations.size, self.actions.size
-        self.normalizer = ObservationNormalizer(size, config.normalize_observation)
+        actions = bounded_actions("ddpg", env.single_action_space)
+        self.noise = make_noise(config.exploration, env.num_envs, actions.size)
+        hindsight = make_hindsight(env, config.hindsight_goals)
+        self.replay = ReplayCollector(env, config, seed, env_seed, config.relative_goals, self.noise, hindsight)
+        self.stepper, size, action_size = self.replay.stepper, self.replay.observations.size, actions.size
+        actor_sizes, critic_sizes = (
+            (size, *config.hidden_sizes, action_size),
+            (size + action_size, *config.hidden_sizes, 1),
+        )
 
-        def networks() -> tuple[MLP, list[MLP]]:
+        def network(sizes: tuple[int, ...]) -> MLP:
             # Last layers are near zero: first values prefer nothing, first actions are in the middle of their range.
-            sizes = [(size, *config.hidden_sizes, action_size)]
-            sizes += [(size + action_size, *config.hidden_sizes, 1)] * (2 if config.twin_critics else 1)
-            actor, *critics = (MLP(each, config.activation, 0.01, self._random, config.device) for each in sizes)
-            return actor, critics
+            return MLP(sizes, config.activation, 0.01, self.replay.random, config.device)
 
         with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads
-            self.actor, self.critics = networks()
-            self.target_actor, self.target_critics = networks()
+            self.actor = network(actor_sizes)
+            self.critics = [network(critic_sizes) for _ in range(1 + config.twin_critics)]
+            self.target_actor = network(actor_sizes)
+            self.target_critics = [network(critic_sizes) for _ in self.critics]
             # The critic as it was before the gradient step, for the actor to climb meanwhile.
-            sizes = self.critics[0].sizes
-            self._climbed = MLP(sizes, config.activation, 0.0, torch.Generator(), config.device)
-        self._climbed.vector.requires_grad_(False)
+            self._climbed = MLP(critic_sizes, config.activation, 0.0, torch.Generator(), config.device)
         self.reset_targets()
         self.actor_optimizer = Adam([self.actor.vector])
         self.critic_optimizers = [Adam([critic.vector]) for critic in self.critics]
-        self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed), config.stagger_first_episodes)
-        self.buffer = ReplayBuffer(config.buffer_size, env.num_envs, size, action_size, config.gamma, config.n_step)
-        self.hindsight: Hindsight | None = None
-        if config.hindsight_goals and isinstance(env, VectorEnv):
-            compute_reward = find_compute_reward(env)
-            self.hindsight = Hindsight(env.single_observation_space, compute_reward, config.hindsight_goals)
-        self._noise = make_noise(config.exploration, env.num_envs, action_size)
-        self._vector_steps, self._gradient_steps = Counter(), Counter()
         critics = {f"critic_{index}": critic for index, critic in enumerate(self.critics, 1)}
         targets = {f"target_critic_{index}": critic for index, critic in enumerate(self.target_critics, 1)}
         optimizers = {f"critic_optimizer_{index}": each for index, each in enumerate(self.critic_optimizers, 1)}
         self.checkpoint = Checkpoint(
-            policy={"actor": self.actor, **critics, "normalizer": self.normalizer},
+            policy={"actor": self.actor, **critics, "normalizer": self.replay.normalizer},
             trainer={
-                "target_actor": self.target_actor,
-                **targets,
-                "actor_optimizer": self.actor_optimizer,
-                **optimizers,
-                "stepper": self.stepper,
-                "buffer": self.buffer,
-                "noise": self._noise,
-                "vector_steps": self._vector_steps,
-                "gradient_steps": self._gradient_steps,
-                "random": self._random,
-                "acting_random": self._acting_random,
+                "target_actor": self.target_actor, **targets, "actor_optimizer": self.actor_optimizer, **optimizers,
+                **self.replay.parts,
             },
-        )
+        )  # fmt: skip
 
     @property
     def steps(self) -> int:
@@ -301,25 +259,14 @@ class DDPG:
         Raises:
             GantryError: the observation has another shape, is not numeric, or holds NaN or infinity.
         """
-        vectors, single = self.observations.given(observation)
-        with torch.no_grad(), torch_threads(1):
-            chosen = self.actor(self._inputs(vectors)).tanh().cpu()
+
+        def choose(inputs: torch.Tensor) -> torch.Tensor:
+            chosen = self.actor(inputs).tanh().cpu()
             if not deterministic:
-                chosen += self.config.noise_start * torch.randn(chosen.shape, generator=self._acting_random)
-        actions = self.actions.to_environment(chosen.clamp(-1.0, 1.0).numpy())
-        return actions[0] if single else actions
+                chosen += self.config.noise_start * torch.randn(chosen.shape, generator=self.replay.acting_random)
+            return chosen.clamp(-1.0, 1.0)
 
-    def _inputs(self, observations: NDArray[np.float32]) -> torch.Tensor:
-        """Return observation vectors (k, d) as the networks see them, on their device."""
-        inputs = observations.copy()
-        self._process(inputs)
-        return torch.from_numpy(inputs).to(self.config.device)
-
-    def _process(self, observations: NDArray[np.float32]) -> None:
-        """Make goals relative, if so set, and normalize observations (k, d), in place."""
-        if self.config.relative_goals:
-            make_goals_relative(observations, self.observations)
-        self.normalizer.apply(observations, observations)
+        return self.replay.act(observation, choose)
 
     # Learning
 
@@ -328,52 +275,20 @@ class DDPG:
         config = self.config
         with training_loop(self, total_steps, callback) as updates, concurrent.futures.ThreadPoolExecutor(1) as worker:
             for update in updates:
-                records: list[tuple[float, float]] = []
-                seen: list[NDArray[np.float32]] = []
                 with torch_threads(config.torch_threads):
-                    while len(seen) < config.report_every and update.remaining > 0:
-                        seen.append(self.explore(update))
-                        learning = self.steps >= config.learning_starts and len(self.buffer) > 0
-                        if learning and self._vector_steps.count % config.train_freq == 0:
-                            batch = self.sample(config.gradient_steps * config.batch_size)
-                            parts = batch.split(config.gradient_steps)
-                            records += [self.improve(part, update.progress, worker) for part in parts]
-                observations = np.concatenate(seen)
-                if config.relative_goals:
-                    make_goals_relative(observations, self.observations)
-                self.normalizer.update(observations)
-                loss, value = torch.tensor(records).mean(0).tolist() if records else (math.nan, math.nan)
-                noise, rate = self._noise_scale(update.progress), self._decayed(config.learning_rate, update.progress)
-                update.report({"critic_loss": loss, "value_mean": value, "noise": noise, "learning_rate": rate})
+                    batches = self.replay.minibatches(update, self.explore)
+                    records = [self.improve(batch, update.progress, worker) for batch in batches]
+                metrics = mean_metrics(("critic_loss", "value_mean"), records)
+                metrics["noise"] = self._noise_scale(update.progress)
+                metrics["learning_rate"] = decayed(config.learning_rate_schedule, config.learning_rate, update.progress)
+                update.report(metrics)
         return self
 
-    def explore(self, update: Update) -> NDArray[np.float32]:
-        """Take one vector step into the replay buffer; returns the observations (k, d) that it started from."""
-        if self.stepper.restarted:
-            self.buffer.break_episodes()
-            self._noise.begin_episodes(np.arange(self.stepper.num_envs))
-        observation = self.stepper.observation
-        if self.steps < self.config.learning_starts:
-            shape = (len(observation), self.actions.size)
-            actions = torch.rand(shape, generator=self._random) * 2.0 - 1.0
-        else:
-            with torch.no_grad():
-                actions = self.actor(self._inputs(observation)).tanh().cpu()
-            actions += self._noise.sample(self._noise_scale(update.progress), self._random)
-        chosen = actions.clamp(-1.0, 1.0).numpy()
-        transition = self.stepper.step(self.actions.to_environment(chosen), update.remaining)
-        self.buffer.add(observation, chosen, transition, self.stepper.observation)
-        self._noise.begin_episodes(transition.final_envs)
-        self._vector_steps.count += 1
-        return observation[transition.mask]
-
-    def sample(self, count: int) -> Minibatch:
-        """Return `count` transitions to learn from, as the networks see them."""
-        batch = self.buffer.gather(self.buffer.sample(count, self._random))
-        if self.hindsight is not None:
-            self.hindsight.relabel(self.buffer, batch, self._random)
-        batch.change_observations(self._process)
-        return batch.to(self.config.device)
+    def explore(self, inputs: torch.Tensor, progress: float) -> torch.Tensor:
+        """Return actions (n, A) for network inputs (n, d): the actor's, with noise."""
+        actions = self.actor(inputs).tanh().cpu()
+        actions += self.noise.sample(self._noise_scale(progress), self.replay.random)
+        return actions.clamp(-1.0, 1.0)
 
     def improve(self, batch: Minibatch, progress: float, worker: concurrent.futures.Executor) -> tuple[float, float]:
         """Take one gradient step with critics and actor; returns the critics' mean loss and mean value.
@@ -381,8 +296,7 @@ class DDPG:
         Both learn at the same time, the actor in the worker's thread; so it climbs the critic as it was before.
         """
         config = self.config
-        self._gradient_steps.count += 1
-        if config.twin_critics and self._gradient_steps.count % config.policy_delay:
+        if config.twin_critics and (self.critic_optimizers[0].steps + 1) % config.policy_delay:
             return self.improve_critics(batch, progress)
         hard_update(self._climbed, self.critics[0])
         climbing = worker.submit(self.improve_actor, batch.observation, progress)
@@ -395,7 +309,8 @@ class DDPG:
 
     def improve_critics(self, batch: Minibatch, progress: float) -> tuple[float, float]:
         """Take a step with each critic towards the targets; returns their mean loss and mean value."""
-        config, rate = self.config, self._decayed(self.config.learning_rate, progress)
+        config = self.config
+        rate = decayed(config.learning_rate_schedule, config.learning_rate, progress)
         target = self.targets(batch)
         metrics = []
         for critic, optimizer in zip(self.critics, self.critic_optimizers, strict=True):
@@ -413,7 +328,7 @@ class DDPG:
         config = self.config
         action = self.target_actor(batch.next_observation).tanh()
         if config.twin_critics:
-            noise = config.target_policy_noise * torch.randn(action.shape, generator=self._random)
+            noise = config.target_policy_noise * torch.randn(action.shape, generator=self.replay.random)
             action = smoothed(action, noise.to(config.device), config.target_noise_clip)
         inputs = torch.cat([batch.next_observation, action], 1)
         next_values = torch.stack([critic(inputs).squeeze(1) for critic in self.target_critics])
@@ -423,7 +338,8 @@ class DDPG:
 
     def improve_actor(self, observation: torch.Tensor, progress: float) -> None:
         """Take a step with the actor up the gradient of the critic as it was before its own step."""
-        config, rate = self.config, self._decayed(self.config.actor_learning_rate, progress)
+        config = self.config
+        rate = decayed(config.learning_rate_schedule, config.actor_learning_rate, progress)
         with torch_threads(config.torch_threads):  # PyTorch counts them by calling thread
             run = Pass(self.actor, observation)
             slope = action_gradient(self._climbed, observation, run.outputs.tanh())
@@ -434,7 +350,3 @@ class DDPG:
     def _noise_scale(self, progress: float) -> float:
         config = self.config
         return scheduled(config.noise_schedule, config.noise_start, config.noise_end, config.noise_fraction, progress)
-
-    def _decayed(self, rate: float, progress: float) -> float:
-        """Return a learning rate when a share `progress` of learning has passed."""
-        return scheduled(self.config.learning_rate_schedule, rate, 0.0, 1.0, progress)

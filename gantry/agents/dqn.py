@@ -9,10 +9,10 @@ Departures from the papers are listed in docs/dqn.md.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import ClassVar, Literal, Self
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
@@ -21,18 +21,17 @@ from numpy.typing import NDArray
 from gantry.agents.parts.checkpoint import Checkpoint
 from gantry.agents.parts.network_pass import Pass
 from gantry.agents.parts.networks import MLP, Activation
-from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.priorities import Priorities
-from gantry.agents.parts.replay import Minibatch, ReplayBuffer
-from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
+from gantry.agents.parts.replay import Minibatch
+from gantry.agents.parts.replay_collector import ReplayCollector, mean_metrics
+from gantry.agents.parts.schedules import Schedule, check_schedule, decayed, scheduled
 from gantry.agents.parts.settings import settled
-from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
-from gantry.agents.parts.td_targets import Counter, hard_update, polyak_update, td_target
+from gantry.agents.parts.spaces import Spaces
+from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
 from gantry.agents.parts.threads import torch_threads
-from gantry.agents.parts.training_loop import Metrics, Update, training_loop
-from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
-from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
+from gantry.agents.parts.training_loop import Metrics, training_loop
+from gantry.agents.parts.validation import require_at_least, require_between, require_replay
 from gantry.errors import GantryError
 from gantry.types import Array, Observation, SearchSpace
 
@@ -109,19 +108,10 @@ class DQNConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        require_at_least(self, 1, "num_envs", "buffer_size", "train_freq", "gradient_steps", "batch_size", "n_step")
-        require_at_least(self, 1, "target_update_interval", "report_every", "torch_threads")
-        require_at_least(self, 0, "learning_starts", "priority_exponent")
-        require_positive(self, "learning_rate", "max_gradient_norm")
-        require_between(self, 0.0, 1.0, "gamma", "epsilon_start", "epsilon_end", "importance_exponent")
-        require(0.0 < self.tau <= 1.0, "tau", "above 0 and at most 1", self.tau)
+        require_replay(self, self.tau, self.hidden_sizes, self.device)
+        require_at_least(self, 1, "target_update_interval")
+        require_between(self, 0.0, 1.0, "epsilon_start", "epsilon_end", "priority_exponent", "importance_exponent")
         check_schedule("epsilon", self.epsilon_schedule, self.epsilon_start, self.epsilon_end, self.epsilon_fraction)
-        require_network(self.hidden_sizes, self.device)
-
-    @property
-    def replay_ratio(self) -> float:
-        """How often a transition is sampled, on average, while it is in the buffer."""
-        return self.gradient_steps * self.batch_size / (self.train_freq * self.num_envs)
 
 
 def duel(outputs: torch.Tensor) -> torch.Tensor:
@@ -173,7 +163,7 @@ class DQN:
     Attributes:
         network: from observations (B, d), normalized if so set, to action values, or what `duel` takes.
         target_network: its slowly moving copy.
-        buffer: replay buffer.
+        replay: collects transitions and samples minibatches.
         steps: environment steps learned from so far.
 
     Raises:
@@ -185,41 +175,26 @@ class DQN:
     def __init__(
         self, env: VectorEnv | Spaces, config: DQNConfig = DQNConfig(), seed: int = 0, env_seed: int | None = None
     ) -> None:
-        self.observations = ObservationMap(env.single_observation_space)
-        self.actions = ActionMap(env.single_action_space)
-        if self.actions.continuous:
+        if not isinstance(env.single_action_space, gymnasium.spaces.Discrete):
             raise GantryError(f"dqn needs Discrete actions, not {env.single_action_space}; use ddpg, sac or ppo")
         config, seed = settled(config, env.num_envs), int(seed)
         self.env, self.config = env, config
-        self._random = torch.Generator().manual_seed(seed)
-        self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
-        size = self.observations.size
-        self.normalizer = ObservationNormalizer(size, config.normalize_observation)
-        sizes = (size, *config.hidden_sizes, config.dueling + self.actions.size)
+        self.priorities: Priorities | None = None
+        if config.prioritized:
+            transitions = config.buffer_size // env.num_envs * env.num_envs
+            self.priorities = Priorities(transitions, config.priority_exponent, config.importance_exponent)
+        self.replay = ReplayCollector(env, config, seed, env_seed, priorities=self.priorities)
+        self.stepper, self.actions, random = self.replay.stepper, self.replay.actions, self.replay.random
+        sizes = (self.replay.observations.size, *config.hidden_sizes, config.dueling + self.actions.size)
         with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads
             # The last layer is near zero, so that no action is preferred at first.
-            self.network = MLP(sizes, config.activation, 0.01, self._random, config.device)
-            self.target_network = MLP(sizes, config.activation, 0.01, self._random, config.device)
+            self.network = MLP(sizes, config.activation, 0.01, random, config.device)
+            self.target_network = MLP(sizes, config.activation, 0.01, random, config.device)
         self.reset_targets()
         self.optimizer = Adam([self.network.vector])
-        self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed), config.stagger_first_episodes)
-        self.buffer = ReplayBuffer(config.buffer_size, env.num_envs, size, 1, config.gamma, config.n_step)
-        transitions = self.buffer.slots * env.num_envs
-        self.priorities = Priorities(transitions, config.priority_exponent) if config.prioritized else None
-        self._vector_steps, self._gradient_steps = Counter(), Counter()
         self.checkpoint = Checkpoint(
-            policy={"network": self.network, "normalizer": self.normalizer},
-            trainer={
-                "target_network": self.target_network,
-                "optimizer": self.optimizer,
-                "stepper": self.stepper,
-                "buffer": self.buffer,
-                **({"priorities": self.priorities} if self.priorities else {}),
-                "vector_steps": self._vector_steps,
-                "gradient_steps": self._gradient_steps,
-                "random": self._random,
-                "acting_random": self._acting_random,
-            },
+            policy={"network": self.network, "normalizer": self.replay.normalizer},
+            trainer={"target_network": self.target_network, "optimizer": self.optimizer, **self.replay.parts},
         )
 
     @property
@@ -239,9 +214,9 @@ class DQN:
         Raises:
             GantryError: the observation has another shape, is not numeric, or holds NaN or infinity.
         """
-        vectors, single = self.observations.given(observation)
         with torch.no_grad(), torch_threads(1):
-            values = self.q_values(self.network, self.normalizer.inputs(vectors, self.config.device)).cpu().numpy()
+            inputs, single = self.replay.given(observation)
+            values: NDArray[np.float32] = self.q_values(self.network, inputs).cpu().numpy()
         return values[0] if single else values
 
     def act(self, observation: Observation, deterministic: bool = True) -> Array:
@@ -254,26 +229,22 @@ class DQN:
         Raises:
             GantryError: the observation has another shape, is not numeric, or holds NaN or infinity.
         """
-        vectors, single = self.observations.given(observation)
         epsilon = 0.0 if deterministic else self._epsilon(1.0)
-        with torch.no_grad(), torch_threads(1):
-            inputs = self.normalizer.inputs(vectors, self.config.device)
-            chosen = self._epsilon_greedy(inputs, epsilon, self._acting_random)
-        actions = self.actions.to_environment(chosen)
-        return actions[0] if single else actions
+        return self.replay.act(observation, lambda inputs: self._epsilon_greedy(inputs, epsilon, acting=True))
 
     def q_values(self, network: MLP, inputs: torch.Tensor) -> torch.Tensor:
         """Return Q(s, ·), (B, K), of one of the networks for its inputs (B, d)."""
         outputs = network(inputs)
         return duel(outputs) if self.config.dueling else outputs
 
-    def _epsilon_greedy(self, inputs: torch.Tensor, epsilon: float, generator: torch.Generator) -> NDArray[np.int64]:
+    def _epsilon_greedy(self, inputs: torch.Tensor, epsilon: float, acting: bool = False) -> torch.Tensor:
         """Return the best actions (k,), each replaced by a random one with probability `epsilon`."""
         actions = self.q_values(self.network, inputs).argmax(1).cpu()
         if epsilon > 0.0:
+            generator = self.replay.acting_random if acting else self.replay.random
             random = torch.randint(self.actions.size, actions.shape, generator=generator)
             actions = torch.where(torch.rand(actions.shape, generator=generator) < epsilon, random, actions)
-        return actions.numpy()
+        return actions
 
     def _epsilon(self, progress: float) -> float:
         config = self.config
@@ -287,52 +258,17 @@ class DQN:
         config = self.config
         with training_loop(self, total_steps, callback) as updates:
             for update in updates:
-                records: list[tuple[float, float]] = []
-                seen: list[NDArray[np.float32]] = []
                 with torch_threads(config.torch_threads):
-                    while len(seen) < config.report_every and update.remaining > 0:
-                        seen.append(self.explore(update))
-                        learning = self.steps >= config.learning_starts and len(self.buffer) > 0
-                        if learning and self._vector_steps.count % config.train_freq == 0:
-                            batch = self.sample(config.gradient_steps * config.batch_size, update.progress)
-                            parts = batch.split(config.gradient_steps)
-                            records += [self.improve(part, update.progress) for part in parts]
-                self.normalizer.update(np.concatenate(seen))
-                loss, value = torch.tensor(records).mean(0).tolist() if records else (math.nan, math.nan)
-                epsilon, rate = self._epsilon(update.progress), self._learning_rate(update.progress)
-                update.report({"loss": loss, "value_mean": value, "epsilon": epsilon, "learning_rate": rate})
+                    batches = self.replay.minibatches(update, self.explore)
+                    records = [self.improve(batch, update.progress) for batch in batches]
+                metrics = {**mean_metrics(("loss", "value_mean"), records), "epsilon": self._epsilon(update.progress)}
+                metrics["learning_rate"] = decayed(config.learning_rate_schedule, config.learning_rate, update.progress)
+                update.report(metrics)
         return self
 
-    def explore(self, update: Update) -> NDArray[np.float32]:
-        """Take one vector step into the replay buffer; returns the observations (k, d) that it started from."""
-        if self.stepper.restarted:
-            self.buffer.break_episodes()
-        observation = self.stepper.observation
-        if self.steps < self.config.learning_starts:
-            actions = torch.randint(self.actions.size, (len(observation),), generator=self._random).numpy()
-        else:
-            with torch.no_grad():
-                inputs = self.normalizer.inputs(observation, self.config.device)
-                actions = self._epsilon_greedy(inputs, self._epsilon(update.progress), self._random)
-        transition = self.stepper.step(self.actions.to_environment(actions), update.remaining)
-        indices = self.buffer.add(observation, actions, transition, self.stepper.observation)
-        if self.priorities is not None:
-            self.priorities.added(indices, transition.mask)
-        self._vector_steps.count += 1
-        return observation[transition.mask]
-
-    def sample(self, count: int, progress: float) -> Minibatch:
-        """Return `count` transitions to learn from, as the networks see them."""
-        weights = None
-        if self.priorities is None:
-            indices = self.buffer.sample(count, self._random)
-        else:
-            beta = scheduled("linear", self.config.importance_exponent, 1.0, 1.0, progress)
-            indices, weights = self.priorities.sample(count, beta, self._random)
-        batch = self.buffer.gather(indices)
-        batch.weights = weights
-        batch.change_observations(lambda observations: self.normalizer.apply(observations, observations))
-        return batch.to(self.config.device)
+    def explore(self, inputs: torch.Tensor, progress: float) -> torch.Tensor:
+        """Return actions (n,) for network inputs (n, d), random ones with the present probability ε."""
+        return self._epsilon_greedy(inputs, self._epsilon(progress))
 
     @torch.no_grad()
     def improve(self, batch: Minibatch, progress: float) -> tuple[float, float]:
@@ -347,13 +283,10 @@ class DQN:
         loss, value_gradient = value_loss(value, target, batch.weights)
         gradient = torch.zeros_like(values).scatter_(1, action, value_gradient[:, None])
         gradient = run.gradient(duel_gradient(gradient) if config.dueling else gradient)
-        mean_loss = descend(loss, self.optimizer, self._learning_rate(progress), config.max_gradient_norm, gradient)
+        rate = decayed(config.learning_rate_schedule, config.learning_rate, progress)
+        mean_loss = descend(loss, self.optimizer, rate, config.max_gradient_norm, gradient)
         if self.priorities is not None:
             self.priorities.update(batch.indices, value - target)
-        self._gradient_steps.count += 1
-        if self._gradient_steps.count % config.target_update_interval == 0:
+        if self.optimizer.steps % config.target_update_interval == 0:
             polyak_update(self.target_network, network, config.tau)
         return mean_loss, value.mean().item()
-
-    def _learning_rate(self, progress: float) -> float:
-        return scheduled(self.config.learning_rate_schedule, self.config.learning_rate, 0.0, 1.0, progress)

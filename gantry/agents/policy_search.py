@@ -299,7 +299,7 @@ class PolicySearch:
     ) -> None:  # fmt: skip
         config, seed = settled(config, env.num_envs), int(seed)
         self.env, self.config = env, config
-        self.name = agent_of_config(type(config))
+        self.name = agent_of_config(config)
         self._random = torch.Generator().manual_seed(seed)
         self.policy = DeterministicPolicy(env, config, self._random)
         self.optimizer = self.config.optimizer()

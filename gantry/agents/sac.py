@@ -16,27 +16,23 @@ import math
 from collections.abc import Callable
 from typing import ClassVar, Literal, Self
 
-import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
-from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Checkpoint, Tensors
 from gantry.agents.parts.network_pass import Pass
 from gantry.agents.parts.networks import MLP, Activation
-from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.optim import Adam, descend
-from gantry.agents.parts.replay import Minibatch, ReplayBuffer
-from gantry.agents.parts.schedules import scheduled
+from gantry.agents.parts.replay import Minibatch
+from gantry.agents.parts.replay_collector import ReplayCollector, mean_metrics
+from gantry.agents.parts.schedules import decayed
 from gantry.agents.parts.settings import settled
-from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
+from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.squashed import squashed_log_prob
-from gantry.agents.parts.td_targets import Counter, hard_update, polyak_update, td_target
+from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
 from gantry.agents.parts.threads import torch_threads
-from gantry.agents.parts.training_loop import Metrics, Update, training_loop
-from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
-from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
-from gantry.errors import GantryError
+from gantry.agents.parts.training_loop import Metrics, training_loop
+from gantry.agents.parts.validation import bounded_actions, require_at_least, require_positive, require_replay
 from gantry.types import Array, Observation, SearchSpace
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
@@ -104,18 +100,9 @@ class SACConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        require_at_least(self, 1, "num_envs", "buffer_size", "train_freq", "gradient_steps", "batch_size", "n_step")
-        require_at_least(self, 1, "report_every", "torch_threads")
-        require_at_least(self, 0, "learning_starts", "temperature_learning_rate")
-        require_positive(self, "learning_rate", "actor_learning_rate", "max_gradient_norm", "initial_temperature")
-        require_between(self, 0.0, 1.0, "gamma")
-        require(0.0 < self.tau <= 1.0, "tau", "above 0 and at most 1", self.tau)
-        require_network(self.hidden_sizes, self.device)
-
-    @property
-    def replay_ratio(self) -> float:
-        """How often a transition is sampled, on average, while it is in the buffer."""
-        return self.gradient_steps * self.batch_size / (self.train_freq * self.num_envs)
+        require_replay(self, self.tau, self.hidden_sizes, self.device)
+        require_at_least(self, 0, "temperature_learning_rate")
+        require_positive(self, "actor_learning_rate", "initial_temperature")
 
 
 def mean_and_log_std(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -207,7 +194,7 @@ class SAC:
         previous_actor: the actor as it was before the latest gradient step, which sampled the next actions.
         previous_critics: the critics as they were before it, which the actor climbed.
         temperature: α, the weight of entropy.
-        buffer: replay buffer.
+        replay: collects transitions and samples minibatches.
         steps: environment steps learned from so far.
 
     Raises:
@@ -219,23 +206,16 @@ class SAC:
     def __init__(
         self, env: VectorEnv | Spaces, config: SACConfig = SACConfig(), seed: int = 0, env_seed: int | None = None
     ) -> None:
-        self.observations = ObservationMap(env.single_observation_space)
-        self.actions = ActionMap(env.single_action_space)
-        if not self.actions.continuous:
-            raise GantryError(f"sac needs Box actions, not {env.single_action_space}; use dqn or ppo")
-        if not self.actions.bounded:
-            raise GantryError(f"sac needs actions with finite bounds, not {env.single_action_space}; use ppo")
+        actions = bounded_actions("sac", env.single_action_space)
         config, seed = settled(config, env.num_envs), int(seed)
         self.env, self.config = env, config
-        self._random = torch.Generator().manual_seed(seed)
-        self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
-        size, action_size = self.observations.size, self.actions.size
+        self.replay = ReplayCollector(env, config, seed, env_seed)
+        self.stepper, size, action_size = self.replay.stepper, self.replay.observations.size, actions.size
         self.target_entropy = -float(action_size) if config.target_entropy is None else config.target_entropy
-        self.normalizer = ObservationNormalizer(size, config.normalize_observation)
 
         def network(*sizes: int) -> MLP:
             # The last layer is near zero: first values prefer nothing, the first policy is the same in every state.
-            return MLP(sizes, config.activation, 0.01, self._random, config.device)
+            return MLP(sizes, config.activation, 0.01, self.replay.random, config.device)
 
         with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads
             self.actor = network(size, *config.hidden_sizes, 2 * action_size)
@@ -250,16 +230,13 @@ class SAC:
         self.actor_optimizer = Adam([self.actor.vector])
         self.critic_optimizers = [Adam([critic.vector]) for critic in self.critics]
         self.temperature_optimizer = Adam([self.temperature.log])
-        self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed), config.stagger_first_episodes)
-        self.buffer = ReplayBuffer(config.buffer_size, env.num_envs, size, action_size, config.gamma, config.n_step)
-        self._vector_steps = Counter()
         self.checkpoint = Checkpoint(
             policy={
                 "actor": self.actor,
                 "critic_1": self.critics[0],
                 "critic_2": self.critics[1],
                 "temperature": self.temperature,
-                "normalizer": self.normalizer,
+                "normalizer": self.replay.normalizer,
             },
             trainer={
                 "target_critic_1": self.target_critics[0],
@@ -268,11 +245,7 @@ class SAC:
                 "critic_optimizer_1": self.critic_optimizers[0],
                 "critic_optimizer_2": self.critic_optimizers[1],
                 "temperature_optimizer": self.temperature_optimizer,
-                "stepper": self.stepper,
-                "buffer": self.buffer,
-                "vector_steps": self._vector_steps,
-                "random": self._random,
-                "acting_random": self._acting_random,
+                **self.replay.parts,
             },
         )
 
@@ -298,19 +271,18 @@ class SAC:
         Raises:
             GantryError: the observation has another shape, is not numeric, or holds NaN or infinity.
         """
-        vectors, single = self.observations.given(observation)
-        with torch.no_grad(), torch_threads(1):
-            outputs = self.actor(self.normalizer.inputs(vectors, self.config.device))
+
+        def choose(inputs: torch.Tensor) -> torch.Tensor:
+            outputs = self.actor(inputs)
             if deterministic:
-                chosen = mean_and_log_std(outputs)[0].tanh()
-            else:
-                chosen = sample_action(outputs, self._noise(len(vectors), self._acting_random))[0]
-            actions = self.actions.to_environment(chosen.cpu().numpy())
-        return actions[0] if single else actions
+                return mean_and_log_std(outputs)[0].tanh()
+            return sample_action(outputs, self._noise(len(inputs), self.replay.acting_random))[0]
+
+        return self.replay.act(observation, choose)
 
     def _noise(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Return standard normal noise for `count` actions, (count, A), on the networks' device."""
-        return torch.randn((count, self.actions.size), generator=generator).to(self.config.device)
+        return torch.randn((count, self.replay.actions.size), generator=generator).to(self.config.device)
 
     # Learning
 
@@ -319,45 +291,18 @@ class SAC:
         config = self.config
         with training_loop(self, total_steps, callback) as updates, concurrent.futures.ThreadPoolExecutor(1) as worker:
             for update in updates:
-                records: list[tuple[float, float, float]] = []
-                seen: list[NDArray[np.float32]] = []
                 with torch_threads(config.torch_threads):
-                    while len(seen) < config.report_every and update.remaining > 0:
-                        seen.append(self.explore(update))
-                        learning = self.steps >= config.learning_starts and len(self.buffer) > 0
-                        if learning and self._vector_steps.count % config.train_freq == 0:
-                            batch = self.sample(config.gradient_steps * config.batch_size)
-                            parts = batch.split(config.gradient_steps)
-                            records += [self.improve(part, update.progress, worker) for part in parts]
-                self.normalizer.update(np.concatenate(seen))
-                means = torch.tensor(records).mean(0).tolist() if records else [math.nan] * 3
-                metrics = dict(zip(("critic_loss", "value_mean", "entropy"), means, strict=True))
+                    batches = self.replay.minibatches(update, self.explore)
+                    records = [self.improve(batch, update.progress, worker) for batch in batches]
+                metrics = mean_metrics(("critic_loss", "value_mean", "entropy"), records)
                 metrics["temperature"] = self.temperature.log.exp().item()
-                update.report({**metrics, "learning_rate": self._decayed(config.learning_rate, update.progress)})
+                metrics["learning_rate"] = self._decayed(config.learning_rate, update.progress)
+                update.report(metrics)
         return self
 
-    def explore(self, update: Update) -> NDArray[np.float32]:
-        """Take one vector step into the replay buffer; returns the observations (k, d) that it started from."""
-        if self.stepper.restarted:
-            self.buffer.break_episodes()
-        observation = self.stepper.observation
-        if self.steps < self.config.learning_starts:
-            shape = (len(observation), self.actions.size)
-            chosen = (torch.rand(shape, generator=self._random) * 2.0 - 1.0).numpy()
-        else:
-            with torch.no_grad():
-                outputs = self.actor(self.normalizer.inputs(observation, self.config.device))
-                chosen = sample_action(outputs, self._noise(len(observation), self._random))[0].cpu().numpy()
-        transition = self.stepper.step(self.actions.to_environment(chosen), update.remaining)
-        self.buffer.add(observation, chosen, transition, self.stepper.observation)
-        self._vector_steps.count += 1
-        return observation[transition.mask]
-
-    def sample(self, count: int) -> Minibatch:
-        """Return `count` transitions to learn from, as the networks see them."""
-        batch = self.buffer.gather(self.buffer.sample(count, self._random))
-        batch.change_observations(lambda observations: self.normalizer.apply(observations, observations))
-        return batch.to(self.config.device)
+    def explore(self, inputs: torch.Tensor, progress: float) -> torch.Tensor:
+        """Return actions (n, A) for network inputs (n, d), sampled from the policy."""
+        return sample_action(self.actor(inputs), self._noise(len(inputs), self.replay.random))[0]
 
     def improve(
         self, batch: Minibatch, progress: float, worker: concurrent.futures.Executor
@@ -371,7 +316,7 @@ class SAC:
         for previous, critic in zip(self.previous_critics, self.critics, strict=True):
             hard_update(previous, critic)
         temperature = self.temperature.log.detach().exp()
-        noise, next_noise = (self._noise(len(batch.table), self._random) for _ in range(2))
+        noise, next_noise = (self._noise(len(batch.table), self.replay.random) for _ in range(2))
         climbing = worker.submit(self.improve_actor, batch.observation, noise, temperature, progress)
         loss, value = self.improve_critics(batch, next_noise, temperature, progress)
         entropy = climbing.result()
@@ -434,4 +379,4 @@ class SAC:
 
     def _decayed(self, rate: float, progress: float) -> float:
         """Return a learning rate when a share `progress` of learning has passed."""
-        return scheduled(self.config.learning_rate_schedule, rate, 0.0, 1.0, progress)
+        return decayed(self.config.learning_rate_schedule, rate, progress)

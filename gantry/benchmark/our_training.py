@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from gantry.agents import config_class
+from gantry.agents import default_config
 from gantry.agents.protocol import Agent
 from gantry.benchmark.checkpoints import Checkpoints
 from gantry.benchmark.plan import Cell
@@ -32,7 +32,7 @@ class OurTraining:
     def __init__(self, cell: Cell, folder: Path) -> None:
         self._cell, self._run = cell, Run(folder)
         recipe = find_recipe(cell.env_id, cell.algorithm, cell.env_options) if cell.protocol.recipes else None
-        config = config_class(cell.algorithm)() if recipe is None else recipe.config
+        config = default_config(cell.algorithm) if recipe is None else recipe.config
         self.env_options: Json = {**({} if recipe is None else recipe.env_options), **cell.env_options}
         self.note = "default settings" if recipe is None else "recipe"
         """Where its settings are from."""
@@ -60,7 +60,7 @@ class OurTraining:
         if of_recipe is not None:
             return of_recipe
         assert protocol.seconds is not None
-        config = config_class(self._cell.algorithm)()
+        config = default_config(self._cell.algorithm)
         trial = make_agent(self._cell.algorithm, self._cell.env_id, config, self._cell.seed, self.env_options)
         began = time.perf_counter()
         allowed = CALIBRATION * protocol.seconds

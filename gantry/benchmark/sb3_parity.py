@@ -59,7 +59,7 @@ class Contest:
     @property
     def agent(self) -> str:
         """The agent's id, which in upper case is SB3's class."""
-        return agent_of_config(type(self.config))
+        return agent_of_config(self.config)
 
 
 ACTION_NOISE = 0.1

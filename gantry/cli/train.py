@@ -240,7 +240,7 @@ def _parse(words: Sequence[str]) -> _Asked:
         peek.add_argument(flag)
     peek.add_argument("--resume", action="store_true")
     given, _ = peek.parse_known_args([word for word in words if word not in ("-h", "--help")])
-    from gantry.agents import config_class
+    from gantry.agents import config_class, default_config
     from gantry.runs.recipes import find_recipe
 
     recipe, known, run = None, None, Run(given.out or ".")
@@ -249,18 +249,17 @@ def _parse(words: Sequence[str]) -> _Asked:
     if given.resume and not {"-h", "--help"} & set(words):
         run = _run_to_resume(env_id, given)
         known = run.read_config()
-        agent, kind = known.agent, config_class(known.agent)
-        defaults = config_from_json(kind, known.config, f"{run.folder}/config.json")
+        agent = known.agent
+        defaults = config_from_json(config_class(agent), known.config, f"{run.folder}/config.json")
     else:
         if given.recipe:
             recipe = _recipe_of_file(Path(given.recipe), env_id, given.agent)
         agent = (given.agent or TrainArguments.agent).lower() if recipe is None else recipe.agent
-        kind = config_class(agent)
         if recipe is None:
             recipe = find_recipe(env_id, agent, parse_options(options))
-        defaults = kind() if recipe is None else recipe.config
+        defaults = default_config(agent) if recipe is None else recipe.config
     arguments_class = dataclasses.make_dataclass(
-        "TrainArguments", [("config", kind, dataclasses.field(default=defaults))],
+        "TrainArguments", [("config", type(defaults), dataclasses.field(default=defaults))],
         bases=(TrainArguments,), frozen=True, kw_only=True, namespace={"__doc__": TrainArguments.__doc__},
     )  # fmt: skip
     arguments: Any = parse(arguments_class, "train", words)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from gymnasium.vector import VectorEnv
 
-from gantry.agents import config_class
+from gantry.agents import config_class, default_config
 from gantry.agents.protocol import Agent, AgentConfig, Metrics
 from gantry.errors import GantryError, shown
 from gantry.files import config_from_json, config_to_json
@@ -230,7 +230,7 @@ def _base_recipe(plan: TuningPlan) -> Recipe:
     found = find_recipe(plan.env_id, plan.agent, plan.env_options)
     if found is not None:
         return dataclasses.replace(found, env_options={**found.env_options, **plan.env_options})
-    return Recipe(plan.env_id, config_class(plan.agent)(), 1, plan.env_options)
+    return Recipe(plan.env_id, default_config(plan.agent), 1, plan.env_options)
 
 
 def _space_around(plan: TuningPlan, config: AgentConfig) -> SearchSpace:

@@ -5,60 +5,22 @@ noise, which is correlated in time and so pushes a body with inertia for longer 
 1930; Lillicrap et al. 2016, arXiv:1509.02971).
 """
 
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gantry.agents.parts.checkpoint import Tensors
+
 Exploration = Literal["gaussian", "ornstein-uhlenbeck"]
 
 
-class Noise(Protocol):
-    """A random process with one value per environment and action dimension."""
-
-    def sample(self, scale: float, generator: torch.Generator) -> torch.Tensor:
-        """Return the noise (n, A) of the next step; `scale` is the standard deviation of what a step adds."""
-        ...
-
-    def begin_episodes(self, envs: NDArray[np.int64]) -> None:
-        """Begin anew in the environments `envs` (k,)."""
-        ...
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Return copies of what future noise depends on besides the generator."""
-        ...
-
-    def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Restore what `state` returned."""
-        ...
-
-
-class GaussianNoise:
-    """Independent normal noise."""
-
-    def __init__(self, num_envs: int, size: int) -> None:
-        self._shape = (num_envs, size)
-
-    def sample(self, scale: float, generator: torch.Generator) -> torch.Tensor:
-        """Return normal noise (n, A) of standard deviation `scale`."""
-        return torch.randn(self._shape, generator=generator).mul_(scale)
-
-    def begin_episodes(self, envs: NDArray[np.int64]) -> None:
-        """Do nothing: steps are independent."""
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Return no tensors."""
-        return {}
-
-    def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Do nothing: there is no state."""
-
-
-class OrnsteinUhlenbeckNoise:
+class Noise:
     """Ornstein-Uhlenbeck process x ← x - θ x Δt + σ √Δt N(0, 1), starting at 0 in every episode.
 
-    Its stationary standard deviation is σ / √(2 θ - θ² Δt); the correlation from step to step is 1 - θ Δt.
+    Its stationary standard deviation is σ / √(2 θ - θ² Δt); the correlation from step to step is 1 - θ Δt, so that
+    θ Δt = 1 gives independent Gaussian noise.
 
     Args:
         num_envs: n.
@@ -67,7 +29,7 @@ class OrnsteinUhlenbeckNoise:
         time_step: Δt (s); 1 counts time in steps, as Lillicrap et al. do.
     """
 
-    def __init__(self, num_envs: int, size: int, theta: float = 0.15, time_step: float = 1.0) -> None:
+    def __init__(self, num_envs: int, size: int, theta: float, time_step: float = 1.0) -> None:
         self._decay, self._root = 1.0 - theta * time_step, time_step**0.5
         self._noise = torch.zeros(num_envs, size)
 
@@ -80,15 +42,15 @@ class OrnsteinUhlenbeckNoise:
         """Set the process of the environments `envs` (k,) back to 0."""
         self._noise[torch.from_numpy(envs)] = 0.0
 
-    def state(self) -> dict[str, torch.Tensor]:
+    def state(self) -> Tensors:
         """Return the value of the process, (n, A)."""
         return {"noise": self._noise.clone()}
 
-    def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
+    def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned."""
         self._noise.copy_(tensors["noise"])
 
 
 def make_noise(kind: Exploration, num_envs: int, size: int) -> Noise:
-    """Return the named process for n environments with actions of size A."""
-    return GaussianNoise(num_envs, size) if kind == "gaussian" else OrnsteinUhlenbeckNoise(num_envs, size)
+    """Return the named process for n environments with actions of size A; if correlated, with the θ of the paper."""
+    return Noise(num_envs, size, theta=1.0 if kind == "gaussian" else 0.15)

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import torch
 
+from gantry.agents.parts.validation import require_memory
+
 Activation = Literal["tanh", "relu", "elu"]
 
 SPARE_SIZES = 8
@@ -36,6 +38,8 @@ class MLP:
         self.sizes, self.activation = tuple(sizes), activation
         self._shapes = list(layer_shapes(self.sizes).values())
         self._lengths = [torch.Size(shape).numel() for shape in self._shapes]
+        # Parameters, their gradient, and an optimizer's two means of it.
+        require_memory(4 * sum(self._lengths), "hidden_sizes", f"a network of widths {self.sizes}")
         flat = torch.zeros(sum(self._lengths))
         weights, _ = self._split(flat)
         hidden_gain = 1.0 if activation == "elu" else torch.nn.init.calculate_gain(activation)
@@ -70,6 +74,8 @@ class MLP:
         """
         if spare := self._spare.get(batch_size):
             return spare.pop()
+        what = f"a batch of {batch_size:,} in a network of widths {self.sizes}"
+        require_memory(2 * batch_size * sum(self.sizes[1:-1]), "the batch size or hidden_sizes", what)
         return [torch.empty(batch_size, width, device=self.vector.device) for width in 2 * self.sizes[1:-1]]
 
     def return_workspace(self, workspace: list[torch.Tensor]) -> None:

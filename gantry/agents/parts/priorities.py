@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Tensors
+from gantry.agents.parts.validation import require_memory
 
 
 class SumTree:
@@ -20,6 +21,7 @@ class SumTree:
 
     def __init__(self, capacity: int) -> None:
         self.leaves = 1 << max(0, capacity - 1).bit_length()
+        require_memory(4 * self.leaves, "buffer_size", f"a tree of {capacity:,} priorities")
         self._sums = np.zeros(2 * self.leaves)  # node i has the children 2i and 2i + 1; the root is node 1
 
     @property
@@ -58,11 +60,12 @@ class Priorities:
     Args:
         capacity: transitions that the buffer holds.
         alpha: α, the priorities' exponent: 0 samples uniformly.
+        beta: β, the initial exponent of importance weights, which whoever samples raises.
         epsilon: ε, added to every |δ|, so that every transition may be sampled again.
     """
 
-    def __init__(self, capacity: int, alpha: float = 0.6, epsilon: float = 1e-6) -> None:
-        self.alpha, self.epsilon = alpha, epsilon
+    def __init__(self, capacity: int, alpha: float = 0.6, beta: float = 0.4, epsilon: float = 1e-6) -> None:
+        self.alpha, self.beta, self.epsilon = alpha, beta, epsilon
         self._tree = SumTree(capacity)
         self._highest = 1.0  # of all weights so far, which new transitions get
         self._used = 0  # leaves that have ever had a weight

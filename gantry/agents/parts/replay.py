@@ -7,99 +7,55 @@ its episode: at any time it is a true m-step transition with m ≤ n, and nothin
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Tensors
-from gantry.agents.parts.validation import require_finite
+from gantry.agents.parts.validation import require_finite, require_memory
 from gantry.agents.parts.vector_stepper import Transition
 from gantry.errors import GantryError
 
 
-class Columns:
-    """Where the parts of a transition are in a table row, for observations of size d and actions of size A."""
-
-    def __init__(self, observation_size: int, action_size: int) -> None:
-        d, both = observation_size, observation_size + action_size
-        self.observation = slice(0, d)
-        self.action = slice(d, both)
-        self.observation_action = slice(0, both)
-        self.next_observation = slice(both, both + d)
-        self.reward, self.discount = both + d, both + d + 1
-        self.width = both + d + 2
-
-
-@dataclass
 class Minibatch:
-    """B transitions, which the caller may change; every part is a view of one table.
+    """B transitions of observations of size d and actions of size A, which the caller may change.
 
     Attributes:
         indices: (B,) int64, where in the buffer they are.
-        table: (B, width) float32.
-        columns: where in the table the parts are.
+        table: (B, 2 d + A + 2) float32, of which all that follows are views.
+        observation: (B, d).
+        action: (B, A).
+        observation_action: (B, d + A), observation and action side by side, as a critic takes them.
+        next_observation: (B, d) where the last step of the return led, before any reset.
+        reward: (B,) the discounted sum of the rewards of up to n steps.
+        discount: (B,) of the value of `next_observation`: γ to the number of steps, or 0 after a termination.
         weights: (B,) of the losses, or None where all weigh the same.
     """
 
-    indices: torch.Tensor
-    table: torch.Tensor
-    columns: Columns
-    weights: torch.Tensor | None = None
+    def __init__(
+        self, indices: torch.Tensor, table: torch.Tensor, action_size: int, weights: torch.Tensor | None = None
+    ) -> None:
+        self.indices, self.table, self.action_size, self.weights = indices, table, action_size, weights
+        d = (table.shape[1] - action_size - 2) // 2
+        self.observation, self.action, self.next_observation, _ = table.split([d, action_size, d, 2], 1)
+        self.observation_action = table[:, : d + action_size]
+        self.reward, self.discount = table[:, -2], table[:, -1]
 
-    @property
-    def observation(self) -> torch.Tensor:
-        """(B, d)."""
-        return self.table[:, self.columns.observation]
-
-    @property
-    def action(self) -> torch.Tensor:
-        """(B, A)."""
-        return self.table[:, self.columns.action]
-
-    @property
-    def observation_action(self) -> torch.Tensor:
-        """(B, d + A), observation and action side by side, as a critic takes them."""
-        return self.table[:, self.columns.observation_action]
-
-    @property
-    def next_observation(self) -> torch.Tensor:
-        """(B, d) where the last step of the return led, before any reset."""
-        return self.table[:, self.columns.next_observation]
-
-    @property
-    def reward(self) -> torch.Tensor:
-        """(B,) the discounted sum of the rewards of up to n steps."""
-        return self.table[:, self.columns.reward]
-
-    @property
-    def discount(self) -> torch.Tensor:
-        """(B,) of the value of `next_observation`: γ to the number of steps, or 0 after a termination."""
-        return self.table[:, self.columns.discount]
-
-    def change_observations(self, change: Callable[[NDArray[np.float32]], object]) -> None:
-        """Let a function change observations and next observations, (B, d) each, in place."""
-        change(self.observation.numpy())
-        change(self.next_observation.numpy())
-
-    def to(self, device: str) -> "Minibatch":
-        """Return the minibatch on a device."""
-        weights = None if self.weights is None else self.weights.to(device)
-        return Minibatch(self.indices, self.table.to(device), self.columns, weights)
-
-    def split(self, parts: int) -> "list[Minibatch]":
-        """Return `parts` minibatches of nearly equal size; each takes every `parts`-th transition."""
-        weights = [None] * parts if self.weights is None else [self.weights[part::parts] for part in range(parts)]
+    def split(self, parts: int, device: str = "cpu") -> "list[Minibatch]":
+        """Return `parts` minibatches of nearly equal size, on a device; each takes every `parts`-th transition."""
+        if parts == 1 and device == "cpu":
+            return [self]
+        table, weights = self.table.to(device), None if self.weights is None else self.weights.to(device)
+        every = [slice(part, None, parts) for part in range(parts)]
         return [
-            Minibatch(self.indices[part::parts], self.table[part::parts], self.columns, weights[part])
-            for part in range(parts)
+            Minibatch(self.indices[part], table[part], self.action_size, None if weights is None else weights[part])
+            for part in every
         ]
 
 
 class ReplayBuffer:
-    """A ring of vector steps, (slots, n environments, width), in memory that PyTorch allocates once.
+    """A ring of vector steps, (slots, n environments, 2 d + A + 2), in memory that PyTorch allocates once.
 
     The memory is reserved at once, but taken from the system only as it is filled.
 
@@ -115,12 +71,12 @@ class ReplayBuffer:
         num_envs: n.
         slots: vector steps that fit.
         time: vector steps added so far; that of time t lies in slot t modulo `slots`.
-        columns: where in a table row the parts of a transition are.
-        table: (slots, n, width) float32.
+        table: (slots, n, 2 d + A + 2) float32.
         mask: (slots, n) false where a row is not a transition to learn from.
 
     Raises:
-        GantryError: the capacity holds fewer vector steps than a return takes, or fewer than two.
+        GantryError: the capacity holds fewer vector steps than a return takes, or fewer than two; or it takes more
+            memory than is at hand.
     """
 
     def __init__(
@@ -134,10 +90,14 @@ class ReplayBuffer:
             )
         self.num_envs, self.gamma, self.n_step = num_envs, gamma, n_step
         self.slots = capacity // num_envs
-        self.columns = Columns(observation_size, action_size)
-        self.table = torch.empty(self.slots, num_envs, self.columns.width)
-        self._flat = self.table.view(-1, self.columns.width)
+        self.action_size, d = action_size, observation_size
+        what = f"a replay buffer of {capacity:,} transitions with observations of {d:,} numbers"
+        require_memory(self.slots * num_envs * (2 * d + action_size + 5), "buffer_size", what)
+        self.table = torch.empty(self.slots, num_envs, 2 * d + action_size + 2)
         self._view = self.table.numpy()
+        parts = np.split(self._view, np.cumsum([d, action_size, d]), axis=2)
+        self._observations, self._actions, self._next_observations, _ = parts
+        self._rewards, self._discounts = self._view[..., -2], self._view[..., -1]
         self.mask = np.zeros((self.slots, num_envs), np.bool_)
         self.time = 0
         self._masked = 0  # rows within the filled part that are not transitions
@@ -176,17 +136,15 @@ class ReplayBuffer:
         Raises:
             GantryError: a transition holds NaN or infinity; it has been written.
         """
-        slot, columns = self.time % self.slots, self.columns
+        slot = self.time % self.slots
         if self._marked is not None:
             self._stash_slot(slot)
-        row, mask = self._view[slot], self.mask[slot]
-        row[:, columns.observation] = observations
-        row[:, columns.action] = actions.reshape(self.num_envs, -1)
-        row[:, columns.next_observation] = next_observations
-        row[transition.final_envs, columns.next_observation] = transition.final_observations
-        row[:, columns.reward] = transition.rewards
-        row[:, columns.discount] = self.gamma
-        row[transition.terminated, columns.discount] = 0.0
+        mask = self.mask[slot]
+        self._observations[slot], self._actions[slot] = observations, actions.reshape(self.num_envs, -1)
+        self._next_observations[slot] = next_observations
+        self._next_observations[slot, transition.final_envs] = transition.final_observations
+        self._rewards[slot] = transition.rewards
+        self._discounts[slot] = np.where(transition.terminated, 0.0, self.gamma)
         if self.time >= self.slots:
             self._masked -= self.num_envs - int(np.count_nonzero(mask))
         mask[:] = transition.mask
@@ -197,20 +155,18 @@ class ReplayBuffer:
         # Whatever follows a step that is not learned from counts as another episode.
         self._end_episodes(np.flatnonzero(~mask), self.time - 1)
         self.time += 1
-        if not np.isfinite(row[mask]).all():
+        if not np.isfinite(self._view[slot][mask]).all():
             require_finite(math.nan)
         return np.arange(slot * self.num_envs, (slot + 1) * self.num_envs)
 
     def _extend_returns(self, slot: int) -> None:
         """Extend the returns of the n - 1 steps before by the step in `slot`, within its episodes."""
-        row, mask, columns = self._view[slot], self.mask[slot], self.columns
         for back in range(1, min(self.n_step, int(self._ages.max()) + 1)):
-            earlier = self._view[(slot - back) % self.slots]
-            factor = np.float32(self.gamma**back)
-            envs = np.flatnonzero((self._ages >= back) & mask)
-            earlier[envs, columns.next_observation] = row[envs, columns.next_observation]
-            earlier[envs, columns.reward] += factor * row[envs, columns.reward]
-            earlier[envs, columns.discount] = factor * row[envs, columns.discount]
+            earlier, factor = (slot - back) % self.slots, np.float32(self.gamma**back)
+            envs = np.flatnonzero((self._ages >= back) & self.mask[slot])
+            self._next_observations[earlier, envs] = self._next_observations[slot, envs]
+            self._rewards[earlier, envs] += factor * self._rewards[slot, envs]
+            self._discounts[earlier, envs] = factor * self._discounts[slot, envs]
 
     def _end_episodes(self, envs: NDArray[np.int64], last: int) -> None:
         """Note that the episodes of the environments `envs` (k,) ended with the vector step of time `last`."""
@@ -235,9 +191,9 @@ class ReplayBuffer:
                 indices[torch.from_numpy(bad)] = torch.randint(limit, (len(bad),), generator=generator)
         return indices
 
-    def gather(self, indices: torch.Tensor) -> Minibatch:
-        """Return copies of the transitions at `indices` (B,)."""
-        return Minibatch(indices, self._flat.index_select(0, indices), self.columns)
+    def gather(self, indices: torch.Tensor, weights: torch.Tensor | None = None) -> Minibatch:
+        """Return copies of the transitions at `indices` (B,), which weigh `weights` (B,); None: all the same."""
+        return Minibatch(indices, self.table.flatten(0, 1).index_select(0, indices), self.action_size, weights)
 
     def last_times(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the times of transitions (B,), and the times of the last steps in here of their episodes (B,).
@@ -275,10 +231,10 @@ class ReplayBuffer:
         self.mark()
 
     def state(self) -> Tensors:
-        """Return copies of the filled part, and the time."""
+        """Return the filled part, and the time; the table is no copy, so that saving it takes no second buffer."""
         filled = self.filled
         return {
-            "table": self.table[:filled].clone(),
+            "table": self.table[:filled],
             "mask": torch.from_numpy(self.mask[:filled].copy()),
             "ends": torch.from_numpy(self._ends[:filled].copy()),
             "ages": torch.from_numpy(self._ages.copy()),

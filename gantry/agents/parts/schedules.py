@@ -34,6 +34,11 @@ def scheduled(form: Schedule, start: float, end: float, fraction: float, progres
     return float(start * (end / start) ** passed)
 
 
+def decayed(form: Literal["constant", "linear"], rate: float, progress: float) -> float:
+    """Return a learning rate that stays, or that falls linearly to 0 at the last step of learning."""
+    return scheduled(form, rate, 0.0, 1.0, progress)
+
+
 def check_schedule(name: str, form: Schedule, start: float, end: float, fraction: float) -> None:
     """Refuse a schedule that cannot work.
 

@@ -1,8 +1,7 @@
-"""Temporal-difference targets, the slowly moving copies of networks that set them, and a counter of updates."""
+"""Temporal-difference targets, and the slowly moving copies of networks that set them."""
 
 import torch
 
-from gantry.agents.parts.checkpoint import Tensors
 from gantry.agents.parts.networks import MLP
 
 
@@ -25,18 +24,3 @@ def polyak_update(target: MLP, source: MLP, tau: float) -> None:
 def hard_update(target: MLP, source: MLP) -> None:
     """Copy the parameters of `source` to `target`."""
     target.vector.detach().copy_(source.vector.detach())
-
-
-class Counter:
-    """A whole number that is part of an agent's state, such as gradient steps so far."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def state(self) -> Tensors:
-        """Return the count as a tensor."""
-        return {"count": torch.tensor(self.count)}
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore the count."""
-        self.count = int(tensors["count"])

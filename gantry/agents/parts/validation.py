@@ -1,15 +1,27 @@
-"""Checks of settings and of computed numbers; each failure is one line that says what to change."""
+"""Checks of settings, of memory and of computed numbers; each failure is one line that says what to change."""
 
+import contextlib
+import dataclasses
 import itertools
 import math
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import gymnasium
 import torch
 
+from gantry.agents.parts.spaces import ActionMap
 from gantry.errors import GantryError
+from gantry.types import Space
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 TOO_LARGE = 1e18
 """Settings are below this: beyond, single precision and 64-bit integers overflow."""
+LIMITS = {"num_envs": 2**20, "torch_threads": 1024}
+"""Settings that are below less."""
 
 
 def require(holds: bool, name: str, demand: str, value: object) -> None:
@@ -18,30 +30,33 @@ def require(holds: bool, name: str, demand: str, value: object) -> None:
         raise GantryError(f"the setting {name} must be {demand}; it is {value}")
 
 
-def require_at_least(config: object, least: float, *names: str) -> None:
-    """Refuse settings below `least`, NaN or too large to count with; raises GantryError."""
+def require_at_least(config: "DataclassInstance", least: float, *names: str) -> None:
+    """Refuse settings below `least`, and any setting that is too large to compute with; raises GantryError."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, int | float):
+            limit = LIMITS.get(field.name, TOO_LARGE)
+            require(abs(value) < limit, field.name, f"below {limit:g}", value if abs(value) < TOO_LARGE else "larger")
     for name in names:
-        value = getattr(config, name)
-        require(value >= least, name, f"at least {least}", value)
-        require(value < TOO_LARGE, name, f"below {TOO_LARGE:g}", value)
+        require(getattr(config, name) >= least, name, f"at least {least}", getattr(config, name))
 
 
 def require_positive(config: object, *names: str) -> None:
     """Refuse settings that are 0 or below, NaN or too large to count with; None passes. Raises GantryError."""
     for name in names:
         value = getattr(config, name)
-        require(value is None or value > 0, name, "above 0", value)
-        require(value is None or value < TOO_LARGE, name, f"below {TOO_LARGE:g}", value)
+        require(value is None or 0 < value < TOO_LARGE, name, f"above 0 and below {TOO_LARGE:g}", value)
 
 
-def require_memory(numbers: int, name: str) -> None:
-    """Refuse a setting that asks for more numbers, of 4 bytes, than the machine's memory holds; raises GantryError."""
-    memory, wanted = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), 4 * numbers
-    if wanted > memory:
-        gigabytes = f"{wanted / 2**30:,.0f} GiB" if wanted < 2**70 else "more"
+def require_memory(numbers: int, name: str, what: str = "it") -> None:
+    """Refuse a setting by which `what` asks for more numbers, of 4 bytes, than memory can take (GantryError)."""
+    wanted, at_hand = 4 * numbers, available_memory()
+    if wanted > at_hand:
+        size = f"{wanted / 2**30:,.1f} GiB" if wanted < 2**70 else "more"
+        flag = f" (--config.{name.replace('_', '-')})" if name.isidentifier() else ""
         raise GantryError(
-            f"the setting {name} must be lower: it would take {gigabytes} of memory, and there are "
-            f"{memory / 2**30:,.0f} GiB"
+            f"the setting {name}{flag} must be lower: {what} would take {size} of memory, and "
+            f"{at_hand / 2**30:,.1f} GiB are at hand"
         )
 
 
@@ -57,6 +72,41 @@ def require_network(hidden_sizes: tuple[int, ...], device: str, networks: int = 
     weights = sum(hidden_sizes) + sum(math.prod(pair) for pair in itertools.pairwise(hidden_sizes))
     require_memory(networks * weights, "hidden_sizes" if networks == 1 else "ensemble_size or hidden_sizes")
     require(device != "cuda" or torch.cuda.is_available(), "device", "cpu where there is no GPU", device)
+
+
+def require_replay(config: "DataclassInstance", tau: float, hidden_sizes: tuple[int, ...], device: str) -> None:
+    """Refuse settings that no agent with a replay buffer can work with; raises GantryError."""
+    require_at_least(config, 1, "num_envs", "buffer_size", "train_freq", "gradient_steps", "batch_size", "n_step")
+    require_at_least(config, 1, "report_every", "torch_threads")
+    require_at_least(config, 0, "learning_starts")
+    require_positive(config, "learning_rate", "max_gradient_norm")
+    require_between(config, 0.0, 1.0, "gamma")
+    require(0.0 < tau <= 1.0, "tau", "above 0 and at most 1", tau)
+    require_network(hidden_sizes, device)
+
+
+def bounded_actions(agent: str, space: Space) -> ActionMap:
+    """Return the map to actions of a Box with finite bounds; refuse others, for an agent of this name (GantryError)."""
+    if not isinstance(space, gymnasium.spaces.Box):
+        raise GantryError(f"{agent} needs Box actions, not {space}; use dqn or ppo")
+    actions = ActionMap(space)
+    if not actions.bounded:
+        raise GantryError(f"{agent} needs actions with finite bounds, not {space}; use ppo")
+    return actions
+
+
+def available_memory() -> float:
+    """Return the bytes that the machine, and its container, can still give; infinity where neither says."""
+    found = [math.inf]
+    if hasattr(os, "sysconf"):
+        found.append(float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found.append(1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")))
+    for limit in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # there is no container, or no limit
+            found.append(int(Path("/sys/fs/cgroup", limit).read_text(encoding="ascii")))
+    return min(found)
 
 
 def require_finite(*values: float) -> None:

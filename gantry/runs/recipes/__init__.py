@@ -38,7 +38,7 @@ class Recipe:
     env_id: str
     """The environment, without a module."""
     config: AgentConfig
-    """The agent's settings; their class says which agent."""
+    """The agent's settings, which say which agent: their class, and for td3 twin critics."""
     total_steps: int
     """Environment steps that learning takes."""
     env_options: Options = dataclasses.field(default_factory=dict)
@@ -47,7 +47,7 @@ class Recipe:
     @property
     def agent(self) -> str:
         """The agent's id."""
-        return agent_of_config(type(self.config))
+        return agent_of_config(self.config)
 
 
 Config = TypeVar("Config")
@@ -118,7 +118,7 @@ def tuned_config(env_id: str, kind: type[Config]) -> Config:
     Raises:
         GantryError: there is no recipe.
     """
-    config = recipe_for(env_id, agent_of_config(kind)).config
+    config = recipe_for(env_id, agent_of_config(kind())).config
     assert isinstance(config, kind)
     return config
 
