@@ -255,9 +255,10 @@ def _parse(words: Sequence[str]) -> _Asked:
         if given.recipe:
             recipe = _recipe_of_file(Path(given.recipe), env_id, given.agent)
         agent = (given.agent or TrainArguments.agent).lower() if recipe is None else recipe.agent
+        defaults = default_config(agent)  # or says that there is no such agent
         if recipe is None:
             recipe = find_recipe(env_id, agent, parse_options(options))
-        defaults = default_config(agent) if recipe is None else recipe.config
+        defaults = defaults if recipe is None else recipe.config
     arguments_class = dataclasses.make_dataclass(
         "TrainArguments", [("config", type(defaults), dataclasses.field(default=defaults))],
         bases=(TrainArguments,), frozen=True, kw_only=True, namespace={"__doc__": TrainArguments.__doc__},
