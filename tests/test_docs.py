@@ -95,6 +95,14 @@ def shown_commands(text):
     return [(block, line) for block, line in lines if re.match(r"(gantry|make|python|pip|uv) ", line)]
 
 
+def test_promises_are_held_by_tests_that_exist():
+    text = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/\w+\.py)::(\w+)`", text)
+    assert len(named) > 20
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file} has no {test}"
+
+
 @functools.cache
 def help_of(command):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
