@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 import time
 
 STOP = 3
@@ -20,5 +21,9 @@ def work(folder, cores):
     if order == "sleep":
         (folder / "pid.txt").write_text(str(os.getpid()))
         time.sleep(60.0)
+    if order.startswith("mark "):
+        handle, _ = tempfile.mkstemp(dir=order.removeprefix("mark "))
+        os.close(handle)
+        time.sleep(2.0)
     (folder / "done.txt").write_text(repr(cores))
     return 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from gantry.benchmark.cell import finished, progress_of, read_result, run_job
 from gantry.benchmark.contenders import contender
 from gantry.benchmark.plan import CELLS, Cell, claim
 from gantry.benchmark.pool import State, Work, available, run_pool
+from gantry.benchmark.ray_pool import run_ray_pool
 from gantry.benchmark.reference import REFERENCE
 from gantry.benchmark.results import environment_label
 from gantry.errors import GantryError
@@ -42,6 +44,7 @@ def run_benchmark(
     work: Work = run_job,
     ilqr: bool = True,
     command: str = "",
+    ray: str | None = None,
 ) -> None:
     """Run the cells of a benchmark that are not finished, as many at a time as there are cores for.
 
@@ -52,6 +55,7 @@ def run_benchmark(
         work: what a cell's process does.
         ilqr: also score optimal control, where it can handle the environment.
         command: what asked for them, for the report.
+        ray: the Ray cluster to run on, see `run_ray_pool`; None runs them in processes of this machine.
 
     Raises:
         GantryError: cells of another protocol are there, another benchmark is running there, or the disk is full.
@@ -77,7 +81,8 @@ def run_benchmark(
             watch(Progress(cells_done, len(cells), share, left, names))
 
         cores = {cell.protocol.cores for cell in cells}
-        outcomes = run_pool(jobs, work, max(cores), available(), _preload(cells), tell)
+        pool = run_pool if ray is None else functools.partial(run_ray_pool, address=ray)
+        outcomes = pool(jobs, work, max(cores), available(), _preload(cells), tell)
         lost = [folders[path].name for path, how in outcomes.items() if how == "lost" and path in folders]
         if "stopped" in outcomes.values():
             raise GantryError(f"cannot write below {folder}: make room, then run the same command again")

@@ -62,6 +62,8 @@ class BenchmarkArguments:
     """Give our agents their recipes; with --no-recipes their default settings."""
     ilqr: bool = True
     """Measure scores by optimal control where it can solve the environment."""
+    ray: str | None = None
+    """Run on Ray: local, auto (the cluster that runs here), or a cluster's address; by default in processes here."""
     env: tuple[str, ...] = ()
     """Options of the environments, name=value, such as actions=discrete."""
     include: tuple[str, ...] = ()
@@ -95,7 +97,7 @@ def main(words: Sequence[str]) -> None:
         screen.print(f"{len(cells)} trainings → {folder}", soft_wrap=True)
         with _Live(screen) as live:
             try:
-                run_benchmark(folder, cells, live.update, ilqr=arguments.ilqr, command=command)
+                run_benchmark(folder, cells, live.update, ilqr=arguments.ilqr, command=command, ray=arguments.ray)
             except KeyboardInterrupt:
                 live.stop()
                 screen.print(f"stopped; go on with: {command}", soft_wrap=True)
