@@ -79,5 +79,6 @@ def training_loop(
         if unfinished:
             agent.checkpoint.rollback()
             if isinstance(error, GantryError):
-                error.args = (f"{error}; the agent is as it was after {stepper.steps:,} steps",)
+                when = f"after {stepper.steps:,} steps" if stepper.steps else "before it had learned anything"
+                error.args = (f"{error}; the agent is as it was {when}",)
         raise
