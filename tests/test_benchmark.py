@@ -1,5 +1,6 @@
 """The general benchmark: its plan, its cells, resuming, what others logged, and the report."""
 
+import base64
 import csv
 import html.parser
 import io
@@ -148,7 +149,7 @@ def benchmark(folder, *words):
     return cli.main(["benchmark", *base, *words, "--out", str(folder)])
 
 
-SMALL = ["--envs", "Pendulum-v1", "--agents", "cem", "nes", "--seeds", "2"]
+SMALL = ["--envs", "CartPole-v1", "--agents", "cem", "nes", "--seeds", "2"]
 
 
 def scores(folder):
@@ -171,25 +172,25 @@ def whole(tmp_path_factory):
 def test_cells_are_run_folders_with_results(whole):
     for name in ("cem", "nes"):
         for seed in (100, 101):
-            folder = whole / "cells" / "Pendulum-v1" / name / f"seed{seed}"
+            folder = whole / "cells" / "CartPole-v1" / name / f"seed{seed}"
             result = read_result(folder)
             assert result["checkpoints"][0]["steps"] == 0
             assert result["steps"] >= 60
             assert result["training_seconds"] > 0.0
             assert result["settings"]
-    assert (whole / "cells" / "Pendulum-v1" / "cem" / "seed100" / "policy.json").exists()
+    assert (whole / "cells" / "CartPole-v1" / "cem" / "seed100" / "policy.json").exists()
 
 
 def test_our_cells_can_be_evaluated_like_any_run(whole, capsys):
-    run = whole / "cells" / "Pendulum-v1" / "cem" / "seed100"
+    run = whole / "cells" / "CartPole-v1" / "cem" / "seed100"
     assert cli.main(["evaluate", str(run), "--episodes", "1"]) == 0
 
 
 def test_benchmark_goes_on_where_it_was_stopped(whole, tmp_path, inline_pool, monkeypatch):
     folder = tmp_path / "again"
     shutil.copytree(whole, folder)
-    shutil.rmtree(folder / "cells" / "Pendulum-v1" / "nes" / "seed101")
-    half = folder / "cells" / "Pendulum-v1" / "cem" / "seed101"
+    shutil.rmtree(folder / "cells" / "CartPole-v1" / "nes" / "seed101")
+    half = folder / "cells" / "CartPole-v1" / "cem" / "seed101"
     (half / "result.json").unlink()
     (half / "metrics.csv").write_text("steps,sco")
     begun = []
@@ -229,11 +230,32 @@ def test_full_disk_leaves_cells_unfinished(tmp_path, inline_pool, monkeypatch, c
     monkeypatch.setattr(cells_module, "write_json", full)
     assert benchmark(tmp_path, *SMALL) == 1
     assert "make room" in capsys.readouterr().err
-    folder = tmp_path / "cells" / "Pendulum-v1" / "cem" / "seed100"
+    folder = tmp_path / "cells" / "CartPole-v1" / "cem" / "seed100"
     assert not finished(folder)
     monkeypatch.setattr(cells_module, "write_json", write)
     assert run_job(folder) == 0
     assert finished(folder)
+
+
+def test_films_of_cells_are_in_the_report(whole, tmp_path, inline_pool, monkeypatch):
+    folder = tmp_path / "again"
+    shutil.copytree(whole, folder)
+    shown = []
+
+    def film(takes, path, size):
+        shown.extend(take.label for take in takes)
+        write_bytes(path, b"film")
+
+    monkeypatch.setattr("gantry.film.side_by_side.record_side_by_side", film)
+    for _ in range(2):
+        assert benchmark(folder, *SMALL, "--films") == 0
+    assert shown == ["cem", "nes"]  # once
+    assert base64.b64encode(b"film").decode() in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def write_bytes(path, content):
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
 
 
 def test_two_benchmarks_in_one_folder_are_refused(tmp_path, monkeypatch):

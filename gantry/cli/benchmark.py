@@ -62,6 +62,8 @@ class BenchmarkArguments:
     """Give our agents their recipes; with --no-recipes their default settings."""
     ilqr: bool = True
     """Measure scores by optimal control where it can solve the environment."""
+    films: bool = False
+    """Film our agents side by side in each environment, for the report."""
     ray: str | None = None
     """Run on Ray: local, auto (the cluster that runs here), or a cluster's address; by default in processes here."""
     env: tuple[str, ...] = ()
@@ -113,6 +115,10 @@ def main(words: Sequence[str]) -> None:
     if not trainings:
         reasons = "; ".join(dict.fromkeys(each.reason for each in missing)) or "nothing was run"
         raise GantryError(f"there is no result to report in {folder}: {reasons}")
+    if arguments.films:
+        from gantry.benchmark.films import film_cells
+
+        film_cells(folder, cells, lambda line: screen.print(line, soft_wrap=True))
     goals = {name: goal for name in {each.environment for each in trainings} if (goal := goal_of(name)) is not None}
     about: dict[str, Any] = {"command": command}
     if cells:

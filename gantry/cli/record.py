@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from gantry.cli.options import env_options
@@ -26,10 +27,14 @@ class RecordArguments:
       gantry record runs/CartPoleSwingUp-v0-ppo-seed0
 
       gantry record runs/Reach-v0-ppo-seed0 --episodes 3 --out reach.mp4 --size 640 480
+
+      gantry record runs/CartPoleSwingUp-v0-ppo-seed0 --compare runs/CartPoleSwingUp-v0-sac-seed0
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder, as `gantry train` named it."""
+    compare: tuple[Path, ...] = ()
+    """Film these runs too, an episode of each, side by side with RUN."""
     out: Path | None = None
     """The film, .mp4 or .gif; by default videos/RUN in the current folder."""
     episodes: int = 1
@@ -68,6 +73,9 @@ def main(words: Sequence[str]) -> None:
     from gantry.film.record import record
 
     screen = console(arguments.json)
+    if arguments.compare:
+        _compare(arguments, screen)
+        return
     agent = load_agent(arguments.run)
     options = {**config.env_options, **env_options(arguments.env, arguments.randomize, arguments.disturb)}
     path = film_path(arguments.out, arguments.format, Path("videos") / arguments.run.resolve().name)
@@ -106,6 +114,41 @@ def main(words: Sequence[str]) -> None:
                 "cut": film.cut,
             }
         )
+
+
+def _compare(arguments: RecordArguments, screen: Console) -> None:
+    """Film several runs side by side."""
+    from gantry.agents import load_agent
+    from gantry.film.side_by_side import Take, record_side_by_side
+
+    if arguments.episodes != 1 or arguments.camera is not None or not arguments.overlay:
+        raise GantryError("--compare films one episode of each run, with its panel: leave out other wishes")
+    takes = []
+    for folder in (arguments.run, *arguments.compare):
+        config = Run(folder).read_config()
+        options = {**config.env_options, **env_options(arguments.env, arguments.randomize, arguments.disturb)}
+        label = f"{config.agent} seed {config.seed}, {film_title(config.env_id)}"
+        takes.append(Take(label, load_agent(folder), config.env_id, options))
+    default = Path("videos") / f"{arguments.run.resolve().name}-compared"
+    path = film_path(arguments.out, arguments.format, default)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(*columns, console=screen, disable=not screen.is_terminal) as bar:
+        task = bar.add_task("filming", total=len(takes))
+        films = record_side_by_side(
+            takes,
+            path,
+            arguments.seed,
+            arguments.size,
+            arguments.renderer,
+            arguments.speed,
+            arguments.max_steps,
+            lambda done, count: bar.update(task, completed=done, total=count),
+        )
+    scores = [film.scores[0] for film in films]
+    shown = "; ".join(f"{take.label} {score:.1f}" for take, score in zip(takes, scores, strict=True))
+    screen.print(f"{path}: {shown}", soft_wrap=True)
+    if arguments.json:
+        print_json({"path": str(path), "scores": scores})
 
 
 def film_title(env_id: str) -> str:
