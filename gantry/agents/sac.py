@@ -24,7 +24,7 @@ from gantry.agents.parts.network_pass import Pass
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.replay import Minibatch
-from gantry.agents.parts.replay_collector import ReplayCollector, mean_metrics
+from gantry.agents.parts.replay_collector import ReplayCollector, bounded_actions, mean_metrics, require_replay
 from gantry.agents.parts.schedules import decayed
 from gantry.agents.parts.settings import settled
 from gantry.agents.parts.spaces import Spaces
@@ -32,7 +32,7 @@ from gantry.agents.parts.squashed import squashed_log_prob
 from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.validation import bounded_actions, require_at_least, require_positive, require_replay
+from gantry.agents.parts.validation import require_at_least, require_positive
 from gantry.types import Array, Observation, SearchSpace
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0

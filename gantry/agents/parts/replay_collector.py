@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
@@ -19,9 +20,20 @@ from gantry.agents.parts.schedules import scheduled
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, Update
-from gantry.agents.parts.validation import require_memory
+from gantry.agents.parts.validation import (
+    require,
+    require_at_least,
+    require_between,
+    require_memory,
+    require_network,
+    require_positive,
+)
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
-from gantry.types import Array, Observation
+from gantry.errors import GantryError
+from gantry.types import Array, Observation, Space
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Explore = Callable[[torch.Tensor, float], torch.Tensor]
 """Actions, (n, A) or (n,), from network inputs (n, d) and the share of learning that has passed."""
@@ -231,3 +243,24 @@ def mean_metrics(names: Sequence[str], records: Sequence[tuple[float, ...]]) -> 
     """Return the means of what gradient steps returned, by name; NaN where there was none."""
     means = torch.tensor(records).mean(0).tolist() if records else [math.nan] * len(names)
     return dict(zip(names, means, strict=True))
+
+
+def require_replay(config: "DataclassInstance", tau: float, hidden_sizes: tuple[int, ...], device: str) -> None:
+    """Refuse settings that no agent with a replay buffer can work with; raises GantryError."""
+    require_at_least(config, 1, "num_envs", "buffer_size", "train_freq", "gradient_steps", "batch_size", "n_step")
+    require_at_least(config, 1, "report_every", "torch_threads")
+    require_at_least(config, 0, "learning_starts")
+    require_positive(config, "learning_rate", "max_gradient_norm")
+    require_between(config, 0.0, 1.0, "gamma")
+    require(0.0 < tau <= 1.0, "tau", "above 0 and at most 1", tau)
+    require_network(hidden_sizes, device)
+
+
+def bounded_actions(agent: str, space: Space) -> ActionMap:
+    """Return the map to actions of a Box with finite bounds; refuse others, for an agent of this name (GantryError)."""
+    if not isinstance(space, gymnasium.spaces.Box):
+        raise GantryError(f"{agent} needs Box actions, not {space}; use dqn or ppo")
+    actions = ActionMap(space)
+    if not actions.bounded:
+        raise GantryError(f"{agent} needs actions with finite bounds, not {space}; use ppo")
+    return actions

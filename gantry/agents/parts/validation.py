@@ -8,12 +8,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import gymnasium
 import torch
 
-from gantry.agents.parts.spaces import ActionMap
 from gantry.errors import GantryError
-from gantry.types import Space
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -72,27 +69,6 @@ def require_network(hidden_sizes: tuple[int, ...], device: str, networks: int = 
     weights = sum(hidden_sizes) + sum(math.prod(pair) for pair in itertools.pairwise(hidden_sizes))
     require_memory(networks * weights, "hidden_sizes" if networks == 1 else "ensemble_size or hidden_sizes")
     require(device != "cuda" or torch.cuda.is_available(), "device", "cpu where there is no GPU", device)
-
-
-def require_replay(config: "DataclassInstance", tau: float, hidden_sizes: tuple[int, ...], device: str) -> None:
-    """Refuse settings that no agent with a replay buffer can work with; raises GantryError."""
-    require_at_least(config, 1, "num_envs", "buffer_size", "train_freq", "gradient_steps", "batch_size", "n_step")
-    require_at_least(config, 1, "report_every", "torch_threads")
-    require_at_least(config, 0, "learning_starts")
-    require_positive(config, "learning_rate", "max_gradient_norm")
-    require_between(config, 0.0, 1.0, "gamma")
-    require(0.0 < tau <= 1.0, "tau", "above 0 and at most 1", tau)
-    require_network(hidden_sizes, device)
-
-
-def bounded_actions(agent: str, space: Space) -> ActionMap:
-    """Return the map to actions of a Box with finite bounds; refuse others, for an agent of this name (GantryError)."""
-    if not isinstance(space, gymnasium.spaces.Box):
-        raise GantryError(f"{agent} needs Box actions, not {space}; use dqn or ppo")
-    actions = ActionMap(space)
-    if not actions.bounded:
-        raise GantryError(f"{agent} needs actions with finite bounds, not {space}; use ppo")
-    return actions
 
 
 def available_memory() -> float:
