@@ -206,10 +206,8 @@ class DDPG:
         hindsight = make_hindsight(env, config.hindsight_goals)
         self.replay = ReplayCollector(env, config, seed, env_seed, config.relative_goals, self.noise, hindsight)
         self.stepper, size, action_size = self.replay.stepper, self.replay.observations.size, actions.size
-        actor_sizes, critic_sizes = (
-            (size, *config.hidden_sizes, action_size),
-            (size + action_size, *config.hidden_sizes, 1),
-        )
+        actor_sizes = (size, *config.hidden_sizes, action_size)
+        critic_sizes = (size + action_size, *config.hidden_sizes, 1)
 
         def network(sizes: tuple[int, ...]) -> MLP:
             # Last layers are near zero: first values prefer nothing, first actions are in the middle of their range.

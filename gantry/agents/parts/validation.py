@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 TOO_LARGE = 1e18
 """Settings are below this: beyond, single precision and 64-bit integers overflow."""
-LIMITS = {"num_envs": 2**20, "torch_threads": 1024}
+LIMITS = {"num_envs": 10**6, "torch_threads": 1024}
 """Settings that are below less."""
 
 
