@@ -55,6 +55,8 @@ class TrainArguments:
     """Environment steps to learn from, such as 300000, 3e5 or 300k; by default those of the recipe."""
     seed: int = 0
     """Seed of everything random: the same seed gives the same numbers."""
+    seeds: Annotated[int | None, WHOLE_NUMBER] = None
+    """Train so many seeds, from --seed on, each in a run and a process of its own, side by side."""
     num_envs: Annotated[int | None, WHOLE_NUMBER] = None
     """Environments simulated at once; by default those of the recipe."""
     env: tuple[str, ...] = ()
@@ -92,7 +94,12 @@ _VALUED = {
 
 def main(words: Sequence[str]) -> None:
     """Run `gantry train`."""
-    train_run(words)
+    if any(word.partition("=")[0] == "--seeds" for word in words) and not {"-h", "--help"} & set(words):
+        from gantry.cli.train_seeds import train_seeds
+
+        train_seeds(words)
+    else:
+        train_run(words)
 
 
 def train_run(words: Sequence[str]) -> Run:

@@ -1,0 +1,28 @@
+"""`gantry train --seeds`: repetitions in processes side by side, each a run of its own."""
+
+import json
+
+from gantry.agents import load_agent
+from gantry.cli import main
+from gantry.runs.folder import Run
+
+
+def test_seeds_train_side_by_side_to_the_runs_of_each(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "CartPole-v1", "--steps", "64", "--num-envs", "2", "--config.rollout-steps", "8"]
+    assert main([*words, "--seed", "3", "--seeds", "2", "--out", "both", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert [result["run"] for result in json.loads(captured.out)["runs"]] == ["both/seed3", "both/seed4"]
+    assert "seed 4: trained for 64 steps" in captured.err
+    assert main([*words, "--seed", "4", "--out", "alone"]) == 0
+    assert Run("both/seed4").read_config() == Run("alone").read_config()
+    for name in ("policy.safetensors", "policy.json"):
+        assert (tmp_path / "both" / "seed4" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+    assert load_agent("both/seed3").steps == 64
+
+
+def test_failed_seeds_are_one_line(capsys):
+    assert main(["train", "CartPole-v1", "--seeds", "0"]) == 1
+    assert main(["train", "No-v0", "--seeds", "1", "--json"]) == 1
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith("gantry: 1 of 1 seeds failed; seed 0: unknown environment 'No-v0'")
