@@ -8,6 +8,7 @@ import imageio.v3 as imageio
 import mujoco
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode
 from zoo import KINDS, Walk, zoo_id
 
 from gantry.agents import A2C, A2CConfig
@@ -156,6 +157,23 @@ def test_a_time_limit_beyond_the_usual_cap_is_kept(registered, monkeypatch):
     monkeypatch.setattr("gantry.runs.episodes.MAX_STEPS", 4)
     assert evaluate(Steps().act, registered(KINDS["Endless"], max_episode_steps=9), 2).length_mean == 9.0
     assert evaluate(Steps().act, zoo_id("Endless"), 2).length_mean == 4.0
+
+
+def test_environments_with_a_vector_form_alone_are_evaluated_and_filmed(tmp_path):
+    class Vector(gymnasium.vector.SyncVectorEnv):
+        def __init__(self, num_envs, render_mode=None, max_episode_steps=None):
+            kind = KINDS["SuccessObjects"]
+            super().__init__([lambda: kind(render_mode)] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+            self.render_mode = render_mode
+
+    gymnasium.register("zoo/VectorOnly-v0", vector_entry_point=Vector)
+    try:
+        result = evaluate(Steps().act, "zoo/VectorOnly-v0", 3)
+        assert (result.score, result.success, result.length_mean) == (5.0, 1.0, 5.0)
+        film = record(Steps(), "zoo/VectorOnly-v0", tmp_path / "film.gif")
+        assert (film.scores, film.frames) == ([5.0], 15)
+    finally:
+        del gymnasium.registry["zoo/VectorOnly-v0"]
 
 
 @pytest.mark.parametrize(("kind", "success"), [("SuccessObjects", 1.0), ("SuccessOnlyIfTrue", 0.6), ("InfoText", None)])

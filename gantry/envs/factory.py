@@ -80,5 +80,7 @@ def remedy(error: BaseException) -> str:
             return "; install pygame, which draws it: pip install 'gantry-rl[toy-text]'"
         return "; install what it needs"
     if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
+        if "'physics'" in str(error) or "'disturb'" in str(error):
+            return "; --randomize and --disturb are for Gantry's tasks"
         return "; `gantry info` shows an environment's options"
     return "; this is an error of the environment's own, or of the options it was given"

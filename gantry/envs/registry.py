@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from gantry.errors import GantryError, described, nearest
+from gantry.errors import GantryError, described, nearest, shown
 
 if TYPE_CHECKING:
     from gantry.envs.task import Task
@@ -180,14 +180,14 @@ def canonical_id(name: str) -> str:
             return f"{module}:{found}"
         added = sorted(set(registry) - before)
         hint = nearest(env_id, added) if added else "; its import must register it (see docs/new_task.md)"
-        raise GantryError(f"the module {module!r} registers no environment {env_id!r}{hint}")
+        raise GantryError(f"the module {shown(module)!r} registers no environment {shown(env_id)!r}{hint}")
     for candidate in (f"gantry/{env_id}", env_id):
         if found := _in_any_case(candidate, registry):
             return found
     hint = nearest(env_id, [*_specs, *(known.removeprefix("gantry/") for known in registry)])
     if "did you mean" not in hint:
         hint = "; `gantry list` shows Gantry's own, any installed Gymnasium id works, and so does module:ID"
-    raise GantryError(f"unknown environment {env_id!r}{hint}")
+    raise GantryError(f"unknown environment {shown(env_id)!r}{hint}")
 
 
 def _in_any_case(env_id: str, known: Iterable[str]) -> str | None:

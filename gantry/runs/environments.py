@@ -17,7 +17,7 @@ from gymnasium.core import RenderFrame
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from gantry.envs.factory import make, make_vec, remedy
-from gantry.envs.registry import canonical_id, find_task, registered_id
+from gantry.envs.registry import canonical_id, find_task, import_module_of, registered_id
 from gantry.errors import GantryError, described, shown
 from gantry.files import write_bytes
 from gantry.runs.environment_state import UnknownState, environment_state, restore_environment
@@ -115,7 +115,11 @@ def open_env(
     if render_mode is not None:
         options["render_mode"] = render_mode
     if num_envs is None:
-        single = make(canonical, **options)
+        spec = gymnasium.spec(import_module_of(canonical))
+        if spec.entry_point is None:
+            single: gymnasium.Env = _OnlyOne(make_vec(canonical, 1, **options))
+        else:
+            single = make(canonical, **options)
         return single if _is_ours(canonical) else _ForeignEnv(single, canonical)
     if find_task(canonical) is not None:
         options["autoreset_mode"] = autoreset_mode
@@ -129,6 +133,45 @@ def _is_ours(env_id: str) -> bool:
     """Return whether Gantry ships the environment, so that an exception in it would be an error of Gantry's own."""
     task = find_task(env_id)
     return task is not None and task.class_path.startswith("gantry.")
+
+
+class _OnlyOne(gymnasium.Env):
+    """The one environment of a vector environment, where others offer no single one."""
+
+    def __init__(self, vector: VectorEnv) -> None:
+        self._vector = vector
+        self.observation_space, self.action_space = vector.single_observation_space, vector.single_action_space
+        self.metadata, self.spec, self.render_mode = vector.metadata, vector.spec, vector.render_mode
+
+    def reset(self, *, seed: int | None = None, options: Json | None = None) -> tuple[Observation, Infos]:
+        """Begin a new episode."""
+        observations, infos = self._vector.reset(seed=seed, options=options)
+        return _first(observations), _first(infos)
+
+    def step(self, action: Observation) -> tuple[Observation, SupportsFloat, bool, bool, Infos]:
+        """Advance by one step."""
+        observations, rewards, terminated, truncated, infos = self._vector.step(np.asarray(action)[None])
+        if (terminated[0] or truncated[0]) and "final_obs" in infos:  # the next episode has begun already
+            observations, infos = infos["final_obs"], infos.get("final_info", infos)
+        return _first(observations), float(rewards[0]), bool(terminated[0]), bool(truncated[0]), _first(infos)
+
+    def render(self) -> RenderFrame | list[RenderFrame] | None:
+        """Return what the environment draws."""
+        frames = self._vector.render()
+        return None if frames is None else frames[0]
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._vector.close()
+
+
+def _first(batch: Observation) -> Observation:
+    """Return the first of a batch of observations or infos."""
+    if isinstance(batch, dict):
+        return {name: _first(part) for name, part in batch.items()}
+    if isinstance(batch, tuple):
+        return tuple(_first(part) for part in batch)
+    return batch[0] if isinstance(batch, np.ndarray | list) and len(batch) else batch
 
 
 class _Copy(gymnasium.Wrapper):
