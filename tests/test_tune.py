@@ -118,6 +118,12 @@ def test_trial_below_the_median_of_its_rung_is_given_up(monkeypatch, tmp_path):
     assert result.score == 40.0
 
 
+def test_options_that_a_recipe_was_tuned_for_are_those_of_the_search(monkeypatch, tmp_path):
+    scripted(monkeypatch, [[1.0] * RUNGS])
+    rooms = plan(env_id="gantry/VacuumRooms-v0", agent="q-learning", trials=1, repeats=0)
+    assert tune(rooms, tmp_path).recipe.env_options == {"observation": "discrete"}
+
+
 def test_settings_that_fail_are_bad_trials_with_their_reason(monkeypatch, tmp_path):
     scripted(monkeypatch, [[1.0] * RUNGS, "learning stopped: NaN", [2.0] * RUNGS])
     heard = []

@@ -142,6 +142,7 @@ def tune(
         KeyboardInterrupt: the search so far is kept, and its best recipe written.
     """
     base = _base_recipe(plan)
+    plan = dataclasses.replace(plan, env_options=dict(base.env_options))
     space = _space_around(plan, base.config)
     with _quiet():
         study = _open_study(plan, folder, storage, space, base.config)
@@ -401,7 +402,7 @@ def _process() -> str:
 def _is_dead(process: str) -> bool:
     """Return whether the process that ran a trial was one of this machine and is no more."""
     host, _, number = process.rpartition(":")
-    if host != socket.gethostname():
+    if host != socket.gethostname() or os.name != "posix":
         return False
     try:
         os.kill(int(number), 0)
