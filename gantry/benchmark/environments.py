@@ -14,6 +14,7 @@ from mujoco.batch import Batch
 
 from gantry.benchmark.rows import Report, Row, median_rate, median_ratio, rounds, seconds
 from gantry.envs.simulator import Simulator, make_simulator
+from gantry.errors import described
 
 SWING_UP = "gantry/CartPoleSwingUp-v0"
 PENDULUM = "InvertedPendulum-v5"
@@ -188,8 +189,11 @@ def _against_envpool(report: Report, repeats: int) -> None:
     if importlib.util.find_spec("envpool") is None:
         report(Row(name, None, "times", 2.0, note="EnvPool is not installed (pip install envpool)"))
         return
-    import envpool  # type: ignore[import-not-found,unused-ignore]
-
+    try:
+        import envpool  # type: ignore[import-not-found,unused-ignore]
+    except (ImportError, OSError) as error:  # some of its wheels lack files that it reads when it is imported
+        report(Row(name, None, "times", 2.0, note=f"EnvPool cannot be imported: {described(error)}"))
+        return
     count, vector_steps = 256, BLOCK_STEPS // 256
     peer = envpool.make(ENVPOOL_TASK, env_type="gymnasium", num_envs=count, num_threads=os.cpu_count(), seed=0)
     peer.reset()

@@ -1,6 +1,8 @@
 """What every benchmark shares: measurements with their targets, and fair timing."""
 
+import concurrent.futures
 import dataclasses
+import hashlib
 import os
 import platform
 import statistics
@@ -8,8 +10,24 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from gantry.envs.batch import available_cores
 from gantry.runs.folder import current_versions
 from gantry.types import Json
+
+
+class Median(float):
+    """A median over rounds of timing, with their quartiles."""
+
+    quartiles: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Median":
+        """Return the median of some rounds."""
+        found = cls(statistics.median(values))
+        if len(values) > 1:
+            lower, _, upper = statistics.quantiles(values, n=4, method="inclusive")
+            found.quartiles = (lower, upper)
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +50,15 @@ class Row:
             return None
         return self.value >= self.target if self.better == "higher" else self.value <= self.target
 
+    @property
+    def spread(self) -> tuple[float, float] | None:
+        """The quartiles of the rounds that the value is the median of; None for any other value."""
+        return self.value.quartiles if isinstance(self.value, Median) else None
+
     def to_json(self) -> Json:
         """Return it as JSON values."""
-        return {**dataclasses.asdict(self), "met": self.met}
+        value = None if self.value is None else float(self.value)
+        return {**dataclasses.asdict(self), "value": value, "spread": self.spread, "met": self.met}
 
 
 Report = Callable[[Row], None]
@@ -65,11 +89,40 @@ def rounds(functions: Sequence[Callable[[], object]], count: int) -> list[list[f
     return [[seconds(function) for function in functions] for _ in range(count)]
 
 
-def median_ratio(times: list[list[float]], slower: int, faster: int) -> float:
+def median_ratio(times: list[list[float]], slower: int, faster: int) -> Median:
     """Return the median over rounds of one column's seconds over another's: paired, so that drift cancels."""
-    return statistics.median(row[slower] / row[faster] for row in times)
+    return Median.of([row[slower] / row[faster] for row in times])
 
 
-def median_rate(times: list[list[float]], column: int, steps: int) -> float:
+def median_rate(times: list[list[float]], column: int, steps: int) -> Median:
     """Return the median number of steps a second of a column whose every call takes `steps` steps."""
-    return steps / statistics.median(row[column] for row in times)
+    return Median.of([steps / row[column] for row in times])
+
+
+PRESENT = 1.7
+"""Speed-up by two threads from which the second core counts as being there."""
+
+
+def second_core(report: Report, repeats: int = 5) -> None:
+    """Report how much faster two threads get through twice the work than one: less than 2 where cores are shared.
+
+    Args:
+        report: called with the row.
+        repeats: rounds of timing.
+    """
+    if available_cores() < 2:
+        report(Row("a second core", None, "times", note="this process may use one core only"))
+        return
+    data = bytes(2**24)
+
+    def work(threads: int) -> Callable[[], None]:
+        def block() -> None:
+            with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+                list(pool.map(lambda _: hashlib.sha256(data).digest(), range(threads)))
+
+        return block
+
+    times = rounds([work(1), work(2)], repeats)
+    found = Median.of([2.0 * one / two for one, two in times])
+    note = "" if found >= PRESENT else "the second core is busy with something else: figures with threads are too low"
+    report(Row("a second core: two threads over one", found, "times", note=note))

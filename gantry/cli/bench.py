@@ -44,19 +44,21 @@ class BenchArguments:
 def main(words: Sequence[str]) -> None:
     """Run `gantry bench`."""
     arguments = parse(BenchArguments, "bench", words)
-    from gantry.benchmark.rows import machine
+    from gantry.benchmark.rows import machine, second_core
 
     screen = console(arguments.json)
     rows: list[Row] = []
 
     def report(row: "Row") -> None:
         rows.append(row)
-        value = "–" if row.value is None else f"{row.value:,.2f}" if row.value < 1000 else f"{row.value:,.0f}"
+        value = "–" if row.value is None else _number(row.value)
+        spread = "" if row.spread is None else f" ({' to '.join(map(_number, row.spread))})"
         sign = "≥" if row.better == "higher" else "≤"
         target = "" if row.target is None else f"   target {sign} {row.target:g}"
         verdict = {True: "[green]met[/]", False: "[red]missed[/]", None: ""}[row.met]
-        screen.print(f"{row.name}: [bold]{value}[/] {row.unit}{target} {verdict} {row.note}", soft_wrap=True)
+        screen.print(f"{row.name}: [bold]{value}[/]{spread} {row.unit}{target} {verdict} {row.note}", soft_wrap=True)
 
+    second_core(report)
     if arguments.what == "envs":
         from gantry.benchmark import environments
 
@@ -90,3 +92,7 @@ def main(words: Sequence[str]) -> None:
             sac.measure(report, arguments.seeds, arguments.peers)
     if arguments.json:
         print_json({"rows": [row.to_json() for row in rows], "machine": machine()})
+
+
+def _number(value: float) -> str:
+    return f"{value:,.2f}" if value < 1000 else f"{value:,.0f}"
