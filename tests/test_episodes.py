@@ -318,7 +318,7 @@ def test_mujoco_warns_once_for_many_copies_and_into_no_file(registered, tmp_path
 @pytest.mark.parametrize(
     ("kind", "settings", "expected"),
     [
-        ("CarriesMuJoCo", {"camera": "9" * 5000}, "numbers go from 0 to 1"),
+        ("CarriesMuJoCo", {"camera": "9" * 5000}, "it has 2, counted from 0"),
         ("FloatMax", {"camera": "top"}, "draws itself"),
         ("FloatMax", {"backend": "raycast"}, "draws itself"),
         ("CarriesMuJoCo", {"camera": "front"}, "side, top"),

@@ -136,8 +136,9 @@ def _camera(model: mujoco.MjModel, camera: str | int | None) -> mujoco.MjvCamera
         index = numbers.index(str(camera))
     else:
         known = ", ".join(name for name in names if name) or "none with a name"
-        what = f"the model has no camera {shown(camera)!r}; its cameras: {known}"
-        raise GantryError(f"{what}; their numbers go from 0 to {model.ncam - 1}" if model.ncam else what)
+        raise GantryError(
+            f"the model has no camera {shown(camera)!r}; its cameras: {known}; it has {model.ncam}, counted from 0"
+        )
     result.type = mujoco.mjtCamera.mjCAMERA_FIXED
     result.fixedcamid = index
     return result
