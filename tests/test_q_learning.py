@@ -11,6 +11,7 @@ from gymnasium.vector.utils import batch_space
 from toy_text import toy_text_mdp
 
 from gantry.agents import load_agent, save_agent
+from gantry.agents.parts import validation
 from gantry.agents.q_learning import (
     QLearning,
     QLearningConfig,
@@ -475,3 +476,9 @@ def test_metrics_are_complete():
     }  # fmt: skip
     assert all(math.isfinite(value) for name, value in rows[-1].items() if name != "success_mean")
     assert rows[-1]["cells_visited"] == np.count_nonzero(agent.visits)
+
+
+def test_memory_of_replay_is_named_by_its_own_setting(monkeypatch):
+    monkeypatch.setattr(validation, "available_memory", lambda: 2.0**33)
+    with pytest.raises(GantryError, match=r"replay_capacity \(--config\.replay-capacity\) must be lower"):
+        QLearning(opened("FrozenLake-v1", 2), QLearningConfig(replay_batches=1, replay_capacity=10**12))

@@ -295,7 +295,9 @@ class QLearning:
         self._replay: ReplayBuffer | None = None
         if config.replay_batches:
             capacity = max(config.replay_capacity, 2 * env.num_envs)  # the least that the buffer takes
-            self._replay = trainer["replay"] = ReplayBuffer(capacity, env.num_envs, 1, 1, config.gamma)
+            self._replay = trainer["replay"] = ReplayBuffer(
+                capacity, env.num_envs, 1, 1, config.gamma, setting="replay_capacity"
+            )
         self.checkpoint = Checkpoint(policy={"q": self.q}, trainer=trainer)
 
     @property

@@ -58,7 +58,10 @@ class Checkpoint:
             part.load_state(under(tensors, name))
 
     def state(self) -> Tensors:
-        """Return copies of everything that further learning depends on, named "part.tensor"."""
+        """Return copies of everything that further learning depends on, named "part.tensor".
+
+        The table of a replay buffer is no copy, for the sake of memory: write or copy it before learning goes on.
+        """
         return _gathered(self._parts)
 
     def load_state(self, tensors: Tensors) -> None:

@@ -66,6 +66,7 @@ class ReplayBuffer:
         action_size: A; a Discrete action takes 1.
         gamma: discount per step.
         n_step: steps of a return, at most.
+        setting: that the capacity comes from, for messages.
 
     Attributes:
         num_envs: n.
@@ -80,19 +81,20 @@ class ReplayBuffer:
     """
 
     def __init__(
-        self, capacity: int, num_envs: int, observation_size: int, action_size: int, gamma: float, n_step: int = 1
-    ) -> None:
+        self, capacity: int, num_envs: int, observation_size: int, action_size: int, gamma: float, n_step: int = 1,
+        setting: str = "buffer_size",
+    ) -> None:  # fmt: skip
         least = max(n_step, 2) * num_envs
         if capacity < least:
             raise GantryError(
                 f"a replay buffer of {capacity} transitions is too small for {num_envs} environments and returns of "
-                f"{n_step} steps; set buffer_size to at least {least}"
+                f"{n_step} steps; set {setting} to at least {least}"
             )
         self.num_envs, self.gamma, self.n_step = num_envs, gamma, n_step
         self.slots = capacity // num_envs
         self.action_size, d = action_size, observation_size
         what = f"a replay buffer of {capacity:,} transitions with observations of {d:,} numbers"
-        require_memory(self.slots * num_envs * (2 * d + action_size + 5), "buffer_size", what)
+        require_memory(self.slots * num_envs * (2 * d + action_size + 5), setting, what)
         self.table = torch.empty(self.slots, num_envs, 2 * d + action_size + 2)
         self._view = self.table.numpy()
         parts = np.split(self._view, np.cumsum([d, action_size, d]), axis=2)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 TOO_LARGE = 1e18
 """Settings are below this: beyond, single precision and 64-bit integers overflow."""
+ALWAYS_AT_HAND = 2**26
+"""Bytes that are given without asking the system what it has."""
 LIMITS = {"num_envs": 10**6, "torch_threads": 1024}
 """Settings that are below less."""
 
@@ -47,8 +49,8 @@ def require_positive(config: object, *names: str) -> None:
 
 def require_memory(numbers: int, name: str, what: str = "it") -> None:
     """Refuse a setting by which `what` asks for more numbers, of 4 bytes, than memory can take (GantryError)."""
-    wanted, at_hand = 4 * numbers, available_memory()
-    if wanted > at_hand:
+    wanted = 4 * numbers
+    if wanted > ALWAYS_AT_HAND and wanted > (at_hand := available_memory()):
         size = f"{wanted / 2**30:,.1f} GiB" if wanted < 2**70 else "more"
         flag = f" (--config.{name.replace('_', '-')})" if name.isidentifier() else ""
         raise GantryError(
