@@ -414,6 +414,11 @@ def test_comparison_says_who_is_not_clearly_below_the_best():
     assert comparison.shared == ["A-v0"]  # `equal` was not run in the other one
 
 
+def test_with_one_seed_only_the_best_is_best():
+    trainings = [training("A-v0", "good", 0, 90.0), training("A-v0", "bad", 0, 89.0)]
+    assert [entry.best for entry in Comparison(trainings, {}, {}).entries] == [True, False]
+
+
 def test_aggregates_are_over_environments_that_all_share():
     trainings = [each for each in made_up() if each.algorithm != "equal"]
     comparison = Comparison(trainings, {"A-v0": {"random": 0.0, "ilqr": 100.0}}, {"B<b>-v0": ("solved", 1000.0)})

@@ -67,7 +67,7 @@ class Entry:
     share: float
     """Of the reference, 0 to 1; the mean, normalized."""
     best: bool
-    """Whether no other is clearly better: the 95 % interval of the difference to the best mean holds zero."""
+    """Whether no other is clearly better: it has the best mean, or the 95 % interval of the difference holds zero."""
     success: float | None
     to_threshold_steps: statistics.TimeToThreshold
     to_threshold_seconds: statistics.TimeToThreshold | None
@@ -140,7 +140,7 @@ class Comparison:
                     finals,
                     interval(statistics.mean, [finals]),
                     float(scale.normalized(finals.mean())),
-                    algorithm == best or not bool(lead.low > 0.0),
+                    algorithm == best or bool(lead.low <= 0.0),
                     float(np.mean(successes)) if successes else None,
                     statistics.time_to_threshold([(each.steps, each.scores) for each in trainings], scale.threshold),
                     statistics.time_to_threshold(

@@ -291,8 +291,8 @@ class Report:
         seeds = sorted({len(entry.finals) for entry in comparison.entries})
         count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
         text = (
-            f"{len(comparison.algorithms)} algorithms in {len(comparison.environments)} environments, "
-            f"{count} seeds each."
+            f"{_count(len(comparison.algorithms), 'algorithm')} in "
+            f"{_count(len(comparison.environments), 'environment')}, seeds of each: {count}."
         )
         protocol = self.about.get("protocol")
         if protocol:
@@ -301,7 +301,7 @@ class Report:
                 f"{protocol['seconds']:g} s of training" if protocol.get("seconds") else "",
             ]
             text += (
-                f" Each trained for at most {' and '.join(filter(None, limits))} on {protocol['cores']} core(s), was "
+                f" Each trained for at most {' and '.join(filter(None, limits))} on {_count(protocol['cores'], 'core')}, was "
                 f"evaluated {protocol['checkpoints']} times on {protocol['episodes']} episodes with the clock stopped, "
                 f"and in the end on {protocol['final_episodes']} test episodes. All share these episodes."
             )
@@ -320,8 +320,8 @@ class Report:
     def _about_aggregates(self) -> str:
         shared, all_of = self.comparison.shared, self.comparison.environments
         return (
-            f"Normalized scores: 0 and 1 as in “What scores are measured by”. {len(shared)} of {len(all_of)} "
-            "environments count, those in which every algorithm has a result. IQM: mean of the middle half of all "
+            f"Normalized scores: 0 and 1 as in “What scores are measured by”. {len(shared)} of "
+            f"{_count(len(all_of), 'environment')} count: those in which every algorithm has a result. IQM: mean of the middle half of all "
             "trainings. Performance profile: share of trainings above a score. Probability of improvement: that a "
             "training of the first ends above one of the second."
         )
@@ -438,6 +438,10 @@ class Report:
             for name, (kind, text) in files.items()
         ]
         return f"The data: {', '.join(links)}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _number(value: float) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from gantry.agents import AGENTS
 from gantry.benchmark.cell import finished, progress_of, read_result, run_job
 from gantry.benchmark.contenders import contender
 from gantry.benchmark.plan import CELLS, Cell, claim
@@ -16,6 +17,7 @@ from gantry.benchmark.reference import REFERENCE
 from gantry.benchmark.results import environment_label
 from gantry.errors import GantryError
 from gantry.files import read_json, write_json
+from gantry.runs.recipes import FAMILIES
 from gantry.types import Json
 
 REFERENCES = "references"
@@ -114,11 +116,15 @@ def lost_cells(folder: Path) -> set[str]:
 
 
 def _preload(cells: Sequence[Cell]) -> list[str]:
-    """Return the modules that most cells need."""
-    modules = {contender(cell.algorithm).module for cell in cells if contender(cell.algorithm).library != "gantry"}
-    ours = ["torch", "gantry.benchmark.cell", "gantry.benchmark.our_training", "gantry.benchmark.their_training"]
-    # JAX starts threads when it is imported; PyTorch's optimizers import its compiler when they are first made.
-    return [*ours, *sorted(modules - {"sbx"}), *(["torch._dynamo"] if modules else [])]
+    """Return the modules that cells need, so that each is imported once and not by every process."""
+    contenders = [contender(cell.algorithm) for cell in cells]
+    agents = {AGENTS[each.algorithm].partition(":")[0] for each in contenders if each.library == "gantry"}
+    others = {each.module for each in contenders if each.library != "gantry"}
+    shared = ["torch", "mujoco", "gantry.benchmark.cell", "gantry.benchmark.our_training", *FAMILIES.values()]
+    if others:
+        # PyTorch's optimizers import its compiler when they are first made.
+        others |= {"gantry.benchmark.their_training", "torch._dynamo"}
+    return [*shared, *sorted(agents), *sorted(others - {"sbx"})]  # JAX starts threads when it is imported
 
 
 @contextlib.contextmanager
