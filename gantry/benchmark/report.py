@@ -301,7 +301,8 @@ class Report:
                 f"{protocol['seconds']:g} s of training" if protocol.get("seconds") else "",
             ]
             text += (
-                f" Each trained for at most {' and '.join(filter(None, limits))} on {_count(protocol['cores'], 'core')}, was "
+                f" Each trained for at most {' and '.join(filter(None, limits))} on "
+                f"{_count(protocol['cores'], 'core')}, was "
                 f"evaluated {protocol['checkpoints']} times on {protocol['episodes']} episodes with the clock stopped, "
                 f"and in the end on {protocol['final_episodes']} test episodes. All share these episodes."
             )
@@ -321,8 +322,8 @@ class Report:
         shared, all_of = self.comparison.shared, self.comparison.environments
         return (
             f"Normalized scores: 0 and 1 as in “What scores are measured by”. {len(shared)} of "
-            f"{_count(len(all_of), 'environment')} count: those in which every algorithm has a result. IQM: mean of the middle half of all "
-            "trainings. Performance profile: share of trainings above a score. Probability of improvement: that a "
+            f"{_count(len(all_of), 'environment')} count: those in which every algorithm has a result. "
+            "IQM: mean of the middle half of all trainings. Performance profile: share of trainings above a score. Probability of improvement: that a "
             "training of the first ends above one of the second."
         )
 
