@@ -323,7 +323,8 @@ class Report:
         return (
             f"Normalized scores: 0 and 1 as in “What scores are measured by”. {len(shared)} of "
             f"{_count(len(all_of), 'environment')} count: those in which every algorithm has a result. "
-            "IQM: mean of the middle half of all trainings. Performance profile: share of trainings above a score. Probability of improvement: that a "
+            "IQM: mean of the middle half of all trainings. "
+            "Performance profile: share of trainings above a score. Probability of improvement: that a "
             "training of the first ends above one of the second."
         )
 
