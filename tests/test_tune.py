@@ -124,6 +124,12 @@ def test_options_that_a_recipe_was_tuned_for_are_those_of_the_search(monkeypatch
     assert tune(rooms, tmp_path).recipe.env_options == {"observation": "discrete"}
 
 
+def test_td3_stays_td3(monkeypatch, tmp_path):
+    scripted(monkeypatch, [[1.0] * RUNGS, [2.0] * RUNGS])
+    tune(plan(env_id="Pendulum-v1", agent="td3", trials=2, repeats=0), tmp_path)
+    assert read_recipe(tmp_path / "recipe.json").agent == "td3"
+
+
 def test_settings_that_fail_are_bad_trials_with_their_reason(monkeypatch, tmp_path):
     scripted(monkeypatch, [[1.0] * RUNGS, "learning stopped: NaN", [2.0] * RUNGS])
     heard = []

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gantry.agents import config_class
+from gantry.agents import config_class, default_config
 from gantry.errors import GantryError, shown
 from gantry.files import config_from_json, config_to_json, read_json, write_json
 from gantry.runs.recipes import Recipe
@@ -44,5 +44,6 @@ def read_recipe(path: Path) -> Recipe:
         raise GantryError(f"{shown(path)} was written by a later version of Gantry")
     if content["total_steps"] < 1:
         raise GantryError(f"{shown(path)}: total_steps must be at least 1, not {content['total_steps']}")
-    config = config_from_json(config_class(content["agent"]), content["config"], shown(path))
+    settings = {**config_to_json(default_config(content["agent"])), **content["config"]}
+    config = config_from_json(config_class(content["agent"]), settings, shown(path))
     return Recipe(content["env_id"], config, content["total_steps"], content["env_options"])
