@@ -20,5 +20,5 @@ Options = Mapping[str, Any]
 """Settings by name."""
 Json = dict[str, Any]
 """A JSON object."""
-SearchSpace = dict[str, tuple[float, float, bool] | list[Any]]
+SearchSpace = dict[str, tuple[float, float, bool] | list[object]]
 """Setting → (lowest, highest, whether its logarithm is what matters), whole numbers where both are; or its choices."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantry.agents.parts.registry import registered_class
 from gantry.errors import GantryError
+from gantry.types import Json
 
 if TYPE_CHECKING:
     from gantry.agents.a2c import A2C, A2CConfig
@@ -52,7 +53,7 @@ AGENTS = {name: f"gantry.agents.{module}:{agent}" for name, (module, agent, _) i
 CONFIGS = {name: f"gantry.agents.{module}:{config}" for name, (module, _, config) in _REGISTRY.items()}
 """Agent's id → "module:Class" of the dataclass of its settings."""
 
-DEFAULTS: dict[str, dict[str, Any]] = {"td3": {"twin_critics": True}}
+DEFAULTS: dict[str, Json] = {"td3": {"twin_critics": True}}
 """Agent's id → the settings that make it this agent, where it shares its class with another one."""
 
 DESCRIPTIONS: dict[str, str] = {

@@ -16,6 +16,7 @@ from typing import Any
 from gantry.benchmark.pool import LOG, LOOK, TRIES, Outcome, State, Work, available
 from gantry.errors import CannotWrite, GantryError, described
 from gantry.files import replacing
+from gantry.types import Json
 
 LAST_FILES = ("result.json", "failed.json")
 """Files that say that a job has ended: written after all others."""
@@ -142,7 +143,7 @@ def _connected(address: str, cores: int) -> Iterator[Any]:
         raise GantryError("--ray needs Ray: pip install 'gantry-rl[cluster]'") from error
     _check_reachable(address)
     path = os.pathsep.join(filter(None, (os.getcwd(), os.environ.get("PYTHONPATH", ""))))
-    settings: dict[str, Any] = {
+    settings: Json = {
         "logging_level": logging.ERROR,
         "log_to_driver": False,
         "include_dashboard": None,

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from gantry.cli.options import parse_options
 from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError
+from gantry.types import Json
 
 if TYPE_CHECKING:
     from gantry.benchmark.plan import Cell
@@ -120,7 +121,7 @@ def main(words: Sequence[str]) -> None:
 
         film_cells(folder, cells, lambda line: screen.print(line, soft_wrap=True))
     goals = {name: goal for name in {each.environment for each in trainings} if (goal := goal_of(name)) is not None}
-    about: dict[str, Any] = {"command": command}
+    about: Json = {"command": command}
     if cells:
         about["protocol"] = cells[0].to_json()["protocol"]
     comparison = Comparison(trainings, read_references(folder, cells), goals)
@@ -149,7 +150,7 @@ def _cells(arguments: BenchmarkArguments) -> "list[Cell]":
     if chosen is None and not arguments.envs:
         return []
     algorithms = asked or (() if chosen is None else chosen.algorithms)
-    changes: dict[str, Any] = {
+    changes: Json = {
         name: getattr(arguments, name)
         for name in ("checkpoints", "episodes", "final_episodes")
         if getattr(arguments, name) is not None

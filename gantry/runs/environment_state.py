@@ -20,6 +20,9 @@ from gymnasium.vector import VectorEnv
 
 from gantry.types import Array
 
+SimulationData = Any
+"""A `mujoco.MjData`: mujoco has no types."""
+
 MOST_ENTRIES = 1000
 """Entries of lists and dictionaries in one attribute; a larger one is too slow to save with every update."""
 STATIC = (gymnasium.Env, VectorEnv, gymnasium.Space, EnvSpec, enum.Enum, type, ModuleType)
@@ -170,7 +173,7 @@ def _restore(node: Any, name: str, current: Any, description: Any, state: dict[s
 # MuJoCo: what a step depends on, and the arrays that were derived from it, which observations may read before the next.
 
 
-def _simulation_state(data: Any, path: str, arrays: dict[str, Array]) -> dict[str, str]:
+def _simulation_state(data: SimulationData, path: str, arrays: dict[str, Array]) -> dict[str, str]:
     """Put an MjData's arrays, those of a number type as one, into `arrays`; return where they are, by number type."""
     packed = {
         kind: np.concatenate([getattr(data, name).reshape(-1) for name in names])
@@ -185,7 +188,7 @@ _FIXED: dict[tuple[int, ...], dict[str, list[str]]] = {}
 """Sizes of a model → the names of the arrays of its MjData that lie outside the arena, by number type."""
 
 
-def _fixed_arrays(data: Any) -> dict[str, list[str]]:
+def _fixed_arrays(data: SimulationData) -> dict[str, list[str]]:
     """Return the names of the arrays that are of the same size in every step: MuJoCo makes the others anew in each."""
     import mujoco
 
@@ -203,7 +206,7 @@ def _fixed_arrays(data: Any) -> dict[str, list[str]]:
     return _FIXED[key]
 
 
-def _restore_simulation(data: Any, keys: dict[str, str], state: dict[str, Array]) -> None:
+def _restore_simulation(data: SimulationData, keys: dict[str, str], state: dict[str, Array]) -> None:
     import mujoco
 
     _assign(data, keys, state)
@@ -211,7 +214,7 @@ def _restore_simulation(data: Any, keys: dict[str, str], state: dict[str, Array]
     _assign(data, keys, state)
 
 
-def _assign(data: Any, keys: dict[str, str], state: dict[str, Array]) -> None:
+def _assign(data: SimulationData, keys: dict[str, str], state: dict[str, Array]) -> None:
     data.time = float(state[keys["time"]])
     for kind, names in _fixed_arrays(data).items():
         arrays = [getattr(data, name) for name in names]

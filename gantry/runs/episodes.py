@@ -132,7 +132,7 @@ def play(
             under_way = [episode for episode in under_way if not episode.ended]
 
 
-def as_vector(env: gymnasium.Env[Any, Any]) -> VectorEnv:
+def as_vector(env: gymnasium.Env) -> VectorEnv:
     """Return a vector environment that consists of the one given."""
     return SyncVectorEnv([lambda: env])
 

@@ -85,7 +85,7 @@ def deferring(waiting_for: str) -> Iterator[StopRequest]:
 
 
 @contextlib.contextmanager
-def _handling(handle: Callable[[int, FrameType | None], Any], counter: _Counter) -> Iterator[None]:
+def _handling(handle: Callable[[int, FrameType | None], object], counter: _Counter) -> Iterator[None]:
     """Handle all signals within the block, except those that whoever started the process ignores (`nohup`)."""
     if threading.current_thread() is not threading.main_thread():
         yield

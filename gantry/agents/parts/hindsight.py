@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from gantry.agents.parts.replay import Minibatch, ReplayBuffer
 from gantry.agents.parts.spaces import ObservationMap, Spaces
 from gantry.errors import GantryError
+from gantry.types import Infos, Space
 
 GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")
 """The parts of a goal environment's observations, as in Gymnasium-Robotics."""
 
 Goals = NDArray[np.float32]
-ForGoals = Callable[[Goals, Goals, dict[str, Any]], Any]
+ForGoals = Callable[[Goals, Goals, Infos], Any]
 """Rewards or end flags (B,) from achieved goals (B, *goal shape), desired goals of that shape, and an empty dictionary
 of infos; or one number from one pair of goals."""
 
@@ -42,7 +43,7 @@ class EndingGoalEnv(Protocol):
     compute_terminated: ForGoals
 
 
-def check_goals(observation_space: gymnasium.Space[Any]) -> None:
+def check_goals(observation_space: Space) -> None:
     """Refuse observations without goals.
 
     Raises:
@@ -112,7 +113,7 @@ class Hindsight:
     """
 
     def __init__(
-        self, observation_space: gymnasium.Space[Any], compute_reward: ForGoals, goals: int = 4,
+        self, observation_space: Space, compute_reward: ForGoals, goals: int = 4,
         compute_terminated: ForGoals | None = None,
     ) -> None:  # fmt: skip
         check_goals(observation_space)

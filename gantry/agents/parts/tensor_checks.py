@@ -4,13 +4,12 @@ import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from gantry.errors import GantryError, shown
-from gantry.types import Json
+from gantry.types import Json, Options
 
 LONGEST = 2**20
 """Bytes up to which a tensor's checksum is a CRC; a longer one's is the sum of its 64-bit words, six times as fast."""
@@ -21,7 +20,7 @@ def sealed(tensors: Mapping[str, torch.Tensor], metadata: dict[str, str], beside
     return {**metadata, "checksum": _checksum(tensors, metadata, beside)}
 
 
-def check_seal(tensors: Mapping[str, torch.Tensor], metadata: Any, where: Path, beside: Json | None = None) -> None:
+def check_seal(tensors: Mapping[str, torch.Tensor], metadata: Options, where: Path, beside: Json | None = None) -> None:
     """Refuse what `sealed` did not return the metadata of; raises GantryError."""
     if isinstance(metadata, dict):
         rest = {name: text for name, text in metadata.items() if name != "checksum"}
@@ -31,7 +30,7 @@ def check_seal(tensors: Mapping[str, torch.Tensor], metadata: Any, where: Path, 
     raise GantryError(f"{shown(where)} is damaged{other} (its checksum does not fit); restore it or train again")
 
 
-def _checksum(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any], beside: Json | None) -> str:
+def _checksum(tensors: Mapping[str, torch.Tensor], metadata: Options, beside: Json | None) -> str:
     total = zlib.crc32(json.dumps([metadata, beside], sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
