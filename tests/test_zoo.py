@@ -8,7 +8,7 @@ from zoo import KINDS, Walk, zoo_id
 
 from gantry.agents import AGENTS, load_agent
 from gantry.agents.a2c import A2CConfig
-from gantry.agents.ddpg import DDPGConfig, TD3Config
+from gantry.agents.ddpg import DDPGConfig
 from gantry.agents.dqn import DQNConfig
 from gantry.agents.models.ensemble import EnsembleConfig
 from gantry.agents.models.plan_search import SearchConfig
@@ -42,7 +42,7 @@ CONFIGS = {
     "q-learning": QLearningConfig(num_envs=2, report_steps=4),
     "reinforce": ReinforceConfig(num_envs=2, episodes=2, hidden_sizes=(4,)),
     "sac": SACConfig(**OFF_POLICY),
-    "td3": TD3Config(**OFF_POLICY),
+    "td3": DDPGConfig(**OFF_POLICY, twin_critics=True),
 }  # fmt: skip
 
 
