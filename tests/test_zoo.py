@@ -6,19 +6,24 @@ import pytest
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from zoo import KINDS, Walk, zoo_id
 
-from gantry.agents import AGENTS, load_agent
-from gantry.agents.a2c import A2CConfig
-from gantry.agents.ddpg import DDPGConfig
-from gantry.agents.dqn import DQNConfig
+from gantry.agents import (
+    AGENTS,
+    A2CConfig,
+    CEMConfig,
+    DDPGConfig,
+    DQNConfig,
+    NESConfig,
+    PlannerConfig,
+    PPOConfig,
+    QLearningConfig,
+    ReinforceConfig,
+    SACConfig,
+    agent_class,
+    load_agent,
+)
 from gantry.agents.models.ensemble import EnsembleConfig
 from gantry.agents.models.plan_search import SearchConfig
-from gantry.agents.pets import PlannerConfig
-from gantry.agents.policy_search import CEMConfig, NESConfig
-from gantry.agents.ppo import PPOConfig
 from gantry.agents.protocol import EpisodicActor
-from gantry.agents.q_learning import QLearningConfig
-from gantry.agents.reinforce import ReinforceConfig
-from gantry.agents.sac import SACConfig
 from gantry.errors import GantryError
 from gantry.film import record as film
 from gantry.runs.evaluate import evaluate_agent
@@ -49,7 +54,7 @@ CONFIGS = {
 OFTEN = 8
 """One cell in so many is tested for agents other than PPO where slow tests are left out."""
 ALWAYS_REFUSED = {
-    "ActionsWhole": "actions must be",
+    "ActionsWhole": "actions must be|needs",
     "Exits": r"failed in step\(\): SystemExit: 3",
     "FailsMake": "cannot make .* refused to make",
     "FailsReset": r"failed in reset\(\): .* refused to reset",
@@ -83,13 +88,12 @@ def refused(agent, kind):
         return None if isinstance(acted, Discrete) else "actions must be Discrete"
     if kind in REFUSED_IF_OBSERVED:
         return REFUSED_IF_OBSERVED[kind]
-    if isinstance(acted, MultiDiscrete | MultiBinary) and agent not in ("a2c", "ppo", "reinforce"):
-        return "actions must be"
-    if agent == "dqn" and isinstance(acted, Box):
+    if agent in CONTINUOUS and kind != "ActionsScalar" and acted is not Walk.action_space:
+        return "finite bounds" if isinstance(acted, Box) else "needs Box actions"
+    if agent == "dqn" and not isinstance(acted, Discrete):
         return "needs Discrete actions"
-    if agent in CONTINUOUS and isinstance(acted, Box) and kind != "ActionsScalar":
-        return "finite bounds"
-    return "needs Box actions" if agent in CONTINUOUS and kind == "ActionsStarted" else None
+    several = isinstance(acted, MultiDiscrete | MultiBinary)
+    return "actions must be" if several and agent not in ("a2c", "ppo", "reinforce") else None
 
 
 def cells():
@@ -156,3 +160,10 @@ def test_every_agent_in_every_environment(agent, kind, tmp_path, monkeypatch):
         live(agent, kind, tmp_path / "run")
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize("agent", sorted(AGENTS))
+@pytest.mark.parametrize("env", ["zoo:zoo/FloatMax-v0", Walk()], ids=["id", "single"])
+def test_agents_say_that_they_take_vector_environments(agent, env):
+    with pytest.raises(GantryError, match=r"takes a vector environment, such as gantry.envs.make_vec\("):
+        agent_class(agent)(env, CONFIGS[agent])

@@ -197,9 +197,9 @@ class DDPG:
     def __init__(
         self, env: VectorEnv | Spaces, config: DDPGConfig = DDPGConfig(), seed: int = 0, env_seed: int | None = None
     ) -> None:
+        config, seed = settled(config, env), int(seed)
         if config.hindsight_goals or config.relative_goals:
             check_goals(env.single_observation_space)
-        config, seed = settled(config, env.num_envs), int(seed)
         self.env, self.config = env, config
         actions = bounded_actions("ddpg", env.single_action_space)
         self.noise = make_noise(config.exploration, env.num_envs, actions.size)

@@ -175,9 +175,9 @@ class DQN:
     def __init__(
         self, env: VectorEnv | Spaces, config: DQNConfig = DQNConfig(), seed: int = 0, env_seed: int | None = None
     ) -> None:
+        config, seed = settled(config, env), int(seed)
         if not isinstance(env.single_action_space, gymnasium.spaces.Discrete):
             raise GantryError(f"dqn needs Discrete actions, not {env.single_action_space}; use ddpg, sac or ppo")
-        config, seed = settled(config, env.num_envs), int(seed)
         self.env, self.config = env, config
         self.priorities: Priorities | None = None
         if config.prioritized:

@@ -136,7 +136,7 @@ class PETS:
         self, env: VectorEnv | Spaces, config: PlannerConfig = PlannerConfig(), seed: int = 0,
         env_seed: int | None = None,
     ) -> None:  # fmt: skip
-        config, seed = settled(config, env.num_envs), int(seed)
+        config, seed = settled(config, env), int(seed)
         self.env, self.config = env, config
         self._random = torch.Generator().manual_seed(seed)
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning

@@ -297,7 +297,7 @@ class PolicySearch:
         self, env: VectorEnv | Spaces, config: CEMConfig | NESConfig = CEMConfig(), seed: int = 0,
         env_seed: int | None = None,
     ) -> None:  # fmt: skip
-        config, seed = settled(config, env.num_envs), int(seed)
+        config, seed = settled(config, env), int(seed)
         self.env, self.config = env, config
         self.name = agent_of_config(config)
         self._random = torch.Generator().manual_seed(seed)

@@ -277,8 +277,8 @@ class QLearning:
         self, env: VectorEnv | Spaces, config: QLearningConfig = QLearningConfig(), seed: int = 0,
         env_seed: int | None = None,
     ) -> None:  # fmt: skip
+        config, seed = settled(config, env), int(seed)
         states, actions = table_size(env.single_observation_space, env.single_action_space)
-        config, seed = settled(config, env.num_envs), int(seed)
         self.env, self.config = env, config
         self._random = torch.Generator().manual_seed(seed)
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning

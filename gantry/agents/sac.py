@@ -206,8 +206,8 @@ class SAC:
     def __init__(
         self, env: VectorEnv | Spaces, config: SACConfig = SACConfig(), seed: int = 0, env_seed: int | None = None
     ) -> None:
+        config, seed = settled(config, env), int(seed)
         actions = bounded_actions("sac", env.single_action_space)
-        config, seed = settled(config, env.num_envs), int(seed)
         self.env, self.config = env, config
         self.replay = ReplayCollector(env, config, seed, env_seed)
         self.stepper, size, action_size = self.replay.stepper, self.replay.observations.size, actions.size

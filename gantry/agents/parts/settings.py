@@ -4,13 +4,25 @@ import dataclasses
 from typing import Any, TypeVar
 
 import numpy as np
+from gymnasium.vector import VectorEnv
+
+from gantry.agents.parts.spaces import Spaces
+from gantry.errors import GantryError, shown
 
 Config = TypeVar("Config")
 
 
-def settled(config: Config, num_envs: int) -> Config:
-    """Return settings for so many environments, with Python's numbers in place of NumPy's, which no JSON file takes."""
-    return dataclasses.replace(_plain(config), num_envs=int(num_envs))
+def settled(config: Config, env: VectorEnv | Spaces) -> Config:
+    """Return settings for an environment, with Python's numbers in place of NumPy's, which no JSON file takes.
+
+    Raises:
+        GantryError: it is not a vector environment.
+    """
+    if not isinstance(env, VectorEnv | Spaces):
+        raise GantryError(
+            f"an agent takes a vector environment, such as gantry.envs.make_vec('module:ID', 16), not {shown(env)!r}"
+        )
+    return dataclasses.replace(_plain(config), num_envs=int(env.num_envs))
 
 
 def _plain(value: Any) -> Any:
