@@ -291,19 +291,25 @@ def test_progress_counts_parts_of_running_cells(tmp_path, monkeypatch):
     assert progress.running == ("Pendulum-v1/cem/seed100",)
 
 
-@pytest.mark.parametrize("library", ["sb3", "sb3-batched"])
-def test_cells_of_stable_baselines3_run(library, tmp_path, one_thread):
-    pytest.importorskip("stable_baselines3")
+@pytest.mark.parametrize(
+    ("algorithm", "env_id", "package", "settings"),
+    [
+        ("sb3:ppo", "CartPole-v1", "stable_baselines3", {"n_envs": 8, "n_steps": 32}),
+        ("sb3-batched:ppo", "gantry/CartPoleBalance-v0", "stable_baselines3", {"n_envs": 8, "normalize": True}),
+        ("sb3:recurrent_ppo", "CartPole-v1", "sb3_contrib", {}),
+    ],
+)
+def test_cells_of_stable_baselines3_run(algorithm, env_id, package, settings, tmp_path, one_thread):
+    pytest.importorskip(package)
     protocol = Protocol(steps=40, checkpoints=2, episodes=1, final_episodes=2)
-    (cell,) = plan_cells(["gantry/CartPoleBalance-v0"], {}, [f"{library}:ppo"], 1, protocol)
+    (cell,) = plan_cells([env_id], {}, [algorithm], 1, protocol)
     plan.claim(tmp_path, [cell])
     folder = tmp_path / "cells" / cell.name
-    assert run_job(folder) == 0, (folder / "log.txt").read_text()
+    assert run_job(folder) == 0
     result = read_result(folder)
     assert result is not None, read_reason(folder)
-    assert [each["steps"] for each in result["checkpoints"]] == [0, 24, 40]
-    assert result["num_envs"] == result["settings"]["n_envs"] == 8
-    assert result["settings"]["normalize"] is True
+    assert [each["steps"] for each in result["checkpoints"]] in ([0, 24, 40], [0, 20, 40])
+    assert result["settings"].items() >= settings.items()
 
 
 def test_zoo_settings_name_their_origin():
@@ -347,7 +353,7 @@ def test_evaluations_file_is_read_without_unpickling(tmp_path):
 def test_curves_of_a_report_can_be_included_in_another(whole):
     found = read_included([f"elsewhere={whole / 'curves.csv'}"])
     assert [(each.algorithm, each.seed) for each in found] == [
-        ("cem", 100), ("nes", 100), ("cem", 101), ("nes", 101)
+        ("elsewhere:cem", 100), ("elsewhere:nes", 100), ("elsewhere:cem", 101), ("elsewhere:nes", 101)
     ]  # fmt: skip
     assert found[0].seconds is not None
 

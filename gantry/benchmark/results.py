@@ -119,7 +119,7 @@ def read_included(words: Sequence[str]) -> list[Training]:
         words: each NAME=PATH or NAME@ENV=PATH: the algorithm, the environment where the files do not say it, and a
             file or a folder of `monitor.csv` (SB3's `Monitor`), `evaluations.npz` (SB3's `EvalCallback`), or CSV files
             with the columns steps and score, and optionally seconds, seed, environment and algorithm. Each file is
-            one seed, unless it has a column of seeds.
+            one seed, unless it has a column of seeds. Where it names algorithms, they are called NAME:ALGORITHM.
 
     Raises:
         GantryError: a word of another form, nothing there, or a file that does not fit.
@@ -202,7 +202,7 @@ def _of_table(file: Path, text: str, algorithm: str, environment: str, seed: int
     for row in rows:
         key = (
             row.get(columns.get("environment", "environment"), environment) or environment,
-            row.get(columns.get("algorithm", "algorithm"), algorithm) or algorithm,
+            f"{algorithm}:{row[columns['algorithm']]}" if "algorithm" in columns else algorithm,
             int(row.get(columns.get("seed", "seed"), seed)),
         )
         groups.setdefault(key, []).append(row)

@@ -77,7 +77,9 @@ class TheirTraining:
         self._env = self._make_env()
         kind = getattr(importlib.import_module(who.module), LIBRARIES[who.library][who.algorithm])
         settings = _constructor_settings(self.settings, self._env.action_space)
-        self._model = kind(_policy(self.settings, self._env.observation_space), self._env, seed=cell.seed, **settings)
+        policy = _policy(self.settings, who, self._env.observation_space)
+        self._remembers = "Lstm" in policy
+        self._model = kind(policy, self._env, seed=cell.seed, **settings)
         # The model has seeded its environments with its own seed, which those of the next training would share.
         self._env.seed(environment_seed("training", cell.seed, self.num_envs, cell.env_id))
         self._memory: Any = None
@@ -117,8 +119,7 @@ class TheirTraining:
 
     def evaluate(self, episodes: int, purpose: Purpose) -> Evaluation:
         """Play episodes with the deterministic policy."""
-        remembers = "Lstm" in str(self.settings.get("policy"))
-        begin = self._forget if remembers else None
+        begin = self._forget if self._remembers else None
         return evaluate(self._act, self._cell.env_id, episodes, 0, self.env_options, purpose, begin)
 
     def _forget(self, env: "VectorEnv") -> None:
@@ -139,8 +140,10 @@ class TheirTraining:
         self._env.close()
 
 
-def _policy(settings: Json, space: gymnasium.Space) -> str:
+def _policy(settings: Json, who: Contender, space: gymnasium.Space) -> str:
     name = str(settings.get("policy", "MlpPolicy"))
+    if who.algorithm == "recurrent_ppo" and "Lstm" not in name:
+        name = name.replace("Policy", "LstmPolicy")
     return name.replace("Mlp", "MultiInput") if isinstance(space, gymnasium.spaces.Dict) else name
 
 
