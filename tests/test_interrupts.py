@@ -11,6 +11,7 @@ import pytest
 import gantry.agents.ppo as ppo_module
 from gantry.agents.ppo import PPOConfig
 from gantry.cli import main
+from gantry.envs.simulator import Simulator
 from gantry.runs import interrupts
 from gantry.runs.folder import WALL_CLOCK_COLUMNS, Run
 from gantry.runs.interrupts import SIGNALS, deferring, raising
@@ -91,8 +92,6 @@ def test_signal_within_a_save_waits_for_its_end(unbroken, tmp_path, monkeypatch)
 
 
 def test_interrupt_raised_by_an_environment_saves_the_update_before(unbroken, tmp_path, monkeypatch):
-    from gantry.envs.simulator import Simulator
-
     steps, step = 0, Simulator.step
 
     def failing(self, actions):
@@ -182,7 +181,7 @@ def test_stop_before_the_first_update_says_that_nothing_was_saved(tmp_path, monk
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ppo_module.PPO, "collect", stopped)
+    monkeypatch.setattr(Simulator, "step", stopped)
     assert main(["train", CART_POLE, "--num-envs", "4", "--steps", "64"]) == 130
     out = capsys.readouterr().out
     assert "nothing to resume" in out

@@ -1,6 +1,7 @@
 """Runs: training, stopping, killing, resuming, evaluating and recording through the command line."""
 
 import csv
+import dataclasses
 import json
 import signal
 import subprocess
@@ -107,7 +108,7 @@ def test_existing_run_is_not_overwritten(finished):
 
 def test_config_json_holds_every_default_and_versions(finished):
     config = json.loads((finished.folder / "config.json").read_text())
-    assert set(config["config"]) == set(PPOConfig.__dataclass_fields__)
+    assert set(config["config"]) == {field.name for field in dataclasses.fields(PPOConfig)}
     assert {"python", "mujoco", "numpy", "torch", "gantry", "gymnasium"} == set(config["versions"])
     assert config["env_id"] == SWING_UP
 
