@@ -7,7 +7,7 @@ from typing import Any
 
 from gantry.agents import agent_class
 from gantry.agents.parts.spaces import Spaces
-from gantry.agents.protocol import Agent
+from gantry.agents.protocol import Agent, EpisodicActor
 from gantry.errors import GantryError
 from gantry.files import config_from_json, config_to_json
 from gantry.runs.evaluate import evaluate_agent
@@ -161,7 +161,7 @@ def acting_copy(agent: Agent, copy: Agent | None = None) -> Agent:
         agent: the one that learns.
         copy: what this function returned for it before, to be brought up to date; None makes one.
     """
-    if copy is None:
+    if copy is None or isinstance(copy, EpisodicActor):  # which would carry something over from its last episodes
         config: Any = agent.config
         spaces = Spaces(agent.env.single_observation_space, agent.env.single_action_space, config.num_envs)
         copy = agent_class(agent.name)(spaces, config)
