@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from gantry.agents import load_agent
+from gantry.agents import config_class, load_agent
 from gantry.agents.ppo import PPOConfig
 from gantry.cli import main
 from gantry.errors import GantryError
 from gantry.runs.evaluate import evaluate_agent
-from gantry.runs.evaluation_callback import SEED_BLOCK, EvaluationPlan
+from gantry.runs.evaluation_callback import SEED_BLOCK, EvaluationPlan, acting_copy
 from gantry.runs.folder import WALL_CLOCK_COLUMNS, Run
-from gantry.runs.train import resume, train
+from gantry.runs.train import make_agent, resume, train
 
 CART_POLE = "CartPole-v1"
 SMALL = PPOConfig(num_envs=4, rollout_steps=16, epochs=2, minibatch_size=32, hidden_sizes=(8,), learning_rate=1e-2)
@@ -103,6 +103,16 @@ def test_interrupted_run_resumes_to_the_same_evaluations(tmp_path):
     assert rows(run.evaluations) == rows(whole.evaluations)
     assert rows(run.metrics) == rows(whole.metrics)
     assert (run.best / "policy.safetensors").read_bytes() == (whole.best / "policy.safetensors").read_bytes()
+
+
+def test_planner_is_evaluated_alike_whatever_was_evaluated_before():
+    """A planner carries plans and a generator from step to step, which an evaluation must not inherit."""
+    agent = make_agent("planner", "gantry/CartPoleBalance-v0", config_class("planner")(num_envs=1))
+    first = acting_copy(agent)
+    assert acting_copy(agent, first) is not first
+    learner = make_agent("ppo", "gantry/CartPoleBalance-v0", SMALL)
+    first = acting_copy(learner)
+    assert acting_copy(learner, first) is first
 
 
 def test_command_evaluates_the_best_policy(tmp_path, monkeypatch, capsys):

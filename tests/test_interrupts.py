@@ -52,9 +52,9 @@ def test_signals_within_an_update_save_whole_updates(unbroken, tmp_path, monkeyp
 
     def interrupted(*arguments):
         nonlocal calls
-        calls += threading.current_thread() is threading.main_thread()  # the critic has a thread of its own
-        if calls == 3:
-            calls += 1
+        main = threading.current_thread() is threading.main_thread()  # the critic has a thread of its own
+        calls += main
+        if main and calls == 3:
             for _ in range(times):
                 os.kill(os.getpid(), number)
         return descend(*arguments)
