@@ -94,6 +94,7 @@ class VectorStepper:
         # Environment i is cut after so many steps; the last one's cut is the time limit itself.
         self._cuts = np.arange(1, self.num_envs + 1) * limit // self.num_envs
         self.observation = np.zeros((self.num_envs, self._observations.size), np.float32)
+        self._ones = np.ones(self.observation.size, np.float32)
         self.steps, self._vector_steps, self.episodes, self.restarted = 0, 0, 0, True
         self._seed, self._seeded = seed, False
         self.must_reset = np.zeros(self.num_envs, np.bool_)
@@ -141,8 +142,9 @@ class VectorStepper:
         if budget is not None and budget < self.num_envs:
             mask &= np.cumsum(mask) <= budget
         raw, given, terminated, truncated, infos = self.env.step(actions)
-        with np.errstate(over="ignore"):  # looked for below
+        with np.errstate(over="ignore", invalid="ignore"):
             observation, rewards = self._observations.vectors(raw), np.asarray(given, np.float32)
+            total = observation.reshape(-1) @ self._ones + rewards @ self._ones[: self.num_envs]  # the quickest look
         done = np.logical_or(terminated, truncated) & ~self.must_reset
         self._vector_steps += 1
         ended = np.flatnonzero(done)
@@ -158,7 +160,8 @@ class VectorStepper:
                 observation = self._reset(options={"reset_mask": done})
         if self.mode == AutoresetMode.NEXT_STEP:
             self.must_reset = done.copy()
-        _check_finite(observation, final, rewards)
+        if len(ended) or not math.isfinite(total):
+            _check_finite(observation, final, rewards)
         self.observation = observation
         transition = Transition(rewards, np.asarray(terminated, np.bool_), done, mask, ended, final)
         cut = self._cut(transition) if self.stagger else np.zeros(self.num_envs, np.bool_)
