@@ -78,6 +78,7 @@ class ObservationMap:
                 "observations must be a non-empty Box (of at most 64 bits), Discrete, MultiDiscrete or MultiBinary, or "
                 f"a tuple or a dictionary with text keys of these, not {shown(space)}; wrap the environment"
             )
+        self._values = np.concatenate([np.arange(0), *map(np.arange, self.choices)])
 
     def vectors(self, observations: Observation, envs: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.float32]:
         """Return (k, d) float32 of a batch of observations, always a copy: environments may reuse their buffers.
@@ -94,8 +95,9 @@ class ObservationMap:
         numbers = np.asarray(observations)[envs]
         if self.choices:
             categories = numbers.reshape(len(numbers), -1).astype(np.int64) - self._start
-            values = np.concatenate([np.arange(count) for count in self.choices])
-            return (np.repeat(categories, self.choices, axis=1) == values).astype(np.float32)
+            if len(self.choices) > 1:
+                categories = np.repeat(categories, self.choices, axis=1)
+            return (categories == self._values).astype(np.float32)
         return np.array(numbers, np.float32).reshape(len(numbers), self.size)
 
     def _stacked(self, observations: list[Observation]) -> Observation:

@@ -287,7 +287,8 @@ def _success(infos: Infos, env: int) -> float:
     final = infos.get("final_info")
     source = final if isinstance(final, dict) else infos
     for name in ("success", "is_success"):
-        with contextlib.suppress(TypeError, ValueError, LookupError):  # not a number, or not this environment's
-            if name in source and source.get(f"_{name}", {env: True})[env]:
-                return float(source[name][env])
+        if name in source:
+            with contextlib.suppress(TypeError, ValueError, LookupError):  # not a number, or not this environment's
+                if source.get(f"_{name}", {env: True})[env]:
+                    return float(source[name][env])
     return math.nan

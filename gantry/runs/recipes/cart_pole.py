@@ -101,9 +101,12 @@ RECIPES = (
         ),
         total_steps=500_000,
     ),
+    # Fifty updates: with 25, of 16 episodes each, the learning rate fell to 0 before some trainings had arrived.
     Recipe(
         BALANCE,
-        ReinforceConfig(learning_rate_schedule="linear", gamma=0.97, normalize_observation=False),
+        ReinforceConfig(
+            num_envs=8, episodes=8, learning_rate_schedule="linear", gamma=0.97, normalize_observation=False
+        ),
         total_steps=400_000,
     ),
     # Rewards of the next steps are known, values are not yet: n-step returns learn in half the steps. One large
