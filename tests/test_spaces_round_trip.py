@@ -5,7 +5,7 @@ import json
 import gymnasium
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gantry.agents.parts.spaces import ObservationMap
@@ -72,7 +72,7 @@ def leaves(space):
     return [space]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(space=spaces)
 def test_spaces_come_back_equal_from_json(space):
     again = space_from_json(json.loads(json.dumps(space_to_json(space), allow_nan=False)))
@@ -86,7 +86,7 @@ def test_spaces_come_back_equal_from_json(space):
                 assert found.is_bounded(manner) == wanted.is_bounded(manner)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(space=spaces, seed=st.integers(0, 99))
 def test_observations_become_the_same_vectors_in_a_batch_on_their_own_and_as_objects(space, seed):
     mapping, alone = ObservationMap(space), []
