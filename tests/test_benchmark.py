@@ -296,7 +296,7 @@ def test_progress_counts_parts_of_running_cells(tmp_path, monkeypatch):
     [
         ("sb3:ppo", "CartPole-v1", "stable_baselines3", {"n_envs": 8, "n_steps": 32}),
         ("sb3-batched:ppo", "gantry/CartPoleBalance-v0", "stable_baselines3", {"n_envs": 8, "normalize": True}),
-        ("sb3:recurrent_ppo", "CartPole-v1", "sb3_contrib", {}),
+        pytest.param("sb3:recurrent_ppo", "CartPole-v1", "sb3_contrib", {}, marks=pytest.mark.slow),
     ],
 )
 def test_cells_of_stable_baselines3_run(algorithm, env_id, package, settings, tmp_path, one_thread):

@@ -77,7 +77,9 @@ class CrossEntropy(SamplingMethod):
         if bool((values == values[0]).all()):
             return state
         elites, weights = elites_and_ties(population, values, self.elites)
-        fitted = elites.mean(0) if weights is None else torch.tensordot(weights, elites, dims=1)
+        fitted = elites.mean(0)
+        if weights is not None:  # a weighted sum may round to beyond a bound that all elites lie on
+            fitted = project(state.bounds, torch.tensordot(weights, elites, dims=1))
         residuals = elites - (fitted if self.around == "new" else state.mean)
         if weights is not None:  # so that a plain mean of squares weighs them
             residuals = residuals * (weights * len(elites)).sqrt().reshape(-1, *[1] * (residuals.ndim - 1))
