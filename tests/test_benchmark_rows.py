@@ -6,6 +6,7 @@ import pytest
 
 from gantry.benchmark import rows
 from gantry.benchmark.rows import Row, median_rate, median_ratio, second_core
+from gantry.cli import main
 
 
 def test_medians_carry_the_quartiles_of_their_rounds():
@@ -44,3 +45,18 @@ def reported(*arguments):
     found = []
     second_core(found.append, *arguments)
     return found
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["envs", "--seeds", "0"], "at least 1 training seed, not 0"),
+        (["train", "--agents", "ppo", "pqo"], "pqo"),
+    ],
+)
+def test_bad_arguments_are_one_line_before_anything_is_measured(words, line, capsys):
+    assert main(["bench", *words]) == 1
+    said = capsys.readouterr()
+    assert line in said.err
+    assert len(said.err.splitlines()) == 1
+    assert not said.out

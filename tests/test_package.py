@@ -153,6 +153,7 @@ def test_commands_read_arguments_before_importing_torch_or_mujoco():
 def test_imports_of_the_package_are_lazy():
     program = "import gantry, gantry.agents, gantry.envs, gantry.runs.environments; dir(gantry.agents)"
     assert not HEAVY & modules_after(program)
+    assert "scipy.stats" not in modules_after("import gantry.runs.train, gantry.runs.evaluation_callback")
     assert "torch" in modules_after("from gantry.agents import PPO, PPOConfig, A2C; PPOConfig(num_envs=3)")
 
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from gantry.agents import AGENTS
+from gantry.agents import AGENTS, config_class
+from gantry.cli.output import console, parse, print_json
+from gantry.errors import GantryError
 
 if TYPE_CHECKING:
     from gantry.benchmark.rows import Row
-from gantry.cli.output import console, parse, print_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +42,19 @@ class BenchArguments:
     """End with one line of JSON on standard output; everything else goes to standard error."""
 
 
+def _agents(arguments: BenchArguments) -> tuple[str, ...]:
+    """Return the agents to measure; refuse unknown ones, and fewer than one seed (GantryError)."""
+    if arguments.seeds < 1:
+        raise GantryError(f"a benchmark takes at least 1 training seed, not {arguments.seeds}")
+    for agent in arguments.agents:
+        config_class(agent)
+    return tuple(map(str.lower, arguments.agents)) or tuple(AGENTS)
+
+
 def main(words: Sequence[str]) -> None:
     """Run `gantry bench`."""
     arguments = parse(BenchArguments, "bench", words)
+    agents = _agents(arguments)
     from gantry.benchmark.rows import machine, second_core
 
     screen = console(arguments.json)
@@ -74,21 +85,20 @@ def main(words: Sequence[str]) -> None:
     elif arguments.what == "parity":
         from gantry.benchmark import sb3_parity
 
-        sb3_parity.measure(report, arguments.agents or tuple(AGENTS), arguments.seeds)
+        sb3_parity.measure(report, agents, arguments.seeds)
     else:
         from gantry.benchmark import cases, ddpg, ppo, q_learning, reinforce_variance, sac
 
-        asked = arguments.agents or tuple(AGENTS)
-        cases.measure(report, asked, arguments.seeds)
-        if "q-learning" in asked:
+        cases.measure(report, agents, arguments.seeds)
+        if "q-learning" in agents:
             q_learning.measure(report, arguments.seeds)
-        if "reinforce" in asked:
+        if "reinforce" in agents:
             reinforce_variance.measure(report)
-        if "ddpg" in asked:
+        if "ddpg" in agents:
             ddpg.measure(report, arguments.seeds, arguments.peers)
-        if "ppo" in asked:
+        if "ppo" in agents:
             ppo.measure(report, arguments.seeds, arguments.peers)
-        if "sac" in asked:
+        if "sac" in agents:
             sac.measure(report, arguments.seeds, arguments.peers)
     if arguments.json:
         print_json({"rows": [row.to_json() for row in rows], "machine": machine()})

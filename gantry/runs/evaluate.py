@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy import stats
 
 from gantry.agents.protocol import Agent, EpisodicActor
 from gantry.envs.registry import is_task
@@ -177,6 +176,8 @@ def _summary(env_id: str, played: list[_Played], episodes: int, seed: int) -> Ev
     for part in played:
         for name, total in part.terms.items():
             terms[name] += total
+    from scipy import stats  # takes over a second to import, which training does without
+
     return Evaluation(
         score=float(scores.mean()),
         score_iqm=float(stats.trim_mean(scores, 0.25)),
@@ -228,6 +229,8 @@ def confidence_interval(values: np.ndarray) -> tuple[float, float]:
     """Return the 95 % percentile-bootstrap interval of the mean of `values` (n,); deterministic."""
     if len(values) < 2:
         return float(values[0]), float(values[0])
+    from scipy import stats
+
     interval = stats.bootstrap(
         (values,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
