@@ -20,5 +20,7 @@ Options = Mapping[str, Any]
 """Settings by name."""
 Json = dict[str, Any]
 """A JSON object."""
+SUCCESS = ("success", "is_success")
+"""Keys of `info` under which environments say whether an episode succeeded, the first one first."""
 SearchSpace = dict[str, tuple[float, float, bool] | list[object]]
 """Setting → (lowest, highest, whether its logarithm is what matters), whole numbers where both are; or its choices."""

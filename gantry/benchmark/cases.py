@@ -8,14 +8,12 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from gymnasium.vector import VectorEnv
-
 from gantry.agents import agent_class
 from gantry.agents.protocol import Agent, Callback
 from gantry.benchmark.rows import Report, Row
 from gantry.runs.evaluate import Evaluation, evaluate
 from gantry.runs.recipes import recipe_for
-from gantry.runs.train import make_agent
+from gantry.runs.train import close_agent, make_agent
 from gantry.types import Json
 
 FIRST_SEED = 100
@@ -97,12 +95,6 @@ def train_case(
     return learner, options, time.perf_counter() - started
 
 
-def close(agent: Agent) -> None:
-    """Close an agent's training environments."""
-    if isinstance(agent.env, VectorEnv):
-        agent.env.close()
-
-
 def measure(report: Report, agents: Sequence[str], seeds: int = 5) -> None:
     """Measure the cases, one after another.
 
@@ -124,7 +116,7 @@ def measure(report: Report, agents: Sequence[str], seeds: int = 5) -> None:
         for seed in range(count):
             learner, options, taken = train_case(case.env_id, case.agent, FIRST_SEED + seed)
             result = evaluate(learner.act, case.env_id, case.episodes, 0, options, "test")
-            close(learner)
+            close_agent(learner)
             values.append(_metric(result, case.metric))
             spent.append(taken)
         note = ", ".join(f"{value:.3f}" if value <= 1.0 else f"{value:.0f}" for value in values)

@@ -14,7 +14,7 @@ from gantry.runs.folder import Run, RunConfig, current_versions
 from gantry.runs.recipes import find_recipe
 from gantry.runs.scores import score
 from gantry.runs.seeds import Purpose
-from gantry.runs.train import make_agent
+from gantry.runs.train import close_agent, make_agent
 from gantry.types import Json
 
 CALIBRATION = 0.05
@@ -66,7 +66,7 @@ class OurTraining:
         allowed = CALIBRATION * protocol.seconds
         trial.learn(10**12, lambda _agent, _metrics: time.perf_counter() - began < allowed)
         rate = trial.steps / (time.perf_counter() - began)
-        _close(trial)
+        close_agent(trial)
         return max(1, round(rate * protocol.seconds))
 
     def learn(self, checkpoints: Checkpoints) -> None:
@@ -98,12 +98,4 @@ class OurTraining:
 
     def close(self) -> None:
         """Close the training environments."""
-        _close(self._agent)
-
-
-def _close(agent: object) -> None:
-    from gymnasium.vector import VectorEnv
-
-    env = getattr(agent, "env", None)
-    if isinstance(env, VectorEnv):
-        env.close()
+        close_agent(self._agent)

@@ -5,7 +5,6 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from gantry.benchmark.contenders import contender
 from gantry.errors import GantryError, nearest
@@ -122,7 +121,6 @@ SUITES: dict[str, Suite] = {
         "the same environments, every agent that has a counterpart in SB3, 5 seeds of 120 s: two days on two cores",
     ),
 }
-SuiteName = Literal["quick", "standard", "full"]
 
 
 def plan_cells(

@@ -10,13 +10,14 @@ import statistics
 import numpy as np
 
 from gantry.agents.q_learning import QLearning, QLearningConfig
-from gantry.benchmark.cases import FIRST_SEED, close, train_case
+from gantry.benchmark.cases import FIRST_SEED, train_case
 from gantry.benchmark.rows import Report, Row
 from gantry.envs.tasks.vacuum.plan_file import load_plan
 from gantry.envs.tasks.vacuum.rooms import LEVELS, room_mdp, state_number
 from gantry.optimal_control.value_iteration import deterministic_mdp, reachable_states, value_iteration
 from gantry.runs.evaluate import evaluate
 from gantry.runs.recipes import tuned_config
+from gantry.runs.train import close_agent
 
 ROOMS, LAKE = "gantry/VacuumRooms-v0", "FrozenLake-v1"
 NOT_SLIPPERY = {"is_slippery": False}
@@ -79,7 +80,7 @@ def measure_rooms(report: Report, seeds: int = 5) -> None:
         shares.append(exact.optimal(agent.table))
         errors.append(exact.error(agent.table))
         spent.append(seconds)
-        close(agent)
+        close_agent(agent)
     note = f"of {int(exact.reached.sum())} reachable states, worst of {seeds} seeds"
     report(Row("QLearning on VacuumRooms: best action is optimal", min(shares), "share", 1.0, note=note))
     note = f"largest, as a share of Q*, worst of {seeds} seeds"

@@ -14,9 +14,10 @@ import numpy as np
 
 from gantry.agents import agent_class
 from gantry.agents.parts.threads import torch_threads
-from gantry.benchmark.cases import FIRST_SEED, begin_case, close
+from gantry.benchmark.cases import FIRST_SEED, begin_case
 from gantry.benchmark.rows import Report, Row
 from gantry.runs.evaluate import evaluate
+from gantry.runs.train import close_agent
 from gantry.types import Json
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _our_learning(agent: str, seed: int) -> tuple[float, Clock, float]:
     clock = Clock(learner.act)
     learner.learn(steps, lambda agent, _: clock.check(agent.steps))
     learned = clock.seconds()
-    close(learner)
+    close_agent(learner)
     return steps / learned, clock, evaluate(learner.act, SWING_UP, 100, 0, options, "test").score
 
 

@@ -21,10 +21,8 @@ from gantry.envs.registry import canonical_id, find_task, import_module_of, regi
 from gantry.errors import GantryError, described, shown
 from gantry.files import write_bytes
 from gantry.runs.environment_state import UnknownState, environment_state, restore_environment
-from gantry.types import Infos, Json, Observation, Options
+from gantry.types import SUCCESS, Infos, Json, Observation, Options
 
-SUCCESS = ("success", "is_success")
-"""What environments call it that an episode succeeded."""
 FILES = "files"
 """Folder within a run's for the files that its environment's options name."""
 

@@ -8,11 +8,11 @@ import numpy as np
 from gantry.agents.protocol import Agent, EpisodicActor
 from gantry.envs.registry import is_task
 from gantry.errors import GantryError
-from gantry.runs.environments import SUCCESS, open_env
+from gantry.runs.environments import open_env
 from gantry.runs.episodes import Act, Begin, Episode, as_number, play, step_limit
 from gantry.runs.scores import score
 from gantry.runs.seeds import Purpose, environment_seed
-from gantry.types import Array, Json, Observation, Options
+from gantry.types import SUCCESS, Array, Json, Observation, Options
 
 MAX_EPISODES = 100_000
 COPIES = 8

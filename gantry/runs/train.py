@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+from gymnasium.vector import VectorEnv
+
 from gantry.agents import agent_class, config_class
 from gantry.agents.protocol import Agent, AgentConfig, Metrics
 from gantry.errors import CannotWrite, GantryError, shown
@@ -79,6 +81,12 @@ def make_agent(
     learner = agent_class(agent)(env, config, seed=seed, env_seed=env_seed)
     learner.stepper.env_id = canonical_id(env_id)
     return learner
+
+
+def close_agent(agent: Agent) -> None:
+    """Close an agent's training environments."""
+    if isinstance(agent.env, VectorEnv):
+        agent.env.close()
 
 
 def build_agent(written: RunConfig) -> Agent:

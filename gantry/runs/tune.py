@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gymnasium.vector import VectorEnv
-
 from gantry.agents import config_class, default_config
 from gantry.agents.protocol import Agent, AgentConfig, Metrics
 from gantry.errors import GantryError, shown
@@ -28,7 +26,7 @@ from gantry.runs.evaluate import evaluate_agent
 from gantry.runs.pace import steps_within
 from gantry.runs.recipes import Recipe, find_recipe
 from gantry.runs.recipes.recipe_file import write_recipe
-from gantry.runs.train import make_agent
+from gantry.runs.train import close_agent, make_agent
 from gantry.types import Json, SearchSpace
 
 if TYPE_CHECKING:
@@ -222,8 +220,7 @@ def _closing(agent: Agent) -> Iterator[Agent]:
     try:
         yield agent
     finally:
-        if isinstance(agent.env, VectorEnv):
-            agent.env.close()
+        close_agent(agent)
 
 
 def _base_recipe(plan: TuningPlan) -> Recipe:

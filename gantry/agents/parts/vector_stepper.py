@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gantry.agents.parts.checkpoint import Tensors, under
 from gantry.agents.parts.spaces import ObservationMap, Spaces
 from gantry.errors import GantryError
-from gantry.types import Array, Infos
+from gantry.types import SUCCESS, Array, Infos
 
 WINDOW = 100
 """Finished episodes that metrics are means of."""
@@ -286,7 +286,7 @@ def _success(infos: Infos, env: int) -> float:
     """Return 1 or 0 where the environment says whether the episode that ended in `env` succeeded, else NaN."""
     final = infos.get("final_info")
     source = final if isinstance(final, dict) else infos
-    for name in ("success", "is_success"):
+    for name in SUCCESS:
         if name in source:
             with contextlib.suppress(TypeError, ValueError, LookupError):  # not a number, or not this environment's
                 if source.get(f"_{name}", {env: True})[env]:

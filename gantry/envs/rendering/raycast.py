@@ -11,13 +11,13 @@ a pixel may be missed.
 """
 
 import collections
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import mujoco
 import numpy as np
 
+from gantry.envs.batch import available_cores
 from gantry.envs.rendering.dirty_pixels import DirtyPixels
 from gantry.envs.rendering.markers import draw_markers
 from gantry.envs.rendering.renderer import Renderer
@@ -63,7 +63,7 @@ class RaycastRenderer(Renderer):
         self._incremental = incremental
         self._tracer = Tracer(scene.model)
         self._changes = DirtyPixels(scene.model, self._tracer.moving, scene.width, scene.height)
-        count = threads or len(os.sched_getaffinity(0))
+        count = threads or available_cores()
         self._worker_data = [mujoco.MjData(scene.model) for _ in range(count)]
         self._free = collections.deque(self._worker_data)
         self._pool = ThreadPoolExecutor(count) if count > 1 else None
