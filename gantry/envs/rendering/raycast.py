@@ -22,7 +22,7 @@ from gantry.envs.rendering.dirty_pixels import DirtyPixels
 from gantry.envs.rendering.markers import draw_markers
 from gantry.envs.rendering.renderer import Renderer
 from gantry.envs.rendering.scene import Marker, RenderScene, View
-from gantry.envs.rendering.shading import Light, read_lights
+from gantry.envs.rendering.shading import Light, dot, read_lights
 from gantry.envs.rendering.tracing import SUBPIXELS, Tracer
 from gantry.errors import GantryError
 
@@ -37,13 +37,14 @@ CREASE = 0.7
 
 
 class _Picture:
-    """Colors and the hits of each pixel's central ray, indexed by pixel."""
+    """Colors, and the hits of each pixel's central ray with their depths (m), indexed by pixel."""
 
     def __init__(self, pixels: int) -> None:
         self.rgb = np.zeros((pixels, 3), np.uint8)
         self.geoms = np.full(pixels, -1, np.int32)
         self.normals = np.zeros((pixels, 3))
         self.points = np.zeros((pixels, 3))
+        self.depths = np.full(pixels, np.inf)
 
 
 class RaycastRenderer(Renderer):
@@ -100,9 +101,7 @@ class RaycastRenderer(Renderer):
             self._draw(self._work, self._all, static_only=False)
         rgb = self._work.rgb.copy().reshape(scene.height, scene.width, 3)
         if markers:
-            depth = (self._work.points - view.position) @ view.forward
-            depth = np.where(self._work.geoms >= 0, depth, np.inf).reshape(scene.height, scene.width)
-            draw_markers(rgb, depth, view, markers)
+            draw_markers(rgb, self._work.depths.reshape(scene.height, scene.width), view, markers)
         return rgb
 
     def _draw_changes(self, view: View, lights: tuple[Light, ...]) -> None:
@@ -117,13 +116,15 @@ class RaycastRenderer(Renderer):
             self._changes.set_background(
                 view, lights, static.geoms, static.points, alpha[static.geoms] < 1, self._tracer.light_distance
             )
-        for name in ("rgb", "geoms", "normals", "points"):
+        for name in ("rgb", "geoms", "normals", "points", "depths"):
             getattr(work, name)[self._changed] = getattr(self.static_picture, name)[self._changed]
         self._changed = self._changes.find(scene.data)
         self._draw(work, self._changed, static_only=False)
 
     def _draw(self, picture: _Picture, pixels: Array, static_only: bool) -> None:
         """Draw pixels (indices, shape (n,)) of `picture`, anti-aliased, with all geoms or only the static ones."""
+        view = self._view
+        assert view is not None
 
         def trace(block: Array, offset: tuple[float, float], part: int | None) -> tuple[Array, Array, Array, Array]:
             directions = self._tracer.directions(block, *offset)
@@ -137,6 +138,7 @@ class RaycastRenderer(Renderer):
             colors, geoms, normals, points = trace(block, (0.0, 0.0), None)
             picture.rgb[block] = _to_bytes(colors)
             picture.geoms[block], picture.normals[block], picture.points[block] = geoms, normals, points
+            picture.depths[block] = np.where(geoms >= 0, dot((points - view.position).T, view.forward), np.inf)
 
         def edges(block: Array) -> None:
             total = np.zeros((3, len(block)))

@@ -68,6 +68,7 @@ class Tracer:
         self._has_transparent = bool(transparent.any())
         self.moving = np.flatnonzero(moves & ~hidden)
         self.light_distance = FAR * max(float(model.stat.extent), 1e-3)
+        self._discs: dict[Light, Array] = {}
 
     def look(self, view: View, lights: tuple[Light, ...], width: int, height: int) -> None:
         """Set the camera, the lights and the picture's size (pixels)."""
@@ -75,6 +76,28 @@ class Tracer:
         # An orthographic camera's rays start at one point, very far behind it.
         self._eye = view.position - view.forward * self.light_distance if view.orthographic else view.position
         self._spread = 1.0 / self.light_distance if view.orthographic else 1.0
+        if lights != tuple(self._discs):
+            self._discs = {light: self._disc(light) for light in lights}
+
+    def _disc(self, light: Light) -> Array:
+        """Return the sample points (12, 3) on a light's disc, the outermost first."""
+        direction = np.array(light.direction)
+        if light.directional:
+            center = np.array(self.model.stat.center) - direction * self.light_distance
+            radius = light.radius * self.light_distance
+        else:
+            center, radius = np.array(light.position), light.radius
+        helper = np.eye(3)[np.argmin(np.abs(direction))]
+        side = np.cross(direction, helper)
+        side /= np.linalg.norm(side)
+        other = np.cross(direction, side)
+        points = []
+        for sample in range(LIGHT_SAMPLES):
+            # A sunflower pattern: evenly spread, and the same for every surface point.
+            ring = np.sqrt((LIGHT_SAMPLES - sample - 0.5) / LIGHT_SAMPLES) * radius
+            angle = sample * np.pi * (3.0 - np.sqrt(5.0))
+            points.append(center + ring * (np.cos(angle) * side + np.sin(angle) * other))
+        return np.array(points)
 
     def directions(self, pixels: Array, across: float, down: float) -> Array:
         """Return unit directions (n, 3) of rays through `pixels`, offset from their centers by fractions of a pixel."""
@@ -160,30 +183,18 @@ class Tracer:
         self, light: Light, points: Array, data: mujoco.MjData, static_only: bool, part: int | None
     ) -> Array:
         """Return the fraction (n,) of a light's disc that is visible from points (n, 3) past the opaque geoms."""
-        direction = np.array(light.direction)
-        if light.directional:
-            center = np.array(self.model.stat.center) - direction * self.light_distance
-            radius = light.radius * self.light_distance
-        else:
-            center, radius = np.array(light.position), light.radius
-        helper = np.eye(3)[np.argmin(np.abs(direction))]
-        side = np.cross(direction, helper)
-        side /= np.linalg.norm(side)
-        other = np.cross(direction, side)
         tolerance = 1e-4 * float(self.model.stat.extent)
+        disc = self._discs[light]
 
         def seen_from(sample: int, targets: Array) -> Array:
-            # A sunflower pattern, outermost first: evenly spread, and the same for every point.
-            ring = np.sqrt((LIGHT_SAMPLES - sample - 0.5) / LIGHT_SAMPLES) * radius
-            angle = sample * np.pi * (3.0 - np.sqrt(5.0))
-            origin = center + ring * (np.cos(angle) * side + np.sin(angle) * other)
+            origin = disc[sample]
             path = targets - origin
             length = np.sqrt(path[:, 0] ** 2 + path[:, 1] ** 2 + path[:, 2] ** 2)
             path /= np.maximum(length, 1e-12)[:, None]
             geoms, distances, _ = _cast(self.model, data, origin, path, CASTING[static_only], with_normals=False)
             return (geoms < 0) | (distances > length - tolerance)
 
-        if radius <= 0:
+        if light.radius <= 0:
             samples = range(1)
         elif part is None:
             samples = range(FIRST_LIGHT_SAMPLES)
