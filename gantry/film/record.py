@@ -199,6 +199,7 @@ class _SimulatorSource:
         with one_line(self._env_id, "to draw itself"):
             picture = drawing(self._env.task).picture(self._model)
         self._renderer = make_renderer(picture, *self._settings)
+        self._settings = (*self._settings[:3], self._renderer.backend)  # one for the whole film
 
     def begin(self, seed: int) -> None:
         """Begin the episode of a seed; randomized physics needs a new renderer."""
@@ -303,6 +304,7 @@ class _ForeignSource:
             self.close_renderer()
             self._renderer = make_renderer(model, *(self._size or SIZE), *self._settings)
             self.backend = self._renderer.backend
+            self._settings = (self._settings[0], self.backend)  # one for the whole film
 
     @property
     def vector(self) -> VectorEnv:

@@ -67,9 +67,7 @@ def _cover_discs(cover: Array, depth: Array, view: View, points: Array, radius: 
     return pixels
 
 
-def _projected(
-    view: View, points: Array, radius: float, height: int, width: int
-) -> tuple[Array, Array, Array, Array]:
+def _projected(view: View, points: Array, radius: float, height: int, width: int) -> tuple[Array, Array, Array, Array]:
     """Return columns, rows, half widths in pixels, and depths, (m,) each, of points (m, 3) of this radius."""
     offsets = points - view.position
     x, y, depths = (offsets[:, 0] * axis[0] + offsets[:, 1] * axis[1] + offsets[:, 2] * axis[2]
