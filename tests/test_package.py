@@ -49,7 +49,7 @@ FLOORS = (
     {"files"},
     {"envs", "agents"},
     {"runs"},
-    {"film", "plots", "optimal_control", "minimization"},
+    {"film", "plots", "optimal_control", "minimization", "export"},
     {"benchmark"},
     {"cli"},
 )

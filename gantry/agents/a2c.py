@@ -174,6 +174,7 @@ class A2C:
     def _make_networks(self, env: VectorEnv | Spaces) -> dict[str, MLP]:
         """Make policy and critic from two networks, or from one, which are returned by name."""
         config, spaces = self.config, (env.single_observation_space, env.single_action_space)
+        self.body: MLP | None = None
         if not config.shared_body:
             self.policy = Policy(*spaces, config, self._random)
             widths = (self.policy.observations.size, *config.hidden_sizes, 1)
@@ -183,7 +184,7 @@ class A2C:
             assert self.policy.own_network is not None
             return {"actor": self.policy.own_network, "critic": critic}
         widths = (ObservationMap(spaces[0]).size, *config.hidden_sizes, ActionMap(spaces[1], several=True).size + 1)
-        body = MLP(widths, config.activation, 1.0, self._random, config.device)
+        self.body = body = MLP(widths, config.activation, 1.0, self._random, config.device)
         body.weights[-1][:, :-1] *= 0.01  # a first policy that is equally broad in every state
         self.policy = Policy(*spaces, config, self._random, lambda inputs: body(inputs)[:, :-1])
         self.critic = lambda inputs: body(inputs)[:, -1:]

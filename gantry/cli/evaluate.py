@@ -1,9 +1,9 @@
-"""`gantry evaluate`: score a trained run on episodes it never saw."""
+"""`gantry evaluate`: score a trained run, or an exported policy, on episodes it never saw."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.markup import escape
@@ -11,12 +11,16 @@ from rich.table import Table
 
 from gantry.cli.options import env_options
 from gantry.cli.output import console, parse, print_json
+from gantry.errors import GantryError
 from gantry.runs.folder import Run
+
+if TYPE_CHECKING:
+    from gantry.runs.evaluate import Evaluation
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateArguments:
-    """Score a trained run on episodes it never saw.
+    """Score a trained run, or a policy that `gantry export` wrote, on episodes it never saw.
 
     The policy acts deterministically; the episodes' seeds are from a range that training never uses. With the same seed
     `gantry record` films the same episodes. Examples:
@@ -27,7 +31,9 @@ class EvaluateArguments:
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run's folder, as `gantry train` named it."""
+    """The run's folder, as `gantry train` named it, or an exported policy, whose name ends in .onnx."""
+    env_id: str | None = None
+    """For an exported policy: the environment, by default the one where it was trained."""
     policy: Literal["last", "best"] = "last"
     """The policy as training left it, or the one that scored best while `--evaluate-every` evaluated it."""
     episodes: int = 100
@@ -53,24 +59,10 @@ class EvaluateArguments:
 def main(words: Sequence[str]) -> None:
     """Run `gantry evaluate`."""
     arguments = parse(EvaluateArguments, "evaluate", words)
-    config = Run(arguments.run).read_config()
-    from gantry.agents import load_agent
-    from gantry.runs.evaluate import evaluate_agent
-
-    agent = load_agent(Run(arguments.run).policy_folder(arguments.policy))
-    options = {**config.env_options, **env_options(arguments.env, arguments.randomize, arguments.disturb)}
-    result = evaluate_agent(
-        agent,
-        config.env_id,
-        arguments.episodes,
-        arguments.seed,
-        options,
-        num_envs=arguments.num_envs,
-        max_steps=arguments.max_steps,
-        deterministic=not arguments.stochastic,
-    )
+    exported = arguments.run.suffix == ".onnx"
+    agent, env_id, result = _of_file(arguments) if exported else _of_run(arguments)
     low, high = result.score_ci95
-    table = Table(title=f"{config.agent} in {config.env_id}, {result.episodes} episodes", title_justify="left")
+    table = Table(title=f"{agent} in {env_id}, {result.episodes} episodes", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_row("score, mean", f"[bold]{result.score:.1f}")
@@ -89,3 +81,45 @@ def main(words: Sequence[str]) -> None:
     console(arguments.json).print(table)
     if arguments.json:
         print_json({"run": str(arguments.run), **result.to_json()})
+
+
+def _of_run(arguments: EvaluateArguments) -> "tuple[str, str, Evaluation]":
+    """Return the agent's id, the environment's, and how the agent of a run does there."""
+    if arguments.env_id is not None:
+        raise GantryError("--env-id is for exported policies; a run is scored in its own environment")
+    config = Run(arguments.run).read_config()
+    from gantry.agents import load_agent
+    from gantry.runs.evaluate import evaluate_agent
+
+    agent = load_agent(Run(arguments.run).policy_folder(arguments.policy))
+    options = {**config.env_options, **env_options(arguments.env, arguments.randomize, arguments.disturb)}
+    result = evaluate_agent(
+        agent,
+        config.env_id,
+        arguments.episodes,
+        arguments.seed,
+        options,
+        num_envs=arguments.num_envs,
+        max_steps=arguments.max_steps,
+        deterministic=not arguments.stochastic,
+    )
+    return config.agent, config.env_id, result
+
+
+def _of_file(arguments: EvaluateArguments) -> "tuple[str, str, Evaluation]":
+    """Return the agent's id, the environment's, and how a policy from an ONNX file does there."""
+    if arguments.stochastic or arguments.policy != "last":
+        raise GantryError("an exported policy acts deterministically and is the only one: no --stochastic, no --policy")
+    from gantry.export.onnx_policy import OnnxPolicy, evaluate_policy
+
+    policy = OnnxPolicy(arguments.run)
+    env_id, result = evaluate_policy(
+        policy,
+        arguments.env_id,
+        arguments.episodes,
+        arguments.seed,
+        env_options(arguments.env, arguments.randomize, arguments.disturb),
+        arguments.num_envs,
+        arguments.max_steps,
+    )
+    return policy.agent, env_id, result

@@ -130,7 +130,7 @@ def components_of(space: Space, key: str = "") -> tuple[Component, ...]:
     if not isinstance(space, gymnasium.spaces.Box):
         return ()
     low, high = (np.asarray(bound, np.float64).ravel() for bound in (space.low, space.high))
-    edges = [0, *(np.flatnonzero((np.diff(low) != 0) | (np.diff(high) != 0)) + 1).tolist(), low.size]
+    edges = [0, *(np.flatnonzero((low[1:] != low[:-1]) | (high[1:] != high[:-1])) + 1).tolist(), low.size]
     return tuple(
         Component(
             name=f"{first}" if last == first + 1 else f"{first} to {last - 1}",

@@ -64,16 +64,16 @@ class ObservationNormalizer:
         self._refresh()
 
     def _refresh(self) -> None:
-        self._shift = self.moments.mean.astype(np.float32)
-        self._scale = (1.0 / np.sqrt(self.moments.variance + self.epsilon)).astype(np.float32)
+        self.shift = self.moments.mean.astype(np.float32)
+        self.scale = (1.0 / np.sqrt(self.moments.variance + self.epsilon)).astype(np.float32)
 
     def apply(self, observations: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """Write the normalized `observations` (..., d) to `out`, of the same shape."""
         if not self.enabled:
             out[...] = observations
             return
-        np.subtract(observations, self._shift, out=out)
-        np.multiply(out, self._scale, out=out)
+        np.subtract(observations, self.shift, out=out)
+        np.multiply(out, self.scale, out=out)
         np.clip(out, -self.limit, self.limit, out=out)
 
     def inputs(self, observations: NDArray[np.float32], device: str) -> torch.Tensor:

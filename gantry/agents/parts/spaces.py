@@ -147,16 +147,16 @@ class ActionMap:
             largest = min(float(np.finfo(each).max) for each in (np.float32, space.dtype))
             self.has_bounds = (np.abs(low) < largest) & (np.abs(high) < largest)
             with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is replaced right here
-                self._center = np.where(self.has_bounds & scaled, (low + high) / 2, 0.0).astype(np.float32)
-                self._scale = np.where(self.has_bounds & scaled, (high - low) / 2, 1.0).astype(np.float32)
-            self._low, self._high = low.astype(space.dtype), high.astype(space.dtype)
+                self.center = np.where(self.has_bounds & scaled, (low + high) / 2, 0.0).astype(np.float32)
+                self.scale = np.where(self.has_bounds & scaled, (high - low) / 2, 1.0).astype(np.float32)
+            self.low, self.high = low.astype(space.dtype), high.astype(space.dtype)
         else:
-            self._start = np.reshape(getattr(space, "start", 0), -1)
+            self.start = np.reshape(getattr(space, "start", 0), -1)
         self.bounded = self.continuous and bool(self.has_bounds.all())
 
     def to_environment(self, actions: Array) -> Array:
         """Return environment actions (k, *shape) for policy actions (k, size) float32, or choices (k,) or (k, m)."""
         if self.continuous:
-            scaled = (actions * self._scale + self._center).astype(self.dtype)
-            return np.clip(scaled, self._low, self._high, out=scaled).reshape(len(actions), *self.shape)
-        return (actions + self._start).astype(self.dtype).reshape(len(actions), *self.shape)
+            scaled = (actions * self.scale + self.center).astype(self.dtype)
+            return np.clip(scaled, self.low, self.high, out=scaled).reshape(len(actions), *self.shape)
+        return (actions + self.start).astype(self.dtype).reshape(len(actions), *self.shape)
