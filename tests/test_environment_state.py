@@ -1,9 +1,13 @@
 """Environments that others made give their state away and take it back, so that runs in them resume exactly."""
 
+import contextlib
+
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
+from gantry.agents.dqn import DQNConfig
 from gantry.agents.ppo import PPOConfig
 from gantry.errors import GantryError
 from gantry.runs.environments import open_env
@@ -11,6 +15,10 @@ from gantry.runs.folder import WALL_CLOCK_COLUMNS, Run
 from gantry.runs.train import resume, train
 
 SMALL = PPOConfig(num_envs=2, rollout_steps=16, epochs=1, minibatch_size=32, hidden_sizes=(4,))
+SMALLEST = {
+    "ppo": SMALL,
+    "dqn": DQNConfig(num_envs=2, hidden_sizes=(4,), batch_size=4, learning_starts=8, buffer_size=64, report_every=16),
+}
 GYMNASIUM = ["Pendulum-v1", "CartPole-v1", "Acrobot-v1", "MountainCarContinuous-v0", "FrozenLake-v1", "Blackjack-v1"]
 MUJOCO = ["InvertedPendulum-v5", "Reacher-v5", "Hopper-v5", "Ant-v5"]
 
@@ -33,8 +41,9 @@ class Opaque(gymnasium.Env):
 @pytest.fixture(scope="module", autouse=True)
 def _opaque():
     gymnasium.register("test/Opaque-v0", Opaque, max_episode_steps=40)
+    gymnasium.register("test/Flaky-v0", Flaky, max_episode_steps=40)
     yield
-    del gymnasium.registry["test/Opaque-v0"]
+    del gymnasium.registry["test/Opaque-v0"], gymnasium.registry["test/Flaky-v0"]
 
 
 def rows(run):
@@ -62,6 +71,57 @@ def test_resumed_run_in_a_foreign_environment_equals_an_unbroken_one(env_id, tmp
     assert said == []
     assert rows(run) == rows(unbroken)
     assert (run.folder / "policy.safetensors").read_bytes() == (unbroken.folder / "policy.safetensors").read_bytes()
+
+
+class Flaky(CartPoleEnv):
+    """Fails in one step, and then no more, or in every reset as well."""
+
+    left, dead = 0, False
+
+    def reset(self, *, seed=None, options=None):
+        if Flaky.dead:
+            raise OSError("the line is dead")
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        Flaky.left -= 1
+        if Flaky.left == 0:
+            Flaky.dead = self.dies
+            raise OSError("the line broke")
+        return super().step(action)
+
+    def __init__(self, dies=False):
+        super().__init__()
+        self.dies = dies
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0], ids=["one-reading", "many-readings"])
+@pytest.mark.parametrize("agent", ["ppo", "dqn"])
+def test_broken_update_is_undone_exactly(agent, share, tmp_path, monkeypatch):
+    monkeypatch.setattr("gantry.runs.environment_state.READING_SHARE", share or 1e-9)
+    runs = [Run(tmp_path / name) for name in ("unbroken", "broken")]
+    for run, fails_at in zip(runs, (0, 100), strict=True):
+        Flaky.left, Flaky.dead = fails_at, False
+        with contextlib.suppress(GantryError):
+            train(run, "test/Flaky-v0", agent, SMALLEST[agent], 160)
+    assert 0 < runs[1].read_metrics()[-1]["steps"] < 100
+    said = []
+    resume(runs[1], say=said.append)
+    assert said == []
+    assert rows(runs[1]) == rows(runs[0])
+    first, second = ((run.folder / "policy.safetensors").read_bytes() for run in runs)
+    assert first == second
+
+
+def test_what_was_learned_is_saved_where_an_environment_dies(tmp_path):
+    run = Run(tmp_path / "run")
+    Flaky.left, Flaky.dead = 100, False
+    with pytest.raises(GantryError, match=r"failed in step\(\): OSError: the line broke"):
+        train(run, "test/Flaky-v0", "ppo", SMALL, 160, env_options={"dies": True})
+    saved = run.read_metrics()[-1]["steps"]
+    assert saved == 96
+    Flaky.dead = False
+    assert resume(run, say=lambda line: None).steps == 160
 
 
 def test_run_in_an_environment_of_unknown_state_says_that_it_begins_anew(tmp_path):

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+from typing import get_args
 
 import gymnasium
 import imageio.v3 as imageio
@@ -9,6 +10,8 @@ import mujoco
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
+from hypothesis import given
+from hypothesis import strategies as st
 from zoo import KINDS, Walk, zoo_id
 
 from gantry.agents import A2C, A2CConfig
@@ -21,7 +24,7 @@ from gantry.errors import GantryError
 from gantry.film.record import record
 from gantry.runs.environments import open_env
 from gantry.runs.evaluate import evaluate
-from gantry.runs.seeds import FOREIGN_EPISODES_PER_SEED, FOREIGN_SEEDS, environment_seed
+from gantry.runs.seeds import FOREIGN_ENVS_PER_SEED, FOREIGN_EPISODES_PER_SEED, FOREIGN_SEEDS, Purpose, environment_seed
 
 WEIGHTS = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
 
@@ -110,9 +113,24 @@ def test_seeds_of_others_environments_are_disjoint_and_fit_the_older_generator()
     assert all(first + size <= later for (first, size), (later, _) in itertools.pairwise(blocks))
     assert blocks[0][0] == 0
     assert blocks[-1][0] + blocks[-1][1] <= 2**31
-    assert environment_seed("tuning", 2**39, 2**20, "CartPole-v1") + 2**20 <= 2**31
     assert FOREIGN_EPISODES_PER_SEED >= 100_000
     assert evaluate(Steps().act, zoo_id("RandomState"), 3, seed=4095).score == 5.0
+
+
+@given(st.lists(st.tuples(st.sampled_from(get_args(Purpose)), st.integers(0, 2**40 - 1)), unique=True, max_size=9))
+def test_seed_blocks_in_others_environments_never_overlap(asked):
+    blocks = []
+    for purpose, seed in asked:
+        size = FOREIGN_ENVS_PER_SEED if purpose == "training" else FOREIGN_EPISODES_PER_SEED
+        for each in (seed, seed % (FOREIGN_SEEDS // size)):
+            if each < FOREIGN_SEEDS // size:
+                blocks.append((environment_seed(purpose, each, size, "CartPole-v1"), size))
+            else:
+                with pytest.raises(GantryError, match="a seed here must be from 0 to"):
+                    environment_seed(purpose, each, 1, "CartPole-v1")
+    blocks = sorted(set(blocks))
+    assert all(first + size <= later for (first, size), (later, _) in itertools.pairwise(blocks))
+    assert all(first >= 0 and first + size <= 2**31 for first, size in blocks)
 
 
 def test_streams_of_different_seeds_are_disjoint_in_python_and_for_sb3():

@@ -13,6 +13,7 @@ from gantry.cli.options import env_options
 from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError
 from gantry.runs.folder import Run
+from gantry.runs.step_time_limit import step_time_limit
 
 if TYPE_CHECKING:
     from gantry.runs.evaluate import Evaluation
@@ -52,6 +53,8 @@ class EvaluateArguments:
     """Environments open at once; by default all for Gantry's tasks, and as many as in training for others."""
     max_steps: int | None = None
     """Steps after which an episode is cut; by default 10,000, or the environment's own limit where that is longer."""
+    step_time_limit: float | None = None
+    """Seconds that a step of an environment that others made may take; one that hangs ends the command."""
     json: bool = False
     """End with one line of JSON on standard output; everything else goes to standard error."""
 
@@ -60,7 +63,8 @@ def main(words: Sequence[str]) -> None:
     """Run `gantry evaluate`."""
     arguments = parse(EvaluateArguments, "evaluate", words)
     exported = arguments.run.suffix == ".onnx"
-    agent, env_id, result = _of_file(arguments) if exported else _of_run(arguments)
+    with step_time_limit(arguments.step_time_limit):
+        agent, env_id, result = _of_file(arguments) if exported else _of_run(arguments)
     low, high = result.score_ci95
     table = Table(title=f"{agent} in {env_id}, {result.episodes} episodes", title_justify="left")
     table.add_column("metric")

@@ -14,6 +14,7 @@ from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError
 from gantry.runs.environments import short_name
 from gantry.runs.folder import Run
+from gantry.runs.step_time_limit import step_time_limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,8 @@ class RecordArguments:
     """Physics in place of those of the training: "cart_mass=0.5..2.0,motor_delay=0..2"."""
     disturb: Literal["pushes", "balls"] | None = None
     """Push the robot at random times, or throw balls at it."""
+    step_time_limit: float | None = None
+    """Seconds that a step of an environment that others made may take; one that hangs ends the command."""
     json: bool = False
     """End with one line of JSON on standard output; everything else goes to standard error."""
 
@@ -80,7 +83,8 @@ def main(words: Sequence[str]) -> None:
     options = {**config.env_options, **env_options(arguments.env, arguments.randomize, arguments.disturb)}
     path = film_path(arguments.out, arguments.format, Path("videos") / arguments.run.resolve().name)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, console=screen, disable=not screen.is_terminal) as bar:
+    bars = Progress(*columns, console=screen, disable=not screen.is_terminal)
+    with step_time_limit(arguments.step_time_limit), bars as bar:
         task = bar.add_task("filming", total=None)
         film = record(
             agent,
@@ -132,7 +136,8 @@ def _compare(arguments: RecordArguments, screen: Console) -> None:
     default = Path("videos") / f"{arguments.run.resolve().name}-compared"
     path = film_path(arguments.out, arguments.format, default)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, console=screen, disable=not screen.is_terminal) as bar:
+    bars = Progress(*columns, console=screen, disable=not screen.is_terminal)
+    with step_time_limit(arguments.step_time_limit), bars as bar:
         task = bar.add_task("filming", total=len(takes))
         films = record_side_by_side(
             takes,

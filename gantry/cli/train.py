@@ -20,6 +20,7 @@ from gantry.errors import GantryError, shown
 from gantry.files import config_from_json
 from gantry.runs.environments import canonical_id, registered_id
 from gantry.runs.folder import Run, RunConfig, latest_run, new_run
+from gantry.runs.step_time_limit import step_time_limit
 
 if TYPE_CHECKING:
     from gantry.agents import Agent, AgentConfig
@@ -81,6 +82,8 @@ class TrainArguments:
     """Episodes of each evaluation, always from the same seeds, which training never uses."""
     until: float | None = None
     """Stop once an evaluation scores this much."""
+    step_time_limit: float | None = None
+    """Seconds that a step of an environment that others made may take; one that hangs ends the training, saved."""
     tensorboard: bool = False
     """Also write curves for TensorBoard into the run's folder."""
     json: bool = False
@@ -121,7 +124,8 @@ def train_run(words: Sequence[str]) -> Run:
         if recipe is None and known is None:
             case = " ".join((f"{agent_id} in {env_id}", *(f"{option}" for option in arguments.env)))
             _say(screen, f"there is no recipe for {case}: the agent's default settings are used")
-        with _Listener(screen, run, total_steps, arguments.tensorboard) as listener:
+        listening = _Listener(screen, run, total_steps, arguments.tensorboard)
+        with step_time_limit(arguments.step_time_limit), listening as listener:
             agent = _learn(asked, run, total_steps, evaluation, listener)
     except KeyboardInterrupt as stopped:
         _say_stopped(screen, stopped, _resume_command(asked, run))

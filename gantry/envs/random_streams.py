@@ -7,6 +7,8 @@ environments sample at once with array operations, in any order, and only seed a
 
 import numpy as np
 
+from gantry.errors import GantryError, shown
+
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 """The increment of SplitMix64: 2⁶⁴ divided by the golden ratio, made odd."""
 ENVS_PER_SEED = 2**20
@@ -25,11 +27,19 @@ def mix(x: np.ndarray) -> np.ndarray:
 def foreign_block(seed: int, num_envs: int, size: int = FOREIGN_ENVS_PER_SEED) -> int:
     """Return the first of a seed's environment seeds, below FOREIGN_SEEDS, in environments that others made.
 
-    Blocks hold `size` environments, or as many times twice that as are needed; beyond the last one they repeat.
+    Blocks hold `size` environments, or as many times twice that as are needed; they never overlap.
+
+    Raises:
+        GantryError: the seed is beyond the last block.
     """
     while size < num_envs:
         size *= 2
-    return seed * size % FOREIGN_SEEDS
+    if not 0 <= seed < FOREIGN_SEEDS // size:
+        last = FOREIGN_SEEDS // size - 1
+        raise GantryError(
+            f"in environments that others made, a seed here must be from 0 to {last:,}, not {shown(seed)}"
+        )
+    return seed * size
 
 
 class RandomStreams:

@@ -7,9 +7,11 @@ values are JSON and arrays.
 """
 
 import contextlib
+import copy
 import enum
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -18,13 +20,17 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 
-from gantry.types import Array
+from gantry.types import Array, Observation, Options
 
 SimulationData = Any
 """A `mujoco.MjData`: mujoco has no types."""
 
 MOST_ENTRIES = 1000
 """Entries of lists and dictionaries in one attribute; a larger one is too slow to save with every update."""
+READING_SHARE = 0.005
+"""Share of the training time that reading states for `Rewinder` may take."""
+MOST_CALLS = 100_000
+"""Calls that `Rewinder` repeats, at most."""
 STATIC = (gymnasium.Env, VectorEnv, gymnasium.Space, EnvSpec, enum.Enum, type, ModuleType)
 """What an attribute may hold without its own state: environments are nodes themselves, the rest never changes."""
 STATIC_MODULES = ("gymnasium.envs.mujoco.mujoco_rendering", "mujoco._structs")
@@ -34,6 +40,10 @@ TABLES = {"P", "desc", "initial_state_distrib"}
 
 class UnknownState(Exception):
     """An attribute whose state cannot be read; the message names it."""
+
+
+STATE_ERRORS = (UnknownState, TypeError, ValueError, RecursionError)
+"""What reading a state raises where something in it is not understood."""
 
 
 class _Static(Exception):
@@ -76,6 +86,61 @@ def restore_environment(env: gymnasium.Env | VectorEnv, state: dict[str, Array])
             raise ValueError(f"it says nothing of {min(missing)}")
         for name, description in values.items():
             _restore(node, name, vars(node).get(name), description, state)
+
+
+class Rewinder:
+    """Takes a vector environment back to a mark, exactly: to a state read before it, and through the calls since then.
+
+    Reading the state takes far longer than a step, so it is read at a mark only now and then.
+
+    Args:
+        env: the environment.
+    """
+
+    def __init__(self, env: VectorEnv) -> None:
+        self._env = env
+        self._state: dict[str, Array] | None = None  # None: not read, or not known
+        self._read_at = self._cost = 0.0
+        self._calls: list[Observation | Options] = []  # actions, or a reset's settings, since then
+        self._marked = 0  # how many of these came before the mark
+
+    def mark(self) -> None:
+        """Remember this moment as the one that `rewind` returns to.
+
+        Raises:
+            UnknownState: the environment holds something that is not understood.
+        """
+        now = time.perf_counter()
+        if self._state is None or now - self._read_at > self._cost / READING_SHARE:
+            self._state = environment_state(self._env)
+            self._read_at = time.perf_counter()
+            self._cost = self._read_at - now
+            self._calls.clear()
+        self._marked = len(self._calls)
+
+    def called(self, call: Observation | Options) -> None:
+        """Note the actions of a step, or a reset's settings (a dictionary with "seed" and "options")."""
+        if self._state is not None:
+            self._calls.append(copy.copy(call))
+            if len(self._calls) > MOST_CALLS:
+                self._state = None
+
+    def rewind(self, reset: Callable[..., object], step: Callable[[Observation], object]) -> None:
+        """Return to the mark by the environment's functions `reset` and `step`.
+
+        Raises:
+            UnknownState: the state of that moment is not known.
+        """
+        if self._state is None:
+            raise UnknownState
+        del self._calls[self._marked :]
+        reset(0, None)
+        restore_environment(self._env, self._state)
+        for call in self._calls:
+            if isinstance(call, dict) and set(call) == {"seed", "options"}:
+                reset(call["seed"], call["options"])
+            else:
+                step(call)
 
 
 def _nodes(env: Any, path: str = "") -> Iterator[tuple[str, Any]]:

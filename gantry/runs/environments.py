@@ -20,7 +20,8 @@ from gantry.envs.factory import make, make_vec, remedy
 from gantry.envs.registry import canonical_id, find_task, import_module_of, registered_id
 from gantry.errors import GantryError, described, shown
 from gantry.files import write_bytes
-from gantry.runs.environment_state import UnknownState, environment_state, restore_environment
+from gantry.runs.environment_state import STATE_ERRORS, Rewinder, environment_state, restore_environment
+from gantry.runs.step_time_limit import TookTooLong, watches
 from gantry.types import SUCCESS, Infos, Json, Observation, Options
 
 FILES = "files"
@@ -230,29 +231,58 @@ class _ForeignVectorEnv(VectorWrapper):
         super().__init__(env)
         self._env_id = env_id
         self._unknown = False
+        self._rewinder = Rewinder(env)
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Return the state of all environments, or nothing where it cannot be read."""
         if not self._unknown:
             try:
                 return environment_state(self.env)
-            except (UnknownState, TypeError, ValueError, RecursionError):
+            except STATE_ERRORS:
                 self._unknown = True
         return {}
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Restore the state, in environments that have been reset."""
+        self._rewinder = Rewinder(self.env)
+        self._reset(0, None)
         with one_line(self._env_id, "to take back its state"):
-            self.env.reset(seed=0)
             restore_environment(self.env, state)
+
+    def mark(self) -> None:
+        """Begin steps that `rollback` undoes, where the state can be read."""
+        if not self._unknown:
+            try:
+                self._rewinder.mark()
+            except STATE_ERRORS:
+                self._unknown = True
+
+    def rollback(self) -> None:
+        """Return to the last `mark`, exactly.
+
+        Raises:
+            GantryError: the environment fails.
+            UnknownState: its state is not known.
+        """
+        self._rewinder.rewind(self._reset, self._step)
 
     def reset(self, *, seed: int | None = None, options: Json | None = None) -> tuple[Observation, Infos]:
         """Begin new episodes."""
-        with one_line(self._env_id, "in reset()"):
-            return self.env.reset(seed=seed, options=options)
+        result = self._reset(seed, options)
+        self._rewinder.called({"seed": seed, "options": options})
+        return result
 
     def step(self, actions: Observation) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Advance every environment by one step."""
+        result = self._step(actions)
+        self._rewinder.called(actions)
+        return result
+
+    def _reset(self, seed: int | None, options: Json | None) -> tuple[Observation, Infos]:
+        with one_line(self._env_id, "in reset()"):
+            return self.env.reset(seed=seed, options=options)
+
+    def _step(self, actions: Observation) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, Infos]:
         with one_line(self._env_id, "in step()"):
             return self.env.step(actions)
 
@@ -270,14 +300,23 @@ class _ForeignVectorEnv(VectorWrapper):
 @contextlib.contextmanager
 def one_line(env_id: str, call: str) -> Iterator[None]:
     """Turn what another package's environment raises in a call, such as "in step()", into a GantryError of one line."""
+    watch = watches[-1] if watches else None
+    if watch is not None:
+        watch.begin(env_id, call)
     try:
         yield
     except GantryError:
         raise
+    except TookTooLong:
+        assert watch is not None
+        raise GantryError(watch.line()) from None
     except (Exception, SystemExit) as error:
         if _is_ours(env_id):
             raise
         raise GantryError(f"{env_id} failed {call}: {described(error)}{remedy(error)}") from error
+    finally:
+        if watch is not None:
+            watch.end()
 
 
 @contextlib.contextmanager

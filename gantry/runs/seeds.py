@@ -21,8 +21,8 @@ FOREIGN_EPISODES_PER_SEED = 2**17
 def environment_seed(purpose: Purpose, seed: int, num_envs: int = 1, env_id: str | None = None) -> int:
     """Return the seed of the first environment; [result, result + num_envs) belongs to (purpose, seed) alone.
 
-    In environments that others made, the blocks of a purpose repeat from seed 2**17 on (training) or 2**12 on, and are
-    longer where there are more environments than a block holds; those of two purposes never meet.
+    In environments that others made, seeds go up to 2**17 (training) or 2**12, and less far where there are more
+    environments than a block holds.
 
     Args:
         purpose: what the environments are for.

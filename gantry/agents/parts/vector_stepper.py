@@ -11,7 +11,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.parts.checkpoint import Tensors, under
+from gantry.agents.parts.checkpoint import Tensors, Undoable, under
 from gantry.agents.parts.spaces import ObservationMap, Spaces
 from gantry.errors import GantryError
 from gantry.types import SUCCESS, Array, Infos
@@ -220,7 +220,10 @@ class VectorStepper:
         return self._state(True)
 
     def _state(self, with_env: bool) -> Tensors:
-        self.begin_episodes()
+        try:
+            self.begin_episodes()
+        except GantryError:  # it broke, and what was learned before is to be saved all the same
+            with_env = False
         tensors = {name: torch.from_numpy(array.copy()) for name, array in self._arrays().items()}
         tensors["recent"] = torch.from_numpy(np.array(self._recent, np.float64).reshape(-1, 3))
         counts = [self.steps, self._vector_steps, self.episodes, self._seed, self.stagger, self.restarted]
@@ -257,19 +260,31 @@ class VectorStepper:
     def _resumable_env(self) -> ResumableEnv | None:
         return next((env for env in (self.env.unwrapped, self.env) if isinstance(env, ResumableEnv)), None)
 
+    def _undoable_env(self) -> Undoable | None:
+        """Return the environment if it undoes steps itself, because copies of its state would take too long."""
+        own = self._resumable_env() is self.env.unwrapped
+        return self.env if isinstance(self.env, Undoable) and not own else None
+
     @property
     def begins_anew(self) -> bool:
         """Whether new episodes begin next, as after `load_state` where the environment's state is not known."""
         return not self._seeded
 
     def mark(self) -> None:
-        """Begin a stretch of steps that `rollback` undoes; the state of others' environments would take too long."""
-        self._copy = self._state(self._resumable_env() is self.env.unwrapped)
+        """Begin a stretch of steps that `rollback` undoes."""
+        undoable = self._undoable_env()
+        if undoable is not None:
+            undoable.mark()
+        self._copy = self._state(undoable is None)
 
     def rollback(self) -> None:
         """Return to the last `mark`; an environment that cannot, or that broke, begins new episodes."""
+        seed, undoable = self._seed, self._undoable_env()
         try:
             self.load_state(self._copy)
+            if undoable is not None:
+                undoable.rollback()
+                self._seed, self._seeded = seed, True
         except Exception:
             self._seeded = False  # the error that led here says what broke
 
