@@ -75,10 +75,10 @@ def test_targets_are_n_step_returns_from_the_observation_before_the_reset():
 def test_truncation_bootstraps_and_termination_does_not(terminal, expected):
     config = A2CConfig(
         rollout_steps=20, gamma=0.9, gae_lambda=0.95, normalize_return=False, learning_rate=2e-2, optimizer="adam",
-        max_gradient_norm=10.0, learning_rate_schedule="linear",
+        max_gradient_norm=10.0, learning_rate_schedule="linear", hidden_sizes=(16,),
     )  # fmt: skip
     agent = A2C(Wage(terminal=terminal), config)
-    agent.learn(48_000)
+    agent.learn(24_000)
     assert collected(agent).value.mean() == pytest.approx(expected, rel=0.1 if terminal else 0.02)
 
 
@@ -224,7 +224,7 @@ def test_learns_continuous_actions(squash):
         optimizer="adam", gamma=0.5,
     )  # fmt: skip
     agent = A2C(Spot(), config, seed=1)
-    agent.learn(24_000)
+    agent.learn(12_000)
     spots = np.linspace(-0.6, 0.6, 5, dtype=np.float32)
     actions = agent.act(np.stack([spots, np.full(5, 0.4, np.float32)], 1))
     np.testing.assert_allclose(actions[:, 0], spots, atol=0.2)

@@ -143,10 +143,10 @@ class Watch:
 
 @every_kind
 def test_disturbed_cell_moves_arrive_or_bump(kind):
-    n, arrived, bumps = 48, [], []
+    n, arrived, bumps = 32, [], []
     simulator, _ = disturbed(CELLS, kind, n, dirt=1.0)
     task, watch = simulator.task, Watch(simulator)
-    for _ in range(60):
+    for _ in range(40):
         actions = towards_dirt(simulator)
         here = task.cell_at(*simulator.state.qpos[:, :2].T)
         simulator.transition(actions)
@@ -168,11 +168,11 @@ def test_disturbed_cell_moves_arrive_or_bump(kind):
 @every_kind
 @pytest.mark.parametrize("plan", ["apartment", "eight_rooms"])
 def test_disturbed_room_drives_arrive(kind, plan):
-    n, rng = 24, np.random.default_rng(1)
+    n, rng = 16, np.random.default_rng(1)
     simulator, _ = disturbed(ROOMS, kind, n, plan=plan)
     task, watch = simulator.task, Watch(simulator)
     room = np.full(n, task.plan.room[task.plan.start])
-    for _ in range(3):
+    for _ in range(2):
         room = np.array([rng.choice(np.flatnonzero(task.plan.room_neighbors[here])) for here in room])
         simulator.state.userdata[:, task.dirt] = 1.0  # so that no episode ends
         simulator.features = task.features(simulator.state)
@@ -186,10 +186,10 @@ def test_disturbed_room_drives_arrive(kind, plan):
 
 @every_kind
 def test_disturbances_do_not_push_robot_through_walls(kind):
-    n = 96
+    n = 48
     simulator, _ = disturbed(DRIVE, kind, n, start="anywhere")
     watch = Watch(simulator)
-    for action in actions_for(simulator, 120):
+    for action in actions_for(simulator, 100):
         simulator.transition(np.sign(action).astype(np.float32))
         if simulator._some_ended:
             break
@@ -301,7 +301,7 @@ def test_distant_ball_changes_nothing_bit_for_bit(environment):
 
 @every_vacuum
 def test_picture_shows_simulated_balls(environment):
-    simulator = make_simulator(environment, 1, disturb="balls", render_mode="rgb_array", width=160, height=120)
+    simulator = make_simulator(environment, 1, disturb="balls", render_mode="rgb_array", width=80, height=60)
     simulator.reset(seed=0)
     drawn = simulator.task.picture(simulator.model)
     assert (drawn.nq, drawn.nv) == (simulator.model.nq, simulator.model.nv)

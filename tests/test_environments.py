@@ -1,12 +1,9 @@
 """Opening environments: ours, Gymnasium's, and those of a module that nobody has imported yet."""
 
 import json
-import os
-import subprocess
 import sys
 import textwrap
 from importlib import resources
-from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -18,8 +15,6 @@ from gantry.envs.simulator import Simulator
 from gantry.errors import GantryError
 from gantry.runs.environments import canonical_id, open_env, short_name
 from gantry.runs.evaluate import evaluate
-
-REPOSITORY = Path(__file__).parent.parent
 
 MODULE = """
     import gymnasium
@@ -130,16 +125,17 @@ def test_a_foreign_environment_steps_as_without_our_wrapper():
             np.testing.assert_array_equal(left, right)
 
 
-def test_module_prefix_imports_from_the_current_folder_and_works_in_every_command(module, tmp_path):
-    """Each command in a process of its own, in which the current folder is not on Python's path."""
+def test_module_prefix_imports_from_the_current_folder_and_works_in_every_command(module, tmp_path, capsys):
+    """Each command as if in a process of its own, in which the current folder is not on Python's path."""
     env_id = f"{module}:{module}/Corridor-v0"
+    path = list(sys.path)
 
     def gantry(*words: str) -> dict:
-        command = [sys.executable, "-P", "-m", "gantry", *words, "--json"]
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
+        sys.modules.pop(module, None)
+        gymnasium.registry.pop(f"{module}/Corridor-v0", None)
+        sys.path[:] = path
+        assert main([*words, "--json"]) == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
 
     assert gantry("train", env_id, "--out", "run", *SMALL)["steps"] == 64
     assert json.loads((tmp_path / "run" / "config.json").read_text())["env_id"] == env_id

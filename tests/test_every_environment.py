@@ -89,12 +89,12 @@ def long_steps(simulator: Simulator) -> bool:
 
 
 def steps_for(simulator: Simulator) -> int:
-    return 25 if long_steps(simulator) else 60
+    return 12 if long_steps(simulator) else 40
 
 
 def limit_for(simulator: Simulator) -> int:
     """An episode in which a disturbance happens, and that ends soon where control steps are long."""
-    return min(90, 3 + math.ceil(2.3 / simulator.control_timestep))
+    return min(90, 2 + math.ceil(2.3 / simulator.control_timestep))
 
 
 def test_gymnasiums_checker_has_no_complaint(env_id, options):
@@ -248,9 +248,9 @@ def test_own_quantities_at_their_defaults_are_the_model_itself_and_other_values_
 
 
 def test_rows_equal_single_environments_bit_for_bit(env_id, options):
-    n = 3
-    batch = make_simulator(env_id, n, max_episode_steps=15, **options)
-    steps = steps_for(batch) - 5
+    n, limit = 3, 4 if long_steps(make_simulator(env_id)) else 15
+    batch = make_simulator(env_id, n, max_episode_steps=limit, **options)
+    steps = 2 * limit + 2
     batch.action_space.seed(0)
     actions = [batch.action_space.sample() for _ in range(steps)]
     observations, _ = batch.reset(seed=7)
@@ -261,7 +261,7 @@ def test_rows_equal_single_environments_bit_for_bit(env_id, options):
         observations, *rest, infos = batch.step(action)
         found.append((flat(space, observations), *rest[:3]))
         metrics.append({name: infos[name] for name in batch.task.metrics(batch.features)})
-    single = gymnasium.make(env_id, max_episode_steps=15, **options)
+    single = gymnasium.make(env_id, max_episode_steps=limit, **options)
     for row in range(n):
         observation, _ = single.reset(seed=7 + row)
         assert np.array_equal(_one(space, observation), found[0][0][row])
@@ -289,7 +289,8 @@ def test_every_way_to_make_it_gives_the_same_environment(env_id):
     by_constructor = Simulator(make_task(env_id), 3, max_episode_steps=limit)
     assert isinstance(by_gymnasium.unwrapped, Simulator)
     assert by_gymnasium.spec.id == registered_id(env_id)
-    runs = [wander(env.unwrapped, 20, seed=2) for env in (by_gymnasium, by_function, by_constructor)]
+    steps = 6 if long_steps(by_function) else 20
+    runs = [wander(env.unwrapped, steps, seed=2) for env in (by_gymnasium, by_function, by_constructor)]
     for other in runs[1:]:
         for name, values in runs[0].items():
             assert np.array_equal(values, other[name]), name
@@ -314,7 +315,7 @@ def test_disturbed_rows_equal_single_environments_bit_for_bit_and_differ_from_un
     batch = make_simulator(env_id, n, max_episode_steps=limit, num_threads=2, disturb=kind)
     plain = make_simulator(env_id, n, max_episode_steps=limit)
     batch.action_space.seed(0)
-    actions = [batch.action_space.sample() for _ in range(2 * limit + 2)]
+    actions = [batch.action_space.sample() for _ in range(limit + limit // 2 + 1)]
     batch.reset(seed=40)
     plain.reset(seed=40)
     assert np.array_equal(batch.features, plain.features)
@@ -335,10 +336,12 @@ def test_disturbed_rows_equal_single_environments_bit_for_bit_and_differ_from_un
             assert (reward[0], terminated[0], truncated[0]) == (rewards[row], terminations[row], truncations[row])
 
 
-def check_resume(env_id: str, steps: int, **settings) -> None:
+def check_resume(env_id: str, **settings) -> None:
     """Check that a saved simulation continues in a fresh one as in itself, bit for bit."""
-    one, other = (make_simulator(env_id, 4, max_episode_steps=12, **settings) for _ in range(2))
-    wander(one, 12 if settings.get("autoreset_mode") == "NextStep" else 7)  # waiting for a reset, or in the middle
+    limit, steps = (4, 6) if long_steps(make_simulator(env_id)) else (12, 30)
+    one, other = (make_simulator(env_id, 4, max_episode_steps=limit, **settings) for _ in range(2))
+    # Waiting for a reset, or in the middle.
+    wander(one, limit if settings.get("autoreset_mode") == "NextStep" else limit // 2 + 1)
     other.set_state(one.get_state())
     one.action_space.seed(9)
     space = one.single_observation_space
@@ -354,24 +357,23 @@ def check_resume(env_id: str, steps: int, **settings) -> None:
 
 
 def test_a_saved_simulation_continues_bit_for_bit(env_id, options):
-    check_resume(env_id, 14 if long_steps(make_simulator(env_id)) else 30, **options)
+    check_resume(env_id, **options)
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("NextStep", None), ("NextStep", "pushes"), ("SameStep", "balls")])
 def test_a_saved_simulation_continues_bit_for_bit_in_every_mode_and_disturbed(env_id, mode, kind):
     if kind is not None:
         require(env_id, Disturbable)
-    steps = 14 if long_steps(make_simulator(env_id)) else 30
-    check_resume(env_id, steps, autoreset_mode=mode, disturb=kind)
+    check_resume(env_id, autoreset_mode=mode, disturb=kind)
 
 
 def test_a_simulation_saved_at_any_moment_continues_bit_for_bit_even_in_contact(env_id):
     require(env_id, Disturbable)
-    one = make_simulator(env_id, 8, max_episode_steps=12, disturb="balls")
+    one = make_simulator(env_id, 4, max_episode_steps=12, disturb="balls")
     one.reset(seed=3)
     one.action_space.seed(3)
-    for _ in range(6 if long_steps(one) else 20):
-        other = make_simulator(env_id, 8, max_episode_steps=12, disturb="balls")
+    for _ in range(4 if long_steps(one) else 16):
+        other = make_simulator(env_id, 4, max_episode_steps=12, disturb="balls")
         other.set_state(one.get_state())
         for _ in range(2 if long_steps(one) else 1):
             action = one.action_space.sample()
@@ -441,7 +443,7 @@ def test_actions_far_beyond_their_bounds_are_clipped_without_a_warning(env_id, s
 
 
 def test_gymnasiums_vector_wrappers_work_on_it(env_id):
-    n, limit = 3, 10
+    n, limit = 3, 4 if long_steps(make_simulator(env_id)) else 10
     env = vector.RecordEpisodeStatistics(gymnasium.make_vec(registered_id(env_id), num_envs=n, max_episode_steps=limit))
     env.reset(seed=0)
     env.action_space.seed(0)

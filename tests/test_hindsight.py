@@ -172,7 +172,7 @@ CONFIG = DDPGConfig(
 def test_hindsight_learns_from_a_sparse_reward(mode):
     env = gymnasium.vector.SyncVectorEnv([Line] * 8, autoreset_mode=mode)
     agent = DDPG(env, CONFIG)
-    agent.learn(6_000)
+    agent.learn(4_000)
     positions, goals = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 200, 1)).astype(np.float32)
     for _ in range(12):
         actions = agent.act({"observation": positions, "achieved_goal": positions, "desired_goal": goals})

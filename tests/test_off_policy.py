@@ -280,7 +280,7 @@ def test_truncation_bootstraps_and_termination_does_not(terminal, n_step):
         }
     )
     agent = DDPG(env, config)
-    agent.learn(5_000)
+    agent.learn(3_000)
     value = agent.critics[0](torch.tensor([[1.0, 0.0]])).item()
     # With `left` steps to go, min(left, n) wages and, unless life ended, the value after them.
     taken = [min(left, n_step) for left in range(1, length + 1)]

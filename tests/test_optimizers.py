@@ -430,8 +430,8 @@ def test_natural_gradients_are_unbiased(antithetic):
     expected = quadratic_expectations(MATRIX, linear, mean, factor)
     random = generator()
     estimates = []
-    for _ in range(1000):
-        noise = torch.randn(80, 2, generator=random, dtype=torch.float64)
+    for _ in range(250):
+        noise = torch.randn(320, 2, generator=random, dtype=torch.float64)
         noise = torch.cat([noise, -noise]) if antithetic else noise
         points = mean + noise @ factor.T
         values = 0.5 * (points @ MATRIX * points).sum(1) + points @ linear

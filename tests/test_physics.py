@@ -233,7 +233,7 @@ def test_the_strength_of_servos_leaves_where_they_go():
 
 
 def test_tilted_gravity_is_the_models_turned_by_that_angle_towards_a_random_direction():
-    n = 32
+    n = 12
     tilt = np.linspace(0.0, 30.0, n)
     simulator = make_simulator(ID, n, physics={"gravity_tilt": tilt})
     _, infos = simulator.reset(seed=SEED)

@@ -1,7 +1,7 @@
+import contextlib
 import json
 import math
-import subprocess
-import sys
+import os
 
 import gymnasium
 import numpy as np
@@ -15,6 +15,7 @@ import gantry
 from gantry.agents import load_agent
 from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.tensor_checks import sealed
+from gantry.agents.parts.threads import torch_threads
 from gantry.agents.ppo import PPO, PPOConfig, approximate_kl, clipped_surrogate, value_loss
 from gantry.errors import GantryError
 from gantry.files import load_tensors, save_tensors
@@ -61,7 +62,7 @@ def test_approximate_kl_matches_gaussians():
 @pytest.mark.parametrize("seed", range(3))
 def test_learns_continuous_actions(seed):
     agent = PPO(Spot(), SMALL, seed=seed)
-    agent.learn(16_000)
+    agent.learn(8_000)
     spots = np.linspace(-0.8, 0.8, 9, dtype=np.float32)
     actions = agent.act(np.stack([spots, np.full(9, 0.4, np.float32)], 1))
     np.testing.assert_allclose(actions[:, 0], spots, atol=0.2)
@@ -71,7 +72,7 @@ def test_learns_continuous_actions(seed):
 @pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
 def test_learns_discrete_actions(seed, mode):
     agent = PPO(Spot(discrete=True, mode=mode), SMALL, seed=seed)
-    rows = histories(agent, 8_000)
+    rows = histories(agent, 4_000)
     assert rows[-1]["reward_mean"] > 0.8
     assert agent.act(np.array([[-0.5, 0.2], [0.5, 0.2]])).tolist() == [0, 1]
 
@@ -97,7 +98,7 @@ def test_other_settings_learn_too(activation):
         target_kl=0.05, entropy_coefficient=1e-3, learning_rate_schedule="linear", normalize_observation=False,
         hidden_sizes=(32,), normalize_advantage=False,
     )  # fmt: skip
-    rows = histories(PPO(Spot(discrete=True), config), 8_000)
+    rows = histories(PPO(Spot(discrete=True), config), 5_000)
     assert rows[-1]["reward_mean"] > rows[0]["reward_mean"] + 0.2
     assert rows[-1]["learning_rate"] < 0.1 * rows[0]["learning_rate"]
 
@@ -112,10 +113,10 @@ def test_other_settings_learn_too(activation):
 def test_truncation_bootstraps_and_termination_does_not(terminal, expected):
     config = PPOConfig(
         rollout_steps=20, minibatch_size=160, gamma=0.9, gae_lambda=0.95, normalize_return=False, learning_rate=1e-2,
-        max_gradient_norm=10.0, learning_rate_schedule="linear",
+        max_gradient_norm=10.0, learning_rate_schedule="linear", hidden_sizes=(16,),
     )  # fmt: skip
     agent = PPO(Wage(terminal=terminal), config)
-    agent.learn(24_000)
+    agent.learn(12_000)
     batch = collected(agent)
     if terminal:  # one value for states of one look: the mean of what is left to earn
         assert batch.value.mean() == pytest.approx(expected, rel=0.1)
@@ -210,25 +211,29 @@ def test_two_runs_of_one_seed_are_identical_and_of_two_seeds_not():
 
 
 def test_results_depend_neither_on_processors_nor_on_global_random_state():
-    code = """
-import os, sys
-sys.path.insert(0, "tests")
-if sys.argv[1] == "one" and hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-import numpy, torch
-torch.manual_seed(len(sys.argv[1])); numpy.random.seed(len(sys.argv[1]))
-torch.set_num_threads(1 if sys.argv[1] == "one" else 3)
-from test_ppo import *
-agent = PPO(Spot(), SMALL, seed=4)
-agent.learn(1500)
-print(parameters(agent).numpy().tobytes().hex())
-"""
-    runs = [
-        subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=True).stdout
-        for name in ("one", "many")
-    ]
-    assert len(runs[0]) > 1000
-    assert runs[0] == runs[1]
+    def learned(threads, processors, global_seed):
+        torch.manual_seed(global_seed)
+        np.random.seed(global_seed)  # noqa: NPY002
+        with torch_threads(threads), on_processors(processors):
+            agent = PPO(Spot(), SMALL, seed=4)
+            agent.learn(1_500)
+        return parameters(agent)
+
+    assert torch.equal(learned(1, 1, global_seed=1), learned(3, None, global_seed=2))
+
+
+@contextlib.contextmanager
+def on_processors(count):
+    """Keep this process to its first `count` processors, where the system can; None: to all."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def test_evaluating_in_between_changes_nothing():

@@ -143,7 +143,7 @@ def test_actor_and_critics_use_each_other_as_they_were_before_the_step():
 @pytest.mark.parametrize("seed", range(2))
 def test_learns_continuous_actions(seed):
     agent = SAC(Spot(), SACConfig(**SMALL), seed=seed)
-    agent.learn(6_000)
+    agent.learn(4_000)
     spots = np.linspace(-0.8, 0.8, 9, dtype=np.float32)
     actions = agent.act(np.stack([spots, np.full(9, 0.4, np.float32)], 1))
     np.testing.assert_allclose(actions[:, 0], spots, atol=0.2)
@@ -153,7 +153,7 @@ def test_learns_continuous_actions(seed):
 def test_temperature_brings_the_entropy_to_its_target(target):
     rows = []
     agent = SAC(Spot(), SACConfig(**{**SMALL, "temperature_learning_rate": 3e-2, "target_entropy": target}))
-    agent.learn(6_000, lambda _, row: rows.append(row))
+    agent.learn(4_000, lambda _, row: rows.append(row))
     assert np.mean([row["entropy"] for row in rows[-3:]]) == pytest.approx(target, abs=0.15)
 
 

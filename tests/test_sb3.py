@@ -91,8 +91,8 @@ def test_another_autoreset_mode_is_refused():
 )
 def test_sb3s_agents_train_through_it(algorithm, settings, options):
     env = VecNormalize(VecMonitor(make_sb3(BALANCE, 4, seed=0, max_episode_steps=20, **options)), norm_reward=False)
-    model = algorithm("MlpPolicy", env, seed=0, device="cpu", **settings)
-    model.learn(256)
+    model = algorithm("MlpPolicy", env, seed=0, device="cpu", policy_kwargs={"net_arch": [8]}, **settings)
+    model.learn(160)
     assert len(model.ep_info_buffer) >= 8  # VecMonitor saw the episodes end
     assert {int(info["l"]) for info in model.ep_info_buffer} == {20}
 
@@ -115,6 +115,9 @@ def test_hindsight_replay_trains_on_the_goal_conditioned_arm():
         batch_size=32,
         seed=0,
         device="cpu",
+        policy_kwargs={"net_arch": [8]},
+        gradient_steps=4,
+        train_freq=10,
     )
     model.learn(160)
     sample = model.replay_buffer.sample(64)

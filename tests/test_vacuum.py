@@ -49,10 +49,10 @@ def actions_for(simulator: Simulator, steps: int, seed: int = 0) -> np.ndarray:
 
 @unusual_variant
 def test_vector_environments_equal_single_ones_bit_for_bit(environment, options):
-    n, steps, limit = 16, 14, 6
+    n, steps, limit = 8, 10, 4
     simulator = make_simulator(environment, n, max_episode_steps=limit, num_threads=2, **options)
     actions = actions_for(simulator, steps)
-    rows = [0, 7, 15]
+    rows = [0, 7]
     observation, _ = simulator.reset(seed=5)
     singles = {row: gymnasium.make(f"gantry:{environment}", max_episode_steps=limit, **options) for row in rows}
     for row, single in singles.items():
@@ -142,9 +142,9 @@ def make_single(environment: str, **options: Any) -> gymnasium.Env:
 def long_run(environment: str, variant: int) -> tuple[Simulator, np.ndarray]:
     """A simulator of many rows, and what it observed over a few episodes (steps, n, ...)."""
     rooms = environment == ROOMS
-    simulator = make_simulator(environment, 24 if rooms else 96, max_episode_steps=24, **VARIANTS[variant][1])
+    simulator = make_simulator(environment, 16 if rooms else 64, max_episode_steps=20, **VARIANTS[variant][1])
     first = simulator.reset(seed=0)[0]
-    return simulator, np.array([first, *(simulator.step(action)[0] for action in actions_for(simulator, 48))])
+    return simulator, np.array([first, *(simulator.step(action)[0] for action in actions_for(simulator, 40))])
 
 
 @pytest.mark.parametrize("variant", range(len(VARIANTS)), ids=NAMES)
@@ -221,7 +221,7 @@ def test_wheel_speeds_turn_drive_and_stop_at_goal():
 
 @pytest.mark.parametrize("environment", [CELLS, ROOMS, DRIVE])
 def test_dirt_markers_vanish_when_cleaned(environment):
-    env = gymnasium.make(f"gantry:{environment}", render_mode="rgb_array", width=320, height=240).unwrapped
+    env = gymnasium.make(f"gantry:{environment}", render_mode="rgb_array", width=200, height=150).unwrapped
     env.reset(seed=0)
     dirty = env.render().astype(int)
     task, state = env.simulator.task, env.simulator.state
@@ -235,7 +235,7 @@ def test_dirt_markers_vanish_when_cleaned(environment):
     state.userdata[0, task.dirt] = 0.0
     clean = env.render().astype(int)
     changed = (np.abs(dirty - clean) > 20).any(axis=2).sum()
-    assert changed > 60, "the crumbs are large enough to be seen"
+    assert changed > 25, "the crumbs are large enough to be seen"
     assert 0 < (np.abs(dirty - cleaner) > 20).any(axis=2).sum() < changed
     env.close()
 
