@@ -139,7 +139,7 @@ def test_same_seed_same_numbers(case):
     runs = []
     for seed in (0, 0, 1):
         agent = kind(Spot(discrete=discrete), config, seed=seed)
-        runs.append((histories(agent, 800), parameters(agent)))
+        runs.append((histories(agent, 480), parameters(agent)))
     assert torch.equal(runs[0][1], runs[1][1])
     assert repr(runs[0][0]) == repr(runs[1][0])
     assert not torch.equal(runs[0][1], runs[2][1])
@@ -162,13 +162,13 @@ def test_acting_in_between_does_not_change_learning(case):
 def test_resumed_run_is_identical(case, mode):
     kind, config, discrete = case
     whole = kind(Spot(mode=mode, discrete=discrete), config, seed=5)
-    expected = histories(whole, 1_000)
+    expected = histories(whole, 800)
     first = kind(Spot(mode=mode, discrete=discrete), config, seed=5)
     rows = []
-    first.learn(1_000, lambda _, row: rows.append(row) or len(rows) < 4)
+    first.learn(800, lambda _, row: rows.append(row) or len(rows) < 4)
     second = kind(Spot(mode=mode, discrete=discrete), config, seed=77)
     restore(second, trainer_state(first))
-    rows += histories(second, 1_000)
+    rows += histories(second, 800)
     assert repr(rows) == repr(expected)
     assert torch.equal(parameters(second), parameters(whole))
 
@@ -176,17 +176,17 @@ def test_resumed_run_is_identical(case, mode):
 def test_interrupt_returns_to_the_last_whole_update(case):
     kind, config, discrete = case
     whole = kind(Spot(discrete=discrete), config)
-    whole.learn(1_000)
+    whole.learn(700)
     env = Spot(discrete=discrete)
     env.fail_at = 37  # in the fourth block of ten vector steps
     agent = kind(env, config)
     seen = []
     with pytest.raises(KeyboardInterrupt):
-        agent.learn(1_000, lambda agent, _: seen.append(parameters(agent)))
+        agent.learn(700, lambda agent, _: seen.append(parameters(agent)))
     assert len(seen) == 3
     assert agent.steps == 480
     assert torch.equal(parameters(agent), seen[-1])
-    agent.learn(1_000)
+    agent.learn(700)
     assert torch.equal(parameters(agent), parameters(whole))
 
 
@@ -280,7 +280,7 @@ def test_truncation_bootstraps_and_termination_does_not(terminal, n_step):
         }
     )
     agent = DDPG(env, config)
-    agent.learn(3_000)
+    agent.learn(5_000)
     value = agent.critics[0](torch.tensor([[1.0, 0.0]])).item()
     # With `left` steps to go, min(left, n) wages and, unless life ended, the value after them.
     taken = [min(left, n_step) for left in range(1, length + 1)]

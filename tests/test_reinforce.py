@@ -287,7 +287,7 @@ def test_learns_discrete_actions(baseline):
 def test_learns_continuous_actions(squash):
     config = ReinforceConfig(episodes=32, gamma=0.5, squash_actions=squash, learning_rate=2e-2)
     agent = Reinforce(Spot(), config, seed=1, env_seed=1)
-    agent.learn(10_000)
+    agent.learn(20_000)
     spots = np.linspace(-0.6, 0.6, 5, dtype=np.float32)
     actions = agent.act(np.stack([spots, np.full(5, 0.4, np.float32)], 1))
     np.testing.assert_allclose(actions[:, 0], spots, atol=0.2)

@@ -115,7 +115,7 @@ def test_config_json_holds_every_default_and_versions(finished):
 
 def test_record_films_the_episodes_that_evaluate_scores(finished, tmp_path):
     agent = load_agent(finished.folder)
-    short = {"max_episode_steps": 200}
+    short = {"max_episode_steps": 100}
     options = {"env_options": short, "backend": "raycast"}
     film = record(agent, SWING_UP, tmp_path / "film.mp4", episodes=1, size=(96, 64), **options)
     score = evaluate(agent.act, SWING_UP, episodes=1, env_options=short).score
