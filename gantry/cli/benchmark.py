@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from gantry.cli.options import parse_options
+from gantry.cli.options import env_options
 from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError
 from gantry.types import Json
@@ -69,6 +69,10 @@ class BenchmarkArguments:
     """Run on Ray: local, auto (the cluster that runs here), or a cluster's address; by default in processes here."""
     env: tuple[str, ...] = ()
     """Options of the environments, name=value, such as actions=discrete."""
+    reward: str | None = None
+    """Weights of the reward's named terms, in place of the task's own reward: "cleaned=1,bump=-0.5".
+
+    Scores are of the task's own reward."""
     include: tuple[str, ...] = ()
     """Results of other programs, NAME=PATH or NAME@ENV=PATH: monitor.csv, evaluations.npz, CSV, or a folder of them."""
     out: Path | None = None
@@ -161,7 +165,9 @@ def _cells(arguments: BenchmarkArguments) -> "list[Cell]":
     protocol = Protocol(**changes) if chosen is None else dataclasses.replace(chosen.protocol, **changes)
     environments = arguments.envs or (() if chosen is None else chosen.environments)
     seeds = arguments.seeds if arguments.seeds is not None else 5 if chosen is None else chosen.seeds
-    return plan_cells(environments, parse_options(arguments.env), algorithms, seeds, protocol)
+    return plan_cells(
+        environments, env_options(arguments.env, None, None, arguments.reward), algorithms, seeds, protocol
+    )
 
 
 class _Live:

@@ -47,6 +47,8 @@ class EvaluateArguments:
     """Physics in place of those of the training: "cart_mass=0.5..2.0,motor_delay=0..2"."""
     disturb: Literal["pushes", "balls"] | None = None
     """Push the robot at random times, or throw balls at it."""
+    reward: str | None = None
+    """Weights of the reward's named terms in place of those of the training; scores are of the task's own reward."""
     stochastic: bool = False
     """Let the policy act as it explores, not deterministically."""
     num_envs: int | None = None
@@ -75,6 +77,8 @@ def main(words: Sequence[str]) -> None:
     if result.success is not None:
         table.add_row("success", f"{result.success:.1%}")
     table.add_row("return, mean", f"{result.return_mean:.2f}")
+    if result.used_mean is not None:
+        table.add_row("reward in use, mean of a step", f"{result.used_mean:.3f}")
     table.add_row("episode length, mean", f"{result.length_mean:.1f} steps")
     if result.cut:
         table.add_row("cut by the cap on steps", f"{result.cut} of {result.episodes} episodes")
@@ -96,7 +100,10 @@ def _of_run(arguments: EvaluateArguments) -> "tuple[str, str, Evaluation]":
     from gantry.runs.evaluate import evaluate_agent
 
     agent = load_agent(Run(arguments.run).policy_folder(arguments.policy))
-    options = {**config.env_options, **env_options(arguments.env, arguments.randomize, arguments.disturb)}
+    options = {
+        **config.env_options,
+        **env_options(arguments.env, arguments.randomize, arguments.disturb, arguments.reward),
+    }
     result = evaluate_agent(
         agent,
         config.env_id,
@@ -122,7 +129,7 @@ def _of_file(arguments: EvaluateArguments) -> "tuple[str, str, Evaluation]":
         arguments.env_id,
         arguments.episodes,
         arguments.seed,
-        env_options(arguments.env, arguments.randomize, arguments.disturb),
+        env_options(arguments.env, arguments.randomize, arguments.disturb, arguments.reward),
         arguments.num_envs,
         arguments.max_steps,
     )

@@ -30,8 +30,8 @@ def parse_options(words: Sequence[str]) -> Json:
     return options
 
 
-def env_options(words: Sequence[str], randomize: str | None, disturb: str | None) -> Json:
-    """Return what the flags --env, --randomize and --disturb ask of the environment, as JSON values.
+def env_options(words: Sequence[str], randomize: str | None, disturb: str | None, reward: str | None = None) -> Json:
+    """Return what the flags --env, --randomize, --disturb and --reward ask of the environment, as JSON values.
 
     Raises:
         GantryError: a word that is no `name=value`.
@@ -42,6 +42,10 @@ def env_options(words: Sequence[str], randomize: str | None, disturb: str | None
         options["physics"] = {name: str(value) for name, value in parse_options(quantities).items()}
     if disturb is not None:
         options["disturb"] = disturb
+    if reward is not None:
+        from gantry.envs.reward_design import parse_reward  # imports MuJoCo
+
+        options["reward"] = parse_reward(reward)
     return options
 
 

@@ -15,6 +15,7 @@ from gantry.errors import GantryError
 from gantry.runs.environments import short_name
 from gantry.runs.folder import Run
 from gantry.runs.step_time_limit import step_time_limit
+from gantry.types import Json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,8 @@ class RecordArguments:
     """Physics in place of those of the training: "cart_mass=0.5..2.0,motor_delay=0..2"."""
     disturb: Literal["pushes", "balls"] | None = None
     """Push the robot at random times, or throw balls at it."""
+    reward: str | None = None
+    """Weights of the reward's named terms in place of those of the training; scores are of the task's own reward."""
     step_time_limit: float | None = None
     """Seconds that a step of an environment that others made may take; one that hangs ends the command."""
     json: bool = False
@@ -80,7 +83,7 @@ def main(words: Sequence[str]) -> None:
         _compare(arguments, screen)
         return
     agent = load_agent(arguments.run)
-    options = {**config.env_options, **env_options(arguments.env, arguments.randomize, arguments.disturb)}
+    options = {**config.env_options, **_options(arguments)}
     path = film_path(arguments.out, arguments.format, Path("videos") / arguments.run.resolve().name)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     bars = Progress(*columns, console=screen, disable=not screen.is_terminal)
@@ -130,7 +133,7 @@ def _compare(arguments: RecordArguments, screen: Console) -> None:
     takes = []
     for folder in (arguments.run, *arguments.compare):
         config = Run(folder).read_config()
-        options = {**config.env_options, **env_options(arguments.env, arguments.randomize, arguments.disturb)}
+        options = {**config.env_options, **_options(arguments)}
         label = f"{config.agent} seed {config.seed}, {film_title(config.env_id)}"
         takes.append(Take(label, load_agent(folder), config.env_id, options))
     default = Path("videos") / f"{arguments.run.resolve().name}-compared"
@@ -154,6 +157,10 @@ def _compare(arguments: RecordArguments, screen: Console) -> None:
     screen.print(f"{path}: {shown}", soft_wrap=True)
     if arguments.json:
         print_json({"path": str(path), "scores": scores})
+
+
+def _options(arguments: RecordArguments) -> Json:
+    return env_options(arguments.env, arguments.randomize, arguments.disturb, arguments.reward)
 
 
 def film_title(env_id: str) -> str:

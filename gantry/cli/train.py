@@ -66,6 +66,10 @@ class TrainArguments:
     """Physics to set, or to sample from a range for each episode: "cart_mass=0.5..2.0,motor_delay=0..2"."""
     disturb: Literal["pushes", "balls"] | None = None
     """Push the robot at random times, or throw balls at it."""
+    reward: str | None = None
+    """Weights of the reward's named terms, in place of the task's own reward: "cleaned=1,bump=-0.5"."""
+    shaping: bool = False
+    """Add potential-based shaping, with the agent's discount, in tasks that offer a potential."""
     recipe: Path | None = None
     """A recipe file, as `gantry tune` writes it: agent, settings, options and steps in place of a shipped recipe's."""
     name: str = ""
@@ -157,7 +161,9 @@ def _learn(
 
     arguments = asked.arguments
     hear: Any = {"progress": listener.update, "evaluated": listener.evaluated, "say": listener.say}
-    options = env_options(arguments.env, arguments.randomize, arguments.disturb)
+    options = env_options(arguments.env, arguments.randomize, arguments.disturb, arguments.reward)
+    if arguments.shaping:
+        options["shaping"] = vars(asked.config).get("gamma", 1.0)  # planners and policy search discount nothing
     if asked.known is not None:
         return resume(
             run,

@@ -62,6 +62,15 @@ class Plannable(Protocol):
 
 
 @runtime_checkable
+class Shapeable(Protocol):
+    """A task with a potential: a number that says how near to done a state is, for shaping its reward."""
+
+    def potential(self, features: Numeric) -> Numeric:
+        """Return the potential Φ (...) of features (..., number), for NumPy arrays and torch tensors alike."""
+        ...
+
+
+@runtime_checkable
 class PlanDrawable(Protocol):
     """A task whose plans films can draw as lines through points."""
 

@@ -82,5 +82,7 @@ def remedy(error: BaseException) -> str:
     if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
         if "'physics'" in str(error) or "'disturb'" in str(error):
             return "; --randomize and --disturb are for Gantry's tasks"
+        if "'reward'" in str(error) or "'shaping'" in str(error):
+            return "; --reward and --shaping are for Gantry's tasks, whose rewards have named terms"
         return "; `gantry info` shows an environment's options"
     return "; this is an error of the environment's own, or of the options it was given"

@@ -8,6 +8,7 @@ from mujoco.batch import Batch
 
 from gantry.envs.batch import NO_STAGE, threads_for
 from gantry.envs.capabilities import PlanDrawable, Plannable
+from gantry.envs.reward_design import RewardDesign
 from gantry.envs.state import State
 from gantry.envs.task import Task
 from gantry.types import Numeric
@@ -24,10 +25,11 @@ class PlanningModel:
     Args:
         task: the task.
         state: the live simulations that are planned for, from where they are when `rollout` is called.
+        design: the reward in use; None for the task's own.
     """
 
-    def __init__(self, task: Task, state: State) -> None:
-        self._task, self._state = task, state
+    def __init__(self, task: Task, state: State, design: RewardDesign | None = None) -> None:
+        self._task, self._state, self._design = task, state, design
         self._copies: dict[int, State] = {}
         self.control_timestep = float(state.batch.model.opt.timestep) * task.decimation
         """Simulated seconds per control step."""
@@ -49,7 +51,7 @@ class PlanningModel:
 
     def reward(self, features: Numeric, control: Numeric, next_features: Numeric) -> Numeric:
         """Return the rewards (...) of transitions, NumPy arrays or torch tensors alike (see `Task.reward`)."""
-        return self._task.reward(features, control, next_features)[0]
+        return (self._task if self._design is None else self._design).reward(features, control, next_features)[0]
 
     def terminated(self, next_features: Numeric) -> Numeric:
         """Return whether episodes end in a terminal state, (...) bool (see `Task.terminated`)."""
@@ -98,7 +100,7 @@ class PlanningModel:
             features.append(task.features(state))
         path = np.stack(features)[:, :count]
         held = np.repeat(np.stack(controls)[:, :count], repeat, 0)
-        rewards = np.asarray(task.reward(path[:-1], held, path[1:])[0])
+        rewards = np.asarray(self.reward(path[:-1], held, path[1:]))
         over = np.logical_or.accumulate(task.terminated(path[1:]), axis=0)
         rewards[1:][over[:-1]] = 0.0
         return path[::repeat], rewards.reshape(horizon, repeat, count).sum(1), over[repeat - 1 :: repeat]

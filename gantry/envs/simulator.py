@@ -27,6 +27,7 @@ from gantry.envs.lookahead import PlanningModel
 from gantry.envs.mujoco_log import keep_log_out_of_files, say_on_console
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.registry import require_task
+from gantry.envs.reward_design import RewardDesign
 from gantry.envs.state import State
 from gantry.envs.task import Task
 from gantry.errors import GantryError
@@ -53,7 +54,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     episodes end with SAME_STEP autoreset, it also holds `final_obs` (n, observation), their last observations, with the
     mask `_final_obs` (n,). Where physics differ between environments, `physics` holds their values. `diverged` is a
     mask (n,), present when simulations diverged: their episodes are truncated, with the last finite observation as the
-    final one.
+    final one. Where the reward in use is not the task's own, `objective` (n,) holds the task's own.
 
     Args:
         task: the world.
@@ -65,6 +66,9 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             `gantry.envs.domain_randomization.COMMON`: each a number, one number per environment, or a range sampled
             anew for each episode, such as `Range(0.5, 2.0)` or `"0.5..2.0"`.
         disturb: `pushes` or `balls`, thrown at the robot (see `gantry.envs.disturbances`); None for neither.
+        reward: weights of the reward's named terms, as `{"cleaned": 1, "bump": -0.5}` or in text, in place of the
+            task's own reward; None keeps that (see `gantry.envs.reward_design`).
+        shaping: the agent's discount γ, to add potential-based shaping; None adds none.
         render_mode: None or `rgb_array`.
         width: of a rendered frame, in pixels.
         height: of a rendered frame, in pixels.
@@ -84,6 +88,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         num_threads: int = 0,
         physics: Mapping[str, Quantity] | None = None,
         disturb: Kind | None = None,
+        reward: Mapping[str, float] | str | None = None,
+        shaping: float | None = None,
         render_mode: str | None = None,
         width: int = 480,
         height: int = 360,
@@ -124,11 +130,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Whether any physical quantity differs from the model's."""
         self._physics: Physics | None = None
         if physics:
-            anything = np.zeros((1, *(task.action_space.shape or ())), task.action_space.dtype)
-            neutral = np.full(task.control(anything).shape[1], task.neutral)
-            writer = task if isinstance(task, Randomizable) else None
-            self._physics = Physics(writer, self.batch, physics, task.common_physics, neutral)
-            self._physics.write(self._all)
+            self._physics = self._given_physics(physics)
             self._check_noise()
         if disturb is not None:
             assert isinstance(task, Disturbable)  # _load_model has seen to it
@@ -136,8 +138,11 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             disturbance = Disturbance(disturb, task.disturbance_target, self.model, seconds)
             self.state.disturber = lambda mask: disturbance.apply(self.batch, mask, self._seeds, self._episodes)
 
+        self._design = self._reward_design(reward, shaping)
         self._begin_counting(num_envs)
         self._can_terminate = task.can_terminate
+        self.objective: Numeric = 0.0
+        """The task's own reward of the last step, (n,), but a scalar in a batch of one, where another is in use."""
         self.features = np.zeros((num_envs, 0), np.float32)
         """The current features of each environment, (n, number): see `Task.features`."""
         self._render_settings = (width, height, camera)
@@ -208,6 +213,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if self.num_envs == 1:
             terms = {name: np.atleast_1d(term) for name, term in terms.items()}
         infos: Infos = {"terms": terms}
+        if self._design is not None:
+            infos["objective"] = np.array(self.objective, np.float64, ndmin=1)
         if diverged is not None:
             infos["diverged"] = diverged
         rewards = np.array(rewards, np.float64, ndmin=1)
@@ -217,6 +224,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             terminations[waiting] = False
             truncations[waiting] = False
             infos["terms"] = {name: np.where(waiting, 0, term) for name, term in infos["terms"].items()}
+            if "objective" in infos:
+                infos["objective"][waiting] = 0.0
         infos.update(self.task.metrics(self.features))
         if self._some_ended and self.autoreset_mode is AutoresetMode.SAME_STEP:
             infos["final_obs"] = self.observe()
@@ -246,10 +255,12 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if diverged is not None:
             features[diverged] = before[diverged]
         self.features = features
-        if self.num_envs > 1:
-            rewards, terms = self.task.reward(before, control, features)
-        else:  # the same formulas on NumPy scalars, which are several times as fast as arrays of one
-            rewards, terms = self.task.reward(before[0], control[0], features[0])
+        one = self.num_envs == 1  # the same formulas on NumPy scalars, which are several times as fast as arrays of one
+        transition = (before[0], control[0], features[0]) if one else (before, control, features)
+        if self._design is None:
+            rewards, terms = self.task.reward(*transition)
+        else:
+            rewards, terms, self.objective = self._design.reward(*transition)
 
         if self._can_terminate or diverged is not None or self._clock >= self._next_deadline:
             terminations = self.task.terminated(features)
@@ -273,6 +284,11 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         noise = self._physics.noise(self._seeds, self._episodes, self._clock - self._starts, size)[index]
         return np.clip(observations + noise.reshape(observations.shape), space.low, space.high)  # type: ignore[attr-defined]
 
+    @property
+    def designed(self) -> bool:
+        """Whether the reward in use is another than the task's own."""
+        return self._design is not None
+
     def physics_infos(self) -> Infos:
         """Return `physics`, the quantities (n,) that differ from the model's, by name; empty where none do."""
         if self._physics is None:
@@ -281,7 +297,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def planning_model(self) -> PlanningModel:
         """Return what a planner may ask: reward and termination as functions, and model rollouts in copies."""
-        return PlanningModel(self.task, self.state)
+        return PlanningModel(self.task, self.state, self._design)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """Return one frame (height, width, 3) uint8 per environment, or None without a render mode."""
@@ -389,6 +405,27 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         specification = self.task.load_specification()
         add_balls(specification, self.task.disturbance_target)
         return specification.compile()
+
+    def _reward_design(self, weights: Mapping[str, float] | str | None, shaping: float | None) -> RewardDesign | None:
+        """Return the reward in use, or None where it is the task's own."""
+        if weights is None and shaping is None:
+            return None
+        space = self.single_action_space
+        actions = np.zeros((self.num_envs, *(space.shape or ())), space.dtype)
+        with np.errstate(all="ignore"):  # no episode has begun
+            features = self.task.features(self.state)
+            terms = self.task.reward(features, self.task.control(actions), features)[1]
+        return RewardDesign(self.task, tuple(terms), weights, shaping)
+
+    def _given_physics(self, physics: Mapping[str, Quantity]) -> Physics:
+        """Return the quantities that differ from the model's, written into the batch."""
+        task = self.task
+        anything = np.zeros((1, *(task.action_space.shape or ())), task.action_space.dtype)
+        neutral = np.full(task.control(anything).shape[1], task.neutral)
+        writer = task if isinstance(task, Randomizable) else None
+        given = Physics(writer, self.batch, physics, task.common_physics, neutral)
+        given.write(self._all)
+        return given
 
     def _check_noise(self) -> None:
         space = self.single_observation_space
@@ -513,7 +550,10 @@ def _file_name(value: object) -> object:
     return Path(value).name if isinstance(value, str) and Path(value).suffix else value
 
 
-SIMULATOR_SETTINGS = ("autoreset_mode", "num_threads", "physics", "disturb", "render_mode", "width", "height", "camera")
+SIMULATOR_SETTINGS = (
+    *("autoreset_mode", "num_threads", "physics", "disturb", "reward", "shaping"),
+    *("render_mode", "width", "height", "camera"),
+)
 
 
 def make_simulator(env_id: str, num_envs: int = 1, **settings: Any) -> Simulator:

@@ -47,6 +47,8 @@ class SingleEnvironment(gymnasium.Env[np.ndarray, Any]):
             raise GantryError(f"the action must be one array of numbers: {error}") from error
         reward, terms, terminated, truncated, diverged = self.simulator.transition(actions)
         info: Infos = {"terms": {name: float(term) for name, term in terms.items()}}
+        if self.simulator.designed:
+            info["objective"] = float(self.simulator.objective)
         if self._has_metrics:
             for name, metric in self.task.metrics(self.simulator.features[0]).items():
                 info[name] = metric.item()

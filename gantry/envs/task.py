@@ -53,6 +53,8 @@ class Task(ABC):
     """How far `outputs` are brought up to date after a step; positions and velocities always are."""
     visible: slice = slice(None)
     """The columns of the features that an observation consists of."""
+    term_weights: ClassVar[Mapping[str, float]] = {}
+    """Where the reward is a weighted sum: the weights that its terms are reported with, such as -0.5 per `bump`."""
     common_physics: ClassVar[Mapping[str, PhysicalParameter]] = COMMON
     """The quantities that every task can vary; a task narrows a range within which its time step is too long."""
     name: str = ""

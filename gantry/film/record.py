@@ -228,13 +228,17 @@ class _SimulatorSource:
         return ()
 
     def step(self, action: Array) -> tuple[float, dict[str, float]]:
-        """Take a step; return its reward and the reward's named terms."""
+        """Take a step; return the task's own reward, its named terms, and the reward in use where it is another."""
         self._observations, rewards, terminations, truncations, infos = self.vector.step(action[None])
         self._steps += 1
         self.ended = bool(terminations[0] or truncations[0])
         if not self.ended and self._steps >= self._limit:
             self.ended = self.cut = True
-        return float(rewards[0]), {name: float(values[0]) for name, values in infos["terms"].items()}
+        terms = {name: float(values[0]) for name, values in infos["terms"].items()}
+        if "objective" in infos:
+            terms["reward in use"] = float(rewards[0])
+            rewards = infos["objective"]
+        return float(rewards[0]), terms
 
     def _snapshot(self) -> _Snapshot:
         return _Snapshot(float(self._env.state.time[0]), self._env.batch.state[0].copy())

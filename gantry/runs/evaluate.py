@@ -17,8 +17,8 @@ from gantry.types import SUCCESS, Array, Json, Observation, Options
 MAX_EPISODES = 100_000
 COPIES = 8
 """Copies of an environment that others made which are open at once, where nobody says how many."""
-FINAL = ("final_obs", "_final_obs")
-"""What the simulator says of the ends of episodes beside the task's metrics."""
+NO_METRICS = ("final_obs", "_final_obs", "objective")
+"""What the simulator says beside the task's metrics."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Evaluation:
     metrics: dict[str, float]
     """Mean of each metric that the environment reports beside the reward, at the end of the episodes."""
     episodes: int
+    used_mean: float | None
+    """Mean per step of the reward in use, where it is not the task's own, which score and return are made of."""
     cut: int
     """How many episodes were cut because they reached the cap on steps; they count as they were."""
     seed: int
@@ -60,6 +62,8 @@ class _Played:
     """What the environment reported at the end; NaN for the episodes where it did not."""
     terms: dict[str, float]
     """Sum of each named reward term over all steps."""
+    used: float | None = None
+    """Sum of the reward in use over all steps, where it is not the task's own."""
 
 
 def evaluate(
@@ -125,9 +129,13 @@ def _play_task(
         returns, lengths = np.zeros(episodes), np.zeros(episodes)
         last: dict[str, np.ndarray] = {}
         terms: dict[str, float] = {}
+        used: float | None = None
         running = np.ones(episodes, bool)
         for step in range(1, limit + 1):
             observations, rewards, terminations, truncations, infos = env.step(act(observations))
+            if "objective" in infos:
+                used = (used or 0.0) + float(np.sum(rewards * running))
+                rewards = infos["objective"]
             returns += rewards * running
             lengths += running
             for name, values in infos["terms"].items():
@@ -137,14 +145,14 @@ def _play_task(
             if leaving.any():
                 for name, values in infos.items():
                     array = np.asarray(values)
-                    if array.shape == (episodes,) and array.dtype.kind in "biuf" and name not in FINAL:
+                    if array.shape == (episodes,) and array.dtype.kind in "biuf" and name not in NO_METRICS:
                         last.setdefault(name, _unsaid(array, episodes))[leaving] = array[leaving]
             running &= ~ended
             if not running.any():
                 break
     finally:
         env.close()
-    return _Played(returns, lengths, running, last, terms)
+    return _Played(returns, lengths, running, last, terms, used)
 
 
 def _of_episode(episode: Episode) -> _Played:
@@ -176,6 +184,7 @@ def _summary(env_id: str, played: list[_Played], episodes: int, seed: int) -> Ev
     for part in played:
         for name, total in part.terms.items():
             terms[name] += total
+    used = [part.used for part in played if part.used is not None]
     from scipy import stats  # takes over a second to import, which training does without
 
     return Evaluation(
@@ -189,6 +198,7 @@ def _summary(env_id: str, played: list[_Played], episodes: int, seed: int) -> Ev
         terms={name: total / total_steps for name, total in terms.items()},
         metrics={name: float(values.mean()) for name, values in means.items() if len(values)},
         episodes=episodes,
+        used_mean=sum(used) / total_steps if used else None,
         cut=int(cut.sum()),
         seed=seed,
     )

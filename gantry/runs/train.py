@@ -268,7 +268,9 @@ class _Recorder:
         """Write a row of metrics after an update; evaluate and save where it is time."""
         row = {
             "steps": metrics["steps"],
-            "score": score(self.written.env_id, metrics["return_mean"], metrics["length_mean"]),
+            "score": score(
+                self.written.env_id, metrics.get("objective_mean", metrics["return_mean"]), metrics["length_mean"]
+            ),
             **metrics,
             "divergences": float(self._simulator.divergences if self._simulator is not None else 0),
             "wall_seconds": round(self.wall_seconds(), 3),

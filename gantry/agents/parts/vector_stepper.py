@@ -101,6 +101,8 @@ class VectorStepper:
         self._first_episode = np.ones(self.num_envs, np.bool_)
         self._returns, self._lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)  # of those under way
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=WINDOW)  # return, length, success
+        self._objective: NDArray[np.float64] | None = None  # (n,) where an environment says what its own reward is
+        self._recent_objectives: deque[float] = deque(maxlen=WINDOW)
         self._copy: Tensors = {}
 
     def _reset(self, **settings: Any) -> NDArray[np.float32]:
@@ -123,6 +125,8 @@ class VectorStepper:
         self.must_reset[:] = False
         self.restarted = True
         self._returns[:], self._lengths[:] = 0.0, 0
+        if self._objective is not None:
+            self._objective[:] = 0.0
 
     def step(self, actions: Array, budget: int | None = None, only: NDArray[np.bool_] | None = None) -> Transition:
         """Take one vector step.
@@ -169,15 +173,27 @@ class VectorStepper:
         self.steps += int(np.count_nonzero(mask))
         self._returns += transition.rewards * mask
         self._lengths += mask
+        self._count_objective(infos.get("objective"), mask)
         for env in transition.final_envs.tolist():
-            if mask[env] and not cut[env]:
-                self._recent.append((self._returns[env], self._lengths[env], _success(infos, env)))
-                self.episodes += 1
-            self._returns[env], self._lengths[env] = 0.0, 0
+            self._end_episode(env, mask[env] and not cut[env], infos)
         return transition
 
+    def _end_episode(self, env: int, counts: bool, infos: Infos) -> None:
+        """Keep what the episode that ended in `env` brought, if it counts, and begin to add up the next one's."""
+        if counts:
+            self._recent.append((self._returns[env], self._lengths[env], _success(infos, env)))
+            self.episodes += 1
+        self._returns[env], self._lengths[env] = 0.0, 0
+        if self._objective is not None:
+            if counts:
+                self._recent_objectives.append(float(self._objective[env]))
+            self._objective[env] = 0.0
+
     def metrics(self) -> dict[str, float]:
-        """Return steps, finished episodes, and means over the last ones; NaN while there is nothing to average."""
+        """Return steps, finished episodes, and means over the last ones; NaN while there is nothing to average.
+
+        `objective_mean` is the mean return of the environment's own reward, where it rewards something else.
+        """
         means = [math.nan] * 4
         if self._recent:
             returns, lengths, successes = zip(*self._recent, strict=True)
@@ -187,7 +203,19 @@ class VectorStepper:
             means = [total / number, duration / number, total / duration, success]
         names = ("return_mean", "length_mean", "reward_mean", "success_mean")
         counts = {"steps": float(self.steps), "episodes": float(self.episodes)}
-        return {**counts, **dict(zip(names, means, strict=True))}
+        result = {**counts, **dict(zip(names, means, strict=True))}
+        if self._objective is not None:
+            objectives = self._recent_objectives
+            result["objective_mean"] = math.fsum(objectives) / len(objectives) if objectives else math.nan
+        return result
+
+    def _count_objective(self, objective: Array | None, mask: NDArray[np.bool_]) -> None:
+        """Add up what the environment says is its own reward (n,), where it rewards something else."""
+        if objective is None or np.shape(objective) != (self.num_envs,):
+            return
+        if self._objective is None:
+            self._objective = np.zeros(self.num_envs)
+        self._objective += objective * mask
 
     def _cut(self, transition: Transition) -> NDArray[np.bool_]:
         """Truncate the first episodes whose time has come; returns which (n,)."""
@@ -228,6 +256,9 @@ class VectorStepper:
         tensors["recent"] = torch.from_numpy(np.array(self._recent, np.float64).reshape(-1, 3))
         counts = [self.steps, self._vector_steps, self.episodes, self._seed, self.stagger, self.restarted]
         tensors["counts"] = torch.tensor(counts)
+        if self._objective is not None:
+            tensors["objective"] = torch.from_numpy(self._objective.copy())
+            tensors["recent_objectives"] = torch.tensor(list(self._recent_objectives), dtype=torch.float64)
         if with_env and (resumable := self._resumable_env()) is not None:
             for name, array in resumable.get_state().items():
                 content = np.array(array)
@@ -246,6 +277,8 @@ class VectorStepper:
         for name, array in self._arrays().items():
             array[...] = tensors[name].numpy()
         self._recent = deque(map(tuple, tensors["recent"].tolist()), WINDOW)
+        self._objective = tensors["objective"].numpy().copy() if "objective" in tensors else None
+        self._recent_objectives = deque(tensors["recent_objectives"].tolist() if "objective" in tensors else (), WINDOW)
         resumable, content = self._resumable_env(), under(tensors, "env")
         self._seeded = resumable is not None and bool(content)
         if resumable is not None and content:

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 from mujoco.batch import Batch
 
-from gantry.envs.capabilities import Disturbable, PlanDrawable, Randomizable
+from gantry.envs.capabilities import Disturbable, PlanDrawable, Randomizable, Shapeable
 from gantry.envs.components import Component, box
 from gantry.envs.disturbances import DisturbanceTarget
 from gantry.envs.domain_randomization import PhysicalParameter
@@ -35,6 +35,11 @@ RAIL_HEIGHT = 1.0
 
 LOWEST, HIGHEST = np.float32(-1.0), np.float32(1.0)
 """Range of the motor, as a share of its force; NumPy is faster with float32 than with Python's numbers."""
+
+ENERGY_WEIGHT = 5.0
+"""Potential (reward) per unit of energy that the pole is short of, or beyond, what it has when it stands upright."""
+KINETIC = POLE_LENGTH / (3.0 * 9.81)
+"""Kinetic energy of a thin pole per squared speed, over its weight times half its length (s²)."""
 
 POSITION, COSINE, SINE, VELOCITY, ANGULAR_VELOCITY = range(5)
 """Columns of the features."""
@@ -74,7 +79,7 @@ def capsule_inertia(mass: np.ndarray, radius: float, length: np.ndarray) -> np.n
     return np.stack([transverse, transverse, axial], axis=1)
 
 
-class CartPole(Task, Randomizable, Disturbable, PlanDrawable):
+class CartPole(Task, Randomizable, Disturbable, PlanDrawable, Shapeable):
     """Balance or swing up a pole on a cart.
 
     Observations are `FEATURES`, actions `ACTIONS`.
@@ -160,6 +165,11 @@ class CartPole(Task, Randomizable, Disturbable, PlanDrawable):
         """Return the tip of a pole of the default length, (..., 3) in m."""
         x = features[..., POSITION] + POLE_LENGTH * features[..., SINE]
         return np.stack([x, np.zeros_like(x), RAIL_HEIGHT + POLE_LENGTH * features[..., COSINE]], axis=-1)
+
+    def potential(self, features: Numeric) -> Numeric:
+        """Return -5 |E - 1|, (...), for the energy E of a pole of the default length: -1 hanging, 1 upright at rest."""
+        speed = features[..., ANGULAR_VELOCITY]
+        return abs(speed * speed * KINETIC + features[..., COSINE] - 1.0) * -ENERGY_WEIGHT
 
     def reward(self, features: Numeric, control: Numeric, next_features: Numeric) -> tuple[Numeric, dict[str, Numeric]]:
         """Return the product of the terms below, in [0, 1].

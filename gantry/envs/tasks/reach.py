@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 import mujoco
 import numpy as np
 
-from gantry.envs.capabilities import Disturbable, GoalConditioned, PlanDrawable
+from gantry.envs.capabilities import Disturbable, GoalConditioned, PlanDrawable, Shapeable
 from gantry.envs.components import Component, box, dict_space
 from gantry.envs.disturbances import DisturbanceTarget
 from gantry.envs.random_streams import RandomStreams
@@ -66,6 +66,8 @@ POSITIONS = int(mujoco.mjtStage.mjSTAGE_POS)
 
 FAR, NEAR, CLOSE = 1.0, 0.25, 0.05
 """Distances (m) at which the reward's three terms have fallen to a tenth."""
+DISTANCE_WEIGHT = 20.0
+"""Potential (reward) per m of distance to the target."""
 BRISK = 1.0
 """Joint speed (rad/s, root mean square) at which the term `steady` has lost nine tenths of its range."""
 
@@ -117,7 +119,7 @@ def fingertip(positions: np.ndarray) -> np.ndarray:
     return tip
 
 
-class Reach(Task, Disturbable, PlanDrawable):
+class Reach(Task, Disturbable, PlanDrawable, Shapeable):
     """Bring the fingertip of a 7-joint arm within 2 cm of a target and hold it there until the episode ends.
 
     Observations are `FEATURES`, actions `ACTIONS`, at 50 Hz:
@@ -239,6 +241,10 @@ class Reach(Task, Disturbable, PlanDrawable):
     def joint_speed(self, features: Numeric) -> Numeric:
         """Return the joints' root mean square speed, (...) in rad/s."""
         return length(features[..., 7:14]) * JOINTS**-0.5
+
+    def potential(self, features: Numeric) -> Numeric:
+        """Return -20 per m of distance to the target, (...)."""
+        return self.distance(features) * -DISTANCE_WEIGHT
 
     def metrics(self, features: np.ndarray) -> dict[str, np.ndarray]:
         """Return `success` (bool): the fingertip is within 2 cm of the target."""

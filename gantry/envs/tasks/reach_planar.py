@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import mujoco
 import numpy as np
 
-from gantry.envs.capabilities import Disturbable, PlanDrawable
+from gantry.envs.capabilities import Disturbable, PlanDrawable, Shapeable
 from gantry.envs.components import Component, box
 from gantry.envs.disturbances import DisturbanceTarget
 from gantry.envs.domain_randomization import COMMON, PhysicalParameter
@@ -43,6 +43,9 @@ ABOVE_TABLE = 0.02
 FAR, CLOSE = 0.4, 0.05
 """Distances (m) at which the reward's two terms have fallen to a tenth."""
 
+DISTANCE_WEIGHT = 50.0
+"""Potential (reward) per m of distance to the target."""
+
 COSINE, SINE, WRIST, TO_TARGET_X, TO_TARGET_Y, SHOULDER_VELOCITY, WRIST_VELOCITY = range(7)
 """Columns of the features."""
 
@@ -59,7 +62,7 @@ FEATURES = (
 ACTIONS = (Component("shoulder torque", "0.05 N m", -1.0, 1.0), Component("wrist torque", "0.05 N m", -1.0, 1.0))
 
 
-class ReachPlanar(Task, Disturbable, PlanDrawable):
+class ReachPlanar(Task, Disturbable, PlanDrawable, Shapeable):
     """Bring the fingertip of a two-link arm into the target, which is sampled anew for every episode.
 
     Observations are `FEATURES`, actions `ACTIONS`. Metric `success`: the fingertip touches the target, which is what
@@ -132,6 +135,10 @@ class ReachPlanar(Task, Disturbable, PlanDrawable):
         """Return the distance between the centers of fingertip and target, (...) in m."""
         x, y = features[..., TO_TARGET_X], features[..., TO_TARGET_Y]
         return namespace(x).sqrt(x * x + y * y)
+
+    def potential(self, features: Numeric) -> Numeric:
+        """Return -50 per m of distance to the target, (...)."""
+        return self.distance(features) * -DISTANCE_WEIGHT
 
     def metrics(self, features: np.ndarray) -> dict[str, np.ndarray]:
         """Return `success` (bool): the fingertip touches the target."""

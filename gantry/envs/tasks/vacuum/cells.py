@@ -1,5 +1,6 @@
 """The vacuum robot at the cell level: move north, east, south or west until the floor is clean."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import gymnasium
@@ -99,6 +100,13 @@ class VacuumCells(Vacuum):
     decimation: ClassVar[int] = 48
     motor_decimation: ClassVar[int] = 3
     neutral: ClassVar[float] = STAY
+    term_weights: ClassVar[Mapping[str, float]] = {
+        "cleaned": CLEANED,
+        "bump": BUMP,
+        "time": MOVE,
+        "approach": APPROACH,
+        "stranded": STRANDED,
+    }
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """The vacuum robot at the motor level: wheel speeds, bumpers, range sensors, and a camera that sees nearby dirt."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import mujoco
@@ -72,6 +73,7 @@ class VacuumDrive(Vacuum):
 
     decimation: ClassVar[int] = 5
     motor_decimation: ClassVar[int] = 1
+    term_weights: ClassVar[Mapping[str, float]] = {"cleaned": CLEANED, "bump": BUMP, "time": TIME}
 
     def __init__(self, plan: str = "apartment", start: Literal["dock", "anywhere"] = "dock", dirt: float = 0.6) -> None:
         super().__init__(plan, "cell", ("dirty_at_start", "bumps", "path", "front_left", "front_right", "back"))

@@ -1,6 +1,7 @@
 """The vacuum robot at the room level: choose which room to clean next."""
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -70,6 +71,7 @@ class VacuumRooms(Vacuum, Plannable, PlanDrawable):
     motor_decimation: ClassVar[int] = 2
     neutral: ClassVar[float] = STAY
     room_limit: ClassVar[int] = 12
+    term_weights: ClassVar[Mapping[str, float]] = {"revisit": REVISIT, "idle": IDLE}
     """Largest number of rooms, whose 3ᴿ dirt levels fit into one integer."""
 
     def __init__(
