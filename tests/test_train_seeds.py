@@ -1,6 +1,13 @@
 """`gantry train --seeds`: repetitions in processes side by side, each a run of its own."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
 
 from gantry.agents import load_agent
 from gantry.cli import main
@@ -19,6 +26,32 @@ def test_seeds_train_side_by_side_to_the_runs_of_each(tmp_path, monkeypatch, cap
     for name in ("policy.safetensors", "policy.json"):
         assert (tmp_path / "both" / "seed4" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
     assert load_agent("both/seed3").steps == 64
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="a system without SIGKILL")
+def test_children_of_a_killed_parent_save_and_end(tmp_path):
+    words = ["train", "gantry/CartPoleBalance-v0", "--steps", "1e9", "--num-envs", "4", "--seeds", "2", "--out", "both"]
+    command = [sys.executable, "-m", "gantry", *words]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen(command, cwd=tmp_path, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with parent:
+        runs = [Run(tmp_path / "both" / f"seed{seed}") for seed in (0, 1)]
+        await_all(run.metrics.path.exists for run in runs)
+        assert not runs[0].claim()
+        parent.kill()
+    await_all(run.claim for run in runs)
+    for run in runs:
+        assert load_agent(run.folder).steps == run.read_metrics()[-1]["steps"] > 0
+        assert run.can_resume()
+        run.release()
+
+
+def await_all(conditions):
+    end = time.monotonic() + 60.0
+    for condition in conditions:
+        while not condition():
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
 
 def test_failed_seeds_are_one_line(capsys):

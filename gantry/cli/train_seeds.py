@@ -16,12 +16,23 @@ from gantry.cli.options import whole_number
 from gantry.cli.output import console, print_json
 from gantry.envs.batch import available_cores
 from gantry.errors import GantryError
-from gantry.runs.interrupts import StopRequest, deferring
+from gantry.runs.interrupts import StopRequest, deferring, stop_with_parent
 from gantry.types import Json
 
 MOST_SEEDS = 10_000
 FORWARD_SECONDS = 0.2
 """How long a signal may wait before the processes hear of it."""
+
+CHILD = "import sys, gantry.cli.train_seeds; sys.exit(gantry.cli.train_seeds.train_child())"
+"""The program of a process that trains one seed."""
+
+
+def train_child() -> int:
+    """Run the command in a process that `train_seeds` began, which saves and ends when its parent does."""
+    from gantry.cli import main
+
+    stop_with_parent()
+    return main()
 
 
 def train_seeds(words: Sequence[str]) -> None:
@@ -75,7 +86,7 @@ class _Training:
     def __init__(self, words: Sequence[str], seed: int) -> None:
         self.seed, self.last_line = seed, ""
         self.result: Json | None = None
-        self._command = [sys.executable, "-m", "gantry", "train", *words, "--json"]
+        self._command = [sys.executable, "-c", CHILD, "train", *words, "--json"]
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
 
@@ -86,6 +97,7 @@ class _Training:
                 return
             self._process = subprocess.Popen(
                 self._command,
+                stdin=subprocess.PIPE,  # closes when this process ends, however it does
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -93,15 +105,16 @@ class _Training:
                 errors="replace",
                 start_new_session=True,  # Ctrl-C reaches the parent alone, which hands it on once
             )
-        assert self._process.stderr is not None
-        assert self._process.stdout is not None
-        for line in self._process.stderr:
-            if line.strip():
-                self.last_line = line.strip().removeprefix("gantry: ")
-                screen.print(f"seed {self.seed}: {line.rstrip()}", soft_wrap=True, markup=False)
-        output = self._process.stdout.read()
-        if self._process.wait() == 0:
-            self.result = json.loads(output.splitlines()[-1])
+        with self._process as process:
+            assert process.stderr is not None
+            assert process.stdout is not None
+            for line in process.stderr:
+                if line.strip():
+                    self.last_line = line.strip().removeprefix("gantry: ")
+                    screen.print(f"seed {self.seed}: {line.rstrip()}", soft_wrap=True, markup=False)
+            output = process.stdout.read()
+            if process.wait() == 0:
+                self.result = json.loads(output.splitlines()[-1])
 
     def stop(self) -> None:
         """Let the process save and end."""

@@ -1,9 +1,11 @@
 """Ctrl-C, `kill` and a closing terminal: what these signals do to a command, and to a training that must save first."""
 
+import _thread
 import contextlib
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -82,6 +84,21 @@ def deferring(waiting_for: str) -> Iterator[StopRequest]:
 
     with _handling(handle, counter):
         yield request
+
+
+def stop_with_parent() -> None:
+    """Stop this process as `kill` does once its standard input closes, as that of a child does when its parent dies."""
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 1):
+                pass
+        if sys.platform == "win32":  # where `kill` would end it at once
+            _thread.interrupt_main(signal.SIGTERM)
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager
