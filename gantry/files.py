@@ -8,6 +8,7 @@ import json
 import math
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -96,6 +97,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Options) -> None:
     """Write `content` to `path` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def json_checksum(content: Options) -> str:
+    """Return a checksum of a JSON object, whatever the order of its entries; it finds damage, not deceit."""
+    plain = json.loads(json.dumps(content))  # names become text
+    return f"{zlib.crc32(json.dumps(plain, sort_keys=True).encode()):08x}"
 
 
 def read_json(path: Path) -> Json:

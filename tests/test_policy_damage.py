@@ -12,7 +12,7 @@ from agent_states import parameters, trainer_state
 from gantry.agents import load_agent, save_agent
 from gantry.agents.ppo import PPO, PPOConfig
 from gantry.errors import GantryError
-from gantry.runs.folder import Run
+from gantry.runs.folder import Run, RunConfig
 
 TINY = PPOConfig(rollout_steps=4, epochs=1, minibatch_size=16, hidden_sizes=(2,))
 
@@ -49,7 +49,7 @@ def refused_or_equal(load, wanted):
     except GantryError as error:
         said = str(error)
     else:
-        assert torch.equal(found, wanted)
+        assert torch.equal(found, wanted) if isinstance(found, torch.Tensor) else found == wanted
         return False
     return "\n" not in said
 
@@ -66,6 +66,31 @@ def test_damage_at_any_offset_of_a_policy_is_found(agent, saved, name):
         path.write_bytes(content)
     assert refused > len(content) // 5
     assert torch.equal(parameters(load_agent(saved)), parameters(agent))
+
+
+def test_any_bit_flip_in_config_json_is_found(tmp_path):
+    run = Run(tmp_path)
+    run.write_config(written := RunConfig("CartPole-v1", {"a": 0.1}, "ppo", 3, 100, {"gamma": 0.99, "sizes": [4]}, {}))
+    path, refused = tmp_path / "config.json", 0
+    content = path.read_bytes()
+    for bit in range(0, 8 * len(content), 3):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        refused += refused_or_equal(run.read_config, written)
+    assert refused > len(content)
+
+
+def test_edited_config_json_is_read_without_its_checksum(tmp_path):
+    run = Run(tmp_path)
+    run.write_config(RunConfig("CartPole-v1", {}, "ppo", 3, 100, {}, {}))
+    path = tmp_path / "config.json"
+    edited = path.read_text().replace('"total_steps": 100', '"total_steps": 200')
+    path.write_text(edited)
+    with pytest.raises(GantryError, match=r"damaged or was edited .* delete its line 'checksum'"):
+        run.read_config()
+    path.write_text("\n".join(line for line in edited.splitlines() if "checksum" not in line))
+    assert run.read_config().total_steps == 200
 
 
 def test_damage_at_any_offset_of_a_trainer_state_is_found(agent, saved):

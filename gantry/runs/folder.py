@@ -26,7 +26,7 @@ from pathlib import Path
 from gantry import __version__
 from gantry.agents.protocol import Agent
 from gantry.errors import GantryError, shown
-from gantry.files import load_tensors, read_json, remove_temporaries, save_tensors, write_json
+from gantry.files import json_checksum, load_tensors, read_json, remove_temporaries, save_tensors, write_json
 from gantry.runs.environments import pack_options, registered_id, short_name, unpack_options
 from gantry.runs.folder_lock import FolderLock
 from gantry.runs.metrics_file import MetricsFile
@@ -38,6 +38,8 @@ WALL_CLOCK_COLUMNS = ("wall_seconds", "steps_per_second", "planning_ms", "real_t
 PACKAGES = ("mujoco", "gymnasium", "numpy", "torch")
 FORMAT = 2
 """Version of config.json's layout."""
+CHECKSUM = "checksum"
+"""Entry of config.json that finds damage to the others; without it the file is read as it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +144,14 @@ class Run:
         content = read_json(self._config)
         if content.get("format", 1 if "environment" in content else FORMAT) != FORMAT:
             raise GantryError(f"{self.folder} was written by an earlier or later version of Gantry; train again")
+        sealed = content.pop(CHECKSUM, None)
+        if sealed is None and (unknown := set(content) - {"format", *_names(RunConfig)}):  # perhaps the seal's own name
+            raise GantryError(f"{self._config} is damaged (it holds an unknown {shown(min(unknown))!r}); train again")
+        if sealed is not None and sealed != json_checksum(content):
+            raise GantryError(
+                f"{self._config} is damaged or was edited (its checksum does not fit): a run's settings are changed by "
+                f"flags with --resume; to have it read as it is now, delete its line {CHECKSUM!r}"
+            )
         types: dict[str, type] = {"env_id": str, "env_options": dict, "agent": str, "seed": int, "total_steps": int}
         types |= {"config": dict, "versions": dict}
         for name, kind in types.items():
@@ -159,7 +169,8 @@ class Run:
         """Write `config.json`, and copy the files that the environment's options name."""
         self._check_place()
         packed = dataclasses.replace(config, env_options=pack_options(config.env_options, self.folder))
-        write_json(self._config, {"format": FORMAT, **dataclasses.asdict(packed)})
+        content = {"format": FORMAT, **dataclasses.asdict(packed)}
+        write_json(self._config, {CHECKSUM: json_checksum(content), **content})
 
     def append_metrics(self, row: dict[str, float]) -> None:
         """Add one row to `metrics.csv`; the first row creates the file with its header.
@@ -226,6 +237,10 @@ class Run:
                 f"{self.folder} was moved or removed while it was trained; the last checkpoint is in the folder that "
                 "was moved: resume it there with --out"
             )
+
+
+def _names(kind: type) -> Iterator[str]:
+    return (field.name for field in dataclasses.fields(kind))
 
 
 def _is_file(path: Path) -> bool:
