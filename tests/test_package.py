@@ -51,7 +51,7 @@ FLOORS = (
     {"files"},
     {"envs", "agents"},
     {"runs"},
-    {"film", "plots", "optimal_control", "minimization", "export"},
+    {"film", "plots", "optimal_control", "minimization", "export", "view"},
     {"benchmark"},
     {"cli"},
 )

@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "score a trained run, or an exported policy, on episodes it never saw",
     "export": "write a trained policy as one ONNX file",
     "record": "film a trained run",
+    "view": "watch and steer a run or an environment live, in a browser",
     "table": "show the action values that Q-learning has learned",
     "plot": "draw the learning curves of runs beside one another",
     "optimize": "minimize a function of x and y, beside SciPy, and draw how it went",

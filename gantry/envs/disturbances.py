@@ -165,7 +165,7 @@ class Disturbance:
             return
         due = np.flatnonzero(chosen & (step == start))
         if len(due):
-            self._throw(batch, due, window[due] % BALLS, self._aim(batch, due), direction[due])
+            self.throw(batch, due, window[due] % BALLS, direction[due])
 
     def _aim(self, batch: Batch, env_ids: np.ndarray) -> np.ndarray:
         """Return the current position of the point aimed at in the environments (k,): (k, 3), m."""
@@ -185,15 +185,16 @@ class Disturbance:
             directions[:, self.target.axes[1]] = np.sin(angle)
         return directions
 
-    def _throw(
-        self,
-        batch: Batch,
-        env_ids: np.ndarray,
-        ball: np.ndarray,
-        positions: np.ndarray,
-        direction: np.ndarray,
-    ) -> None:
-        """Put each environment's ball (k,) on a parabola that meets the target's position after FLIGHT_SECONDS."""
+    def throw(self, batch: Batch, env_ids: np.ndarray, ball: np.ndarray, direction: np.ndarray) -> None:
+        """Put a ball of each environment on a parabola that meets its target's position after FLIGHT_SECONDS.
+
+        Args:
+            batch: the simulations.
+            env_ids: (k,) environments.
+            ball: (k,) the ball of each, from 0.
+            direction: (k, 3) unit vectors from the target towards where the ball starts.
+        """
+        positions = self._aim(batch, env_ids)
         away = THROW_DISTANCE * self.target.reach + 2.0 * self.target.ball_radius
         start = positions + away * direction + [0.0, 0.0, self.target.rise * self.target.reach]
         start[:, 2] = np.maximum(start[:, 2], 2.0 * self.target.ball_radius)
