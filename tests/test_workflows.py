@@ -304,6 +304,17 @@ def test_default_run_folders_never_collide(tmp_path, monkeypatch, capsys):
 
 
 def test_tensorboard_flag_writes_curves(tmp_path, capsys):
-    words = ["train", SWING_UP, "--steps", "512", "--num-envs", "8", "--out", str(tmp_path / "run"), "--tensorboard"]
+    words = [
+        "train",
+        SWING_UP,
+        "--steps",
+        "512",
+        "--num-envs",
+        "8",
+        "--out",
+        str(tmp_path / "run"),
+        "--track",
+        "tensorboard",
+    ]
     assert main(words) == 0
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))

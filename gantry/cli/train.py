@@ -6,7 +6,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from gantry.agents import Agent, AgentConfig
     from gantry.runs.evaluation_callback import EvaluationPlan
     from gantry.runs.recipes import Recipe
+    from gantry.runs.trackers.tracking import Tracking
+    from gantry.runs.train import Say
 
 TOTAL_STEPS = 1_000_000
 """Environment steps to learn from where no recipe says otherwise."""
@@ -88,8 +90,10 @@ class TrainArguments:
     """Stop once an evaluation scores this much."""
     step_time_limit: float | None = None
     """Seconds that a step of an environment that others made may take; one that hangs ends the training, saved."""
-    tensorboard: bool = False
-    """Also write curves for TensorBoard into the run's folder."""
+    track: str | None = None
+    """Show curves and settings in tensorboard, wandb, mlflow or trackio too, or in a tracker of yours, MODULE:CLASS."""
+    track_video: bool = False
+    """With --track: film an episode of the trained policy for the tracker."""
     json: bool = False
     """End with one line of JSON on standard output; everything else goes to standard error."""
 
@@ -115,6 +119,8 @@ def train_run(words: Sequence[str]) -> Run:
     arguments, recipe, known = asked.arguments, asked.recipe, asked.known
     screen, agent_id, env_id = console(arguments.json), asked.agent, asked.env_id
     evaluation = _evaluation(arguments)
+    if arguments.track_video and arguments.track is None:
+        raise GantryError("--track-video films for a tracker: name one with --track")
     if known is not None:
         run, total_steps = asked.run, arguments.steps or known.total_steps
         opening = f"resuming {run.folder} ({agent_id} in {env_id}, seed {known.seed})"
@@ -128,9 +134,11 @@ def train_run(words: Sequence[str]) -> Run:
         if recipe is None and known is None:
             case = " ".join((f"{agent_id} in {env_id}", *(f"{option}" for option in arguments.env)))
             _say(screen, f"there is no recipe for {case}: the agent's default settings are used")
-        listening = _Listener(screen, run, total_steps, arguments.tensorboard)
+        listening = _Listener(screen, run, total_steps, arguments.track)
         with step_time_limit(arguments.step_time_limit), listening as listener:
             agent = _learn(asked, run, total_steps, evaluation, listener)
+            if arguments.track_video:
+                _film(agent, run, listener)
     except KeyboardInterrupt as stopped:
         _say_stopped(screen, stopped, _resume_command(asked, run))
         raise
@@ -180,6 +188,22 @@ def _learn(
     return train(
         run, asked.env_id, asked.agent, asked.config, total_steps, seed, options, evaluation=evaluation, **hear
     )
+
+
+def _film(agent: "Agent", run: Run, listener: "_Listener") -> None:
+    """Film an episode of the trained policy for the tracker; where that fails, say so."""
+    from gantry.agents import load_agent
+    from gantry.film.record import record
+
+    assert listener.tracking is not None
+    written = run.read_config()
+    path = run.videos / f"steps-{agent.steps}.mp4"
+    try:
+        record(load_agent(run.folder), written.env_id, path, written.env_id, env_options=written.env_options)
+    except GantryError as error:
+        listener.say(f"no film for the tracker: {error}")
+    else:
+        listener.tracking.video(path)
 
 
 def _evaluation(arguments: TrainArguments) -> "EvaluationPlan | None":
@@ -335,13 +359,13 @@ def _resume_command(asked: _Asked, run: Run) -> str:
 
 
 class _Listener:
-    """Shows how training goes: a progress bar, or a line every ten seconds where no one watches, and TensorBoard."""
+    """Shows how training goes: a progress bar, or a line every ten seconds where no one watches, and a tracker."""
 
-    def __init__(self, screen: Console, run: Run, total_steps: int, tensorboard: bool) -> None:
+    def __init__(self, screen: Console, run: Run, total_steps: int, track: str | None) -> None:
         self._screen, self._total, self._said = screen, total_steps, time.perf_counter()
         self.last: dict[str, float] = {}
         self._evaluation = ""
-        self._curves = _Curves(run) if tensorboard else None
+        self.tracking = _tracking(track, run, self.say) if track is not None else None
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -361,8 +385,8 @@ class _Listener:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
-        if self._curves is not None:
-            self._curves.close()
+        if self.tracking is not None:
+            self.tracking.close()
 
     def say(self, line: str) -> None:
         """Show a line beside the progress bar."""
@@ -371,14 +395,14 @@ class _Listener:
     def evaluated(self, row: dict[str, float]) -> None:
         """Show an evaluation."""
         self._evaluation = f"  evaluated {row['score']:.1f}"
-        if self._curves is not None:
-            self._curves.add({f"evaluation/{name}": value for name, value in row.items() if name != "steps"}, row)
+        if self.tracking is not None:
+            self.tracking.evaluated(row)
 
     def update(self, row: dict[str, float]) -> None:
         """Show an update's metrics."""
         self.last.update(row)
-        if self._curves is not None:
-            self._curves.add(row, row)
+        if self.tracking is not None:
+            self.tracking.update(row)
         score = "–" if math.isnan(row["score"]) else f"{row['score']:.1f}"
         numbers = f"score [bold]{score}[/]{self._evaluation}"
         if not math.isnan(row.get("success_mean", math.nan)):
@@ -394,32 +418,9 @@ class _Listener:
             sys.stdout.flush()
 
 
-class _Curves:
-    """Curves for TensorBoard."""
+def _tracking(track: str, run: Run, say: "Say") -> "Tracking":
+    """Make the tracker that --track names, and what feeds it."""
+    from gantry.runs.trackers import make_tracker
+    from gantry.runs.trackers.tracking import Tracking
 
-    def __init__(self, run: Run) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise GantryError(
-                "--tensorboard needs the tensorboard package: pip install 'gantry-rl[tensorboard]'"
-            ) from error
-        self._make: Callable[[int], Any] = lambda steps: SummaryWriter(
-            str(run.folder / "tensorboard"), purge_step=steps
-        )
-        self._writer: Any = None
-
-    def add(self, metrics: dict[str, float], row: dict[str, float]) -> None:
-        """Add the metrics of a row."""
-        steps = int(row["steps"])
-        if self._writer is None:
-            # What a killed run wrote beyond its checkpoint is no longer shown.
-            self._writer = self._make(steps)
-        for name, value in metrics.items():
-            if name != "steps" and not math.isnan(value):
-                self._writer.add_scalar(name, value, steps)
-
-    def close(self) -> None:
-        """Flush to disk."""
-        if self._writer is not None:
-            self._writer.close()
+    return Tracking(make_tracker(track), track, run, say)
