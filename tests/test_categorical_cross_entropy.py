@@ -42,6 +42,17 @@ def test_categorical_update_matches_hand_computed_shares():
     torch.testing.assert_close(state.kept_elites, one_hot([1]))
 
 
+def test_categorical_ties_share_the_last_places_and_a_flat_generation_moves_nothing():
+    start, population = METHOD.begin(even(1, 3)), one_hot([0], [1], [2], [0], [1], [2])
+    values = torch.tensor([0.0, 1.0, 1.0, 3.0, 4.0, 5.0])  # choices 1 and 2 share one of two places
+    for order in (slice(None), [5, 4, 3, 2, 1, 0]):
+        state = METHOD.update(start, population[order], values[order])
+        torch.testing.assert_close(state.mean, torch.tensor([[5 / 12, 7 / 24, 7 / 24]]))
+    state = METHOD.update(start, population, torch.ones(6))
+    assert torch.equal(state.mean, start.mean)
+    assert torch.equal(state.std, start.std)
+
+
 def test_categorical_advance_shifts_plan_and_mixes_uniform():
     state = METHOD.update(METHOD.begin(even(2, 3)), one_hot([0, 1], [0, 1]).repeat(3, 1, 1), torch.arange(6.0))
     later = METHOD.advance(state)

@@ -208,3 +208,17 @@ def test_actions_stay_within_bounds_with_any_noise():
 def test_actions_without_bounds_are_refused(space):
     with pytest.raises(GantryError, match="ppo"):
         DDPG(Spaces(gymnasium.spaces.Box(-1.0, 1.0, (2,)), space))
+
+
+@pytest.mark.parametrize(
+    ("space", "others"),
+    [
+        (gymnasium.spaces.Discrete(2), "dqn or ppo"),
+        (gymnasium.spaces.MultiBinary(2), "ppo"),
+        (gymnasium.spaces.MultiDiscrete([2, 2]), "ppo"),
+    ],
+    ids=str,
+)
+def test_refusal_names_the_agent_that_was_asked_for_and_those_that_take_the_space(space, others):
+    with pytest.raises(GantryError, match=rf"^td3 needs Box actions, not .*; use {others}$"):
+        DDPG(Spaces(gymnasium.spaces.Box(-1.0, 1.0, (2,)), space), default_config("td3"))

@@ -158,3 +158,8 @@ def test_epsilon_follows_its_schedule():
 def test_box_actions_are_refused():
     with pytest.raises(GantryError, match="use ddpg, sac or ppo"):
         DQN(Spaces(gymnasium.spaces.Box(-1.0, 1.0, (2,)), gymnasium.spaces.Box(-1.0, 1.0, (1,))))
+
+
+def test_several_choices_are_refused():
+    with pytest.raises(GantryError, match=r"\); use ppo$"):
+        DQN(Spaces(gymnasium.spaces.Box(-1.0, 1.0, (2,)), gymnasium.spaces.MultiBinary(2)))

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
+from gantry.agents import DDPGConfig, PPOConfig
 from gantry.cli import main
 from gantry.envs.simulator import Simulator
 from gantry.errors import GantryError
 from gantry.runs.environments import canonical_id, open_env, short_name
 from gantry.runs.evaluate import evaluate
+from gantry.runs.folder import Run
+from gantry.runs.train import make_agent, train
 
 MODULE = """
     import gymnasium
@@ -30,6 +33,7 @@ MODULE = """
         def __init__(self, fails="", render_mode=None):
             self.fails, self.render_mode, self.place = fails, render_mode, 0.0
             self._break("make")
+            OPEN.append(self)
 
         def _break(self, where):
             if self.fails == where:
@@ -49,10 +53,14 @@ MODULE = """
             self.place += 1.0 if action else -1.0
             return self.observe(), float(action), abs(self.place) >= 5.0, False, {"success": self.place >= 5.0}
 
+        def close(self):
+            OPEN.remove(self)
+
         def render(self):
             self._break("render")
             return np.full((32, 48, 3), 25 * int(self.place + 5), np.uint8)
 
+    OPEN = []
     gymnasium.register(ID, Corridor, max_episode_steps=20)
 """
 SMALL = ["--num-envs", "4", "--config.rollout-steps", "8", "--steps", "64", "--config.hidden-sizes", "8"]
@@ -149,6 +157,16 @@ def test_module_prefix_in_python(module):
     assert canonical_id(env_id) == env_id
     result = evaluate(lambda observations: np.ones(len(observations), np.int64), env_id, episodes=3)
     assert (result.return_mean, result.length_mean, result.score, result.success) == (5.0, 5.0, 5.0, 1.0)
+
+
+def test_training_closes_its_environments_also_where_the_agent_refuses_them(module, tmp_path):
+    env_id = f"{module}:{module}/Corridor-v0"
+    agent = train(Run(tmp_path / "run"), env_id, "ppo", PPOConfig(num_envs=2, rollout_steps=8), 16)
+    assert agent.steps == 16
+    assert sys.modules[module].OPEN == []
+    with pytest.raises(GantryError, match="ddpg needs Box actions") as refusal:
+        make_agent("ddpg", env_id, DDPGConfig(num_envs=2))
+    assert sys.modules[module].OPEN == [], refusal.tb  # which keeps the environment from being collected
 
 
 @pytest.mark.parametrize("where", ["make", "reset", "step"])

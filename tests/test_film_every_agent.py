@@ -69,7 +69,7 @@ def test_film_of_every_agent(name, tmp_path, capsys, monkeypatch):
     for controller in (load_agent(run), Blind(load_agent(run))):
         renderer = MarkerCounter(64, 48)
         monkeypatch.setattr(film, "make_renderer", lambda *_, renderer=renderer: renderer)
-        film.record(controller, env_id, tmp_path / "gray.mp4", env_options=options, size=(64, 48), speed=speed)
+        film.record(controller, env_id, tmp_path / "gray.gif", env_options=options, size=(64, 48), speed=speed)
         counts.append(renderer.counts)
     shown, hidden = counts
     assert (max(shown) > max(hidden)) == (name in SHOWS)

@@ -1,10 +1,7 @@
 """The double pendulum of docs/new_task.md: a task outside the package, through the public face and the command line."""
 
 import json
-import os
-import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -68,19 +65,19 @@ def test_page_commands_run_as_shown(folder, capsys):
 
 
 def test_invariants_of_gantrys_tasks_hold(folder):
-    """The tests of test_every_environment.py, in a process of its own, as the page shows them."""
-    root = PAGE.parent.parent
-    words = ["-q", "-p", "no:cacheprovider", "tests/test_every_environment.py", "--task", ENV, "-k", "not neutral"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(root)])},
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 20
+    """The tests of test_every_environment.py, as the page shows them, in a session of their own."""
+    root, passed = PAGE.parent.parent, []
+
+    class Results:
+        def pytest_runtest_logreport(self, report):
+            if report.when == "call" and report.passed:
+                passed.append(report.nodeid)
+
+    without = [word for plugin in ("cacheprovider", "faulthandler", "xdist") for word in ("-p", f"no:{plugin}")]
+    tests = str(root / "tests" / "test_every_environment.py")
+    words = ["-q", *without, f"--rootdir={root}", tests, "--task", ENV, "-k", "not neutral"]
+    assert pytest.main(words, plugins=[Results()]) == 0
+    assert len(passed) >= 20
 
 
 def test_environments_of_a_batch_equal_single_ones(folder):

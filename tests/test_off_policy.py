@@ -14,7 +14,7 @@ from agent_states import parameters, restore, trainer_state
 from gantry.agents import CONFIGS, agent_class, default_config, load_agent, save_agent
 from gantry.agents.ddpg import DDPG, DDPGConfig
 from gantry.agents.dqn import DQN, DQNConfig
-from gantry.agents.parts import validation
+from gantry.agents.parts import memory
 from gantry.agents.parts.networks import MLP
 from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
@@ -366,7 +366,7 @@ def test_numbers_too_large_to_compute_with_are_refused_in_one_line(name):
 )
 @pytest.mark.parametrize("name", ["dqn", "ddpg", "sac"])
 def test_more_memory_than_there_is_is_refused_before_it_is_touched(name, settings, flag, monkeypatch):
-    monkeypatch.setattr(validation, "available_memory", lambda: 2.0**33)
+    monkeypatch.setattr(memory, "available_memory", lambda: 2.0**33)
     line = rf"--config\.{flag}\) must be lower: .* would take .* of memory, and 8\.0 GiB are at hand"
     with pytest.raises(GantryError, match=line) as caught:
         agent_class(name)(Spot(discrete=name == "dqn"), dataclasses.replace(default_config(name), **settings))
@@ -374,7 +374,7 @@ def test_more_memory_than_there_is_is_refused_before_it_is_touched(name, setting
 
 
 def test_default_buffer_for_pictures_names_its_size_and_a_loaded_policy_has_none(monkeypatch, tmp_path):
-    monkeypatch.setattr(validation, "available_memory", lambda: 8.0 * 2**30)
+    monkeypatch.setattr(memory, "available_memory", lambda: 8.0 * 2**30)
     env = Spot(4, discrete=True)
     env.single_observation_space = gymnasium.spaces.Box(0, 255, (84, 84, 1), np.uint8)
     with pytest.raises(

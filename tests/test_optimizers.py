@@ -488,6 +488,7 @@ def test_nes_update_matches_paper(covariance):
 FOLLOWERS = {
     **{f"{kind} NES": NaturalEvolutionStrategy(covariance=kind) for kind in ("full", "diagonal", "fixed")},
     **{f"{kind} cross-entropy": CrossEntropy(covariance=kind) for kind in ("full", "diagonal")},
+    "iCEM": ImprovedCrossEntropy(population=30, elites=8),
 }
 
 

@@ -11,7 +11,7 @@ from gymnasium.vector.utils import batch_space
 from toy_text import toy_text_mdp
 
 from gantry.agents import load_agent, save_agent
-from gantry.agents.parts import validation
+from gantry.agents.parts import memory
 from gantry.agents.q_learning import (
     QLearning,
     QLearningConfig,
@@ -479,6 +479,6 @@ def test_metrics_are_complete():
 
 
 def test_memory_of_replay_is_named_by_its_own_setting(monkeypatch):
-    monkeypatch.setattr(validation, "available_memory", lambda: 2.0**33)
+    monkeypatch.setattr(memory, "available_memory", lambda: 2.0**33)
     with pytest.raises(GantryError, match=r"replay_capacity \(--config\.replay-capacity\) must be lower"):
         QLearning(opened("FrozenLake-v1", 2), QLearningConfig(replay_batches=1, replay_capacity=10**12))

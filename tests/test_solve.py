@@ -195,7 +195,8 @@ def test_ilqr_solves_swing_up_and_warm_starts_second_episode():
 
 def test_ilqr_beats_lqr_deterministically():
     regulator = solve("gantry/ReachPlanar-v0", "lqr", episodes=1)
-    planned, again = (solve("gantry/ReachPlanar-v0", "ilqr", episodes=1) for _ in range(2))
+    config = TrajectoryConfig(candidates=1)
+    planned, again = (solve("gantry/ReachPlanar-v0", "ilqr", episodes=1, config=config) for _ in range(2))
     assert planned.evaluation.success == 1.0
     assert planned.evaluation.score > regulator.evaluation.score > 900
     assert np.array_equal(planned.actions, again.actions)

@@ -17,6 +17,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from gymnasium.vector import VectorEnv
 
+from gantry.agents import agent_of_config
 from gantry.agents.parts.checkpoint import Checkpoint
 from gantry.agents.parts.exploration import Exploration, make_noise
 from gantry.agents.parts.hindsight import check_goals, make_hindsight
@@ -180,6 +181,7 @@ class DDPG:
         env_seed: of the environment's first reset; None derives it from `seed`.
 
     Attributes:
+        name: the agent's id, `ddpg`, or `td3` with twin critics.
         actor: from observations (B, d), as the networks see them, to actions before their tanh (B, A).
         critics: one, or TD3's two, from observations and actions side by side (B, d + A) to values (B, 1).
         target_actor: the actor's slowly moving copy.
@@ -192,7 +194,7 @@ class DDPG:
             goals are asked for where there are none.
     """
 
-    name: ClassVar[str] = "ddpg"
+    name = "ddpg"
 
     def __init__(
         self, env: VectorEnv | Spaces, config: DDPGConfig = DDPGConfig(), seed: int = 0, env_seed: int | None = None
@@ -201,7 +203,8 @@ class DDPG:
         if config.hindsight_goals or config.relative_goals:
             check_goals(env.single_observation_space)
         self.env, self.config = env, config
-        actions = bounded_actions("ddpg", env.single_action_space)
+        self.name = agent_of_config(config)
+        actions = bounded_actions(self.name, env.single_action_space)
         self.noise = make_noise(config.exploration, env.num_envs, actions.size)
         hindsight = make_hindsight(env, config.hindsight_goals)
         self.replay = ReplayCollector(env, config, seed, env_seed, config.relative_goals, self.noise, hindsight)

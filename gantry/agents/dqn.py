@@ -177,7 +177,8 @@ class DQN:
     ) -> None:
         config, seed = settled(config, env), int(seed)
         if not isinstance(env.single_action_space, gymnasium.spaces.Discrete):
-            raise GantryError(f"dqn needs Discrete actions, not {env.single_action_space}; use ddpg, sac or ppo")
+            others = "ddpg, sac or ppo" if isinstance(env.single_action_space, gymnasium.spaces.Box) else "ppo"
+            raise GantryError(f"dqn needs Discrete actions, not {env.single_action_space}; use {others}")
         self.env, self.config = env, config
         self.priorities: Priorities | None = None
         if config.prioritized:

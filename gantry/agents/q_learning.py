@@ -26,10 +26,11 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Checkpoint, Part, Tensors
+from gantry.agents.parts.encodings import MOST_CATEGORIES
 from gantry.agents.parts.replay import ReplayBuffer
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
 from gantry.agents.parts.settings import settled
-from gantry.agents.parts.spaces import MOST_CATEGORIES, ActionMap, ObservationMap, Spaces
+from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.validation import require, require_at_least, require_between, require_memory
 from gantry.agents.parts.vector_stepper import Transition, VectorStepper, reset_seed

@@ -1,5 +1,6 @@
 """Training: where environment, agent and run folder are built, and the agent learns."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -78,7 +79,11 @@ def make_agent(
     """
     env_seed = environment_seed(purpose, seed, config.num_envs, env_id)
     env = open_env(env_id, config.num_envs, env_options)
-    learner = agent_class(agent)(env, config, seed=seed, env_seed=env_seed)
+    try:
+        learner = agent_class(agent)(env, config, seed=seed, env_seed=env_seed)
+    except BaseException:
+        env.close()
+        raise
     learner.stepper.env_id = canonical_id(env_id)
     return learner
 
@@ -124,17 +129,18 @@ def train(
         say: called with what the user should know although training goes on, in one line.
 
     Returns:
-        The trained agent.
+        The trained agent, with its environments closed.
 
     Raises:
         GantryError: bad settings, a folder that holds a run already or cannot be written, a diverging loss.
         TrainingStopped: a signal asked for an end; the work so far was saved.
     """
     _check_budget(total_steps)
-    with run.claimed():
+    with run.claimed(), contextlib.ExitStack() as at_end:
         if run.exists():
             raise GantryError(f"{run.folder} already holds a run; resume it (--resume) or choose another folder")
         learner = make_agent(agent, env_id, config, seed, env_options)
+        at_end.callback(close_agent, learner)
         written = RunConfig(
             canonical_id(env_id),
             dict(env_options or {}),
@@ -176,7 +182,7 @@ def resume(
         say: called with what the user should know although training goes on, in one line.
 
     Returns:
-        The trained agent.
+        The trained agent, with its environments closed.
 
     Raises:
         GantryError: no run, a damaged one, a budget that is spent already, or a change that is not possible.
@@ -186,10 +192,11 @@ def resume(
         _check_budget(total_steps)
     if not run.exists():
         run.read_config()  # says what is missing
-    with run.claimed():
+    with run.claimed(), contextlib.ExitStack() as at_end:
         before = run.read_config()
         written, remarks = changed_run(before, total_steps, config, env_options, evaluation, keep_schedules)
         agent = build_agent(written)
+        at_end.callback(close_agent, agent)
         # A run killed before its first checkpoint begins again.
         wall_seconds = 0.0
         if run.can_resume():

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from gantry.agents.optimizers.problem import Bounds
-from gantry.agents.optimizers.sampling import EliteMethod, SamplingState, best_points
+from gantry.agents.optimizers.sampling import EliteMethod, SamplingState, all_equal, elites_and_ties, weighted_mean
 from gantry.agents.parts.validation import require, require_between
 from gantry.errors import GantryError
 
@@ -57,9 +57,12 @@ class CategoricalCrossEntropy(EliteMethod):
 
     def refit(self, state: SamplingState, population: Tensor, values: Tensor) -> SamplingState:
         """Move the probabilities towards the elites' shares."""
-        elites = best_points(population, values, self.elites)
-        mean = state.mean + self.smoothing * (elites.mean(0) - state.mean)
-        return dataclasses.replace(state, mean=mean, std=one_hot_std(mean), kept_elites=self.kept(elites))
+        elites, weights = elites_and_ties(population, values, self.elites)
+        state = dataclasses.replace(state, kept_elites=self.kept(elites))
+        if all_equal(values):
+            return state
+        mean = state.mean + self.smoothing * (weighted_mean(elites, weights) - state.mean)
+        return dataclasses.replace(state, mean=mean, std=one_hot_std(mean))
 
     def advance(self, state: SamplingState) -> SamplingState:
         """Return the state of a plan one time step later: moved up by one, the last action uniform."""

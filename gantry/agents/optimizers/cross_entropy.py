@@ -22,7 +22,14 @@ import torch
 from torch import Tensor
 
 from gantry.agents.optimizers.problem import Bounds, project
-from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState, require_elites
+from gantry.agents.optimizers.sampling import (
+    SamplingMethod,
+    SamplingState,
+    all_equal,
+    elites_and_ties,
+    require_elites,
+    weighted_mean,
+)
 from gantry.agents.parts.validation import require, require_at_least, require_memory
 
 
@@ -74,12 +81,10 @@ class CrossEntropy(SamplingMethod):
 
     def refit(self, state: SamplingState, population: Tensor, values: Tensor) -> SamplingState:
         """Refit the Gaussian to the elites."""
-        if bool((values == values[0]).all()):
+        if all_equal(values):
             return state
         elites, weights = elites_and_ties(population, values, self.elites)
-        fitted = elites.mean(0)
-        if weights is not None:  # a weighted sum may round to beyond a bound that all elites lie on
-            fitted = project(state.bounds, torch.tensordot(weights, elites, dims=1))
+        fitted = weighted_mean(elites, weights, state.bounds)
         residuals = elites - (fitted if self.around == "new" else state.mean)
         if weights is not None:  # so that a plain mean of squares weighs them
             residuals = residuals * (weights * len(elites)).sqrt().reshape(-1, *[1] * (residuals.ndim - 1))
@@ -95,18 +100,6 @@ class CrossEntropy(SamplingMethod):
             covariance = covariance + torch.diag((floor - covariance.diagonal()).clamp(min=0.0))
             variance = covariance.diagonal().reshape(mean.shape)
         return dataclasses.replace(state, mean=mean, std=variance.sqrt(), covariance=covariance)
-
-
-def elites_and_ties(population: Tensor, values: Tensor, number: int) -> tuple[Tensor, Tensor | None]:
-    """Return the elites (k, *shape), and their weights (k,) of sum 1 where some tie for the last places, else None."""
-    order = torch.argsort(values, stable=True)
-    last = values[order[number - 1]]
-    tied, better = int((values == last).sum()), int((values < last).sum())
-    if better + tied == number:
-        return population[order[:number]], None
-    weights = torch.ones(better + tied).to(values) / number
-    weights[better:] *= (number - better) / tied
-    return population[order[: better + tied]], weights
 
 
 def square_root(covariance: Tensor) -> Tensor:

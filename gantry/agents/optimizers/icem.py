@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gantry.agents.optimizers.problem import Bounds, project
-from gantry.agents.optimizers.sampling import EliteMethod, SamplingState, best_points
+from gantry.agents.optimizers.sampling import EliteMethod, SamplingState, all_equal, elites_and_ties, weighted_mean
 from gantry.agents.parts.validation import require, require_at_least
 from gantry.errors import GantryError
 
@@ -68,12 +68,15 @@ class ImprovedCrossEntropy(EliteMethod):
 
     def refit(self, state: SamplingState, population: Tensor, values: Tensor) -> SamplingState:
         """Refit mean and standard deviation to the elites, and keep the best of these."""
-        elites = best_points(population, values, self.elites)
-        mean = elites.mean(0)
-        std = (elites - mean).square().mean(0).sqrt()
+        elites, weights = elites_and_ties(population, values, self.elites)
+        state = dataclasses.replace(state, kept_elites=self.kept(elites))
+        if all_equal(values):
+            return state
+        mean = weighted_mean(elites, weights, state.bounds)
+        std = weighted_mean((elites - mean).square(), weights).sqrt()
         std = (std + self.momentum * (state.std - std)).clamp(min=self.min_std)
         mean = mean + self.momentum * (state.mean - mean)
-        return dataclasses.replace(state, mean=mean, std=std, kept_elites=self.kept(elites))
+        return dataclasses.replace(state, mean=mean, std=std)
 
     def population_at(self, iteration: int) -> int:
         """Return how many new samples an iteration (from 0) takes."""

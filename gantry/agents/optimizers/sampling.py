@@ -155,7 +155,7 @@ class EliteMethod(SamplingMethod):
 
     def kept(self, elites: Tensor) -> Tensor:
         """Return the elites (k, *shape) for the next population, of those (K, *shape) sorted best first."""
-        return elites[: round(self.keep_elite_fraction * len(elites))]
+        return elites[: round(self.keep_elite_fraction * self.elites)]
 
 
 def shifted(plan: Tensor) -> Tensor:
@@ -165,9 +165,29 @@ def shifted(plan: Tensor) -> Tensor:
     return torch.cat([plan[..., 1:, :], plan[..., -1:, :]], dim=-2)
 
 
-def best_points(population: Tensor, values: Tensor, number: int) -> Tensor:
-    """Return the points (number, *shape) of the lowest of the values (m,), best first, ties by position."""
-    return population[torch.argsort(values, stable=True)[:number]]
+def all_equal(values: Tensor) -> bool:
+    """Return whether there is nothing to learn from values (m,): the distribution then stays as it is."""
+    return bool((values == values[0]).all())
+
+
+def elites_and_ties(population: Tensor, values: Tensor, number: int) -> tuple[Tensor, Tensor | None]:
+    """Return the elites (k, *shape), and their weights (k,) of sum 1 where some tie for the last places, else None."""
+    order = torch.argsort(values, stable=True)
+    last = values[order[number - 1]]
+    tied, better = int((values == last).sum()), int((values < last).sum())
+    if better + tied == number:
+        return population[order[:number]], None
+    weights = torch.ones(better + tied).to(values) / number
+    weights[better:] *= (number - better) / tied
+    return population[order[: better + tied]], weights
+
+
+def weighted_mean(points: Tensor, weights: Tensor | None, bounds: Bounds | None = None) -> Tensor:
+    """Return the mean (*shape) of points (k, *shape) within the bounds, with weights (k,) of sum 1 where given."""
+    if weights is None:
+        return points.mean(0)
+    # A weighted sum may round to beyond a bound that all points lie on.
+    return project(bounds, torch.tensordot(weights, points, dims=1))
 
 
 def require_elites(elites: int, population: int) -> None:

@@ -259,7 +259,8 @@ def require_replay(config: "DataclassInstance", tau: float, hidden_sizes: tuple[
 def bounded_actions(agent: str, space: Space) -> ActionMap:
     """Return the map to actions of a Box with finite bounds; refuse others, for an agent of this name (GantryError)."""
     if not isinstance(space, gymnasium.spaces.Box):
-        raise GantryError(f"{agent} needs Box actions, not {space}; use dqn or ppo")
+        others = "dqn or ppo" if isinstance(space, gymnasium.spaces.Discrete) else "ppo"
+        raise GantryError(f"{agent} needs Box actions, not {space}; use {others}")
     actions = ActionMap(space)
     if not actions.bounded:
         raise GantryError(f"{agent} needs actions with finite bounds, not {space}; use ppo")

@@ -1,22 +1,20 @@
 """The spaces that agents handle: observations as vectors, a policy's numbers as actions.
 
-Observations are Box, Discrete, MultiDiscrete, MultiBinary, or dictionaries and tuples of these, nested or not.
+What spaces other than a Box need is in `encodings`, imported where there is one.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from gantry.errors import GantryError, shown
 from gantry.types import Array, Observation, Space
 
-SPACES = (Box, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple)
-MOST_CATEGORIES = 65536
-"""Most categories of an observation that is one-hot encoded."""
+if TYPE_CHECKING:
+    from gantry.agents.parts.encodings import Encoding
 
 
 @dataclass(frozen=True)
@@ -31,14 +29,6 @@ class Spaces:
     def unwrapped(self) -> "Spaces":
         """Itself."""
         return self
-
-
-def choices(space: Space) -> list[int]:
-    """Return how many values each choice of a Discrete, MultiDiscrete or MultiBinary space has; of a Box, nothing."""
-    if isinstance(space, MultiBinary):
-        return [2] * math.prod(space.shape)
-    counts = space.n if isinstance(space, Discrete) else space.nvec if isinstance(space, MultiDiscrete) else []
-    return [int(count) for count in np.reshape(counts, -1)]
 
 
 class ObservationMap:
@@ -62,23 +52,12 @@ class ObservationMap:
         self.parts: dict[str | int, ObservationMap] = {}
         self.slices: dict[str | int, slice] = {}
         self.choices: list[int] = []
-        if isinstance(space, Dict | Tuple):
-            self.size = 0
-            for key, part in space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces):
-                self.parts[key] = ObservationMap(part)
-                self.slices[key] = slice(self.size, self.size + self.parts[key].size)
-                self.size += self.parts[key].size
-        elif isinstance(space, Discrete | MultiDiscrete):
-            self.choices, self._start = choices(space), np.reshape(space.start, -1)
-            self.size = sum(self.choices)
-        savable = not isinstance(space, Dict) or all(isinstance(key, str) for key in self.parts)
-        savable = savable and not (isinstance(space, Box) and space.dtype.itemsize > 8)
-        if not isinstance(space, SPACES) or not savable or self.size == 0 or sum(self.choices) > MOST_CATEGORIES:
-            raise GantryError(
-                "observations must be a non-empty Box (of at most 64 bits), Discrete, MultiDiscrete or MultiBinary, or "
-                f"a tuple or a dictionary with text keys of these, not {shown(space)}; wrap the environment"
-            )
-        self._values = np.concatenate([np.arange(0), *map(np.arange, self.choices)])
+        self._encoding: Encoding | None = None
+        if not isinstance(space, Box) or space.dtype.itemsize > 8 or self.size == 0:
+            from gantry.agents.parts import encodings
+
+            self._encoding = other = encodings.Encoding(space, ObservationMap)
+            self.size, self.parts, self.slices, self.choices = other.size, other.parts, other.slices, other.choices
 
     def vectors(self, observations: Observation, envs: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.float32]:
         """Return (k, d) float32 of a batch of observations, always a copy: environments may reuse their buffers.
@@ -87,24 +66,15 @@ class ObservationMap:
             observations: of n environments; for a dictionary or tuple, of arrays. Or n objects, an observation each.
             envs: (k,) the environments to return; by default all.
         """
-        if isinstance(observations, np.ndarray) and observations.dtype == object:
-            observations, envs = self._stacked(list(observations[envs])), slice(None)
-        if self.parts:
-            columns = [part.vectors(observations[key], envs) for key, part in self.parts.items()]
-            return np.concatenate(columns, axis=1)
+        other = self._encoding
+        if other is not None and self.parts:
+            return other.joined(observations, envs)
         numbers = np.asarray(observations)[envs]
-        if self.choices:
-            categories = numbers.reshape(len(numbers), -1).astype(np.int64) - self._start
-            if len(self.choices) > 1:
-                categories = np.repeat(categories, self.choices, axis=1)
-            return (categories == self._values).astype(np.float32)
+        if numbers.dtype == object:
+            numbers = np.stack(list(numbers))
+        if other is not None and self.choices:
+            return other.one_hot(numbers)
         return np.array(numbers, np.float32).reshape(len(numbers), self.size)
-
-    def _stacked(self, observations: list[Observation]) -> Observation:
-        """Return observations, each on its own, as one batch."""
-        if not self.parts:
-            return np.stack(observations)
-        return {key: part._stacked([each[key] for each in observations]) for key, part in self.parts.items()}
 
     def given(self, observation: Observation) -> tuple[NDArray[np.float32], bool]:
         """Return the vectors (k, d) of one observation or k, from outside, and whether it was one, or GantryError."""
@@ -132,17 +102,12 @@ class ActionMap:
     """
 
     def __init__(self, space: Space, scaled: bool = True, several: bool = False) -> None:
-        kinds = (Discrete, MultiDiscrete, MultiBinary) if several else (Discrete,)
-        fits = isinstance(space, kinds) or (isinstance(space, Box) and space.dtype.kind == "f")
-        if not fits or math.prod(space.shape or ()) == 0:
-            names = " or ".join(kind.__name__ for kind in kinds)
-            raise GantryError(f"actions must be a non-empty floating-point Box or {names}, not {shown(space)}")
-        self.continuous, self.choices = isinstance(space, Box), choices(space)
         self.shape: tuple[int, ...] = space.shape or ()
         self.dtype: Any = space.dtype
-        self.has_bounds, self.size = np.zeros(0, np.bool_), sum(self.choices)
-        if isinstance(space, Box):
-            self.size = math.prod(space.shape)
+        self.size, self.has_bounds = math.prod(self.shape), np.zeros(0, np.bool_)
+        self.choices: list[int] = []
+        self.continuous = isinstance(space, Box) and space.dtype.kind == "f" and self.size > 0
+        if isinstance(space, Box) and self.continuous:
             low, high = space.low.reshape(-1).astype(np.float64), space.high.reshape(-1).astype(np.float64)
             largest = min(float(np.finfo(each).max) for each in (np.float32, space.dtype))
             self.has_bounds = (np.abs(low) < largest) & (np.abs(high) < largest)
@@ -151,7 +116,10 @@ class ActionMap:
                 self.scale = np.where(self.has_bounds & scaled, (high - low) / 2, 1.0).astype(np.float32)
             self.low, self.high = low.astype(space.dtype), high.astype(space.dtype)
         else:
-            self.start = np.reshape(getattr(space, "start", 0), -1)
+            from gantry.agents.parts.encodings import action_choices
+
+            self.choices, self.start = action_choices(space, several)
+            self.size = sum(self.choices)
         self.bounded = self.continuous and bool(self.has_bounds.all())
 
     def to_environment(self, actions: Array) -> Array:

@@ -1,11 +1,8 @@
-"""Checks of settings, of memory and of computed numbers; each failure is one line that says what to change."""
+"""Checks of settings and of computed numbers; each failure is one line that says what to change."""
 
-import contextlib
 import dataclasses
 import itertools
 import math
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,14 +46,10 @@ def require_positive(config: object, *names: str) -> None:
 
 def require_memory(numbers: int, name: str, what: str = "it") -> None:
     """Refuse a setting by which `what` asks for more numbers, of 4 bytes, than memory can take (GantryError)."""
-    wanted = 4 * numbers
-    if wanted > ALWAYS_AT_HAND and wanted > (at_hand := available_memory()):
-        size = f"{wanted / 2**30:,.1f} GiB" if wanted < 2**70 else "more"
-        flag = f" (--config.{name.replace('_', '-')})" if name.isidentifier() else ""
-        raise GantryError(
-            f"the setting {name}{flag} must be lower: {what} would take {size} of memory, and "
-            f"{at_hand / 2**30:,.1f} GiB are at hand"
-        )
+    if 4 * numbers > ALWAYS_AT_HAND:
+        from gantry.agents.parts.memory import refuse_beyond_memory
+
+        refuse_beyond_memory(4 * numbers, name, what)
 
 
 def require_between(config: object, low: float, high: float, *names: str) -> None:
@@ -71,20 +64,6 @@ def require_network(hidden_sizes: tuple[int, ...], device: str, networks: int = 
     weights = sum(hidden_sizes) + sum(math.prod(pair) for pair in itertools.pairwise(hidden_sizes))
     require_memory(networks * weights, "hidden_sizes" if networks == 1 else "ensemble_size or hidden_sizes")
     require(device != "cuda" or torch.cuda.is_available(), "device", "cpu where there is no GPU", device)
-
-
-def available_memory() -> float:
-    """Return the bytes that the machine, and its container, can still give; infinity where neither says."""
-    found = [math.inf]
-    if hasattr(os, "sysconf"):
-        found.append(float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        found.append(1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")))
-    for limit in ("memory.max", "memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # there is no container, or no limit
-            found.append(int(Path("/sys/fs/cgroup", limit).read_text(encoding="ascii")))
-    return min(found)
 
 
 def require_finite(*values: float) -> None:

@@ -43,18 +43,13 @@ class Transition:
     final_observations: NDArray[np.float32]  # (k, d) the last ones of those episodes, before any reset
 
 
-SEEDS_APART = 2**12
-"""Environment seeds between those of consecutive seeds, where no more environments need room."""
-ENV_SEEDS = 2**29
-"""Environment seeds go up to here, as generators of some environments take no large ones; then they repeat."""
-
-
 def reset_seed(env: VectorEnv | Spaces, seed: int, env_seed: int | None) -> int:
-    """Return the seed of an agent's first environment: `env_seed`, or one by which seeds share no environment."""
-    apart = SEEDS_APART
-    while apart < env.num_envs:
-        apart *= 2
-    return seed * apart % ENV_SEEDS if env_seed is None else int(env_seed)
+    """Return the seed of an agent's first environment: `env_seed`, or one by which seeds share no environment.
+
+    They repeat at 2^29, as generators of some environments take no large ones.
+    """
+    apart = max(2**12, 1 << (env.num_envs - 1).bit_length())
+    return seed * apart % 2**29 if env_seed is None else int(env_seed)
 
 
 class VectorStepper:
@@ -243,11 +238,8 @@ class VectorStepper:
         arrays = (self.observation, self.must_reset, self._first_episode, self._returns, self._lengths)
         return dict(zip(("observation", "must_reset", "first_episode", "returns", "lengths"), arrays, strict=True))
 
-    def state(self) -> Tensors:
+    def state(self, with_env: bool = True) -> Tensors:
         """Return everything that stepping depends on, with the environment's own state where it hands that out."""
-        return self._state(True)
-
-    def _state(self, with_env: bool) -> Tensors:
         try:
             self.begin_episodes()
         except GantryError:  # it broke, and what was learned before is to be saved all the same
@@ -308,7 +300,7 @@ class VectorStepper:
         undoable = self._undoable_env()
         if undoable is not None:
             undoable.mark()
-        self._copy = self._state(undoable is None)
+        self._copy = self.state(undoable is None)
 
     def rollback(self) -> None:
         """Return to the last `mark`; an environment that cannot, or that broke, begins new episodes."""
