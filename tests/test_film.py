@@ -1,5 +1,6 @@
-"""Films are whole, playable and the right shape, or not there; the overlay keeps to its panel."""
+"""Films are whole, playable and the right shape, or not there; the panel is below the picture, never over it."""
 
+import dataclasses
 import struct
 
 import imageio.v3 as iio
@@ -10,7 +11,7 @@ from PIL import Image
 
 from gantry.errors import GantryError
 from gantry.film import video
-from gantry.film.overlay import OverlayState, draw_overlay, panel_box
+from gantry.film.overlay import OverlayState, Panel
 from gantry.film.video import VideoWriter
 
 
@@ -183,7 +184,9 @@ def test_wrong_frame_shape_or_type_is_refused(tmp_path, frame):
     assert list(tmp_path.iterdir()) == []
 
 
-# --- the overlay ----------------------------------------------------------------------------------------------------
+# --- the panel ------------------------------------------------------------------------------------------------------
+
+GREEN, RED, ORANGE = (92, 200, 140), (236, 96, 92), (250, 166, 62)
 
 
 def state(**changes):
@@ -197,42 +200,53 @@ def state(**changes):
     return OverlayState(**(settings | changes))
 
 
-@pytest.mark.parametrize(("height", "width"), [(360, 480), (480, 640), (1080, 1920), (120, 160), (20, 20)])
-def test_overlay_changes_only_its_panel(height, width):
-    frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    before = frame.copy()
-    drawn = draw_overlay(frame, state())
-    assert np.array_equal(frame, before)
-    left, top, right, bottom = panel_box(height, width, state())
-    outside = np.ones((height, width), bool)
-    outside[top:bottom, left:right] = False
-    assert np.array_equal(drawn[outside], frame[outside])
-    if height > 20:
-        assert np.mean(np.any(drawn != frame, axis=2)[top:bottom, left:right]) > 0.9
-        assert (bottom - top) < 0.4 * height
+def panel(width=480, height=360, **changes):
+    contents = state(**changes)
+    return Panel(width, height, contents).draw(contents)
 
 
-def count_like(image, colour):
-    return int(np.sum(np.all(np.abs(image.astype(int) - colour) < 25, axis=2)))
+def colored(image, color):
+    """The mask (height, width) of pixels of about a color."""
+    return np.all(np.abs(image.astype(int) - color) < 25, axis=2)
 
 
-def test_overlay_term_bar_length():
-    frame = np.zeros((360, 480, 3), np.uint8)
-    green = (92, 200, 140)
-    none, half, full, beyond = (
-        count_like(draw_overlay(frame, state(terms={"upright": value})), green) for value in (0.0, 0.5, 1.0, 3.0)
-    )
+@pytest.mark.parametrize(("width", "height"), [(480, 360), (640, 480), (1920, 1080), (160, 120), (64, 48)])
+def test_panel_is_below_the_picture(width, height):
+    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    below = Panel(width, height, state())
+    film = below.below(picture, state())
+    assert film.shape == (height + below.height, width, 3)
+    assert np.array_equal(film[:height], picture)
+    assert below.height % 2 == 0
+    assert below.height <= 0.4 * height + 1
+    assert (below.height > 0) == (width > 64)
+
+
+def test_panel_size_is_proportional_to_the_film():
+    small, large = Panel(480, 360, state()), Panel(1920, 1440, state())
+    assert large.height == pytest.approx(4 * small.height, rel=0.1)
+
+
+def test_term_bar_length_is_the_terms_size():
+    none, half, full, beyond = (colored(panel(terms={"upright": v}), GREEN).sum() for v in (0.0, 0.5, 1.0, 3.0))
     assert none == 0
     assert half == pytest.approx(full / 2, rel=0.08)
     assert beyond == full > 100
 
 
-def test_overlay_action_bar_starts_at_zero():
-    frame = np.zeros((360, 480, 3), np.uint8)
+def test_negative_terms_have_red_bars():
+    paid, half, full = (panel(terms={"bump": value}) for value in (0.5, -0.5, -2.0))
+    assert colored(paid, RED).sum() == 0
+    assert colored(half, GREEN).sum() == 0
+    assert colored(half, RED).sum() == pytest.approx(colored(paid, GREEN).sum(), rel=0.01)
+    assert colored(full, RED).sum() > 1.8 * colored(half, RED).sum()
+    assert colored(panel(terms={"time": -0.001}), RED).any()
 
+
+def test_action_bar_starts_at_zero():
     def columns(action):
-        drawn = draw_overlay(frame, state(action=np.array([action]), low=np.array([-2.0]), high=np.array([2.0])))
-        return np.nonzero(np.all(np.abs(drawn.astype(int) - (250, 166, 62)) < 25, axis=2))[1]
+        drawn = panel(action=np.array([action]), low=np.array([-2.0]), high=np.array([2.0]))
+        return np.nonzero(colored(drawn, ORANGE))[1]
 
     left, right = columns(-1.0), columns(1.0)
     assert left.max() < right.min()
@@ -241,24 +255,36 @@ def test_overlay_action_bar_starts_at_zero():
     assert columns(2.0).size == pytest.approx(2 * right.size, rel=0.15)
 
 
-def test_overlay_with_many_terms_stays_in_panel():
-    frame = np.full((360, 480, 3), 90, np.uint8)
-    crowded = state(
-        terms={f"a rather long name {index}": 0.5 for index in range(12)},
-        action=np.linspace(-1, 1, 17),
-        low=-1.0,
-        high=1.0,
-    )
-    left, top, right, bottom = panel_box(360, 480, crowded)
-    drawn = draw_overlay(frame, crowded)
-    drawn[top:bottom, left:right] = 90
-    assert np.all(drawn == 90)
+@pytest.mark.parametrize("names", [(), tuple(f"joint {index}, a long explanation" for index in range(7))])
+def test_panel_with_many_bars_draws_each(names):
+    crowded = {"terms": {f"a rather long name {index}": 0.5 for index in range(12)}, "action": np.ones(7)}
+    drawn = panel(action_names=names, **crowded)
+    for color, count in ((GREEN, 12), (ORANGE, 7)):
+        rows = colored(drawn, color).any(axis=1)
+        assert np.sum(np.diff(np.concatenate([[0], rows.astype(int)])) == 1) == count
+    assert drawn.shape[0] <= 0.4 * 360
 
 
-def test_overlay_omits_missing_values():
-    frame = np.zeros((360, 480, 3), np.uint8)
+def test_names_are_shortened_at_their_comma():
+    names = ("joint 1, increment of the setpoint", "joint 2, increment of the setpoint")
+    short = panel(action=np.zeros(2), action_names=("joint 1", "joint 2"))
+    assert np.array_equal(panel(action=np.zeros(2), action_names=names), short)
+
+
+def test_shares_stand_in_place_of_the_score():
+    contents = state(shares={"coverage": 0.5})
+    below = Panel(480, 360, contents)
+    first, worse = (below.draw(dataclasses.replace(contents, score=score)) for score in (412.0, -80.0))
+    assert np.array_equal(first, worse)
+    assert not np.array_equal(first, below.draw(dataclasses.replace(contents, shares={"coverage": 0.6})))
+
+
+def test_panel_omits_missing_values():
     bare = OverlayState(time=1.0)
-    drawn = draw_overlay(frame, bare)
-    assert count_like(drawn, (92, 200, 140)) == count_like(drawn, (250, 166, 62)) == 0
-    assert panel_box(360, 480, bare)[1] > panel_box(360, 480, state())[1]
-    assert not np.array_equal(drawn, draw_overlay(frame, OverlayState(time=2.0)))
+    below = Panel(480, 360, bare)
+    drawn = below.draw(bare)
+    assert not colored(drawn, GREEN).any()
+    assert not colored(drawn, ORANGE).any()
+    assert below.height < Panel(480, 360, state()).height
+    assert not np.array_equal(drawn, below.draw(OverlayState(time=2.0)))
+    assert not np.array_equal(drawn, below.draw(OverlayState(time=1.0, choice="move north")))

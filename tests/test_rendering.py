@@ -356,7 +356,7 @@ def test_cart_pole_camera_sees_cart_and_pole(slide, angle):
     for name in ("cart", "pole", "rail_front"):
         rows, columns = np.nonzero(geoms == model.geom(name).id)
         assert rows.size > 20
-        # clear of the picture's edges, and of the overlay's panel along the bottom
+        # clear of the picture's edges
         assert rows.min() > 4
         assert rows.max() < 0.74 * 180
         assert columns.min() > 4

@@ -77,6 +77,48 @@ WHOLE_NUMBER = PrimitiveConstructorSpec(
 """How a flag reads a whole number."""
 
 
+FILM_SIZES = {"480p": (854, 480), "720p": (1280, 720), "1080p": (1920, 1080), "1440p": (2560, 1440)}
+"""Width and height of films by the names that people know."""
+
+
+def film_size(text: str) -> tuple[int, int]:
+    """Return the width and height that are written as 1080p or 640x480.
+
+    Raises:
+        GantryError: it is neither.
+    """
+    word = text.strip().lower()
+    sides = word.split("x")
+    if word in FILM_SIZES:
+        return FILM_SIZES[word]
+    if len(sides) == 2 and all(side.isdecimal() and len(side) < 6 for side in sides):
+        return int(sides[0]), int(sides[1])
+    names = ", ".join(FILM_SIZES)
+    raise GantryError(f"--size takes a width and a height, such as 640 480, or one of {names}, not {shown(text)!r}")
+
+
+FILM_SIZE = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar=f"{'|'.join(FILM_SIZES)}|W H",
+    instance_from_str=lambda words: None if words[0] == "None" else film_size(words[0]),
+    is_instance=lambda value: value is None or isinstance(value, tuple),
+    str_from_instance=lambda value: [str(value)],
+)
+"""How a flag reads a film's size; `joined_size` comes before it."""
+
+
+def joined_size(words: Sequence[str]) -> list[str]:
+    """Return the words with the width and height after `--size` as one word."""
+    joined: list[str] = []
+    for word in words:
+        flagged = len(joined) > 1 and joined[-2] == "--size"
+        if flagged and word.lstrip("-").isdecimal() and joined[-1].lstrip("-").isdecimal():
+            joined[-1] += f"x{word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 def arranged(words: Sequence[str], valued: AbstractSet[str]) -> tuple[str | None, list[str], list[str]]:
     """Put a command's positional argument first, wherever it stands, and join the options of all its --env flags.
 

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from gantry.cli.options import env_options
+from gantry.cli.options import FILM_SIZE, env_options, joined_size
 from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError
 from gantry.runs.environments import short_name
@@ -22,13 +22,15 @@ from gantry.types import Json
 class RecordArguments:
     """Film a trained run, without a screen.
 
-    Draws MuJoCo models, Gantry's and others', with EGL, else OSMesa, else a ray caster that needs no graphics library,
-    and says which; any other environment draws itself. The film shows the episodes that `gantry evaluate` scores with
-    the same seed. Examples:
+    Draws MuJoCo models, Gantry's and others', with OpenGL (EGL, else OSMesa) or a ray caster that needs no graphics
+    library, whichever is faster here, and says which; any other environment draws itself. The film shows the episodes
+    that `gantry evaluate` scores with the same seed. Examples:
 
       gantry record runs/CartPoleSwingUp-v0-ppo-seed0
 
-      gantry record runs/Reach-v0-ppo-seed0 --episodes 3 --out reach.mp4 --size 640 480
+      gantry record runs/Reach-v0-ppo-seed0 --episodes 3 --out reach.mp4 --size 1080p --trail
+
+      gantry record runs/CartPoleSwingUp-v0-ppo-seed0 --slow-motion 4 --poster
 
       gantry record runs/CartPoleSwingUp-v0-ppo-seed0 --compare runs/CartPoleSwingUp-v0-sac-seed0
     """
@@ -39,22 +41,30 @@ class RecordArguments:
     """Film these runs too, an episode of each, side by side with RUN."""
     out: Path | None = None
     """The film, .mp4 or .gif; by default videos/RUN in the current folder."""
+    title: str | None = None
+    """First line of the panel; by default the environment's name."""
     episodes: int = 1
     """Number of episodes, one after another."""
     seed: int = 0
     """Block of evaluation seeds."""
     camera: str | None = None
-    """The model's camera, by name or number; by default its first."""
-    size: tuple[int, int] | None = None
-    """Width and height (pixels); by default 480 360, or as an environment draws itself."""
+    """The model's camera, by name or number; by default its first. A wrong name is answered by the right ones."""
+    size: Annotated[tuple[int, int] | None, FILM_SIZE] = None
+    """Width and height of the film (pixels), or 1080p and the like; by default a picture of 480 360 above its panel."""
     speed: float = 1.0
     """Playback speed, as a multiple of real time."""
+    slow_motion: float | None = None
+    """How many times slower than real time: 4 is the same as --speed 0.25."""
     overlay: bool = True
-    """Draw time, score, reward terms and action over the picture."""
+    """Draw time, score, reward terms and action below the picture."""
+    trail: bool = False
+    """Draw the path of the fingertip or the pole's tip."""
+    poster: bool = False
+    """Also write twelve pictures of the film on one sheet, beside it: FILM.png."""
     format: Literal["mp4", "gif"] | None = None
     """The film's format; by default that of --out's name, else mp4."""
     renderer: Literal["auto", "egl", "osmesa", "raycast"] = "auto"
-    """The renderer; `auto` takes the first that works."""
+    """The renderer; `auto` draws a picture with each that works, and takes the faster."""
     max_steps: int | None = None
     """Steps after which an episode is cut; by default 10,000, or the environment's own limit where that is longer."""
     env: tuple[str, ...] = ()
@@ -73,7 +83,7 @@ class RecordArguments:
 
 def main(words: Sequence[str]) -> None:
     """Run `gantry record`."""
-    arguments = parse(RecordArguments, "record", words)
+    arguments = parse(RecordArguments, "record", joined_size(words))
     config = Run(arguments.run).read_config()
     from gantry.agents import load_agent
     from gantry.film.record import record
@@ -85,29 +95,30 @@ def main(words: Sequence[str]) -> None:
     agent = load_agent(arguments.run)
     options = {**config.env_options, **_options(arguments)}
     path = film_path(arguments.out, arguments.format, Path("videos") / arguments.run.resolve().name)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    bars = Progress(*columns, console=screen, disable=not screen.is_terminal)
-    with step_time_limit(arguments.step_time_limit), bars as bar:
-        task = bar.add_task("filming", total=None)
+    with step_time_limit(arguments.step_time_limit), _bar(screen) as bar:
         film = record(
             agent,
             config.env_id,
             path,
-            title=film_title(config.env_id),
+            title=film_title(config.env_id) if arguments.title is None else arguments.title,
             episodes=arguments.episodes,
             seed=arguments.seed,
             env_options=options,
             camera=arguments.camera,
             size=arguments.size,
             overlay=arguments.overlay,
+            trail=arguments.trail,
             backend=arguments.renderer,
-            speed=arguments.speed,
+            speed=_speed(arguments),
             max_steps=arguments.max_steps,
-            progress=lambda done, count: bar.update(task, completed=done, total=count),
+            progress=_Episodes(bar, arguments.episodes),
         )
     scores = ", ".join(f"{score:.1f}" for score in film.scores)
-    summary = f"{film.path}: {film.seconds:.1f} s, {film.frames} frames, score {scores}; drawn by {film.backend}"
-    screen.print(summary, soft_wrap=True)
+    shares = "".join(f"; {name} {', '.join(f'{each:.0%}' for each in values)}" for name, values in film.shares.items())
+    summary = f"{film.path}: {film.seconds:.1f} s, {film.frames} frames, score {scores}{shares}"
+    screen.print(f"{summary}; drawn by {film.backend}", soft_wrap=True)
+    if arguments.poster:
+        _poster(path, film.frames, screen)
     if film.cut:
         screen.print(f"{film.cut} of {len(film.scores)} episodes were cut by the cap on steps")
     if arguments.json:
@@ -117,6 +128,7 @@ def main(words: Sequence[str]) -> None:
                 "frames": film.frames,
                 "seconds": film.seconds,
                 "scores": film.scores,
+                "shares": film.shares,
                 "renderer": film.backend,
                 "cut": film.cut,
             }
@@ -128,7 +140,8 @@ def _compare(arguments: RecordArguments, screen: Console) -> None:
     from gantry.agents import load_agent
     from gantry.film.side_by_side import Take, record_side_by_side
 
-    if arguments.episodes != 1 or arguments.camera is not None or not arguments.overlay:
+    wishes = arguments.camera, arguments.title
+    if arguments.episodes != 1 or wishes != (None, None) or not arguments.overlay or arguments.trail:
         raise GantryError("--compare films one episode of each run, with its panel: leave out other wishes")
     takes = []
     for folder in (arguments.run, *arguments.compare):
@@ -138,9 +151,7 @@ def _compare(arguments: RecordArguments, screen: Console) -> None:
         takes.append(Take(label, load_agent(folder), config.env_id, options))
     default = Path("videos") / f"{arguments.run.resolve().name}-compared"
     path = film_path(arguments.out, arguments.format, default)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    bars = Progress(*columns, console=screen, disable=not screen.is_terminal)
-    with step_time_limit(arguments.step_time_limit), bars as bar:
+    with step_time_limit(arguments.step_time_limit), _bar(screen) as bar:
         task = bar.add_task("filming", total=len(takes))
         films = record_side_by_side(
             takes,
@@ -148,19 +159,60 @@ def _compare(arguments: RecordArguments, screen: Console) -> None:
             arguments.seed,
             arguments.size,
             arguments.renderer,
-            arguments.speed,
+            _speed(arguments),
             arguments.max_steps,
             lambda done, count: bar.update(task, completed=done, total=count),
         )
     scores = [film.scores[0] for film in films]
     shown = "; ".join(f"{take.label} {score:.1f}" for take, score in zip(takes, scores, strict=True))
     screen.print(f"{path}: {shown}", soft_wrap=True)
+    if arguments.poster:
+        _poster(path, max(film.frames for film in films), screen)
     if arguments.json:
         print_json({"path": str(path), "scores": scores})
 
 
 def _options(arguments: RecordArguments) -> Json:
     return env_options(arguments.env, arguments.randomize, arguments.disturb, arguments.reward)
+
+
+def _speed(arguments: RecordArguments) -> float:
+    """Return the playing speed from --speed and --slow-motion, of which one may be given."""
+    if arguments.slow_motion is None:
+        return arguments.speed
+    if arguments.speed != RecordArguments.speed:
+        raise GantryError("--speed and --slow-motion say the same thing; give one of the two")
+    if not 0.001 <= arguments.slow_motion <= 100.0:
+        raise GantryError(f"--slow-motion takes a number from 0.001 to 100, not {arguments.slow_motion:g}")
+    return 1.0 / arguments.slow_motion
+
+
+def _bar(screen: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), "left")
+    return Progress(*columns, console=screen, disable=not screen.is_terminal)
+
+
+class _Episodes:
+    """Shows how far the drawing of each episode is."""
+
+    def __init__(self, bar: Progress, episodes: int) -> None:
+        self._bar, self._episodes, self._episode = bar, episodes, 0
+        self._task = bar.add_task("playing the episode", total=None)
+
+    def __call__(self, done: int, count: int | None) -> None:
+        if done == 1:
+            self._episode += 1
+            name = "filming" if self._episodes == 1 else f"filming episode {self._episode} of {self._episodes}"
+            self._bar.reset(self._task, description=name)
+        self._bar.update(self._task, completed=done, total=count)
+
+
+def _poster(path: Path, frames: int, screen: Console) -> None:
+    from gantry.film.poster import write_poster
+
+    poster = path.with_suffix(".png")
+    write_poster(path, poster, frames)
+    screen.print(f"{poster}: its poster", soft_wrap=True)
 
 
 def film_title(env_id: str) -> str:

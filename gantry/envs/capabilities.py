@@ -83,6 +83,9 @@ class PlanDrawable(Protocol):
 class Drawable(Protocol):
     """A task that changes or adds to the picture of its model."""
 
+    shown_shares: ClassVar[Sequence[str]] = ()
+    """Metrics in [0, 1] that films show in place of the score, because they tell more."""
+
     def picture(self, model: mujoco.MjModel) -> mujoco.MjModel:
         """Return the model to draw in place of the simulated `model`: any with the same joints."""
         return model

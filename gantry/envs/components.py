@@ -33,6 +33,15 @@ class Component:
     """What bounds do not say, such as the usual range."""
 
 
+def names_of(components: Sequence[Component]) -> tuple[str, ...]:
+    """Return a name for each number; numbers alike in a row share a component's name and are counted from 1."""
+    return tuple(
+        each.name if each.count == 1 else f"{each.name} {index + 1}"
+        for each in components
+        for index in range(each.count)
+    )
+
+
 def box(components: Sequence[Component]) -> gymnasium.spaces.Box:
     """Return the float32 Box whose columns and bounds are those of `components`."""
     counts = [component.count for component in components]

@@ -1,8 +1,8 @@
-"""Draw a panel along the bottom of a film's frames: time, score, reward terms and actions."""
+"""Draw the panel below a film's pictures: time, score, reward terms and actions."""
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -11,17 +11,21 @@ Color = tuple[int, int, int]
 Box = tuple[int, int, int, int]
 
 _PANEL: Color = (16, 20, 26)
-_PANEL_OPACITY = 0.66
 _TEXT: Color = (240, 243, 247)
 _FAINT: Color = (168, 178, 190)
 _TRACK: Color = (62, 70, 80)
 _TERM: Color = (92, 200, 140)
+_PENALTY: Color = (236, 96, 92)
 _ACTION: Color = (250, 166, 62)
 _ZERO: Color = (200, 206, 214)
-_WORDS_SHARE, _TERMS_SHARE, _ACTIONS_SHARE = 0.29, 0.41, 0.30
+_WORDS_SHARE, _TERMS_SHARE, _ACTIONS_SHARE = 0.29, 0.38, 0.33
 """Fractions of the panel's width for the text, the reward terms and the actions."""
-_MAX_LABELED_BARS = 6
-"""Largest number of bars with labels; more bars are thinner and unlabeled."""
+_LINES = 5
+"""Largest number of lines of the panel; more bars than that stand closer together."""
+_SMALLEST_FONT = 8
+"""Below this height of the letters (pixels) bars have no labels."""
+_LARGEST_SHARE = 0.4
+"""Largest share of a film's height for the panel; a film that has no room for a line has no panel."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,22 +48,42 @@ class OverlayState:
     Attributes:
         time: simulated time, s.
         score: score so far; None hides it.
-        terms: named reward terms, normally in [0, 1]; bars are clipped to that range, the numbers beside them are not.
+        shares: named shares in [0, 1] that tell more than the score, and stand in its place.
+        terms: named reward terms, normally in [-1, 1]; bars are clipped to that range, the numbers beside them are not.
+            A negative one, a penalty, has a red bar.
         action: the action applied, shape (actions,); None hides it.
+        action_names: a name for each number of the action.
         low: lower action bounds, shape (actions,) or a scalar.
         high: upper action bounds, shape (actions,) or a scalar.
+        choice: in words, the action chosen of a Discrete space; empty for others.
         plan: predicted and achieved return of the current plan; None hides them.
         title: first line of the panel.
     """
 
     time: float
     score: float | None = None
+    shares: Mapping[str, float] = dataclasses.field(default_factory=dict)
     terms: Mapping[str, float] = dataclasses.field(default_factory=dict)
     action: np.ndarray | None = None
+    action_names: Sequence[str] = ()
     low: np.ndarray | float = -1.0
     high: np.ndarray | float = 1.0
+    choice: str = ""
     plan: PlanReturns | None = None
     title: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bar:
+    """A name, a track filled between two fractions of its length, and a number."""
+
+    name: str
+    number: str
+    begin: float
+    end: float
+    color: Color
+    tick: bool = False
+    """Whether a tick marks the first fraction."""
 
 
 @functools.lru_cache(maxsize=16)
@@ -78,141 +102,134 @@ def _fitted(text: str, size: int, width: int) -> str:
     return text + "…"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-    """Sizes in pixels, proportional to the frame's size."""
+class Panel:
+    """The panel below the pictures of one film, never over them.
 
-    font: int
-    line: int
-    margin: int
-    panel: Box
-
-
-def _layout(height: int, width: int, state: OverlayState) -> _Layout:
-    font = max(8, round(min(height / 28, width / 38)))
-    line, margin = round(font * 1.3), round(font * 0.6)
-    actions = 0 if state.action is None else np.asarray(state.action).size
-    lines = bool(state.title) + 1 + (state.plan is not None)
-    rows = max(lines, min(max(len(state.terms), actions), _MAX_LABELED_BARS), 1)
-    top = max(height - margin - rows * line - 2 * margin, 0)
-    return _Layout(font, line, margin, (margin, top, width - margin, height - margin))
-
-
-def panel_box(height: int, width: int, state: OverlayState) -> Box:
-    """Return the pixel box that `draw_overlay` may change: left, top, right, bottom (the last two exclusive)."""
-    return _layout(height, width, state).panel
-
-
-def draw_overlay(frame: np.ndarray, state: OverlayState) -> np.ndarray:
-    """Return a copy of `frame`, (height, width, 3) uint8, with the panel drawn over it.
-
-    Pixels outside `panel_box` are unchanged.
+    Attributes:
+        width: pixels.
+        height: pixels, an even number; 0 where there is no room for a line of text.
     """
-    height, width = frame.shape[:2]
-    layout = _layout(height, width, state)
-    left, top, right, bottom = layout.panel
-    result = frame.copy()
-    if right - left < 4 * layout.margin or bottom <= top:
-        return result  # the frame is too small for text
-    region = result[top:bottom, left:right]
-    # Blend in 16 bits; the scene stays visible through the panel.
-    kept = round(256 * (1 - _PANEL_OPACITY))
-    shade = np.array([round(256 * _PANEL_OPACITY * channel) for channel in _PANEL], np.uint16)
-    image = Image.fromarray(((region.astype(np.uint16) * np.uint16(kept) + shade) >> 8).astype(np.uint8))
-    draw = ImageDraw.Draw(image)
-    margin = layout.margin
-    inner_width, inner_height = right - left - 2 * margin, bottom - top - 2 * margin
-    action = None if state.action is None else np.asarray(state.action, np.float64).ravel()
-    shares = [_WORDS_SHARE, _TERMS_SHARE * bool(state.terms), _ACTIONS_SHARE * (action is not None)]
-    gap = 2 * margin
-    room = inner_width - gap * (sum(share > 0 for share in shares) - 1)
-    words_width, terms_width, actions_width = (int(room * share / sum(shares)) for share in shares)
-    _draw_words(draw, layout, words_width, state)
-    column = margin + words_width + gap
-    if state.terms:
-        bars = [(name, f"{value:.2f}", 0.0, min(max(value, 0.0), 1.0)) for name, value in state.terms.items()]
-        _draw_bars(draw, layout, (column, margin, terms_width, inner_height), bars, _TERM, None)
-        column += terms_width + gap
-    if action is not None:
-        low, high = (_bound(bound, action.shape, sign) for bound, sign in ((state.low, -1.0), (state.high, 1.0)))
-        span = np.where(high > low, high - low, 1.0)
-        filled = np.clip((np.nan_to_num(action) - low) / span, 0.0, 1.0)
-        zeros = np.clip(-low / span, 0.0, 1.0)
-        bars = [
-            ("action" if action.size == 1 else f"action {index}", f"{value:+.2f}", float(zeros[index]), float(share))
-            for index, (value, share) in enumerate(zip(action, filled, strict=True))
-        ]
-        _draw_bars(draw, layout, (column, margin, actions_width, inner_height), bars, _ACTION, _ZERO)
-    region[:] = np.asarray(image)
-    return result
+
+    def __init__(self, width: int, height: int, state: OverlayState) -> None:
+        """Choose the panel's size; it stays the same during a film.
+
+        Args:
+            width: of the film, pixels.
+            height: of the film or of its picture, pixels: text is proportional to it.
+            state: contents like those of every frame, by the number of lines and bars.
+        """
+        self.width = width
+        self._size = max(_SMALLEST_FONT, round(min(height / 28, width / 38)))
+        self._line, self._margin = round(self._size * 1.3), round(self._size * 0.6)
+        actions = 0 if state.action is None else np.asarray(state.action).size
+        words = bool(state.title) + 1 + len(state.shares) + (state.plan is not None)
+        lines = max(words, min(max(len(state.terms), actions), _LINES))
+        lines = min(lines, int((_LARGEST_SHARE * height - 2 * self._margin) / self._line))
+        room = width >= 12 * self._size and lines >= 1
+        self.height = (lines * self._line + 2 * self._margin + 1) // 2 * 2 if room else 0
+
+    def below(self, picture: np.ndarray, state: OverlayState) -> np.ndarray:
+        """Return a picture (h, width, 3) uint8 with the panel below it, (h + height, width, 3)."""
+        if not self.height:
+            return picture
+        return np.concatenate([picture, self.draw(state)])
+
+    def draw(self, state: OverlayState) -> np.ndarray:
+        """Return the panel (height, width, 3) uint8."""
+        image = Image.new("RGB", (self.width, self.height), _PANEL)
+        draw = ImageDraw.Draw(image)
+        acts = state.action is not None or bool(state.choice)
+        shares = [_WORDS_SHARE, _TERMS_SHARE * bool(state.terms), _ACTIONS_SHARE * acts]
+        gap = 2 * self._margin
+        room = self.width - 2 * self._margin - gap * (sum(share > 0 for share in shares) - 1)
+        words_width, terms_width, actions_width = (int(room * share / sum(shares)) for share in shares)
+        self._draw_words(draw, words_width, state)
+        column = self._margin + words_width + gap
+        if state.terms:
+            self._draw_bars(draw, column, terms_width, [_term_bar(*term) for term in state.terms.items()])
+            column += terms_width + gap
+        if state.action is not None:
+            self._draw_bars(draw, column, actions_width, _action_bars(state))
+        elif state.choice:
+            words = _fitted(state.choice, self._size, actions_width)
+            draw.text((column, self._margin), words, _ACTION, _font(self._size))
+        return np.asarray(image)
+
+    def _draw_words(self, draw: ImageDraw.ImageDraw, width: int, state: OverlayState) -> None:
+        """Write the title, the time with the score, and the plan's returns, as many as there are lines for."""
+        lines = [state.title] if state.title else []
+        scored = state.score is not None and not state.shares
+        lines.append(f"{state.time:.2f} s" + (f"   score {state.score:.0f}" if scored else ""))
+        lines += [f"{name} {share:.0%}" for name, share in state.shares.items()]
+        if state.plan is not None:
+            achieved = state.plan.achieved
+            lines.append(f"plan {state.plan.predicted:.1f}" + ("" if achieved is None else f", got {achieved:.1f}"))
+        fitting = (self.height - 2 * self._margin) // self._line
+        if len(lines) > fitting and state.title:
+            lines = lines[1:]
+        for index, line in enumerate(lines[:fitting]):
+            place = self._margin, self._margin + index * self._line
+            draw.text(place, _fitted(line, self._size, width), _FAINT if index else _TEXT, _font(self._size))
+
+    def _draw_bars(self, draw: ImageDraw.ImageDraw, left: int, width: int, bars: list[_Bar]) -> None:
+        """Draw bars below one another into a column; many are thinner, and very many have no labels."""
+        pitch = min(float(self._line), (self.height - 2 * self._margin) / len(bars))
+        size = min(self._size, int(pitch / 1.2))
+        labeled = size >= _SMALLEST_FONT
+        font = _font(max(size, 1))
+        label_width = number_width = 0
+        if labeled:
+            longest = max(font.getlength(bar.name) for bar in bars) + self._margin
+            label_width = round(min(longest, 0.6 * width))
+            if longest > label_width:  # what a comma adds to a name is left out first
+                bars = [dataclasses.replace(bar, name=bar.name.partition(",")[0]) for bar in bars]
+                longest = max(font.getlength(bar.name) for bar in bars) + self._margin
+                label_width = round(min(longest, 0.6 * width))
+            number_width = round(font.getlength("+0.00")) + self._margin // 2
+        start, end = left + label_width, left + width - number_width
+        thickness = max(round((0.5 if labeled else 0.7) * pitch), 1)
+        for index, bar in enumerate(bars):
+            row = self._margin + round(index * pitch)
+            if labeled:
+                draw.text((left, row), _fitted(bar.name, size, label_width - self._margin // 2), _FAINT, font)
+                draw.text((left + width, row), bar.number, _TEXT, font, anchor="ra")
+            upper = row + round((pitch - thickness) / 2)
+            lower = upper + thickness - 1
+            if end <= start:
+                continue
+            draw.rectangle((start, upper, end, lower), _TRACK)
+            first, last = sorted((bar.begin, bar.end))
+            begin, finish = start + round((end - start) * first), start + round((end - start) * last)
+            if last > first:
+                draw.rectangle((begin, upper, max(finish, begin + 1), lower), bar.color)
+            if bar.tick:
+                tick = start + round((end - start) * bar.begin)
+                draw.line((tick, upper - 1, tick, lower + 1), _ZERO)
+
+
+def _term_bar(name: str, value: float) -> _Bar:
+    """Return a reward term's bar: as long as it is large, red where it is negative."""
+    size = min(abs(float(np.nan_to_num(value))), 1.0)
+    return _Bar(
+        name.replace("_", " "), f"{value:.2f}".replace("-0.00", "0.00"), 0.0, size, _PENALTY if value < 0 else _TERM
+    )
+
+
+def _action_bars(state: OverlayState) -> list[_Bar]:
+    """Return a bar for each number of the action, from zero to it, between the bounds."""
+    action = np.asarray(state.action, np.float64).ravel()
+    low, high = (_bound(bound, action.shape, sign) for bound, sign in ((state.low, -1.0), (state.high, 1.0)))
+    span = np.where(high > low, high - low, 1.0)
+    filled = np.clip((np.nan_to_num(action) - low) / span, 0.0, 1.0)
+    zeros = np.clip(-low / span, 0.0, 1.0)
+    names = state.action_names or [f"action {index}" if action.size > 1 else "action" for index in range(action.size)]
+    return [
+        _Bar(name, f"{value:+.2f}", float(zero), float(share), _ACTION, tick=True)
+        for name, value, zero, share in zip(names, action, zeros, filled, strict=True)
+    ]
 
 
 def _bound(bound: np.ndarray | float, shape: tuple[int, ...], otherwise: float) -> np.ndarray:
     """Return a bound of the actions' bars; `otherwise` where there is none, which some spaces say by huge numbers."""
     numbers = np.broadcast_to(np.asarray(bound, np.float64).ravel(), shape)
     return np.where(np.abs(numbers) < np.finfo(np.float32).max, numbers, otherwise)
-
-
-def _draw_words(draw: ImageDraw.ImageDraw, layout: _Layout, width: int, state: OverlayState) -> None:
-    """Write the title, time, score and plan returns into the panel's first column."""
-    row = layout.margin
-    font = _font(layout.font)
-    if state.title:
-        draw.text((layout.margin, row), _fitted(state.title, layout.font, width), _TEXT, font)
-        row += layout.line
-    words = f"{state.time:5.2f} s"
-    if state.score is not None:
-        words += f"   score {state.score:.0f}"
-    draw.text((layout.margin, row), _fitted(words, layout.font, width), _TEXT if not state.title else _FAINT, font)
-    if state.plan is not None:
-        row += layout.line
-        achieved = state.plan.achieved
-        words = f"plan {state.plan.predicted:.1f}" + ("" if achieved is None else f", got {achieved:.1f}")
-        draw.text((layout.margin, row), _fitted(words, layout.font, width), _FAINT, font)
-
-
-def _draw_bars(
-    draw: ImageDraw.ImageDraw,
-    layout: _Layout,
-    area: Box,
-    bars: list[tuple[str, str, float, float]],
-    color: Color,
-    zero_color: Color | None,
-) -> None:
-    """Draw one bar per row: a name, a track filled between two fractions of its length, and a number.
-
-    Args:
-        draw: target image.
-        layout: sizes.
-        area: left, top, width, height in pixels.
-        bars: for each bar its name, its number as text, and the two fractions of the track between which it is filled.
-        color: fill color.
-        zero_color: color of a tick mark at the first fraction; None draws none.
-    """
-    left, top, width, height = area
-    if not bars:
-        return
-    labeled = len(bars) <= _MAX_LABELED_BARS
-    pitch = layout.line if labeled else height / len(bars)
-    font = _font(layout.font)
-    longest = max(font.getlength(name) for name, *_ in bars) + layout.margin
-    label_width = round(min(longest, 0.55 * width)) if labeled else 0
-    number_width = round(font.getlength("+0.00")) + layout.margin // 2 if labeled else 0
-    start, end = left + label_width, left + width - number_width
-    thickness = max(round((0.5 if labeled else 0.7) * pitch), 1)
-    for index, (name, number, first, second) in enumerate(bars):
-        row = top + round(index * pitch)
-        if labeled:
-            draw.text((left, row), _fitted(name, layout.font, label_width - layout.margin // 2), _FAINT, font)
-            draw.text((left + width, row), number, _TEXT, font, anchor="ra")
-        upper = row + round((pitch - thickness) / 2)
-        lower = upper + thickness - 1
-        if end <= start:
-            continue
-        draw.rectangle((start, upper, end, lower), _TRACK)
-        begin, finish = (start + round((end - start) * share) for share in (min(first, second), max(first, second)))
-        if finish > begin:
-            draw.rectangle((begin, upper, finish, lower), color)
-        if zero_color is not None:
-            tick = start + round((end - start) * first)
-            draw.line((tick, upper - 1, tick, lower + 1), zero_color)

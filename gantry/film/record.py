@@ -1,4 +1,4 @@
-"""Film a policy's episodes on evaluation seeds, with a panel of time, score, reward terms and actions.
+"""Film a policy's episodes on evaluation seeds, above a panel of time, score, reward terms and actions.
 
 Filming changes no result: an episode in Gantry's simulator is simulated first and rendered afterwards; any other
 environment is drawn while it plays. Frames stream into the encoder.
@@ -18,13 +18,14 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from PIL import Image, ImageOps
 
 from gantry.agents.protocol import ActionValued, Controller, EpisodicActor
-from gantry.envs.capabilities import drawing
+from gantry.envs.capabilities import PlanDrawable, drawing
+from gantry.envs.components import names_of
 from gantry.envs.registry import is_task
 from gantry.envs.rendering import Renderer, make_renderer
-from gantry.envs.rendering.scene import Marker
+from gantry.envs.rendering.scene import Marker, RenderScene
 from gantry.envs.simulator import Simulator
 from gantry.errors import GantryError
-from gantry.film.overlay import OverlayState, draw_overlay
+from gantry.film.overlay import OverlayState, Panel, PlanReturns
 from gantry.film.plan_overlay import PlanPrediction, plan_markers, plan_recorder, plan_returns
 from gantry.film.video import VideoWriter
 from gantry.runs.environments import one_line, open_env
@@ -35,9 +36,11 @@ from gantry.types import Array, Options, Space
 
 FRAMES_PER_SECOND = 30
 SIZE = (480, 360)
-"""Width and height (pixels) where nobody chooses them."""
+"""Width and height of the picture (pixels) where nobody chooses the film's."""
 MIN_SIDE, MAX_SIDE = 16, 4096
 """Smallest and largest width and height of a film (pixels)."""
+TRAIL_STEPS, TRAIL_COLOR = 150, (1.0, 0.85, 0.25, 0.8)
+"""Control steps that a trail shows, and its color."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Film:
     """Playing time."""
     scores: list[float]
     """One score per episode."""
+    shares: dict[str, list[float]]
+    """What the task has films show in place of the score, such as the floor's coverage, at the end of each episode."""
     backend: str
     """What drew it: egl, osmesa, raycast, or the environment itself."""
     cut: int
@@ -101,6 +106,7 @@ def record(
     camera: str | int | None = None,
     size: tuple[int, int] | None = None,
     overlay: bool = True,
+    trail: bool = False,
     backend: str = "auto",
     speed: float = 1.0,
     progress: Callable[[int, int | None], None] | None = None,
@@ -121,8 +127,10 @@ def record(
         seed: block of evaluation seeds; `evaluate` with the same seed scores the same episodes.
         env_options: options of the environment.
         camera: the model's camera, by name or number; by default the first. MuJoCo models only.
-        size: width and height in pixels; None: 480 × 360, or as an environment draws itself.
-        overlay: draw the panel of time, score, reward terms and action.
+        size: width and height of the film in pixels, panel included; None: a picture of 480 × 360, or as an environment
+            draws itself, and the panel below it.
+        overlay: draw the panel of time, score, reward terms and action below the picture.
+        trail: draw the path of the point by which a task's plans are drawn, such as the fingertip.
         backend: auto, egl, osmesa or raycast. MuJoCo models only.
         speed: playing speed as a multiple of real time.
         progress: called with the number of frames drawn of the current episode, and their total, where it is known.
@@ -137,37 +145,47 @@ def record(
         raise GantryError(f"a film's sides must be from {MIN_SIDE} to {MAX_SIDE} pixels, not {size[0]}x{size[1]}")
     if not 0.01 <= speed <= 1000.0:
         raise GantryError(f"a film's speed must be from 0.01 to 1000 times real time, not {speed:g}")
-    scores: list[float] = []
+    scores, shares = list[float](), dict[str, list[float]]()
     cut = 0
     with contextlib.ExitStack() as stack:
-        source = _open_source(env_id, env_options or {}, max_steps, camera, size, backend, speed)
+        source = _open_source(env_id, env_options or {}, max_steps, camera, size, backend, speed, trail)
         stack.callback(source.close)
         writer: VideoWriter | None = None
-        sides = size
+        panel: Panel | None = None
         first_seed = environment_seed("evaluation", seed, episodes, env_id)
+        contents = _contents(source, policy, title)
         for episode in range(episodes):
-            steps: Iterable[_ControlStep] = _play(source, policy, env_id, first_seed + episode, title)
+            steps: Iterable[_ControlStep] = _play(source, policy, env_id, first_seed + episode, contents)
             count = None
             if not source.streams:
                 steps = list(steps)
                 count = max(1, _frames_until(steps[-1].snapshots[-1].time, speed))
+                first = steps[0].overlay
+                contents = dataclasses.replace(contents, terms=first.terms, shares=first.shares)
+            if overlay and panel is None and source.size is not None:
+                panel = Panel(*source.size, contents)
+                if size is not None:
+                    source.size = (size[0], size[1] - panel.height)
             for number, frame in enumerate(_at_frame_rate(_with_plans(steps), speed)):
                 pixels = source.render(frame.snapshot, frame.markers)
-                if sides is None or sides != pixels.shape[1::-1]:
-                    # An environment that draws itself chooses the size of its first picture; the others must fit it.
-                    sides = sides or (pixels.shape[1], pixels.shape[0])
-                    pixels = picture(env_id, pixels, sides)
+                # An environment that draws itself chooses the size of its first picture; the others must fit it.
+                source.size = source.size or (pixels.shape[1], pixels.shape[0])
+                pixels = picture(env_id, pixels, source.size)
                 if overlay:
-                    pixels = draw_overlay(pixels, frame.overlay)
+                    panel = panel or Panel(*source.size, contents)
+                    pixels = panel.below(pixels, frame.overlay)
                 if writer is None:
-                    writer = stack.enter_context(VideoWriter(path, FRAMES_PER_SECOND, sides))
+                    film_size = (pixels.shape[1], pixels.shape[0])
+                    writer = stack.enter_context(VideoWriter(path, FRAMES_PER_SECOND, film_size))
                 writer.add(pixels)
                 if progress is not None:
                     progress(number + 1, count)
             scores.append(frame.overlay.score or 0.0)
+            for name, share in frame.overlay.shares.items():
+                shares.setdefault(name, []).append(share)
             cut += source.cut
         assert writer is not None
-        return Film(path, writer.frames, writer.frames / FRAMES_PER_SECOND, scores, source.backend, cut)
+        return Film(path, writer.frames, writer.frames / FRAMES_PER_SECOND, scores, shares, source.backend, cut)
 
 
 class _SimulatorSource:
@@ -177,7 +195,7 @@ class _SimulatorSource:
 
     def __init__(
         self, env_id: str, options: Options, max_steps: int | None, camera: str | int | None, size: tuple[int, int],
-        backend: str,
+        backend: str, trail: bool,
     ) -> None:  # fmt: skip
         # With NEXT_STEP autoreset the final state of an episode is still there after its last step.
         self.vector = open_env(env_id, 1, options, autoreset_mode=AutoresetMode.NEXT_STEP)
@@ -185,29 +203,36 @@ class _SimulatorSource:
         assert isinstance(env, Simulator)
         self._env, self._env_id = env, env_id
         self._limit = step_limit(max_steps, env.max_episode_steps)
-        self._settings = (*size, camera, backend)
+        self.size: tuple[int, int] | None = size
+        self._camera, self.backend = camera, backend
         self._within: list[_Snapshot] = []
         env.state.watcher = lambda: self._within.append(self._snapshot())
         self.action_space: Space = env.single_action_space
+        self.action_names = names_of(env.task.action_components)
         self.ended, self.cut, self._steps = True, False, 0
+        if trail and not isinstance(env.task, PlanDrawable):
+            raise GantryError(f"{env_id} has no point whose path could be drawn; leave out --trail")
+        self._trail: list[np.ndarray] | None = [] if trail else None
+        self._renderer: Renderer | None = None
         self._open()
-        self.backend = self._renderer.backend
+        RenderScene(self._picture, 1, 1, camera)  # refuses an unknown camera before the episode is played
 
     def _open(self) -> None:
         self._model = self._env.batch.get_model(0)
         self._data = mujoco.MjData(self._model)
         with one_line(self._env_id, "to draw itself"):
-            picture = drawing(self._env.task).picture(self._model)
-        self._renderer = make_renderer(picture, *self._settings)
-        self._settings = (*self._settings[:3], self._renderer.backend)  # one for the whole film
+            self._picture = drawing(self._env.task).picture(self._model)
 
     def begin(self, seed: int) -> None:
         """Begin the episode of a seed; randomized physics needs a new renderer."""
         self._observations, _ = self.vector.reset(seed=seed)
         self.ended, self.cut, self._steps = False, False, 0
         self._within.clear()
+        if self._trail is not None:
+            self._trail.clear()
+            self._extend_trail()
         if self._env.physics_infos():
-            self._renderer.close()
+            self._close_renderer()
             self._open()
 
     def choose(self, policy: Controller) -> Array:
@@ -216,8 +241,21 @@ class _SimulatorSource:
         action: Array = self._actions[0]
         return action
 
+    def _extend_trail(self) -> None:
+        assert isinstance(self._env.task, PlanDrawable)
+        assert self._trail is not None
+        with one_line(self._env_id, "to draw itself"):
+            self._trail.append(np.asarray(self._env.task.drawn_point(self._env.features[:1])[0], np.float64))
+
     def markers(self, policy: Controller) -> Sequence[Marker]:
-        """Return the shapes that show the policy's action values or model rollouts."""
+        """Return the shapes that show the policy's action values or model rollouts, and the trail."""
+        shapes = self._policy_markers(policy)
+        if not self._trail:
+            return shapes
+        path = np.stack(self._trail[-TRAIL_STEPS:])
+        return [*shapes, Marker(path, TRAIL_COLOR, 2.5e-3 * float(self._env.model.stat.extent))]
+
+    def _policy_markers(self, policy: Controller) -> Sequence[Marker]:
         if isinstance(policy, ActionValued):
             with one_line(self._env_id, "to draw itself"):
                 return drawing(self._env.task).value_markers(policy.action_values(self._observations)[0])
@@ -227,18 +265,24 @@ class _SimulatorSource:
             return plan_markers(planner.record, self._env.planning_model().point, extent)
         return ()
 
-    def step(self, action: Array) -> tuple[float, dict[str, float]]:
-        """Take a step; return the task's own reward, its named terms, and the reward in use where it is another."""
+    def step(self, action: Array) -> tuple[float, dict[str, float], dict[str, float]]:
+        """Take a step; return the task's own reward, what the panel shows as terms, and the shares it shows.
+
+        The terms are the reward's, and the reward in use where that is another than the task's own.
+        """
         self._observations, rewards, terminations, truncations, infos = self.vector.step(action[None])
         self._steps += 1
         self.ended = bool(terminations[0] or truncations[0])
         if not self.ended and self._steps >= self._limit:
             self.ended = self.cut = True
+        if self._trail is not None:
+            self._extend_trail()
         terms = {name: float(values[0]) for name, values in infos["terms"].items()}
         if "objective" in infos:
             terms["reward in use"] = float(rewards[0])
             rewards = infos["objective"]
-        return float(rewards[0]), terms
+        shares = {name: float(infos[name][0]) for name in drawing(self._env.task).shown_shares}
+        return float(rewards[0]), terms, shares
 
     def _snapshot(self) -> _Snapshot:
         return _Snapshot(float(self._env.state.time[0]), self._env.batch.state[0].copy())
@@ -254,13 +298,22 @@ class _SimulatorSource:
         mujoco.mj_setState(self._model, self._data, snapshot.content, mujoco.mjtState.mjSTATE_INTEGRATION)
         with one_line(self._env_id, "to draw itself"):
             own = drawing(self._env.task).markers(self._data)
+        if self._renderer is None:
+            assert self.size is not None
+            self._renderer = make_renderer(self._picture, *self.size, self._camera, self.backend)
+            self.backend = self._renderer.backend  # one for the whole film
         return self._renderer.render(self._data, [*markers, *own])
 
     def close(self) -> None:
         """Free the renderer and the environment."""
         self._env.state.watcher = None  # it holds all of this, which only a collection of garbage would free
-        self._renderer.close()
+        self._close_renderer()
         self.vector.close()
+
+    def _close_renderer(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
 
 
 class _ForeignSource:
@@ -272,7 +325,7 @@ class _ForeignSource:
         self, env_id: str, options: Options, max_steps: int | None, camera: str | int | None,
         size: tuple[int, int] | None, backend: str, speed: float,
     ) -> None:  # fmt: skip
-        self._size, self._settings, self._speed = size, (camera, backend), speed
+        self.size, self._settings, self._speed = size, (camera, backend), speed
         self._renderer: Renderer | None = None
         episode = Episode(env_id, options, max_steps)
         if self._model_of(episode) is None:
@@ -283,8 +336,11 @@ class _ForeignSource:
             if modes is not None and "rgb_array" not in modes:
                 raise GantryError(f"{env_id} cannot be filmed: it has no render mode rgb_array")
             episode = Episode(env_id, options, max_steps, render_mode="rgb_array")
+        else:
+            self.size = size or SIZE
         self._episode, self._env_id = episode, env_id
         self.action_space: Space = episode.env.action_space
+        self.action_names: Sequence[str] = ()
         self.backend = "the environment itself"
         rate = as_number((episode.env.metadata or {}).get("render_fps"))
         self._seconds = (
@@ -306,7 +362,7 @@ class _ForeignSource:
         model = self._model_of(self._episode)
         if model is not None:
             self.close_renderer()
-            self._renderer = make_renderer(model, *(self._size or SIZE), *self._settings)
+            self._renderer = make_renderer(model, *(self.size or SIZE), *self._settings)
             self.backend = self._renderer.backend
             self._settings = (self._settings[0], self.backend)  # one for the whole film
 
@@ -334,9 +390,9 @@ class _ForeignSource:
         """Return nothing: where such an environment's scene would show plans or values is unknown."""
         return ()
 
-    def step(self, action: Array) -> tuple[float, dict[str, float]]:
+    def step(self, action: Array) -> tuple[float, dict[str, float], dict[str, float]]:
         """Take a step; return its reward, which has no known terms."""
-        return self._episode.step(action), {}
+        return self._episode.step(action), {}, {}
 
     def snapshots(self) -> list[_Snapshot]:
         """Return the instant after the last step, if the film shows it."""
@@ -351,7 +407,7 @@ class _ForeignSource:
         data = getattr(self._episode.env.unwrapped, "data", None)
         if self._renderer is not None and data is not None:
             return self._renderer.render(data)
-        return picture(self._env_id, self._episode.env.render(), self._size)
+        return picture(self._env_id, self._episode.env.render(), self.size)
 
     def render(self, snapshot: _Snapshot, markers: Sequence[Marker]) -> np.ndarray:
         """Return the picture (height, width, 3) uint8 of an instant."""
@@ -394,16 +450,44 @@ FrameSource = _SimulatorSource | _ForeignSource
 
 def _open_source(
     env_id: str, options: Options, max_steps: int | None, camera: str | int | None, size: tuple[int, int] | None,
-    backend: str, speed: float,
+    backend: str, speed: float, trail: bool,
 ) -> FrameSource:  # fmt: skip
     if is_task(env_id):
-        return _SimulatorSource(env_id, options, max_steps, camera, size or SIZE, backend)
+        return _SimulatorSource(env_id, options, max_steps, camera, size or SIZE, backend, trail)
+    if trail:
+        raise GantryError(f"{env_id} has no point whose path could be drawn; leave out --trail")
     return _ForeignSource(env_id, options, max_steps, camera, size, backend, speed)
 
 
-def _play(source: FrameSource, policy: Controller, env_id: str, seed: int, title: str) -> Iterator[_ControlStep]:
-    """Run one episode and yield its control steps."""
+def _contents(source: FrameSource, policy: Controller, title: str) -> OverlayState:
+    """Return what is the same in the panel of every frame; the rest stands for the numbers to come."""
     space = source.action_space
+    state = OverlayState(time=0.0, score=0.0, title=title)
+    if plan_recorder(policy) is not None:
+        state = dataclasses.replace(state, plan=PlanReturns(0.0, None))
+    if isinstance(space, gymnasium.spaces.Box):
+        names = source.action_names if len(source.action_names) == math.prod(space.shape) else ()
+        low, high = space.low.ravel(), space.high.ravel()
+        return dataclasses.replace(state, action=np.zeros(low.size), action_names=names, low=low, high=high)
+    return state
+
+
+def _with_action(state: OverlayState, source: FrameSource, action: Array) -> OverlayState:
+    """Return the panel's contents with the action applied, by its numbers or in words."""
+    space = source.action_space
+    if isinstance(space, gymnasium.spaces.Discrete):
+        index = int(action) - int(space.start)
+        known = index < len(source.action_names)
+        return dataclasses.replace(state, choice=source.action_names[index] if known else f"action {int(action)}")
+    if state.action is None:
+        return state
+    return dataclasses.replace(state, action=np.asarray(action, np.float64).ravel())
+
+
+def _play(
+    source: FrameSource, policy: Controller, env_id: str, seed: int, contents: OverlayState
+) -> Iterator[_ControlStep]:
+    """Run one episode and yield its control steps."""
     planner = plan_recorder(policy)
     if planner is not None:
         planner.keep_record = True
@@ -418,14 +502,11 @@ def _play(source: FrameSource, policy: Controller, env_id: str, seed: int, title
         if planner is not None and planner.record is not None:
             horizon = (len(planner.record.chosen) - 1) * planner.action_repeat
             prediction = PlanPrediction(planner.record.predicted_return, horizon)
-        reward, terms = source.step(action)
+        reward, terms, shares = source.step(action)
         total += reward
         steps += 1
         so_far = float(score(env_id, total, float(steps)))
-        overlay = OverlayState(time=0.0, score=so_far, terms=terms, title=title)
-        if isinstance(space, gymnasium.spaces.Box):
-            numbers = np.asarray(action, np.float64).ravel()
-            overlay = dataclasses.replace(overlay, action=numbers, low=space.low.ravel(), high=space.high.ravel())
+        overlay = dataclasses.replace(_with_action(contents, source, action), score=so_far, terms=terms, shares=shares)
         yield _ControlStep(source.snapshots(), markers, overlay, reward, prediction)
 
 

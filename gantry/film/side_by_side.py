@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import tempfile
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from gantry.agents.protocol import Controller
 from gantry.errors import GantryError
 from gantry.film.record import FRAMES_PER_SECOND, SIZE, Film, record
-from gantry.film.video import VideoWriter
+from gantry.film.video import VideoWriter, film_frames
 from gantry.types import Options
 
 COLUMNS = 3
@@ -87,7 +87,7 @@ def record_side_by_side(
         columns = min(COLUMNS, len(takes))
         rows = -(-len(takes) // columns)
         with contextlib.ExitStack() as stack:
-            readers = [stack.enter_context(contextlib.closing(_frames(film.path, width, height))) for film in films]
+            readers = [stack.enter_context(contextlib.closing(film_frames(film.path))) for film in films]
             writer = stack.enter_context(VideoWriter(path, FRAMES_PER_SECOND, (columns * width, rows * height)))
             sheet = np.zeros((rows * height, columns * width, 3), np.uint8)
             for pictures in itertools.zip_longest(*readers):
@@ -97,13 +97,3 @@ def record_side_by_side(
                         sheet[top : top + height, left : left + width] = picture
                 writer.add(sheet)
     return films
-
-
-def _frames(path: Path, width: int, height: int) -> Generator[np.ndarray, None, None]:
-    """Yield the frames (height, width, 3) of a film."""
-    import imageio_ffmpeg
-
-    reader = imageio_ffmpeg.read_frames(str(path))
-    next(reader)  # what the film is
-    for frame in reader:
-        yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)

@@ -3,6 +3,7 @@
 import contextlib
 import subprocess
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -175,6 +176,25 @@ class VideoWriter:
         self._stack.close()
         abandoned = _Abandoned()
         self._place.__exit__(_Abandoned, abandoned, None)
+
+
+def film_frames(path: Path) -> Generator[np.ndarray, None, None]:
+    """Yield the frames (height, width, 3) uint8 of a film, in its own size.
+
+    Raises:
+        GantryError: it cannot be read.
+    """
+    import imageio_ffmpeg
+
+    reader = imageio_ffmpeg.read_frames(str(path))
+    try:
+        width, height = next(reader)["size"]
+        for frame in reader:
+            yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise GantryError(f"cannot read {path}: it is damaged or no film") from error
+    finally:
+        reader.close()
 
 
 def _mp4_arguments(path: Path) -> list[str]:

@@ -82,13 +82,12 @@ FEATURES = (
 GOAL_OBSERVATION = (0, 1, 4)
 """Which of `FEATURES` are in the entry `observation` of `ReachGoal`."""
 ACTIONS = {
-    "position": (
-        Component("increments of the setpoints of joints 1-4", "0.0348 rad", -1.0, 1.0, count=4),
-        Component("increments of the setpoints of joints 5-7", "0.0418 rad", -1.0, 1.0, count=3),
+    "position": tuple(
+        Component(f"joint {joint}, increment of the setpoint", "0.0348 rad" if joint <= 4 else "0.0418 rad", -1.0, 1.0)
+        for joint in range(1, 8)
     ),
-    "torque": (
-        Component("torques of joints 1-4", "87 N m", -1.0, 1.0, count=4),
-        Component("torques of joints 5-7", "12 N m", -1.0, 1.0, count=3),
+    "torque": tuple(
+        Component(f"joint {joint}, torque", "87 N m" if joint <= 4 else "12 N m", -1.0, 1.0) for joint in range(1, 8)
     ),
 }
 """The actions for each kind of control."""

@@ -99,8 +99,8 @@ class VacuumDrive(Vacuum):
         )
         self.observation_space = box(self.observation_components)
         self.action_components = (
-            Component("speed of the left wheel", "1.2 m/s", -1.0, 1.0),
-            Component("speed of the right wheel", "1.2 m/s", -1.0, 1.0),
+            Component("left wheel, speed of its rim", "1.2 m/s", -1.0, 1.0),
+            Component("right wheel, speed of its rim", "1.2 m/s", -1.0, 1.0),
         )
         self.action_space = box(self.action_components)
 

@@ -64,6 +64,7 @@ class Vacuum(Task, Disturbable, Drawable):
     """
 
     outputs: ClassVar[Sequence[str]] = ("sensordata",)
+    shown_shares: ClassVar[Sequence[str]] = ("coverage",)
     disturbance_target: ClassVar[DisturbanceTarget] = DisturbanceTarget(
         "robot", force=60.0, ball_mass=0.8, ball_radius=0.07, reach=0.9, aim=(0.0, 0.0, -0.25), rise=1.25,
         shell=(ROBOT_RADIUS, ROBOT_HEIGHT), obstacles=True,
