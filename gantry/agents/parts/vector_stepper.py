@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from gantry.agents.parts.checkpoint import Tensors, Undoable, under
 from gantry.agents.parts.spaces import ObservationMap, Spaces
 from gantry.errors import GantryError
 from gantry.types import SUCCESS, Array, Infos
+
+if TYPE_CHECKING:
+    from gantry.agents.parts.objective import ObjectiveReturns
 
 WINDOW = 100
 """Finished episodes that metrics are means of."""
@@ -96,8 +99,7 @@ class VectorStepper:
         self._first_episode = np.ones(self.num_envs, np.bool_)
         self._returns, self._lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)  # of those under way
         self._recent: deque[tuple[float, float, float]] = deque(maxlen=WINDOW)  # return, length, success
-        self._objective: NDArray[np.float64] | None = None  # (n,) where an environment says what its own reward is
-        self._recent_objectives: deque[float] = deque(maxlen=WINDOW)
+        self._objective: ObjectiveReturns | None = None  # where an environment says what its own reward is
         self._copy: Tensors = {}
 
     def _reset(self, **settings: Any) -> NDArray[np.float32]:
@@ -121,7 +123,7 @@ class VectorStepper:
         self.restarted = True
         self._returns[:], self._lengths[:] = 0.0, 0
         if self._objective is not None:
-            self._objective[:] = 0.0
+            self._objective.running[:] = 0.0
 
     def step(self, actions: Array, budget: int | None = None, only: NDArray[np.bool_] | None = None) -> Transition:
         """Take one vector step.
@@ -168,7 +170,8 @@ class VectorStepper:
         self.steps += int(np.count_nonzero(mask))
         self._returns += transition.rewards * mask
         self._lengths += mask
-        self._count_objective(infos.get("objective"), mask)
+        if (objective := infos.get("objective")) is not None and np.shape(objective) == (self.num_envs,):
+            self._objective_returns().add(objective, mask)
         for env in transition.final_envs.tolist():
             self._end_episode(env, mask[env] and not cut[env], infos)
         return transition
@@ -180,9 +183,13 @@ class VectorStepper:
             self.episodes += 1
         self._returns[env], self._lengths[env] = 0.0, 0
         if self._objective is not None:
-            if counts:
-                self._recent_objectives.append(float(self._objective[env]))
-            self._objective[env] = 0.0
+            self._objective.end_episode(env, counts)
+
+    def _objective_returns(self) -> "ObjectiveReturns":
+        from gantry.agents.parts.objective import ObjectiveReturns as Returns  # few environments have one
+
+        self._objective = self._objective or Returns(self.num_envs, WINDOW)
+        return self._objective
 
     def metrics(self) -> dict[str, float]:
         """Return steps, finished episodes, and means over the last ones; NaN while there is nothing to average.
@@ -198,19 +205,8 @@ class VectorStepper:
             means = [total / number, duration / number, total / duration, success]
         names = ("return_mean", "length_mean", "reward_mean", "success_mean")
         counts = {"steps": float(self.steps), "episodes": float(self.episodes)}
-        result = {**counts, **dict(zip(names, means, strict=True))}
-        if self._objective is not None:
-            objectives = self._recent_objectives
-            result["objective_mean"] = math.fsum(objectives) / len(objectives) if objectives else math.nan
-        return result
-
-    def _count_objective(self, objective: Array | None, mask: NDArray[np.bool_]) -> None:
-        """Add up what the environment says is its own reward (n,), where it rewards something else."""
-        if objective is None or np.shape(objective) != (self.num_envs,):
-            return
-        if self._objective is None:
-            self._objective = np.zeros(self.num_envs)
-        self._objective += objective * mask
+        objective = {} if self._objective is None else {"objective_mean": self._objective.mean()}
+        return {**counts, **dict(zip(names, means, strict=True)), **objective}
 
     def _cut(self, transition: Transition) -> NDArray[np.bool_]:
         """Truncate the first episodes whose time has come; returns which (n,)."""
@@ -249,8 +245,7 @@ class VectorStepper:
         counts = [self.steps, self._vector_steps, self.episodes, self._seed, self.stagger, self.restarted]
         tensors["counts"] = torch.tensor(counts)
         if self._objective is not None:
-            tensors["objective"] = torch.from_numpy(self._objective.copy())
-            tensors["recent_objectives"] = torch.tensor(list(self._recent_objectives), dtype=torch.float64)
+            tensors |= self._objective.state()
         if with_env and (resumable := self._resumable_env()) is not None:
             for name, array in resumable.get_state().items():
                 content = np.array(array)
@@ -269,8 +264,9 @@ class VectorStepper:
         for name, array in self._arrays().items():
             array[...] = tensors[name].numpy()
         self._recent = deque(map(tuple, tensors["recent"].tolist()), WINDOW)
-        self._objective = tensors["objective"].numpy().copy() if "objective" in tensors else None
-        self._recent_objectives = deque(tensors["recent_objectives"].tolist() if "objective" in tensors else (), WINDOW)
+        self._objective = None
+        if "objective" in tensors:
+            self._objective_returns().load_state(tensors)
         resumable, content = self._resumable_env(), under(tensors, "env")
         self._seeded = resumable is not None and bool(content)
         if resumable is not None and content:
