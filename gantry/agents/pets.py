@@ -30,6 +30,7 @@ from gantry.agents.models.reward_model import LearnedReward, RewardModel, TaskRe
 from gantry.agents.models.terminal_value import TerminalValue
 from gantry.agents.mpc import MPC
 from gantry.agents.parts.checkpoint import Checkpoint, Part, Tensors
+from gantry.agents.parts.experience import Experience
 from gantry.agents.parts.settings import settled
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.threads import torch_threads
@@ -247,6 +248,30 @@ class PETS:
             self._step(last - self.stepper.steps, log)
         self.dataset.add(*(new for new, _, _ in log.steps))
         return log
+
+    def add_experience(self, experience: Experience) -> None:
+        """Add transitions that others made to the dataset, and fit the model to them.
+
+        Raises:
+            GantryError: nothing is learned, or no action is held for `action_repeat` steps.
+        """
+        repeat = self.config.action_repeat
+        if self.dynamics is None:
+            raise GantryError("a planner in the simulator learns nothing from data; set dynamics=learned")
+        held = experience.held(repeat)
+        if len(held) == 0:
+            raise GantryError(f"no action in the data is held for action_repeat={repeat} steps; set action_repeat to 1")
+        model, actions = self.collector.model, self._actions.from_environment(held.actions)
+        assert model is not None
+        if not self._actions.continuous:
+            actions = np.eye(self._actions.size, dtype=np.float32)[actions]
+        held_out = torch.rand(len(held), generator=self._random) < self.config.validation_fraction
+        states = (model.features(each) for each in (held.observations, held.next_observations))
+        features, next_features = states
+        planned, rewards, ended = map(torch.from_numpy, (actions, held.rewards, held.terminated))
+        self.dataset.add(Transitions(features, planned, next_features, rewards, ended, held_out))
+        with torch_threads(self.config.torch_threads):
+            self.fit()
 
     def _step(self, budget: int, log: "PlanningLog") -> None:
         """Take one step in every environment."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gantry.agents.models.calibration import ModelAccuracy
     from gantry.agents.mpc import PlanningRecord
     from gantry.agents.parts.checkpoint import Checkpoint
+    from gantry.agents.parts.experience import Experience
     from gantry.agents.parts.networks import Activation
     from gantry.agents.parts.spaces import Spaces
     from gantry.agents.parts.vector_stepper import VectorStepper
@@ -158,6 +159,25 @@ class PlanningAgent(Protocol):
     @property
     def mpc(self) -> PlanRecorder:
         """The controller."""
+        ...
+
+
+@runtime_checkable
+class LearnsFromExperience(Protocol):
+    """An agent, or its replay, that can begin from transitions that others made."""
+
+    def add_experience(self, experience: "Experience") -> None:
+        """Add the transitions to what is learned from; they are no steps of learning."""
+        ...
+
+
+@runtime_checkable
+class ReplayAgent(Protocol):
+    """An agent that learns from a replay buffer."""
+
+    @property
+    def replay(self) -> LearnsFromExperience:
+        """Collects transitions and samples minibatches."""
         ...
 
 

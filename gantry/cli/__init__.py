@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "train an agent in an environment, live",
     "tune": "search for an agent's settings in an environment, by Optuna",
     "evaluate": "score a trained run, or an exported policy, on episodes it never saw",
+    "collect": "write a policy's episodes as a data set in Minari's format",
     "export": "write a trained policy as one ONNX file",
     "record": "film a trained run",
     "view": "watch and steer a run or an environment live, in a browser",

@@ -74,6 +74,8 @@ class TrainArguments:
     """Add potential-based shaping, with the agent's discount, in tasks that offer a potential."""
     recipe: Path | None = None
     """A recipe file, as `gantry tune` writes it: agent, settings, options and steps in place of a shipped recipe's."""
+    data: Path | None = None
+    """The folder of a data set (`gantry collect`) to begin from; for ddpg, td3, sac, dqn and planner."""
     name: str = ""
     """A word for the folder's name: runs/ENV-AGENT-NAME-seedN."""
     out: Path | None = None
@@ -119,6 +121,8 @@ def train_run(words: Sequence[str]) -> Run:
     arguments, recipe, known = asked.arguments, asked.recipe, asked.known
     screen, agent_id, env_id = console(arguments.json), asked.agent, asked.env_id
     evaluation = _evaluation(arguments)
+    if known is not None and arguments.data is not None:
+        raise GantryError("a run that has begun keeps what it began from: leave --data away, or train a new run")
     if arguments.track_video and arguments.track is None:
         raise GantryError("--track-video films for a tracker: name one with --track")
     if known is not None:
@@ -186,8 +190,9 @@ def _learn(
     options = {**tuned_for, **options}
     seed = arguments.seed
     return train(
-        run, asked.env_id, asked.agent, asked.config, total_steps, seed, options, evaluation=evaluation, **hear
-    )
+        run, asked.env_id, asked.agent, asked.config, total_steps, seed, options, evaluation=evaluation,
+        data=arguments.data, **hear,
+    )  # fmt: skip
 
 
 def _film(agent: "Agent", run: Run, listener: "_Listener") -> None:

@@ -59,6 +59,8 @@ class RunConfig:
     """When and how the policy is evaluated during training; None: never."""
     schedule_steps: int | None = None
     """Steps over which schedules of settings run, where that is not `total_steps`."""
+    data: Json | None = None
+    """The data set that learning began from; None: none."""
 
 
 def current_versions() -> dict[str, str]:
@@ -157,7 +159,7 @@ class Run:
         for name, kind in types.items():
             if not isinstance(content.get(name), kind) or isinstance(content[name], bool):
                 raise GantryError(f"{self._config} is damaged ({name!r} is missing or wrong); train again")
-        optional: dict[str, type] = {"evaluation": dict, "schedule_steps": int}
+        optional: dict[str, type] = {"evaluation": dict, "schedule_steps": int, "data": dict}
         for name, kind in optional.items():
             if not isinstance(content.get(name), kind | None):
                 raise GantryError(f"{self._config} is damaged ({name!r} is wrong); train again")

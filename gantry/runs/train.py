@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from gymnasium.vector import VectorEnv
@@ -12,6 +13,7 @@ from gantry.agents import agent_class, config_class
 from gantry.agents.protocol import Agent, AgentConfig, Metrics
 from gantry.errors import CannotWrite, GantryError, shown
 from gantry.files import config_from_json, config_to_json
+from gantry.runs.datasets.prefill import DatasetReference, begin_from
 from gantry.runs.environments import canonical_id, open_env
 from gantry.runs.evaluation_callback import EvaluationPlan, TrainingEvaluator
 from gantry.runs.folder import FolderMoved, Run, RunConfig, current_versions
@@ -112,6 +114,7 @@ def train(
     evaluation: EvaluationPlan | None = None,
     evaluated: Progress | None = None,
     say: Say = say_on_stderr,
+    data: Path | None = None,
 ) -> Agent:
     """Train a new agent in a new run.
 
@@ -127,6 +130,7 @@ def train(
         evaluation: when to evaluate the policy during training, and the score to stop at; None: never.
         evaluated: called with the row of `evaluations.csv` of each evaluation.
         say: called with what the user should know although training goes on, in one line.
+        data: the folder of a data set to begin from; None: from nothing.
 
     Returns:
         The trained agent, with its environments closed.
@@ -139,8 +143,11 @@ def train(
     with run.claimed(), contextlib.ExitStack() as at_end:
         if run.exists():
             raise GantryError(f"{run.folder} already holds a run; resume it (--resume) or choose another folder")
+        reference = DatasetReference.of(data) if data is not None else None
         learner = make_agent(agent, env_id, config, seed, env_options)
         at_end.callback(close_agent, learner)
+        if reference is not None:
+            begin_from(learner, reference, env_id)
         written = RunConfig(
             canonical_id(env_id),
             dict(env_options or {}),
@@ -150,6 +157,7 @@ def train(
             config_to_json(config),
             current_versions(),
             evaluation.settled(total_steps).to_json() if evaluation is not None else None,
+            data=reference.to_json() if reference is not None else None,
         )
         run.write_config(written)
         return _learn(_Recorder(run, written, learner, 0.0, progress, evaluated, say))
@@ -206,6 +214,8 @@ def resume(
                 if written.config == before.config:
                     raise
                 raise GantryError(f"{error}; it was asked for other settings: {'; '.join(remarks)}") from error
+        elif written.data is not None:
+            begin_from(agent, DatasetReference.from_json(written.data), written.env_id)
         if written.total_steps != before.total_steps and written.total_steps < agent.steps:
             raise GantryError(
                 f"{run.folder} has taken {agent.steps:,} steps already; --steps counts from its beginning: "

@@ -11,6 +11,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Part
+from gantry.agents.parts.experience import Experience
 from gantry.agents.parts.exploration import Noise
 from gantry.agents.parts.hindsight import Hindsight, make_goals_relative
 from gantry.agents.parts.normalization import ObservationNormalizer
@@ -28,7 +29,7 @@ from gantry.agents.parts.validation import (
     require_network,
     require_positive,
 )
-from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
+from gantry.agents.parts.vector_stepper import Transition, VectorStepper, reset_seed
 from gantry.errors import GantryError
 from gantry.types import Array, Observation, Space
 
@@ -220,6 +221,31 @@ class ReplayCollector:
     def _begin_episodes(self, envs: NDArray[np.int64]) -> None:
         if self.noise is not None:
             self.noise.begin_episodes(envs)
+
+    def add_experience(self, experience: Experience) -> None:
+        """Write transitions that others made into the buffer, the last ones that fit; they are no steps of learning.
+
+        Each environment's part of the buffer gets a stretch of consecutive ones.
+        """
+        num_envs = self.buffer.num_envs
+        count = min(len(experience), self.buffer.slots * num_envs)
+        kept = experience.last(count)
+        actions, length = self.actions.from_environment(kept.actions), math.ceil(count / num_envs)
+        for step in range(length):
+            index = np.arange(num_envs) * length + step
+            mask = index < count
+            rows = np.minimum(index, count - 1)
+            done = (kept.done[rows] | (step == length - 1)) & mask
+            envs, after = np.flatnonzero(done), kept.next_observations[rows]
+            transition = Transition(kept.rewards[rows], kept.terminated[rows], done, mask, envs, after[envs])
+            indices = self.buffer.add(kept.observations[rows], actions[rows], transition, after)
+            if self.priorities is not None:
+                self.priorities.added(indices, mask)
+        if self.normalizer.enabled:
+            observations = kept.observations.copy()
+            if self.relative_goals:
+                make_goals_relative(observations, self.observations)
+            self.normalizer.update(observations)
 
     # Sampling
 

@@ -128,3 +128,13 @@ class ActionMap:
             scaled = (actions * self.scale + self.center).astype(self.dtype)
             return np.clip(scaled, self.low, self.high, out=scaled).reshape(len(actions), *self.shape)
         return (actions + self.start).astype(self.dtype).reshape(len(actions), *self.shape)
+
+    def from_environment(self, actions: Array) -> Array:
+        """Return policy actions (k, size) float32, or choices (k,), for environment actions (k, *shape).
+
+        Those beyond a Box's bounds are clipped to them, as the environment does.
+        """
+        if self.continuous:
+            clipped = np.clip(actions.reshape(len(actions), -1), self.low, self.high)
+            return ((clipped - self.center) / np.where(self.scale == 0, 1, self.scale)).astype(np.float32)
+        return actions.reshape(len(actions)).astype(np.int64) - self.start
