@@ -211,7 +211,7 @@ ADAM = {"optimizer": "adam", "learning_rate": 3e-3, "gamma": 0.5}
 @pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
 def test_learns_discrete_actions(shared, mode):
     agent = A2C(Spot(discrete=True, mode=mode), A2CConfig(shared_body=shared, **ADAM), seed=1)
-    agent.learn(12_000)
+    agent.learn(9_000)
     assert agent.stepper.metrics()["reward_mean"] > 0.85
     assert agent.act(np.array([[-0.5, 0.2], [0.5, 0.2]])).tolist() == [0, 1]
 

@@ -234,7 +234,7 @@ def aimed_at(task, positions: np.ndarray) -> np.ndarray:
 def test_every_throw_starts_at_its_distance_on_the_parabola_that_meets_the_target_where_it_is_at_that_moment(
     task, tilt
 ):
-    target, n, limit = task.disturbance_target, 96, WINDOW + 5 if task is CartPole else 55
+    target, n, limit = task.disturbance_target, 64, WINDOW + 5 if task is CartPole else 55
     physics = None if tilt is None else {"gravity_tilt": tilt}
     simulator, log = logged("balls", n, task, max_episode_steps=limit, physics=physics)
     simulator.reset(seed=500)  # some of whose rows throw at once
