@@ -13,6 +13,7 @@ OFF_POLICY = {"buffer_size": 256, "learning_starts": 8, "batch_size": 8, "report
 ON_POLICY = {"rollout_steps": 4, "hidden_sizes": (4,)}
 RUNS = {
     "ppo": (SHORT, 600, ON_POLICY),
+    "recurrent-ppo": (SHORT, 600, {**ON_POLICY, "memory_size": 4}),
     "a2c": (SHORT, 600, {**ON_POLICY, "report_every": 2}),
     "reinforce": (SHORT, 600, {"hidden_sizes": (4,)}),
     "dqn": ("CartPole-v1", 500, OFF_POLICY),

@@ -36,7 +36,7 @@ def variants(env_id: str) -> list[dict]:
     for name, hint in typing.get_type_hints(kind.__init__).items():
         choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
         found += [{name: value} for value in ((False, True) if hint is bool else choices) if value != usual.get(name)]
-    return found
+    return found + [{"target_visible": 0.2}] * ("target_visible" in defaults)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

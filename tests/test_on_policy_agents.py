@@ -1,4 +1,7 @@
-"""What A2C and REINFORCE must hold alike: budgets, repetition, resuming, stopping, saving (PPO has its own tests)."""
+"""What A2C, recurrent PPO and REINFORCE must hold alike: budgets, repetition, resuming, stopping, saving.
+
+PPO has its own tests.
+"""
 
 import gymnasium
 import numpy as np
@@ -10,12 +13,17 @@ from agent_states import parameters, restore, trainer_state
 from gantry.agents import agent_class, load_agent, save_agent
 from gantry.agents.a2c import A2CConfig
 from gantry.agents.ppo import PPOConfig
+from gantry.agents.recurrent_ppo import RecurrentPPOConfig
 from gantry.agents.reinforce import ReinforceConfig
 from gantry.errors import GantryError
 
 AGENTS = {
     "a2c": lambda **more: ("a2c", A2CConfig(report_every=2, **more)),
     "a2c, one body": lambda **more: ("a2c", A2CConfig(report_every=3, shared_body=True, optimizer="adam", **more)),
+    "recurrent-ppo": lambda **more: (
+        "recurrent-ppo",
+        RecurrentPPOConfig(rollout_steps=6, minibatch_size=48, epochs=1, memory_size=8, hidden_sizes=(16,), **more),
+    ),
     "reinforce": lambda **more: ("reinforce", ReinforceConfig(episodes=20, **more)),
     "reinforce, no value": lambda **more: ("reinforce", ReinforceConfig(episodes=16, baseline="mean", **more)),
 }
@@ -139,7 +147,7 @@ def test_saved_and_loaded_it_acts_the_same_and_learns_on(kind, tmp_path):
 
 
 @pytest.mark.parametrize("binary", [False, True])
-@pytest.mark.parametrize("kind", ["a2c", "a2c, one body", "reinforce", "ppo"])
+@pytest.mark.parametrize("kind", ["a2c", "a2c, one body", "recurrent-ppo", "reinforce", "ppo"])
 def test_several_discrete_actions_are_learned_saved_and_loaded(kind, binary, tmp_path):
     env = Switches(binary)
     faster = {"learning_rate": 3e-2, "entropy_coefficient": 1e-3, "normalize_observation": False}
@@ -174,9 +182,13 @@ def test_in_their_own_units_actions_are_what_the_network_says(kind, tmp_path):
     agent.learn(400)
     observations = np.random.default_rng(0).uniform(-1, 1, (50, 2)).astype(np.float32)
     with torch.no_grad():
-        said = agent.policy.network(torch.from_numpy(observations)).numpy()
-    np.testing.assert_allclose(agent.act(observations), np.clip(said, -3, 3), rtol=1e-6)
+        seen = torch.from_numpy(observations)
+        if kind == "recurrent-ppo":
+            seen, _ = agent.policy.remember(seen, agent.policy.nothing(50))
+        said = agent.policy.network(seen).numpy()
+    acted = agent.act(observations)
+    np.testing.assert_allclose(acted, np.clip(said, -3, 3), rtol=1e-6)
     save_agent(agent, tmp_path)
-    np.testing.assert_array_equal(load_agent(tmp_path).act(observations), agent.act(observations))
+    np.testing.assert_array_equal(load_agent(tmp_path).act(observations), acted)
     with pytest.raises(GantryError, match="action_scaling must be bounds with squash_actions"):
         make(kind, wide, action_scaling="none", squash_actions=True)

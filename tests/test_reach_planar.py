@@ -244,3 +244,23 @@ def test_physics_within_the_accepted_ranges_does_not_diverge():
     for name, beyond in (("damping", 0.4), ("gear", 5.0)):
         with pytest.raises(GantryError, match=name):
             make_simulator(ID, 1, physics={name: beyond})
+
+
+@pytest.mark.parametrize(("env_id", "target", "steps"), [(ID, slice(3, 5), 5), ("gantry/Reach-v0", slice(14, 20), 10)])
+def test_target_shows_for_the_seconds_asked_for_and_nothing_else_changes(env_id, target, steps):
+    shown, hidden = (make_simulator(env_id, 3, max_episode_steps=13, **more) for more in ({}, {"target_visible": 0.2}))
+    shown.action_space.seed(0)
+    observations = [env.reset(seed=4)[0] for env in (shown, hidden)]
+    for step in range(30):
+        expected = observations[0].copy()
+        if step % 13 >= steps:
+            expected[:, target] = 0.0
+        np.testing.assert_array_equal(observations[1], expected)
+        actions = shown.action_space.sample()
+        (first, rewards, *_), (second, same_rewards, *_) = (env.step(actions) for env in (shown, hidden))
+        np.testing.assert_array_equal(rewards, same_rewards)
+        observations = [first, second]
+    assert make_task(env_id).observes_features
+    assert not make_task(env_id, target_visible=0.2).observes_features
+    with pytest.raises(GantryError, match="target_visible must be above 0"):
+        make_task(env_id, target_visible=0.0)

@@ -24,6 +24,11 @@ CASES = {
     "a2c with a shared body": ("CartPole-v1", {**SMALL, "shared_body": True, "optimizer": "adam"}),
     "ppo": ("Pendulum-v1", {**SMALL, "rollout_steps": 16, "minibatch_size": 32}),
     "ppo with squashed actions": ("Pendulum-v1", {**SMALL, "rollout_steps": 16, "squash_actions": True}),
+    "recurrent-ppo": ("Pendulum-v1", {**SMALL, "rollout_steps": 16, "memory_size": 8}),
+    "recurrent-ppo with attention": (
+        "CartPole-v1",
+        {**SMALL, "rollout_steps": 16, "memory": "attention", "memory_size": 8, "attention_window": 4},
+    ),
     "ddpg": ("Pendulum-v1", OFF_POLICY),
     "ddpg that resumes": ("gantry/CartPoleSwingUp-v0", OFF_POLICY),
     "ddpg with twin critics": (

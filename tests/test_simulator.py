@@ -7,9 +7,11 @@ import mujoco
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers import FrameStackObservation, TimeLimit
 
 from gantry.benchmark.environments import peak_memory
+from gantry.envs import make as make_one
+from gantry.envs import make_vec
 from gantry.envs.simulator import Simulator, all_finite, make_simulator, make_task
 from gantry.envs.single import SingleEnvironment
 from gantry.envs.tasks.cart_pole import CartPole
@@ -768,3 +770,49 @@ def test_a_tasks_outputs_hold_from_the_first_reset_on():
     simulator.reset(seed=0)
     assert np.array_equal(simulator.state.xpos[:, 1, 0], simulator.state.qpos[:, 0])
     assert (simulator.state.xpos[:, 1, 0] != 0).all()
+
+
+@pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
+def test_stacked_observations_are_the_last_ones_of_the_same_episode(mode):
+    settings = {"max_episode_steps": 7, "autoreset_mode": mode, "physics": {"sensor_noise": 0.1, "cart_mass": "0.5..2"}}
+    plain, stacked = make_simulator(ID, 4, **settings), make_simulator(ID, 4, stack=3, **settings)
+    assert stacked.single_observation_space.shape == (3, 5)
+    seen = [plain.reset(seed=SEED)[0]] * 3
+    np.testing.assert_array_equal(stacked.reset(seed=SEED)[0], np.stack(seen, 1))
+    for step, actions in enumerate(forceful_actions(4, 20), 1):
+        observations, *_, infos = plain.step(actions)
+        found, *_, said = stacked.step(actions)
+        if "final_obs" in infos:
+            np.testing.assert_array_equal(said["final_obs"], np.stack([*seen[1:], infos["final_obs"]], 1))
+        begins = step % (7 if mode == "SameStep" else 8) == 0
+        seen = [observations] * 3 if begins else [*seen[1:], observations]
+        np.testing.assert_array_equal(found, np.stack(seen, 1))
+        assert found in stacked.observation_space
+    restored = make_simulator(ID, 4, stack=3, **settings)
+    restored.reset(seed=0)
+    restored.set_state(stacked.get_state())
+    actions = forceful_actions(4, 1)[0]
+    np.testing.assert_array_equal(restored.step(actions)[0], stacked.step(actions)[0])
+
+
+def test_stacked_observations_of_one_environment_are_those_of_gymnasiums_wrapper():
+    ours, theirs = make_one("CartPole-v1", stack=3), FrameStackObservation(gymnasium.make("CartPole-v1"), 3)
+    np.testing.assert_array_equal(ours.reset(seed=1)[0], theirs.reset(seed=1)[0])
+    np.testing.assert_array_equal(ours.step(1)[0], theirs.step(1)[0])
+    single, wrapped = make_one(ID, stack=3), FrameStackObservation(gymnasium.make(ID), 3)
+    np.testing.assert_array_equal(single.reset(seed=1)[0], wrapped.reset(seed=1)[0])
+    for action in forceful_actions(1, 4)[:, 0]:
+        np.testing.assert_array_equal(single.step(action)[0], wrapped.step(action)[0])
+    vector = make_vec("CartPole-v1", 2, stack=3)
+    assert vector.reset(seed=1)[0].shape == (2, 3, 4)
+
+
+@pytest.mark.parametrize("stack", [0, -1, 2.5, "3"])
+def test_stack_that_is_no_number_of_observations_is_refused(stack):
+    for env_id in (ID, "CartPole-v1"):
+        with pytest.raises(GantryError, match="stack must be a whole number"):
+            make_vec(env_id, 2, stack=stack)
+    with pytest.raises(GantryError, match="one array"):
+        make_vec("gantry/ReachGoal-v0", 2, stack=2)
+    with pytest.raises(GantryError, match="leave out stack"):
+        make_simulator(ID, 2, stack=2).planning_model()

@@ -16,6 +16,7 @@ from gantry.agents import (
     PlannerConfig,
     PPOConfig,
     QLearningConfig,
+    RecurrentPPOConfig,
     ReinforceConfig,
     SACConfig,
     agent_class,
@@ -45,6 +46,7 @@ CONFIGS = {
     ),
     "ppo": PPOConfig(num_envs=2, rollout_steps=4, minibatch_size=8, epochs=1, hidden_sizes=(4,)),
     "q-learning": QLearningConfig(num_envs=2, report_steps=4),
+    "recurrent-ppo": RecurrentPPOConfig(num_envs=2, rollout_steps=4, epochs=1, memory_size=4, hidden_sizes=(4,)),
     "reinforce": ReinforceConfig(num_envs=2, episodes=2, hidden_sizes=(4,)),
     "sac": SACConfig(**OFF_POLICY),
     "td3": DDPGConfig(**OFF_POLICY, twin_critics=True),
@@ -93,7 +95,7 @@ def refused(agent, kind):
     if agent == "dqn" and not isinstance(acted, Discrete):
         return "needs Discrete actions"
     several = isinstance(acted, MultiDiscrete | MultiBinary)
-    return "actions must be" if several and agent not in ("a2c", "ppo", "reinforce") else None
+    return "actions must be" if several and agent not in ("a2c", "ppo", "recurrent-ppo", "reinforce") else None
 
 
 def cells():

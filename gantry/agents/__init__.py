@@ -21,17 +21,21 @@ if TYPE_CHECKING:
     from gantry.agents.ppo import PPO, PPOConfig
     from gantry.agents.protocol import Agent, AgentClass, AgentConfig
     from gantry.agents.q_learning import QLearning, QLearningConfig
+    from gantry.agents.recurrent_ppo import RecurrentPPO, RecurrentPPOConfig
     from gantry.agents.reinforce import Reinforce, ReinforceConfig
     from gantry.agents.sac import SAC, SACConfig
 
     # Here mypy checks that each is an Agent.
-    _CLASSES: tuple[type[Agent], ...] = (A2C, DDPG, DQN, PETS, PolicySearch, PPO, QLearning, Reinforce, SAC)
+    _CLASSES: tuple[type[Agent], ...] = (
+        A2C, DDPG, DQN, PETS, PolicySearch, PPO, QLearning, RecurrentPPO, Reinforce, SAC,
+    )  # fmt: skip
 
 __all__ = [
     "A2C", "AGENTS", "CONFIGS", "DDPG", "DESCRIPTIONS", "DQN", "MPC", "PETS", "PPO", "SAC", "A2CConfig", "Agent",
     "AgentClass", "AgentConfig", "CEMConfig", "DDPGConfig", "DQNConfig", "NESConfig", "PPOConfig", "PlannerConfig",
-    "PolicySearch", "QLearning", "QLearningConfig", "Reinforce", "ReinforceConfig", "SACConfig", "agent_class",
-    "agent_of_config", "config_class", "default_config", "load_agent", "save_agent",
+    "PolicySearch", "QLearning", "QLearningConfig", "RecurrentPPO", "RecurrentPPOConfig", "Reinforce",
+    "ReinforceConfig", "SACConfig", "agent_class", "agent_of_config", "config_class", "default_config", "load_agent",
+    "save_agent",
 ]  # fmt: skip
 
 _REGISTRY: dict[str, tuple[str, str, str]] = {
@@ -43,6 +47,7 @@ _REGISTRY: dict[str, tuple[str, str, str]] = {
     "planner": ("pets", "PETS", "PlannerConfig"),
     "ppo": ("ppo", "PPO", "PPOConfig"),
     "q-learning": ("q_learning", "QLearning", "QLearningConfig"),
+    "recurrent-ppo": ("recurrent_ppo", "RecurrentPPO", "RecurrentPPOConfig"),
     "reinforce": ("reinforce", "Reinforce", "ReinforceConfig"),
     "sac": ("sac", "SAC", "SACConfig"),
     "td3": ("ddpg", "DDPG", "DDPGConfig"),
@@ -65,6 +70,7 @@ DESCRIPTIONS: dict[str, str] = {
     "planner": "model-predictive control with a learned dynamics model, or the simulator; Box and Discrete actions",
     "ppo": "proximal policy optimization: on-policy, many environments; Box, (Multi)Discrete, MultiBinary actions",
     "q-learning": "a table of action values; double Q-learning and SARSA too; Discrete observations and actions",
+    "recurrent-ppo": "PPO with a memory: GRU, LSTM or attention, over whole sequences; actions as those of ppo",
     "reinforce": "policy gradient of whole episodes, with three baselines; Box, (Multi)Discrete, MultiBinary actions",
     "sac": "soft actor-critic: off-policy, a stochastic policy, two critics, a learned temperature; Box actions",
     "td3": "twin delayed DDPG: two critics, a delayed policy, smoothed targets; Box actions",

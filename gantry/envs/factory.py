@@ -7,9 +7,10 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.wrappers import FrameStackObservation
 
 from gantry.envs.mujoco_log import keep_log_out_of_files, quiet
-from gantry.envs.registry import canonical_id, import_module_of
+from gantry.envs.registry import canonical_id, find_task, import_module_of
 from gantry.errors import GantryError, described
 
 
@@ -18,13 +19,15 @@ def make(env_id: str, **options: Any) -> gymnasium.Env[Any, Any]:
 
     Args:
         env_id: a registered task, also without its `gantry/`; any Gymnasium id; or `module:Env-v0`.
-        options: of the environment.
+        options: of the environment; `stack=4` shows the last four observations.
 
     Raises:
         GantryError: the id is unknown, or the environment cannot be made with these options.
     """
     with _making(env_id) as spec:
-        return gymnasium.make(spec.id, **options)
+        stack = _foreign_stack(spec, options)
+        env = gymnasium.make(spec.id, **options)
+        return env if stack == 1 else FrameStackObservation(env, stack)
 
 
 def make_vec(env_id: str, num_envs: int = 1, **options: Any) -> VectorEnv[Any, Any, Any]:
@@ -44,7 +47,9 @@ def make_vec(env_id: str, num_envs: int = 1, **options: Any) -> VectorEnv[Any, A
     """
     with _making(env_id) as spec, contextlib.ExitStack() as after_first:
         wrappers = options.pop("wrappers", ())
-        if spec.vector_entry_point is not None and not spec.additional_wrappers:
+        if (stack := _foreign_stack(spec, options)) != 1:
+            wrappers = [lambda env: FrameStackObservation(env, stack), *wrappers]
+        if spec.vector_entry_point is not None and not spec.additional_wrappers and stack == 1:
             return gymnasium.make_vec(spec.id, num_envs, **options)
 
         def said(env: Any) -> Any:
@@ -55,6 +60,14 @@ def make_vec(env_id: str, num_envs: int = 1, **options: Any) -> VectorEnv[Any, A
         return gymnasium.make_vec(
             spec.id, num_envs, "sync", vector_kwargs=vector_kwargs, wrappers=[*wrappers, said], **options
         )
+
+
+def _foreign_stack(spec: EnvSpec, options: dict[str, Any]) -> int:
+    """Take out of the options how many observations to stack, where the environment is not one of Gantry's kind."""
+    stack: object = options.pop("stack", 1) if find_task(spec.id) is None else 1
+    if not isinstance(stack, int) or stack < 1:
+        raise GantryError(f"stack must be a whole number of at least 1, not {stack!r}")
+    return stack
 
 
 @contextlib.contextmanager

@@ -18,3 +18,8 @@ def cos_sin(angles: np.ndarray, dtype: DTypeLike = np.float64) -> tuple[np.ndarr
     """Return cosines and sines of angles (n,) or (n, k) in rad, computed in the precision of `dtype`."""
     contiguous = angles.astype(dtype)
     return np.cos(contiguous), np.sin(contiguous)
+
+
+def earlier_than(seconds: float, time: np.ndarray) -> np.ndarray:
+    """Return whether less than some seconds have passed of the times (n, 1) since episodes began, (n,) bool."""
+    return time.reshape(-1) + 1e-6 < seconds  # physics steps add up to a little more or less

@@ -69,6 +69,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         reward: weights of the reward's named terms, as `{"cleaned": 1, "bump": -0.5}` or in text, in place of the
             task's own reward; None keeps that (see `gantry.envs.reward_design`).
         shaping: the agent's discount γ, to add potential-based shaping; None adds none.
+        stack: show the last so many observations, the newest last, (n, stack, ...); at the start all are the first one.
         render_mode: None or `rgb_array`.
         width: of a rendered frame, in pixels.
         height: of a rendered frame, in pixels.
@@ -90,6 +91,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         disturb: Kind | None = None,
         reward: Mapping[str, float] | str | None = None,
         shaping: float | None = None,
+        stack: int = 1,
         render_mode: str | None = None,
         width: int = 480,
         height: int = 360,
@@ -111,9 +113,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "render_fps": max(1, round(1.0 / self.control_timestep)),
             "autoreset_mode": self.autoreset_mode,
         }
-        self.single_observation_space = copy.deepcopy(task.observation_space)  # a space holds a random generator
+        self._set_up_observations(task.observation_space, stack)
         self.single_action_space = copy.deepcopy(task.action_space)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._action_shape = self.action_space.shape
         self._continuous_actions = isinstance(task.action_space, gymnasium.spaces.Box)
@@ -150,6 +151,17 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if isinstance(task, GoalConditioned):  # only then: by this name others recognize what has goals
             self.compute_reward = task.compute_reward
             """The reward (...) for goals (..., goal), as hindsight replay asks for it."""
+
+    def _set_up_observations(self, space: gymnasium.Space, stack: int) -> None:
+        """Set up the spaces of observations, and the last `stack` of them where more than one are shown."""
+        self._one_observation_space = copy.deepcopy(space)  # a space holds a random generator
+        self.single_observation_space = self._one_observation_space
+        self._frames: np.ndarray | None = None
+        """The last observations of each environment, (n, stack, ...); None where only the last one is shown."""
+        if stack != 1:
+            shown = self.single_observation_space = stacked_space(space, stack)
+            self._frames = np.zeros((self.num_envs, *shown.shape), shown.dtype)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
 
     def _begin_counting(self, num_envs: int) -> None:
         """Set up what episodes are counted and timed with."""
@@ -255,6 +267,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if diverged is not None:
             features[diverged] = before[diverged]
         self.features = features
+        if self._frames is not None:
+            self._frames = np.concatenate([self._frames[:, 1:], self._observe_now()[:, None]], axis=1)
         one = self.num_envs == 1  # the same formulas on NumPy scalars, which are several times as fast as arrays of one
         transition = (before[0], control[0], features[0]) if one else (before, control, features)
         if self._design is None:
@@ -276,10 +290,14 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def observe(self, index: int | EllipsisType = ...) -> Observation:
         """Return the current observations (n, observation), or those of one environment, as new arrays."""
+        return self._observe_now(index) if self._frames is None else self._frames[index].copy()
+
+    def _observe_now(self, index: int | EllipsisType = ...) -> Observation:
+        """Return the observations of the present alone."""
         observations = self.task.observation(self.features[index])
         if self._physics is None or not self._physics.noisy:
             return observations
-        space = self.single_observation_space
+        space = self._one_observation_space
         size = int(np.prod(space.shape or ()))
         noise = self._physics.noise(self._seeds, self._episodes, self._clock - self._starts, size)[index]
         return np.clip(observations + noise.reshape(observations.shape), space.low, space.high)  # type: ignore[attr-defined]
@@ -296,7 +314,13 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return {"physics": {name: value.copy() for name, value in self._physics.values.items()}}
 
     def planning_model(self) -> PlanningModel:
-        """Return what a planner may ask: reward and termination as functions, and model rollouts in copies."""
+        """Return what a planner may ask: reward and termination as functions, and model rollouts in copies.
+
+        Raises:
+            GantryError: observations are stacked.
+        """
+        if self._frames is not None:
+            raise GantryError("a planner takes single observations, not stacked ones: leave out stack")
         return PlanningModel(self.task, self.state, self._design)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
@@ -336,6 +360,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "ended": self._ended.copy(),
             "divergences": np.array(self.divergences),
             "task": np.frombuffer(self.task.name.encode(), np.uint8).copy(),
+            **({} if self._frames is None else {"frames": self._frames.copy()}),
             **(self._physics.get_state() if self._physics is not None else {}),
         }
 
@@ -361,6 +386,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if self._stage != NO_STAGE:
             self.batch.forward(None, self._stage)  # what is derived from the state is no part of it
         self.features = np.array(state["features"])
+        if self._frames is not None:
+            self._frames = np.array(state["frames"])
         self._seeds = np.array(state["seeds"])
         self._episodes = np.array(state["episodes"])
         self._starts = self._clock - np.array(state["elapsed"])
@@ -392,6 +419,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             # Those whose episode continues may be observed here too, but what they showed after their step stays.
             self.features = self.features.copy()
             self.features[ids] = features[ids]
+        if self._frames is not None:
+            self._frames[ids] = self._observe_now()[ids][:, None]
 
     def _load_model(self, disturb: str | None) -> mujoco.MjModel:
         """Compile the task's model, with balls to throw if asked for."""
@@ -428,7 +457,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return given
 
     def _check_noise(self) -> None:
-        space = self.single_observation_space
+        space = self._one_observation_space
         if (
             self._physics is not None
             and self._physics.noisy
@@ -518,6 +547,20 @@ def _check_settings(
         raise GantryError(f"autoreset_mode must be one of {', '.join(modes)}, not {autoreset_mode!r}")
 
 
+def stacked_space(space: gymnasium.Space, stack: int) -> gymnasium.spaces.Box:
+    """Return the space of `stack` observations, (stack, ...).
+
+    Raises:
+        GantryError: the number is below 1, or the observations are not one array.
+    """
+    if not isinstance(stack, int | np.integer) or stack < 1:
+        raise GantryError(f"stack must be a whole number of at least 1, not {stack!r}")
+    if not isinstance(space, gymnasium.spaces.Box):
+        raise GantryError(f"stack needs observations that are one array, not {type(space).__name__}")
+    low, high = (np.repeat(bound[None], stack, axis=0) for bound in (space.low, space.high))
+    return gymnasium.spaces.Box(low, high, dtype=space.dtype.type)
+
+
 def all_finite(array: np.ndarray) -> bool:
     """Return whether an array of numbers holds neither NaN nor infinity."""
     return np.count_nonzero(np.isfinite(array)) == array.size  # twice as fast as `all`
@@ -551,7 +594,7 @@ def _file_name(value: object) -> object:
 
 
 SIMULATOR_SETTINGS = (
-    *("autoreset_mode", "num_threads", "physics", "disturb", "reward", "shaping"),
+    *("autoreset_mode", "num_threads", "physics", "disturb", "stack", "reward", "shaping"),
     *("render_mode", "width", "height", "camera"),
 )
 

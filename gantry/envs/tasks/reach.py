@@ -18,12 +18,13 @@ import numpy as np
 from gantry.envs.capabilities import Disturbable, GoalConditioned, PlanDrawable, Shapeable
 from gantry.envs.components import Component, box, dict_space
 from gantry.envs.disturbances import DisturbanceTarget
+from gantry.envs.features import earlier_than
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.rewards import clip, length, squared_length, tolerance
 from gantry.envs.state import State
 from gantry.envs.task import Task
 from gantry.errors import GantryError
-from gantry.types import Numeric
+from gantry.types import Numeric, Observation
 
 JOINTS = 7
 LOWEST = np.array([-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973])
@@ -132,6 +133,8 @@ class Reach(Task, Disturbable, PlanDrawable, Shapeable):
 
     Args:
         control: `position` (increments through servos) or `torque`.
+        target_visible: seconds from an episode's beginning after which the target is hidden: its columns are 0 then,
+            and what was seen must be remembered; None: always visible.
     """
 
     model_file: ClassVar[str] = "reach_arm.xml"
@@ -141,9 +144,14 @@ class Reach(Task, Disturbable, PlanDrawable, Shapeable):
         "link5", 60.0, ball_mass=0.5, ball_radius=0.06, reach=0.85
     )
 
-    def __init__(self, control: Literal["position", "torque"] = "position") -> None:
+    def __init__(
+        self, control: Literal["position", "torque"] = "position", target_visible: float | None = None
+    ) -> None:
         if control not in ("position", "torque"):
             raise GantryError(f"control must be 'position' or 'torque', not {control!r}")
+        if target_visible is not None and not target_visible > 0.0:
+            raise GantryError(f"target_visible must be above 0 s, or None for always, not {target_visible!r}")
+        self.target_visible = target_visible
         self.servos = control == "position"
         self.observation_components = FEATURES if self.servos else FEATURES[:-1]
         self.observation_space = box(self.observation_components)
@@ -209,17 +217,32 @@ class Reach(Task, Disturbable, PlanDrawable, Shapeable):
         super().advance(state, control, mask)
 
     def features(self, state: State) -> np.ndarray:
-        """Return `FEATURES`: (n, 27) with servos, else (n, 20)."""
+        """Return `FEATURES`: (n, 27) with servos, else (n, 20); if the target hides, also whether it shows, 0 or 1."""
         position, target = state.qpos, state.mocap_pos[:, 0]
-        features = np.empty((len(position), self._width), np.float32)
+        features = np.empty((len(position), self._width + (self.target_visible is not None)), np.float32)
         features[:, :7] = position
         features[:, 7:14] = state.qvel
         features[:, 14:17] = target - fingertip(features[:, :7])
         features[:, 17:20] = target
         if self.servos:
             lead = (state.ctrl - position).astype(np.float32)
-            features[:, 20:] = lead * SHARE_PER_RADIAN - features[:, 7:14] * (SHARE_PER_RADIAN * DAMPING_TIME)
+            features[:, 20:27] = lead * SHARE_PER_RADIAN - features[:, 7:14] * (SHARE_PER_RADIAN * DAMPING_TIME)
+        if self.target_visible is not None:
+            features[:, -1] = earlier_than(self.target_visible, state.time)
         return features
+
+    def observation(self, features: np.ndarray) -> Observation:
+        """Return the features, without the target where it is hidden."""
+        if self.target_visible is None:
+            return super().observation(features)
+        observed = features[..., : self._width].copy()
+        observed[..., 14:20] = np.where(features[..., -1:] > 0, observed[..., 14:20], 0.0)
+        return observed
+
+    @property
+    def observes_features(self) -> bool:
+        """Whether an observation is all of the features, as they are."""
+        return self.target_visible is None and type(self).observation is Reach.observation
 
     def to_target(self, features: Numeric) -> Numeric:
         """Return the vector from the fingertip to the target, (..., 3) in m."""

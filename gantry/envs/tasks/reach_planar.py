@@ -16,13 +16,13 @@ from gantry.envs.capabilities import Disturbable, PlanDrawable, Shapeable
 from gantry.envs.components import Component, box
 from gantry.envs.disturbances import DisturbanceTarget
 from gantry.envs.domain_randomization import COMMON, PhysicalParameter
-from gantry.envs.features import columns, cos_sin
+from gantry.envs.features import columns, cos_sin, earlier_than
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.rewards import clip, namespace, tolerance
 from gantry.envs.state import State
 from gantry.envs.task import Task
 from gantry.errors import GantryError
-from gantry.types import Numeric
+from gantry.types import Numeric, Observation
 
 UPPER_LENGTH = 0.12
 """Distance from the shoulder to the wrist (m)."""
@@ -71,6 +71,8 @@ class ReachPlanar(Task, Disturbable, PlanDrawable, Shapeable):
     Args:
         target: `easy` (a ball of 5 cm radius) or `hard` (1.5 cm).
         sparse: dm_control's reward: 1 while the fingertip touches the target, else 0.
+        target_visible: seconds from an episode's beginning after which the target is hidden: its columns are 0 then,
+            and what was seen must be remembered; None: always visible.
     """
 
     model_file: ClassVar[str] = "reach_planar.xml"
@@ -87,9 +89,14 @@ class ReachPlanar(Task, Disturbable, PlanDrawable, Shapeable):
         "lower", 0.3, ball_mass=0.01, ball_radius=0.012, reach=0.24
     )
 
-    def __init__(self, target: Literal["easy", "hard"] = "easy", sparse: bool = False) -> None:
+    def __init__(
+        self, target: Literal["easy", "hard"] = "easy", sparse: bool = False, target_visible: float | None = None
+    ) -> None:
         if target not in TARGET_RADII:
             raise GantryError(f"target must be 'easy' or 'hard', not {target!r}")
+        if target_visible is not None and not target_visible > 0.0:
+            raise GantryError(f"target_visible must be above 0 s, or None for always, not {target_visible!r}")
+        self.target_visible = target_visible
         self.target_radius = TARGET_RADII[target]
         self.sparse = sparse
         self.touching = self.target_radius + FINGERTIP_RADIUS
@@ -115,14 +122,29 @@ class ReachPlanar(Task, Disturbable, PlanDrawable, Shapeable):
         return clip(actions, -1.0, 1.0)
 
     def features(self, state: State) -> np.ndarray:
-        """Return `FEATURES`, (n, 7)."""
+        """Return `FEATURES`, (n, 7); if the target hides, also whether it shows, 0 or 1."""
         shoulder, wrist = state.qpos[:, 0], state.qpos[:, 1]
         target = state.mocap_pos[:, 0]
         cosine, sine = cos_sin(shoulder)
         forearm_cosine, forearm_sine = cos_sin(shoulder + wrist)
         to_target_x = target[:, 0] - (UPPER_LENGTH * cosine + LOWER_LENGTH * forearm_cosine)
         to_target_y = target[:, 1] - (UPPER_LENGTH * sine + LOWER_LENGTH * forearm_sine)
-        return columns(cosine, sine, wrist, to_target_x, to_target_y, state.qvel)
+        shown = [] if self.target_visible is None else [earlier_than(self.target_visible, state.time)]
+        return columns(cosine, sine, wrist, to_target_x, to_target_y, state.qvel, *shown)
+
+    def observation(self, features: np.ndarray) -> Observation:
+        """Return the features, without the target where it is hidden."""
+        if self.target_visible is None:
+            return super().observation(features)
+        observed = features[..., : len(FEATURES)].copy()
+        target = slice(TO_TARGET_X, TO_TARGET_Y + 1)
+        observed[..., target] = np.where(features[..., -1:] > 0, observed[..., target], 0.0)
+        return observed
+
+    @property
+    def observes_features(self) -> bool:
+        """Whether an observation is all of the features, as they are."""
+        return self.target_visible is None
 
     def drawn_point(self, features: Numeric) -> Numeric:
         """Return where the fingertip is, (..., 3) in m, above the table."""

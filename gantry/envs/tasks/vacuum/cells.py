@@ -77,6 +77,10 @@ class VacuumCells(Vacuum):
     A pull is s = Σ level × 0.85^moves over that dirt: large for much dirt a few moves away, and above 0 while any dirt
     is left in that direction.
 
+    Observations `local`: of these only what the robot feels and sees of the next cells, and so not where it is: the
+    bump, the last move, the free ways, the dirt of the cells to the north, east, south and west (level / 2), and the
+    battery's charge. What lies further away must be remembered.
+
     Observations `planes` (uint8, (planes, height, width)): the robot's cell (0 or 255), the dirt of each cell (0, 127
     or 255) and, with the option `battery`, a constant plane of its charge (0..255). Each cell is a square of pixels,
     large enough that no side of the image is shorter than 36.
@@ -89,7 +93,7 @@ class VacuumCells(Vacuum):
 
     Args:
         plan: name of a shipped floor plan, or path of a plan file.
-        observation: `flat` or `planes`.
+        observation: `flat`, `local` or `planes`.
         start: `dock`, the plan's start cell, or `anywhere` on the floor.
         dirt: fraction of the cells that are dirty at the start, a third of them very dirty.
         dirty_cells: exact number of dirty cells, in place of `dirt`.
@@ -111,7 +115,7 @@ class VacuumCells(Vacuum):
     def __init__(
         self,
         plan: str = "apartment",
-        observation: Literal["flat", "planes"] = "flat",
+        observation: Literal["flat", "local", "planes"] = "flat",
         start: Literal["dock", "anywhere"] = "dock",
         dirt: float = 0.6,
         dirty_cells: int | None = None,
@@ -119,7 +123,8 @@ class VacuumCells(Vacuum):
         slip: float = 0.0,
     ) -> None:
         super().__init__(plan, "cell", COUNTERS)
-        _require(observation in ("flat", "planes"), "observation", "'flat' or 'planes'", observation)
+        known = ("flat", "local", "planes")
+        _require(observation in known, "observation", "'flat', 'local' or 'planes'", observation)
         _require(start in ("dock", "anywhere"), "start", "'dock' or 'anywhere'", start)
         _require(0.0 < dirt <= 1.0, "dirt", "above 0, up to 1", dirt)
         _require(0.0 <= slip <= 1.0, "slip", "from 0 to 1", slip)
@@ -136,7 +141,7 @@ class VacuumCells(Vacuum):
         self._free = np.array(self.plan.neighbors >= 0, np.float32)
         self._window = self._visible_cells()
         self._pull = self._pull_of_cells()
-        self._planes = observation == "planes"
+        self._planes, self._local = observation == "planes", observation == "local"
         self.action_space = gymnasium.spaces.Discrete(4)
         self.action_components = [Component(f"move {way}") for way in ("north", "east", "south", "west")]
         if self._planes:
@@ -147,16 +152,23 @@ class VacuumCells(Vacuum):
             channels = ("the robot", "dirt", "the battery's charge, everywhere")
             self.observation_components = [Component(name, varies=False) for name in channels[: shape[0]]]
         else:
-            self.observation_components = [
+            place = [
                 Component("position x", "share of the width", 0.0, 1.0),
                 Component("position y", "share of the depth", 0.0, 1.0),
+            ]
+            felt = [
                 Component("the last move ended in a bump", "0 or 1", 0.0, 1.0),
                 Component("the last move went north, east, south, west", "0 or 1", 0.0, 1.0, 4),
                 Component("the way north, east, south, west is free", "0 or 1", 0.0, 1.0, 4, varies=False),
+            ]
+            around = [
                 Component("dirt of the cells around", "level / 2", 0.0, 1.0, self._window.shape[1], varies=False),
                 Component("pull of the dirt north, east, south, west", "s / (1 + s)", 0.0, 1.0, 4),
-                *([Component("the battery's charge", "share", 0.0, 1.0)] if battery is not None else []),
             ]
+            beside = [Component("dirt to the north, east, south, west", "level / 2", 0.0, 1.0, 4, varies=False)]
+            charge = [Component("the battery's charge", "share", 0.0, 1.0)] if battery is not None else []
+            seen = [*felt, *beside] if self._local else [*place, *felt, *around]
+            self.observation_components = [*seen, *charge]
             self.observation_space = box(self.observation_components)
 
     def _visible_cells(self) -> np.ndarray:
@@ -279,10 +291,13 @@ class VacuumCells(Vacuum):
         place = features[..., [X, Y, BUMPED]] / np.array([self.plan.width, self.plan.depth, 1.0], np.float32)
         last = (features[..., [LAST]] == np.arange(1, 5)).astype(np.float32)
         none = np.zeros((*levels.shape[:-1], 1), np.float32)
-        around = np.take_along_axis(np.concatenate([levels, none], axis=-1), self._window[cell], axis=-1) / VERY_DIRTY
-        # Not a matrix product, whose rounding would depend on the number of environments.
-        pull = (self._pull[cell] * levels[..., None, :]).sum(axis=-1)
-        parts = [place, last, self._free[cell], around, pull / (1.0 + pull)]
+        window = self.plan.neighbors if self._local else self._window  # beyond a wall is -1, the last: none
+        around = np.take_along_axis(np.concatenate([levels, none], axis=-1), window[cell], axis=-1) / VERY_DIRTY
+        if self._local:
+            parts = [place[..., 2:], last, self._free[cell], around]
+        else:  # not a matrix product, whose rounding would depend on the number of environments
+            pull = (self._pull[cell] * levels[..., None, :]).sum(axis=-1)
+            parts = [place, last, self._free[cell], around, pull / (1.0 + pull)]
         if self.battery:
             parts.append(features[..., [BATTERY]])
         return np.minimum(np.concatenate(parts, axis=-1), np.float32(1.0))

@@ -1,0 +1,162 @@
+"""A stochastic policy with a memory: everything that acting needs, from what has been observed to the next action."""
+
+from typing import Protocol
+
+import torch
+
+from gantry.agents.parts.checkpoint import Tensors, prefixed, under
+from gantry.agents.parts.episode_memory import Kind, Memory, make_memory
+from gantry.agents.parts.networks import MLP
+from gantry.agents.parts.policy import Policy
+from gantry.agents.parts.threads import torch_threads
+from gantry.agents.protocol import PolicyConfig
+from gantry.errors import GantryError
+from gantry.types import Array, Observation, Space
+
+
+class RecurrentPolicyConfig(PolicyConfig, Protocol):
+    """The settings that the part `RecurrentPolicy` reads."""
+
+    @property
+    def memory(self) -> Kind: ...  # noqa: D102
+    @property
+    def memory_size(self) -> int: ...  # noqa: D102
+    @property
+    def observe_action(self) -> bool: ...  # noqa: D102
+    @property
+    def attention_window(self) -> int: ...  # noqa: D102
+    @property
+    def attention_heads(self) -> int: ...  # noqa: D102
+    @property
+    def attention_layers(self) -> int: ...  # noqa: D102
+
+
+class RecurrentPolicy:
+    """Observation normalizer, memory, network, action distribution and action scaling.
+
+    The memory takes the normalized observation and, unless turned off, the action before. The network sees features:
+    what the memory takes beside its outputs. What is carried from step to step is one vector (n, size): what the
+    memory's network carries, and the last action; zeros where an episode begins.
+
+    Args:
+        observation_space, action_space: of a single environment.
+        config: settings.
+        generator: of the initial weights.
+
+    Attributes:
+        base: the normalizer, the distribution, and the maps from observations and to actions.
+        memory: the network that remembers.
+        network: from features (n, features) to what the distribution takes.
+        size: numbers carried per environment.
+        features: numbers that the network sees.
+
+    Raises:
+        GantryError: the spaces cannot be handled, or unbounded actions are to be squashed.
+    """
+
+    def __init__(
+        self, observation_space: Space, action_space: Space, config: RecurrentPolicyConfig, generator: torch.Generator
+    ) -> None:
+        self.base = Policy(observation_space, action_space, config, generator, self.output)
+        device = config.device
+        self.actions = self.base.actions.size if config.observe_action else 0
+        inputs = self.base.observations.size + self.actions
+        self.memory: Memory = make_memory(
+            config.memory, inputs, config.memory_size, config.attention_window, config.attention_heads,
+            config.attention_layers, generator, device,
+        )  # fmt: skip
+        self.size, self.features = self.memory.size + self.actions, inputs + self.memory.output_size
+        sizes = (self.features, *config.hidden_sizes, self.base.actions.size)
+        self.network = MLP(sizes, config.activation, 0.01, generator, device)
+
+    @property
+    def parameters(self) -> list[torch.Tensor]:
+        """The learned tensors: those of the memory, the network and the distribution."""
+        return [*self.memory.leaves.values(), self.network.vector, *self.base.parameters]
+
+    def nothing(self, number: int) -> torch.Tensor:
+        """Return what is remembered where an episode begins, in `number` environments: zeros (number, size)."""
+        return torch.zeros(number, self.size, device=self.base.device)
+
+    def remember(self, inputs: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return features (n, features) and the next memory, but for the action, for normalized observations (n, d)."""
+        carried, action = memory.split((self.memory.size, self.actions), 1)
+        inputs = torch.cat([inputs, action], 1)
+        outputs, carried = self.memory.step(inputs, carried)
+        return torch.cat([inputs, outputs], 1), torch.cat([carried, action], 1)
+
+    def with_action(self, memory: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+        """Return the memory (n, size) with the action of a sample, which has been chosen, in place of the last one."""
+        return torch.cat([memory[:, : self.memory.size], self.encoded(sample)], 1) if self.actions else memory
+
+    def encoded(self, sample: torch.Tensor) -> torch.Tensor:
+        """Return the actions (..., actions) of samples as the memory takes them: clipped to ±1, or one-hot."""
+        if not self.actions:
+            return torch.zeros(*sample.shape[: sample.dim() - bool(self.base.actions.shape)], 0, device=sample.device)
+        if self.base.actions.continuous:
+            return self.base.distribution.action(sample).clamp(-1.0, 1.0)
+        counts = self.base.actions.choices
+        each = sample.unbind(-1) if self.base.actions.shape else [sample]
+        one_hot = torch.nn.functional.one_hot
+        return torch.cat([one_hot(chosen, count) for chosen, count in zip(each, counts, strict=True)], -1).float()
+
+    def sequence(self, inputs: torch.Tensor, memory: torch.Tensor, begins: torch.Tensor) -> torch.Tensor:
+        """Return features (T, n, features) of whole sequences; see `Memory.sequence`.
+
+        Args:
+            inputs: (T, n, d + actions) normalized observations beside the actions before.
+            memory: (n, size) before the first step.
+            begins: (T, n) bool, where an episode begins with a step.
+        """
+        outputs = self.memory.sequence(inputs, memory[:, : self.memory.size], begins)
+        return torch.cat([inputs, outputs], 2)
+
+    def output(self, features: torch.Tensor) -> torch.Tensor:
+        """Return what the distribution takes, (n, K), for features (n, features)."""
+        return self.network(features)
+
+    def act(
+        self, observation: Observation, memory: torch.Tensor | None = None, generator: torch.Generator | None = None
+    ) -> tuple[Array, torch.Tensor]:
+        """Return the environment's action for one observation, or for k of them, and the next memory (k, size).
+
+        Where an episode begins, set the row of the memory to 0.
+
+        Args:
+            observation: (*observation shape) or (k, *observation shape), or a dictionary or tuple of such.
+            memory: (k, size) as the last call returned it, with k = 1 for one observation; None: episodes begin.
+            generator: samples the actions; None takes the distribution's mode.
+
+        Raises:
+            GantryError: the observation or the memory has another shape, or is not finite.
+        """
+        base = self.base
+        vectors, single = base.observations.given(observation)
+        remembered = self.nothing(len(vectors)) if memory is None else memory
+        if remembered.shape != (len(vectors), self.size):
+            wanted, given = (len(vectors), self.size), tuple(remembered.shape)
+            raise GantryError(f"the memory must be {wanted}, as `act` returned it, or None at the start; it is {given}")
+        with torch.no_grad(), torch_threads(1):
+            features, remembered = self.remember(base.normalizer.inputs(vectors, base.device), remembered)
+            output = self.network(features)
+            if generator is None:
+                sample = base.distribution.mode(output)
+            else:
+                noise = base.distribution.noise((len(vectors),), generator).to(base.device)
+                sample = base.distribution.sample(output, noise)
+            remembered = self.with_action(remembered, sample)
+            actions = base.actions.to_environment(base.distribution.action(sample).cpu().numpy())
+        return actions[0] if single else actions, remembered
+
+    def state(self) -> Tensors:
+        """Return copies of the learned tensors and of the normalizer's statistics."""
+        leaves = {name: leaf.detach().cpu().clone() for name, leaf in self.memory.leaves.items()}
+        return {**prefixed("memory", leaves), **prefixed("network", self.network.state()), **self.base.state()}
+
+    def load_state(self, tensors: Tensors) -> None:
+        """Restore what `state` returned."""
+        with torch.no_grad():
+            for name, leaf in self.memory.leaves.items():
+                leaf.copy_(tensors[f"memory.{name}"])
+        self.network.load_state(under(tensors, "network"))
+        self.base.load_state(tensors)
