@@ -1,10 +1,10 @@
 """Recurrent PPO: proximal policy optimization of a policy that remembers.
 
 Sources: the objective of Schulman et al., "Proximal policy optimization algorithms", 2017 (arXiv:1707.06347), as in
-`ppo`; memories as `parts.episode_memory` says. Where an observation does not tell the state, what was observed before may. So
-the actor and the critic see the output of a memory beside the present observation, and learning goes through whole
-sequences: a minibatch is some environments with all steps of the rollout, and the gradient flows back through time to
-the rollout's beginning. There the memory is what the acting policy had, which was carried over from the rollout before.
+`ppo`; memories as in `parts.episode_memory`. Where an observation does not tell the state, what was observed before
+may. So the actor and the critic see the output of a memory beside the present observation, and learning goes through
+whole sequences: a minibatch is some environments with all steps of the rollout, and the gradient flows back through
+time to the rollout's beginning. There the memory is what the acting policy had carried over from the rollout before.
 
 Departures from common practice, each for a reason in docs/memory.md: actor and critic share the memory, but no other
 layer; memories at a rollout's start are not computed anew in later epochs; one Adam for all.
