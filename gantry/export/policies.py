@@ -15,7 +15,7 @@ from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.spaces import ActionMap, ObservationMap
 from gantry.agents.policy_search import PolicySearch
 from gantry.agents.ppo import PPO
-from gantry.agents.protocol import Agent, PlanningAgent, Tabular
+from gantry.agents.protocol import Agent, EpisodicActor, PlanningAgent, Tabular
 from gantry.agents.reinforce import Reinforce
 from gantry.agents.sac import SAC
 from gantry.errors import GantryError
@@ -78,6 +78,8 @@ def _why_not(agent: Agent) -> str:
         return "it plans anew in every step, and its policy is not a network"
     if isinstance(agent, Tabular):
         return "its policy is a table; `gantry.load` gives it as an array, `table`"
+    if isinstance(agent, EpisodicActor):
+        return "it remembers from step to step, which this version does not export"
     return "its policy is not a network that this version knows"
 
 

@@ -66,7 +66,7 @@ def collect(
     quota = share // number + (np.arange(number) < share % number)
     if isinstance(agent, EpisodicActor) and (steps is not None or quota.max() > 1):
         if steps is not None or num_envs is not None:
-            raise GantryError("a planner begins all its episodes at once: collect --episodes, without --num-envs")
+            raise GantryError(f"{agent.name} begins all its episodes at once: collect --episodes, without --num-envs")
         number, quota = share, np.ones(share, np.int64)
     first = environment_seed("training", seed, number, env_id)
     env = open_env(env_id, number, env_options)
