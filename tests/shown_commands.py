@@ -55,7 +55,7 @@ BUDGETS = {
     "tune": {"--trials": "1", "--seconds": "0.01", "--episodes": "1", "--repeats": "0"},
 }
 """Command → the flags that are put in place of those shown."""
-PARSED_ALONE = ("bench", "benchmark", "demo")
+PARSED_ALONE = ("bench", "benchmark", "demo", "view")
 EPISODE = 10
 """Time limit of every environment (control steps)."""
 RUN = re.compile(r"runs/(?P<env>\S+?-v\d+)-(?P<agent>[a-z0-9-]+?|\*)(?:-seed(?P<seed>\d+|\*))?$")
