@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check format docs bench clean
+.PHONY: help demo test test-all check format docs site bench clean
 
 help: ## say what the targets do
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ format: .venv/dev ## put the code into its canonical format
 docs: .venv/dev ## write the generated tables of README.md and docs/
 	$(BIN)/python -m scripts.docs
 
+site: .venv/docs ## build the documentation site into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: .venv/dev ## measure speed and learning against other suites
 	$(BIN)/gantry bench envs
 	$(BIN)/gantry bench train
@@ -52,4 +55,8 @@ clean: ## remove the environment and what was built
 
 .venv/dev: .venv/made pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,baselines,tensorboard]'
+	@touch $@ .venv/core
+
+.venv/docs: .venv/made pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@ .venv/core

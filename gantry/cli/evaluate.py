@@ -67,25 +67,11 @@ def main(words: Sequence[str]) -> None:
     exported = arguments.run.suffix == ".onnx"
     with step_time_limit(arguments.step_time_limit):
         agent, env_id, result = _of_file(arguments) if exported else _of_run(arguments)
-    low, high = result.score_ci95
     table = Table(title=f"{agent} in {env_id}, {result.episodes} episodes", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
-    table.add_row("score, mean", f"[bold]{result.score:.1f}")
-    table.add_row("95 % interval of the mean", f"{low:.1f} to {high:.1f}")
-    table.add_row("score, interquartile mean", f"{result.score_iqm:.1f}")
-    if result.success is not None:
-        table.add_row("success", f"{result.success:.1%}")
-    table.add_row("return, mean", f"{result.return_mean:.2f}")
-    if result.used_mean is not None:
-        table.add_row("reward in use, mean of a step", f"{result.used_mean:.3f}")
-    table.add_row("episode length, mean", f"{result.length_mean:.1f} steps")
-    if result.cut:
-        table.add_row("cut by the cap on steps", f"{result.cut} of {result.episodes} episodes")
-    for name, value in result.terms.items():
-        table.add_row(f"reward term {escape(name)}", f"{value:.3f}")
-    for name, value in result.metrics.items():
-        table.add_row(f"{escape(name.replace('_', ' '))} at the end", f"{value:.3f}")
+    for index, (name, value) in enumerate(result.rows()):
+        table.add_row(escape(name), value if index else f"[bold]{value}")
     console(arguments.json).print(table)
     if arguments.json:
         print_json({"run": str(arguments.run), **result.to_json()})

@@ -189,7 +189,7 @@ def _speed(arguments: RecordArguments) -> float:
 
 def _bar(screen: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), "left")
-    return Progress(*columns, console=screen, disable=not screen.is_terminal)
+    return Progress(*columns, console=screen, disable=not (screen.is_terminal or screen.is_jupyter))
 
 
 class _Episodes:

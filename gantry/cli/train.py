@@ -380,7 +380,7 @@ class _Listener:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=screen,
-            disable=not screen.is_terminal,
+            disable=not (screen.is_terminal or screen.is_jupyter),
         )
         self._task = self._bar.add_task("training", total=total_steps, numbers="")
 
@@ -417,7 +417,7 @@ class _Listener:
             numbers += f"  plans in {row['planning_ms']:.0f} ms, {row['real_time_factor']:.1f} × real time"
         self._bar.update(self._task, completed=row["steps"], numbers=numbers)
         now = time.perf_counter()
-        if not self._screen.is_terminal and now - self._said > 10.0:
+        if not (self._screen.is_terminal or self._screen.is_jupyter) and now - self._said > 10.0:
             self._said = now
             self._screen.print(f"  {row['steps'] / self._total:4.0%}  {numbers}")
             sys.stdout.flush()

@@ -4,8 +4,10 @@ Filming changes no result: an episode in Gantry's simulator is simulated first a
 environment is drawn while it plays. Frames stream into the encoder.
 """
 
+import base64
 import contextlib
 import dataclasses
+import html
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -59,6 +61,15 @@ class Film:
     """What drew it: egl, osmesa, raycast, or the environment itself."""
     cut: int
     """How many episodes were cut because they reached the cap on steps."""
+
+    def _repr_html_(self) -> str:
+        """Return it as a notebook plays it, the file included."""
+        content = base64.b64encode(self.path.read_bytes()).decode()
+        title = html.escape(f"{self.path.name}: score {', '.join(f'{score:.1f}' for score in self.scores)}")
+        if self.path.suffix.lower() == ".gif":
+            return f'<img src="data:image/gif;base64,{content}" alt="{title}" style="max-width:100%">'
+        source = f'<source type="video/mp4" src="data:video/mp4;base64,{content}">'
+        return f'<video controls loop muted title="{title}" style="max-width:100%">{source}</video>'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from gantry.envs.registry import is_task
 from gantry.errors import GantryError
 from gantry.runs.environments import open_env
 from gantry.runs.episodes import Act, Begin, Episode, as_number, play, step_limit
+from gantry.runs.notebook import table_html
 from gantry.runs.scores import score
 from gantry.runs.seeds import Purpose, environment_seed
 from gantry.types import SUCCESS, Array, Json, Observation, Options
@@ -45,6 +46,30 @@ class Evaluation:
     cut: int
     """How many episodes were cut because they reached the cap on steps; they count as they were."""
     seed: int
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return names and values as people read them, the score first."""
+        low, high = self.score_ci95
+        rows = [
+            ("score, mean", f"{self.score:.1f}"),
+            ("95 % interval of the mean", f"{low:.1f} to {high:.1f}"),
+            ("score, interquartile mean", f"{self.score_iqm:.1f}"),
+        ]
+        if self.success is not None:
+            rows.append(("success", f"{self.success:.1%}"))
+        rows.append(("return, mean", f"{self.return_mean:.2f}"))
+        if self.used_mean is not None:
+            rows.append(("reward in use, mean of a step", f"{self.used_mean:.3f}"))
+        rows.append(("episode length, mean", f"{self.length_mean:.1f} steps"))
+        if self.cut:
+            rows.append(("cut by the cap on steps", f"{self.cut} of {self.episodes} episodes"))
+        rows += [(f"reward term {name}", f"{value:.3f}") for name, value in self.terms.items()]
+        rows += [(f"{name.replace('_', ' ')} at the end", f"{value:.3f}") for name, value in self.metrics.items()]
+        return rows
+
+    def _repr_html_(self) -> str:
+        """Return it as a notebook's table."""
+        return table_html(f"{self.episodes} episodes", self.rows())
 
     def to_json(self) -> Json:
         """Return it as JSON values."""

@@ -30,6 +30,7 @@ from gantry.files import json_checksum, load_tensors, read_json, remove_temporar
 from gantry.runs.environments import pack_options, registered_id, short_name, unpack_options
 from gantry.runs.folder_lock import FolderLock
 from gantry.runs.metrics_file import MetricsFile
+from gantry.runs.notebook import curve_html
 from gantry.types import Json
 
 WALL_CLOCK_COLUMNS = ("wall_seconds", "steps_per_second", "planning_ms", "real_time_factor")
@@ -190,6 +191,11 @@ class Run:
             GantryError: it is damaged.
         """
         return self.metrics.read()
+
+    def _repr_html_(self) -> str:
+        """Return its learning curve, as a notebook shows it."""
+        points = [(row["steps"], row["score"]) for row in self.read_metrics()]
+        return curve_html(str(self.folder), "environment steps", "score", points)
 
     def save_checkpoint(self, agent: Agent, wall_seconds: float) -> None:
         """Save all that acting needs, then all that resuming needs; each file whole or not at all.
