@@ -65,7 +65,8 @@ def test_long_curve_is_thinned():
 @pytest.mark.parametrize(("name", "tag"), [("film.mp4", "<video"), ("film.gif", "<img")])
 def test_film_plays_from_its_own_bytes(tmp_path, name, tag):
     (tmp_path / name).write_bytes(b"bytes")
-    shown = Film(tmp_path / name, 1, 1.0, [3.0], "raycast", 0)._repr_html_()
+    fields = {field.name: 0 for field in dataclasses.fields(Film)} | {"path": tmp_path / name, "scores": [3.0]}
+    shown = Film(**fields)._repr_html_()
     assert shown.startswith(tag)
     assert "base64,Ynl0ZXM=" in shown
     assert "://" not in shown
