@@ -301,7 +301,7 @@ def test_distant_ball_changes_nothing_bit_for_bit(environment):
 
 @every_vacuum
 def test_picture_shows_simulated_balls(environment):
-    simulator = make_simulator(environment, 1, disturb="balls", render_mode="rgb_array", width=80, height=60)
+    simulator = make_simulator(environment, 1, disturb="balls", render_mode="rgb_array", width=160, height=120)
     simulator.reset(seed=0)
     drawn = simulator.task.picture(simulator.model)
     assert (drawn.nq, drawn.nv) == (simulator.model.nq, simulator.model.nv)
