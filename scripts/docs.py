@@ -20,12 +20,9 @@ A page holds a table between two comments, and the first says which table:
 """
 
 import argparse
-import ast
 import dataclasses
 import difflib
 import importlib
-import inspect
-import itertools
 import math
 import re
 import sys
@@ -34,6 +31,8 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from gantry.cli.arguments import field_docstrings
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(
@@ -143,20 +142,6 @@ def settings(kind: type[Any], prefix: str = "", default: Any = None) -> Iterator
         else:
             meaning = meanings.get(field.name, "")
             yield f"`{prefix}{field.name}`", shown(value), values(hints[field.name]), meaning
-
-
-def field_docstrings(kind: type[Any]) -> dict[str, str]:
-    """Return the docstring under each field of a dataclass, also of those that it extends, each in one line."""
-    found: dict[str, str] = {}
-    for each in reversed(kind.__mro__):
-        if not dataclasses.is_dataclass(each):
-            continue
-        body = typing.cast(ast.ClassDef, ast.parse(inspect.cleandoc("\n" + inspect.getsource(each))).body[0]).body
-        for field, text in itertools.pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                name = typing.cast(ast.Name, field.target).id
-                found[name] = " ".join(str(text.value.value).split())
-    return found
 
 
 def shown(value: Any) -> str:

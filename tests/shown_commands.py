@@ -125,6 +125,9 @@ def prepare_runs(words):
 def flags_exist(line):
     """Check a command that stands for many: that there is one of this name, with these flags."""
     words = shlex.split(line)
+    if words[1].startswith("--"):
+        assert words[1] in help_of(""), f"{line}: no such flag"
+        return
     assert words[1] in cli.COMMANDS, f"{line}: there is no such command"
     known = help_of(words[1])
     for word in words[2:]:

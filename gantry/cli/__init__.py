@@ -13,6 +13,7 @@ from gantry.errors import GantryError, GantryWarning, described, nearest, shown
 from gantry.runs.interrupts import raising
 
 COMMANDS = {
+    "help": "explain a command, as --help does",
     "list": "show the environments and the agents",
     "info": "show an environment: spaces, options, physics, reward terms, recipes",
     "train": "train an agent in an environment, live",
@@ -26,6 +27,8 @@ COMMANDS = {
     "plot": "draw the learning curves of runs beside one another",
     "optimize": "minimize a function of x and y, beside SciPy, and draw how it went",
     "solve": "plan an environment's episodes by optimal control, as a reference for agents",
+    "inspect": "show what a run, a policy, a trainer's state or a film holds",
+    "doctor": "check this installation, and say how to get what is missing",
     "demo": "train, evaluate and film the cart-pole's swing-up, in a minute",
     "bench": "measure Gantry against other suites, side by side",
     "benchmark": "compare any agents on any environments, with statistics and a report",
@@ -52,7 +55,9 @@ def usage() -> str:
     commands = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items())
     return (
         f"usage: gantry COMMAND …\n\n{INTRODUCTION}\ncommands:\n{commands}\n\n"
-        "`gantry COMMAND --help` explains each; `gantry --version` says which Gantry this is.\n"
+        "`gantry help COMMAND` explains each; `gantry --version` says which Gantry this is;\n"
+        "`gantry --install-completion bash` (or zsh, fish) completes commands and flags;\n"
+        "`gantry --print-completion bash` prints the script instead.\n"
     )
 
 
@@ -82,12 +87,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not words or words[0] in ("-h", "--help") or words == ["help"]:
         print(usage(), end="")
         return 0 if words else 2
+    if words[0] in ("--install-completion", "--print-completion"):
+        from gantry.cli import completion
+
+        installing = words[0] == "--install-completion"
+        (completion.install_completion if installing else completion.print_completion)(words[1:], COMMANDS)
+        return 0
     if words[0] == "--version":
         print(f"gantry {__version__}")
         return 0
+    if words[0] == "help" and not words[1].startswith("-"):
+        words = [*words[1:], "--help"]
     command = words[0]
     if command not in COMMANDS:
         raise GantryError(f"there is no command {shown(command)!r}{nearest(command, COMMANDS)}")

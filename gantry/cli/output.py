@@ -16,6 +16,11 @@ Arguments = TypeVar("Arguments")
 
 def parse(kind: type[Arguments], command: str, words: Sequence[str]) -> Arguments:
     """Return the flags of `gantry COMMAND`; on --help or wrong usage print and exit, as argparse does."""
+    if {"-h", "--help"} & set(words):
+        from gantry.cli.help import help_text
+
+        print(help_text(kind, command), end="")
+        raise SystemExit(0)
     return tyro.cli(kind, prog=f"gantry {command}", args=list(words), config=(tyro.conf.AvoidSubcommands,))
 
 

@@ -10,8 +10,9 @@ from typing import IO, Self
 
 import numpy as np
 
-from gantry.errors import GantryError
+from gantry.errors import GantryError, shown
 from gantry.files import replacing
+from gantry.types import Json
 
 FORMATS = (".mp4", ".gif")
 """Supported file suffixes."""
@@ -195,6 +196,32 @@ def film_frames(path: Path) -> Generator[np.ndarray, None, None]:
         raise GantryError(f"cannot read {path}: it is damaged or no film") from error
     finally:
         reader.close()
+
+
+def film_facts(path: Path) -> Json:
+    """Return a film's size in pixels, its frames, playing time, frame rate and codec; every frame is read.
+
+    Raises:
+        GantryError: it is damaged, or no film.
+    """
+    import imageio_ffmpeg
+
+    try:
+        reader = imageio_ffmpeg.read_frames(str(path))
+        facts = next(reader)
+        reader.close()
+        frames, seconds = imageio_ffmpeg.count_frames_and_secs(str(path))
+    except (OSError, ValueError, RuntimeError, StopIteration) as error:
+        raise GantryError(f"{shown(path)} is damaged, or no film") from error
+    width, height = facts["size"]
+    return {
+        "width": width,
+        "height": height,
+        "frames": frames,
+        "seconds": seconds,
+        "frames per second": facts["fps"],
+        "codec": facts["codec"],
+    }
 
 
 def _mp4_arguments(path: Path) -> list[str]:
