@@ -12,8 +12,8 @@ import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gantry import __version__
 from gantry.errors import GantryError, described, shown
+from gantry.runs.folder import Run, current_versions
 
 PACKAGE, DEVELOPMENT = "gantry-rl", ("dev", "docs")
 """The distribution's name, and the extras that only its developers need."""
@@ -39,7 +39,7 @@ class Check:
 def checks() -> Iterator[Check]:
     """Yield what was found, one check after another; the self-test, which takes seconds, is the last."""
     yield Check("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    yield Check("gantry", __version__)
+    yield Check("gantry", current_versions()["gantry"])
     needed = requirements()
     for name in needed.pop("", []):
         version = _version(name)
@@ -157,7 +157,6 @@ def _self_test() -> Check:
     from gantry.agents import default_config, load_agent
     from gantry.film.record import record
     from gantry.runs.evaluate import evaluate_agent
-    from gantry.runs.folder import Run
     from gantry.runs.train import train
 
     started, env_id = time.perf_counter(), "gantry/CartPoleBalance-v0"
