@@ -221,6 +221,25 @@ def test_ball_and_physics_keep_the_state():
     assert max(heights) > 0.3  # it flies
 
 
+@pytest.mark.parametrize("env_id", ["gantry/ReachPlanar-v0", "gantry/ReachGoal-v0", "gantry/VacuumDrive-v0"])
+def test_interference_goes_on_from_where_the_robot_is(env_id):
+    session = session_of(env_id)
+    session.handle(messages.Control("random"))
+    play(session, 5)
+    before = session.source._env.state.qpos.copy()
+    session.handle(messages.Throw(0.6, 0.8))
+    for quantity in session.source.physics():
+        high = quantity.parameter.high
+        session.handle(
+            messages.SetPhysics(quantity.name, high if quantity.value == quantity.parameter.low else high / 2)
+        )
+    assert np.array_equal(session.source._env.state.qpos, before)
+    session.handle(messages.Push(0.5, 0.5, 0.2))
+    assert "notice" not in play(session, 5)
+    session.handle(messages.Reset(next=True))
+    assert "notice" not in play(session, 2)
+
+
 def test_command_that_cannot_be_done_is_answered_by_a_notice():
     session = session_of()
     for command in (
