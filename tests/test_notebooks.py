@@ -14,7 +14,10 @@ from scripts.docs import ROOT
 
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 BUDGETS = {
-    r"^STEPS, EPISODES = .*$": "STEPS, EPISODES = 400, 2",
+    r"^STEPS, EPISODES = (300|60)_000.*$": "STEPS, EPISODES = 400, 2",
+    # Long enough for an episode to end, of which there is one per environment and 500 steps.
+    r"^STEPS, EPISODES = 200_000.*$": "import dataclasses\nSTEPS, EPISODES = 2_400, 2",
+    r"config = find_recipe\((.*)\)\.config$": r"config = dataclasses.replace(find_recipe(\1).config, num_envs=2)",
     r"^ENV, AGENTS, SEEDS = (.*), \(0, 1\)$": r"ENV, AGENTS, SEEDS = \1, (0,)",
 }
 """What a notebook's first lines say → what the test puts in their place."""
