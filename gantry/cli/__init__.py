@@ -128,7 +128,9 @@ def _open_streams() -> None:
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (as long as the process)
-        elif hasattr(stream, "reconfigure") and stream.encoding.lower().replace("-", "") != "utf8":
+        elif hasattr(stream, "reconfigure") and (
+            stream.errors == "strict" or stream.encoding.lower().replace("-", "") != "utf8"
+        ):
             stream.reconfigure(errors="replace")
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from gantry.agents.parts.advantages import gae
 from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.policy import Policy
+from gantry.agents.parts.validation import require_memory
 from gantry.agents.parts.vector_stepper import Transition, VectorStepper
 
 CHUNK = 4096
@@ -52,6 +53,8 @@ class Rollout:
     def __init__(self, stepper: VectorStepper, policy: Policy, steps: int, generator: torch.Generator) -> None:
         self.stepper, self.policy, self.steps, self._generator = stepper, policy, steps, generator
         shape, size, outputs = (steps, stepper.num_envs), policy.observations.size, policy.distribution.output_size
+        numbers = (steps + 1) * stepper.num_envs * (2 * size + 2 * outputs + 2)
+        require_memory(numbers, "rollout_steps", f"a rollout of {stepper.num_envs} environments")
         self.inputs = torch.zeros(steps + 1, stepper.num_envs, size)
         self._inputs_view = self.inputs.numpy()
         self.outputs = torch.zeros(*shape, outputs)

@@ -1,0 +1,285 @@
+"""Boundary values of every setting and every flag: they work, or one line says what is wrong."""
+
+import contextlib
+import dataclasses
+import random
+import signal
+import time
+import types
+import warnings
+from typing import Literal, Union, get_args, get_origin, get_type_hints
+
+import gymnasium
+import pytest
+
+import gantry
+from gantry.agents import AGENTS, config_class, default_config, load_agent
+from gantry.cli import evaluate, export, info, main, optimize, plot, record, solve, table, train
+from gantry.envs import registry
+from gantry.errors import GantryError
+from gantry.files import config_from_json, config_to_json
+from gantry.runs import train as training
+from gantry.runs.folder import Run
+
+SHORT = "fuzzed/ShortSwing-v0"
+SECONDS = 10.0
+"""What a case may take: what is legal and takes longer, such as a billion epochs, is cut off and not counted."""
+EVERY = 40
+"""One case in so many is tested where slow tests are left out."""
+OFF_POLICY = {"buffer_size": 64, "learning_starts": 4, "batch_size": 4, "report_every": 4, "hidden_sizes": (4,)}
+ON_POLICY = {"rollout_steps": 4, "hidden_sizes": (4,)}
+SETTINGS = {
+    "ppo": {**ON_POLICY, "epochs": 1, "minibatch_size": 8},
+    "a2c": {**ON_POLICY, "report_every": 2},
+    "reinforce": {"episodes": 2, "hidden_sizes": (4,)},
+    **dict.fromkeys(("dqn", "ddpg", "td3", "sac"), OFF_POLICY),
+    "planner": {
+        "search": {"horizon": 3, "population": 8, "iterations": 1, "elites": 2},
+        "model": {"ensemble_size": 2, "hidden_sizes": (4,), "gradient_steps": 2},
+        "initial_random_steps": 8, "fit_every": 8,
+    },
+    "q-learning": {"report_steps": 4},
+}  # fmt: skip
+"""Small settings that the others are tried with."""
+WHOLE = (-(2**63), -(2**31), -1, 0, 1, 2, 3, 65_537, 2**31 - 1, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64, 10**30)
+REAL = (-1e300, -1.0, -1e-300, 0.0, 1e-320, 1e-45, 1e-8, 0.5, 1.0, 1.0 + 1e-9, 2.0, 3e38, 1e39, 1e300, 1e999, -1e999)
+WIDTHS = ((), (0,), (1,), (-1,), (65_536,), (65_537,), (2**63,), (4,) * 200, (1, 65_536, 1), (65_536, 65_536))
+TEXTS = (
+    "", " ", "0", "-1", "1", "3", "nan", "inf", "-inf", "1e999", "1e-400", "9" * 5_000, "-" + "9" * 400, "a" * 5_000,
+    "a\0b", "\0", "[red]x[/]", "[/]", "é\u202e", "../..", "/", "/dev/null", "/proc/self/mem", "None", "null", "true",
+    "[1,2", "{}", "=", "a=", "=1", "a=[[[[", "a=" + "[" * 3_000, "--", "-", "1 2", "1,2", "0x10", "1_0", "½", "\udcff",
+    "%s%n", "$(true)", "\n", "a.b.c.d", "gantry:", ":", "x:y", "no_such_module:Env-v0", "2147483648",
+    "18446744073709551616",
+)  # fmt: skip
+
+
+class TooLongError(BaseException):
+    """A case has taken its time."""
+
+
+@contextlib.contextmanager
+def limited(seconds):
+    """Interrupt what takes longer."""
+
+    def end(*_):
+        raise TooLongError
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_task():
+    gantry.register_task(SHORT, "gantry.envs.tasks.cart_pole:CartPole", max_episode_steps=5)
+    yield
+    del gymnasium.registry[SHORT], registry._specs[SHORT]
+
+
+@pytest.fixture(autouse=True)
+def _quickly(monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+# Settings
+
+
+def values(kind, now):
+    """Boundary values of a type, and one of another type."""
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        return [None, *(value for each in get_args(kind) if each is not type(None) for value in values(each, now))]
+    if origin is Literal:
+        return [*get_args(kind), "no such choice"]
+    if kind is bool:
+        return [True, False, 3]
+    if kind is int:
+        return [*WHOLE, 1.5]
+    if kind is float:
+        return [*REAL, float("nan"), "1.0"]
+    if origin is tuple:
+        return [*WIDTHS, "4"]
+    return [now, "odd"]
+
+
+def cases(kind, now, path=()):
+    """(path, value) of every setting of a dataclass, nested ones included."""
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        value = getattr(now, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from cases(type(value), value, (*path, field.name))
+        else:
+            for each in values(hints[field.name], value):
+                yield (*path, field.name), each
+
+
+def with_value(settings, path, value):
+    """Settings as JSON values, with another one at a path."""
+    name, *rest = path
+    return {**settings, name: with_value(settings[name], rest, value) if rest else value}
+
+
+def merged(settings, small):
+    return {
+        **settings,
+        **{name: merged(settings[name], part) if isinstance(part, dict) else part for name, part in small.items()},
+    }
+
+
+def settings_cases():
+    for agent in sorted(AGENTS):
+        found = list(cases(config_class(agent), default_config(agent)))
+        for number, (path, value) in enumerate(found):
+            quick = number % EVERY == len(agent) % EVERY
+            yield agent, path, value, quick
+
+
+def tried(agent, path, value, folder):
+    """Train with a setting for a moment; return what the one line said, or None."""
+    env_id, options = SHORT, {"actions": "discrete"} if agent == "dqn" else {}
+    if agent == "q-learning":
+        env_id = "FrozenLake-v1"
+    small = {"num_envs": 2, **SETTINGS.get(agent, {})}
+    run = Run(folder)
+    try:
+        settings = with_value(merged(config_to_json(default_config(agent)), small), path, value)
+        config = config_from_json(config_class(agent), settings, "the settings")
+        training.train(run, env_id, agent, config, 40, env_options=options, say=lambda line: None)
+        said = None
+    except GantryError as error:
+        said = str(error)
+    if (folder / "policy.json").exists():
+        load_agent(folder)
+    return said
+
+
+def check_settings(chosen, tmp_path):
+    counts, failures = {"work": 0, "refused": 0, "cut off": 0}, []
+    for number, (agent, path, value) in enumerate(chosen):
+        case = f"{agent} {'.'.join(path)}={str(value)[:60]}"
+        began = time.monotonic()
+        try:
+            with limited(SECONDS):
+                said = tried(agent, path, value, tmp_path / str(number))
+        except TooLongError:
+            counts["cut off"] += 1
+            print(f"cut off: {case}", flush=True)
+            continue
+        except Exception as error:
+            failures.append(f"{case}: {type(error).__name__}: {str(error)[:300]}")
+            print(f"FAILURE {failures[-1]}", flush=True)
+            continue
+        if time.monotonic() - began > SECONDS / 4:
+            print(f"took {time.monotonic() - began:.1f} s: {case}: {said}", flush=True)
+        counts["work" if said is None else "refused"] += 1
+        if said is not None and ("\n" in said or len(said) > 1000):
+            failures.append(f"{case}: {said[:1200]!r}")
+    print(counts)
+    assert failures == []
+    assert counts["work"] > 0
+    return counts
+
+
+def test_some_boundary_settings_work_or_are_refused_in_one_line(tmp_path):
+    check_settings([case[:3] for case in settings_cases() if case[3]], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", sorted(AGENTS))
+def test_boundary_settings_work_or_are_refused_in_one_line(agent, tmp_path):
+    counts = check_settings([case[:3] for case in settings_cases() if case[0] == agent], tmp_path)
+    assert counts["refused"] > 20
+
+
+# Commands
+
+
+RUN, TABLE_RUN = "<run>", "<table's run>"
+COMMANDS = {
+    "info": (info.InfoArguments, ["info", SHORT]),
+    "train": (train.TrainArguments, ["train", SHORT, "--steps", "8", "--num-envs", "2", "--out", "new"]),
+    "evaluate": (evaluate.EvaluateArguments, ["evaluate", RUN, "--episodes", "1"]),
+    "record": (
+        record.RecordArguments,
+        ["record", RUN, "--size", "32", "24", "--renderer", "raycast", "--out", "a.gif"],
+    ),
+    "export": (export.ExportArguments, ["export", RUN, "policy.onnx"]),
+    "table": (table.TableArguments, ["table", TABLE_RUN]),
+    "plot": (plot.PlotArguments, ["plot", RUN]),
+    "optimize": (optimize.OptimizeArguments, ["optimize", "rosenbrock", "--budget", "50", "--out", "f.png"]),
+    "solve": (solve.SolveArguments, ["solve", "gantry/CartPoleBalance-v0", "--method", "lqr", "--episodes", "1"]),
+}
+"""Command → its flags, and words that work."""
+
+
+def command_cases():
+    for command, (arguments, words) in COMMANDS.items():
+        flags = ["--" + field.name.replace("_", "-") for field in dataclasses.fields(arguments)]
+        found = [[*words, flag, text] for flag in flags for text in TEXTS if flag != "--seeds"]
+        found += [[command, text, *words[2:]] for text in TEXTS]
+        random.Random(command).shuffle(found)
+        for number, each in enumerate(found[:: len(COMMANDS) // 2]):
+            yield command, each, number % (EVERY // 2) == 0
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    runs = {RUN: Run(folder / "run"), TABLE_RUN: Run(folder / "table")}
+    training.train(runs[RUN], SHORT, "ppo", config_class("ppo")(num_envs=2, **SETTINGS["ppo"]), 16)
+    training.train(runs[TABLE_RUN], "FrozenLake-v1", "q-learning", config_class("q-learning")(num_envs=2), 200)
+    return {name: str(run.folder) for name, run in runs.items()}
+
+
+def check_commands(chosen, folders, capsys):
+    counts, failures = dict.fromkeys((0, 1, 2, "cut off"), 0), []
+    for number, chosen_words in enumerate(chosen):
+        case = " ".join(word[:60] for word in chosen_words)
+        words = [{**folders, "new": f"new{number}"}.get(word, word) for word in chosen_words]
+        try:
+            with limited(SECONDS):
+                status = main(words)
+        except TooLongError:
+            counts["cut off"] += 1
+            capsys.readouterr()
+            with capsys.disabled():
+                print(f"cut off: {case!r}", flush=True)
+            continue
+        except SystemExit as error:  # wrong usage, which the parser explains
+            status = error.code
+        except Exception as error:
+            failures.append(f"{case!r}: {type(error).__name__}: {str(error)[:200]}")
+            capsys.readouterr()
+            continue
+        counts[status] = counts.get(status, 0) + 1
+        captured = capsys.readouterr()
+        if status == 1 and len(captured.err.strip().splitlines()) != 1:
+            failures.append(f"{case!r}: {captured.err[-500:]!r}")
+        if status == 0 and " nan" in captured.out.lower():
+            failures.append(f"{case!r} prints nan: {captured.out[:300]!r}")
+    with capsys.disabled():
+        print(counts, *failures, sep="\n")
+    assert failures == []
+    assert set(counts) <= {0, 1, 2, "cut off"}
+    return counts
+
+
+def test_some_odd_command_lines_give_a_result_or_one_line(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    check_commands([words for _, words, quick in command_cases() if quick], folders, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_odd_command_lines_give_a_result_or_one_line(command, folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    counts = check_commands([words for name, words, _ in command_cases() if name == command], folders, capsys)
+    assert counts[1] + counts[2] > 20
