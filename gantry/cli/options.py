@@ -25,7 +25,7 @@ def parse_options(words: Sequence[str]) -> Json:
             raise GantryError(f"an option of the environment is written name=value, not {word!r}")
         try:
             options[name.replace("-", "_")] = json.loads(text.lower() if text in ("True", "False") else text)
-        except ValueError:
+        except (ValueError, RecursionError):
             options[name.replace("-", "_")] = text
     return options
 
