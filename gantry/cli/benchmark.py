@@ -101,13 +101,13 @@ def main(words: Sequence[str]) -> None:
     if cells and not arguments.report_only:
         from gantry.benchmark.run import run_benchmark
 
-        screen.print(f"{len(cells)} trainings → {folder}", soft_wrap=True)
+        screen.print(f"{len(cells)} trainings → {folder}", soft_wrap=True, markup=False)
         with _Live(screen) as live:
             try:
                 run_benchmark(folder, cells, live.update, ilqr=arguments.ilqr, command=command, ray=arguments.ray)
             except KeyboardInterrupt:
                 live.stop()
-                screen.print(f"stopped; go on with: {command}", soft_wrap=True)
+                screen.print(f"stopped; go on with: {command}", soft_wrap=True, markup=False)
                 raise
     from gantry.benchmark.comparison import Comparison
     from gantry.benchmark.reference import goal_of
@@ -123,7 +123,7 @@ def main(words: Sequence[str]) -> None:
     if arguments.films:
         from gantry.benchmark.films import film_cells
 
-        film_cells(folder, cells, lambda line: screen.print(line, soft_wrap=True))
+        film_cells(folder, cells, lambda line: screen.print(line, soft_wrap=True, markup=False))
     goals = {name: goal for name in {each.environment for each in trainings} if (goal := goal_of(name)) is not None}
     about: Json = {"command": command}
     if cells:
@@ -140,7 +140,7 @@ def main(words: Sequence[str]) -> None:
     for each in missing:
         screen.print(f"[red]{each.environment}  {each.algorithm} seed {each.seed}[/]: {each.reason}", soft_wrap=True)
     took = time.monotonic() - began
-    screen.print(f"→ {page} ({took:,.0f} s)", soft_wrap=True)
+    screen.print(f"→ {page} ({took:,.0f} s)", soft_wrap=True, markup=False)
     if arguments.json:
         print_json({"report": str(page), **report.to_json()})
 

@@ -33,4 +33,6 @@ def main(words: Sequence[str]) -> None:
     folder = train.train_run([ENV_ID, "--agent", "ppo", "--seed", str(arguments.seed)]).folder
     evaluate.main([str(folder)])
     record.main([str(folder), "--out", str(arguments.out)])
-    console(False).print(f"all in {time.perf_counter() - started:.0f} s; open {arguments.out} in a browser")
+    console(False).print(
+        f"all in {time.perf_counter() - started:.0f} s; open {arguments.out} in a browser", markup=False
+    )

@@ -95,7 +95,7 @@ def main(words: Sequence[str]) -> None:
 
         result = comparison.results[names[0]]
         optimization_film.draw_minimization(arguments.out, comparison.function, names[0], result, comparison.curves())
-        screen.print(f"drawn: {arguments.out}", soft_wrap=True)
+        screen.print(f"drawn: {arguments.out}", soft_wrap=True, markup=False)
     if arguments.json:
         print_json(comparison.to_json(arguments))
 

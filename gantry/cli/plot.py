@@ -44,6 +44,6 @@ def main(words: Sequence[str]) -> None:
     environments = {Run(folder).read_config().env_id for folder in arguments.runs}
     title = ", ".join(sorted(environments))
     draw_learning_curves(arguments.out, curves, arguments.metric, arguments.against, title, arguments.log)
-    console(arguments.json).print(f"{len(arguments.runs)} runs → {arguments.out}", soft_wrap=True)
+    console(arguments.json).print(f"{len(arguments.runs)} runs → {arguments.out}", soft_wrap=True, markup=False)
     if arguments.json:
         print_json({"picture": str(arguments.out), "curves": [curve.label for curve in curves]})

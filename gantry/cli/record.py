@@ -116,7 +116,7 @@ def main(words: Sequence[str]) -> None:
     scores = ", ".join(f"{score:.1f}" for score in film.scores)
     shares = "".join(f"; {name} {', '.join(f'{each:.0%}' for each in values)}" for name, values in film.shares.items())
     summary = f"{film.path}: {film.seconds:.1f} s, {film.frames} frames, score {scores}{shares}"
-    screen.print(f"{summary}; drawn by {film.backend}", soft_wrap=True)
+    screen.print(f"{summary}; drawn by {film.backend}", soft_wrap=True, markup=False)
     if arguments.poster:
         _poster(path, film.frames, screen)
     if film.cut:
@@ -165,7 +165,7 @@ def _compare(arguments: RecordArguments, screen: Console) -> None:
         )
     scores = [film.scores[0] for film in films]
     shown = "; ".join(f"{take.label} {score:.1f}" for take, score in zip(takes, scores, strict=True))
-    screen.print(f"{path}: {shown}", soft_wrap=True)
+    screen.print(f"{path}: {shown}", soft_wrap=True, markup=False)
     if arguments.poster:
         _poster(path, max(film.frames for film in films), screen)
     if arguments.json:
@@ -212,7 +212,7 @@ def _poster(path: Path, frames: int, screen: Console) -> None:
 
     poster = path.with_suffix(".png")
     write_poster(path, poster, frames)
-    screen.print(f"{poster}: its poster", soft_wrap=True)
+    screen.print(f"{poster}: its poster", soft_wrap=True, markup=False)
 
 
 def film_title(env_id: str) -> str:

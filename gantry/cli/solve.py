@@ -82,7 +82,7 @@ def main(words: Sequence[str]) -> None:
         from gantry.plots.ilqr_convergence import draw_convergence
 
         draw_convergence(arguments.plot, results[-1])
-        screen.print(f"drawn: {arguments.plot}", soft_wrap=True)
+        screen.print(f"drawn: {arguments.plot}", soft_wrap=True, markup=False)
     if arguments.film is not None:
         last = results[-1]
         film = record(
@@ -96,7 +96,9 @@ def main(words: Sequence[str]) -> None:
             speed=arguments.speed,
         )
         screen.print(
-            f"{film.path}: {film.seconds:.1f} s, score {film.scores[0]:.1f}; drawn by {film.backend}", soft_wrap=True
+            f"{film.path}: {film.seconds:.1f} s, score {film.scores[0]:.1f}; drawn by {film.backend}",
+            soft_wrap=True,
+            markup=False,
         )
     if arguments.json:
         print_json({"methods": [result.to_json() for result in results]})

@@ -71,7 +71,7 @@ def main(words: Sequence[str]) -> None:
     screen.print(table)
     if arguments.out is not None:
         draw_q_table(arguments.out, values, visits, labels, title)
-        screen.print(f"→ {arguments.out}", soft_wrap=True)
+        screen.print(f"→ {arguments.out}", soft_wrap=True, markup=False)
     if arguments.json:
         print_json(
             {
