@@ -18,7 +18,7 @@ from gantry.agents.optimizers.mppi import PathIntegral
 from gantry.agents.optimizers.problem import Bounds, Problem
 from gantry.agents.optimizers.random_shooting import RandomShooting
 from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState
-from gantry.agents.parts.validation import require_at_least, require_between
+from gantry.agents.parts.validation import require_at_least, require_between, require_memory
 from gantry.errors import GantryError
 
 OptimizerName = Literal["icem", "cem", "mppi", "random-shooting", "gradient"]
@@ -62,6 +62,7 @@ class SearchConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
         require_at_least(self, 1, "horizon", "population", "iterations")
+        require_memory(self.horizon * (self.population + 1), "horizon or population", "the sampled plans")
         require_between(self, 0.0, 1.0, "keep_elite_fraction", "momentum")
         make_optimizer(self, discrete=False)  # checks its own settings
 
