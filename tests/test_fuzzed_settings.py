@@ -22,7 +22,7 @@ from gantry.runs import train as training
 from gantry.runs.folder import Run
 
 SHORT = "fuzzed/ShortSwing-v0"
-SECONDS = 10.0
+SECONDS = 4.0
 """What a case may take: what is legal and takes longer, such as a billion epochs, is cut off and not counted."""
 EVERY = 40
 """One case in so many is tested where slow tests are left out."""
@@ -245,7 +245,7 @@ def check_commands(chosen, folders, capsys):
         case = " ".join(word[:60] for word in chosen_words)
         words = [{**folders, "new": f"new{number}"}.get(word, word) for word in chosen_words]
         try:
-            with limited(3.0 * SECONDS):  # the first one of a kind imports what it needs
+            with limited(8.0 * SECONDS):  # the first one of a kind imports what it needs
                 status = main(words)
         except TooLongError:
             counts["cut off"] += 1
