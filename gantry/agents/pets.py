@@ -35,7 +35,7 @@ from gantry.agents.parts.settings import settled
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.validation import require, require_at_least, require_between
+from gantry.agents.parts.validation import require, require_at_least, require_between, require_memory
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
 from gantry.errors import GantryError
 from gantry.types import Array, Observation, SearchSpace
@@ -94,6 +94,7 @@ class PlannerConfig:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
         require_at_least(self, 1, "action_repeat", "particles", "initial_random_steps", "fit_every", "num_envs")
         require_at_least(self, 1, "torch_threads")
+        require_memory(self.particles * self.search.population, "particles", "the predicted states")
         require_at_least(self, 0.0, "uncertainty_penalty")
         require_between(self, 0.0, 1.0, "discount", "validation_fraction")
         require(self.validation_fraction < 1.0, "validation_fraction", "below 1", self.validation_fraction)
