@@ -287,6 +287,8 @@ class QLearning:
         self._actions = ActionMap(env.single_action_space)
         tables = 2 if config.rule == "double" else 1
         require_memory(4 * tables * states * actions, "observation or action space")  # two of 8 bytes each
+        require_memory(config.report_steps * env.num_envs * (2 * actions + 1), "report_steps", "random numbers")
+        require_memory(2 * config.replay_batches * config.replay_batch_size, "replay_batches", "a replay")
         self.q = QTables((tables, states, actions), config.initial_value, config.epsilon_start)
         self._next = NextActions(env.num_envs)
         self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed))
