@@ -21,7 +21,8 @@ class DatasetReference:
     @staticmethod
     def of(folder: Path) -> "DatasetReference":
         """Return what names the data set in a folder (GantryError where there is none)."""
-        return DatasetReference(str(folder.resolve()), checksum(folder))
+        sha256 = checksum(folder)  # says where no folder can have this name
+        return DatasetReference(str(folder.resolve()), sha256)
 
     def to_json(self) -> Json:
         """Return it as JSON values."""
