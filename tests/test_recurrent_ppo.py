@@ -277,7 +277,8 @@ def test_steps_that_do_not_count_change_no_gradient():
 
 
 def test_time_limit_bootstraps_from_the_last_observation_with_its_memory():
-    agent = RecurrentPPO(Spot(4, length=3), dataclasses.replace(TINY, num_envs=4, rollout_steps=3, gae_lambda=0.0))
+    agent = RecurrentPPO(Spot(4, length=3), dataclasses.replace(
+        TINY, num_envs=4, rollout_steps=3, gae_lambda=0.0, observe_change=False))  # fmt: skip
     agent.stepper.begin_episodes()
     agent.stepper.stagger = False
     finals, step = [], agent.stepper.step
@@ -291,6 +292,17 @@ def test_time_limit_bootstraps_from_the_last_observation_with_its_memory():
         values = agent.critic(features[3])[:, 0]
     rewards = torch.from_numpy(finals[2].rewards / agent.return_normalizer.scale).clamp(-10, 10)
     torch.testing.assert_close(part.target[2], rewards + TINY.gamma * values, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
+def test_memory_takes_the_change_of_the_observation_within_an_episode(mode):
+    agent = RecurrentPPO(Spot(8, mode=mode), dataclasses.replace(TINY, num_envs=8))
+    agent.learn(96)
+    part, scale = agent.collect(10**9), 1.0 / np.sqrt(agent.policy.change_moments.variance + 1e-8)
+    assert agent.policy.change_moments.count > 0
+    expected = part.inputs[1:, :, :2].diff(dim=0) * torch.from_numpy(scale) * ~part.begins[2:, :, None]
+    torch.testing.assert_close(part.inputs[2:, :, 2:4].double(), expected.clamp(-10, 10), rtol=1e-3, atol=1e-4)
+    assert (part.inputs[:, :, 2:4][part.begins] == 0).all()
 
 
 # Acting

@@ -46,6 +46,8 @@ class RecurrentPPOConfig:
     """gru or lstm: a recurrent network. attention: a gated transformer over a window of past steps."""
     memory_size: int = 64
     """Numbers that the memory hands to actor and critic; of attention, a multiple of its heads."""
+    observe_change: bool = True
+    """Let the memory take the observation's change since the step before, on a running scale of its own."""
     observe_action: bool = True
     """Let the memory take the action before beside the observation."""
     attention_window: int = 32
@@ -132,7 +134,7 @@ class RecurrentPPOConfig:
 class Sequences:
     """A rollout of T steps in n environments, to be learned from."""
 
-    inputs: torch.Tensor  # (T, n, d + actions)
+    inputs: torch.Tensor  # (T, n, d + changes + actions)
     begins: torch.Tensor  # (T, n) bool, an episode begins with the step
     mask: torch.Tensor  # (T, n) bool, the step counts
     samples: torch.Tensor  # (T, n, A) or (T, n)
@@ -141,6 +143,11 @@ class Sequences:
     target: torch.Tensor  # (T, n) λ-return
     value: torch.Tensor  # (T, n) at the time of the rollout
     memory: torch.Tensor  # (1, n, size) before the first step
+
+    @property
+    def continues(self) -> torch.Tensor:
+        """Which steps count and continue an episode, (T, n) bool."""
+        return self.mask & ~self.begins
 
     def of(self, envs: torch.Tensor) -> "Sequences":
         """Return the sequences of some environments (k,)."""
@@ -244,6 +251,7 @@ class RecurrentPPO:
                 with torch_threads(1):  # for the small batches of acting; more would take CPUs from the simulator
                     sequences = self.collect(update.remaining)
                 update.report(self.improve(sequences, rate))
+                self.policy.observed(sequences.inputs[..., : self.policy.base.observations.size], sequences.continues)
                 self.policy.base.normalizer.update(self.rollout.observed())
         return self
 

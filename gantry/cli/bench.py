@@ -23,21 +23,22 @@ class BenchArguments:
     need the `baselines` extra). `parity`: PPO, A2C and DDPG with stable-baselines3's settings and budgets beside
     stable-baselines3 itself (two hours). `optimizers`: evaluations beside SciPy's methods, and how often each finds the
     minimum (about two minutes). `planner`: scores of planning with learned and with true dynamics, and how long a
-    planning step takes (about half an hour). Run nothing else meanwhile. Examples:
+    planning step takes (about half an hour). `memory`: recurrent PPO where observations hide something, beside PPO and
+    sb3-contrib's RecurrentPPO. Run nothing else meanwhile. Examples:
 
       gantry bench envs
 
       gantry bench train --agents ppo --seeds 3 --no-peers
     """
 
-    what: Annotated[Literal["envs", "train", "parity", "optimizers", "planner"], tyro.conf.Positional]
+    what: Annotated[Literal["envs", "train", "parity", "optimizers", "planner", "memory"], tyro.conf.Positional]
     """The benchmark."""
     agents: tuple[str, ...] = ()
     """Measure only these agents, in `train` and `parity`; by default all."""
     seeds: int = 5
-    """Training seeds, in `train`, `parity` and `planner`."""
+    """Training seeds, in `train`, `parity`, `planner` and `memory`."""
     peers: bool = True
-    """Also measure stable-baselines3, in `train`."""
+    """Also measure stable-baselines3, in `train` and `memory`."""
     json: bool = False
     """End with one line of JSON on standard output; everything else goes to standard error."""
 
@@ -82,6 +83,10 @@ def main(words: Sequence[str]) -> None:
         from gantry.benchmark import planner
 
         planner.measure(report, arguments.seeds)
+    elif arguments.what == "memory":
+        from gantry.benchmark import memory
+
+        memory.measure(report, arguments.seeds, arguments.peers)
     elif arguments.what == "parity":
         from gantry.benchmark import sb3_parity
 

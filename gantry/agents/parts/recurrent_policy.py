@@ -2,16 +2,21 @@
 
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from gantry.agents.parts.checkpoint import Tensors, prefixed, under
 from gantry.agents.parts.episode_memory import Kind, Memory, make_memory
 from gantry.agents.parts.networks import MLP
+from gantry.agents.parts.normalization import RunningMoments
 from gantry.agents.parts.policy import Policy
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.protocol import PolicyConfig
 from gantry.errors import GantryError
 from gantry.types import Array, Observation, Space
+
+MOST_CHANGE = 10.0
+"""Changes of observations are clipped to so many standard deviations."""
 
 
 class RecurrentPolicyConfig(PolicyConfig, Protocol):
@@ -21,6 +26,8 @@ class RecurrentPolicyConfig(PolicyConfig, Protocol):
     def memory(self) -> Kind: ...  # noqa: D102
     @property
     def memory_size(self) -> int: ...  # noqa: D102
+    @property
+    def observe_change(self) -> bool: ...  # noqa: D102
     @property
     def observe_action(self) -> bool: ...  # noqa: D102
     @property
@@ -34,9 +41,10 @@ class RecurrentPolicyConfig(PolicyConfig, Protocol):
 class RecurrentPolicy:
     """Observation normalizer, memory, network, action distribution and action scaling.
 
-    The memory takes the normalized observation and, unless turned off, the action before. The network sees features:
-    what the memory takes beside its outputs. What is carried from step to step is one vector (n, size): what the
-    memory's network carries, and the last action; zeros where an episode begins.
+    The memory takes the normalized observation and, unless turned off, its change since the step before, divided by the
+    changes' running standard deviation, and the action before. The network sees features: what the memory takes beside
+    its outputs. What is carried from step to step is one vector (n, size), zeros where an episode begins: what the
+    memory's network carries, the last observation and a 1, and the last action.
 
     Args:
         observation_space, action_space: of a single environment.
@@ -60,12 +68,16 @@ class RecurrentPolicy:
         self.base = Policy(observation_space, action_space, config, generator, self.output)
         device = config.device
         self.actions = self.base.actions.size if config.observe_action else 0
-        inputs = self.base.observations.size + self.actions
+        self.changes = self.base.observations.size if config.observe_change else 0
+        self.change_moments = RunningMoments(self.changes)
+        inputs = self.base.observations.size + self.changes + self.actions
         self.memory: Memory = make_memory(
             config.memory, inputs, config.memory_size, config.attention_window, config.attention_heads,
             config.attention_layers, generator, device,
         )  # fmt: skip
-        self.size, self.features = self.memory.size + self.actions, inputs + self.memory.output_size
+        self.features = inputs + self.memory.output_size
+        self._carried = (self.memory.size, self.changes, int(config.observe_change), self.actions)
+        self.size = sum(self._carried)
         sizes = (self.features, *config.hidden_sizes, self.base.actions.size)
         self.network = MLP(sizes, config.activation, 0.01, generator, device)
 
@@ -80,14 +92,28 @@ class RecurrentPolicy:
 
     def remember(self, inputs: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features (n, features) and the next memory, but for the action, for normalized observations (n, d)."""
-        carried, action = memory.split((self.memory.size, self.actions), 1)
-        inputs = torch.cat([inputs, action], 1)
+        carried, before, known, action = memory.split(self._carried, 1)
+        seen = [inputs]
+        if self.changes:
+            seen.append(((inputs - before) * known * self._change_scale()).clamp(-MOST_CHANGE, MOST_CHANGE))
+            before, known = inputs, torch.ones_like(known)
+        inputs = torch.cat([*seen, action], 1)
         outputs, carried = self.memory.step(inputs, carried)
-        return torch.cat([inputs, outputs], 1), torch.cat([carried, action], 1)
+        return torch.cat([inputs, outputs], 1), torch.cat([carried, before, known, action], 1)
+
+    def _change_scale(self) -> torch.Tensor:
+        scale = 1.0 / np.sqrt(self.change_moments.variance + 1e-8)
+        return torch.from_numpy(scale.astype(np.float32)).to(self.base.device)
+
+    def observed(self, inputs: torch.Tensor, mask: torch.Tensor) -> None:
+        """Merge the changes between inputs (T, n, d), of the steps in `mask` (T, n), into their running scale."""
+        if self.changes:
+            changes = inputs.diff(dim=0)[mask[1:]]
+            self.change_moments.update(changes.cpu().numpy())
 
     def with_action(self, memory: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
         """Return the memory (n, size) with the action of a sample, which has been chosen, in place of the last one."""
-        return torch.cat([memory[:, : self.memory.size], self.encoded(sample)], 1) if self.actions else memory
+        return torch.cat([memory[:, : -self.actions], self.encoded(sample)], 1) if self.actions else memory
 
     def encoded(self, sample: torch.Tensor) -> torch.Tensor:
         """Return the actions (..., actions) of samples as the memory takes them: clipped to ±1, or one-hot."""
@@ -104,7 +130,7 @@ class RecurrentPolicy:
         """Return features (T, n, features) of whole sequences; see `Memory.sequence`.
 
         Args:
-            inputs: (T, n, d + actions) normalized observations beside the actions before.
+            inputs: (T, n, d + changes + actions) what the memory takes.
             memory: (n, size) before the first step.
             begins: (T, n) bool, where an episode begins with a step.
         """
@@ -151,7 +177,13 @@ class RecurrentPolicy:
     def state(self) -> Tensors:
         """Return copies of the learned tensors and of the normalizer's statistics."""
         leaves = {name: leaf.detach().cpu().clone() for name, leaf in self.memory.leaves.items()}
-        return {**prefixed("memory", leaves), **prefixed("network", self.network.state()), **self.base.state()}
+        moments = prefixed("change_moments", self.change_moments.state())
+        return {
+            **moments,
+            **prefixed("memory", leaves),
+            **prefixed("network", self.network.state()),
+            **self.base.state(),
+        }
 
     def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned."""
@@ -160,3 +192,4 @@ class RecurrentPolicy:
                 leaf.copy_(tensors[f"memory.{name}"])
         self.network.load_state(under(tensors, "network"))
         self.base.load_state(tensors)
+        self.change_moments.load_state(under(tensors, "change_moments"))

@@ -8,6 +8,7 @@ from gantry.agents.dqn import DQNConfig
 from gantry.agents.pets import PlannerConfig
 from gantry.agents.policy_search import CEMConfig, NESConfig
 from gantry.agents.ppo import PPOConfig
+from gantry.agents.recurrent_ppo import RecurrentPPOConfig
 from gantry.agents.reinforce import ReinforceConfig
 from gantry.agents.sac import SACConfig
 from gantry.runs.recipes import Recipe
@@ -40,8 +41,24 @@ BALANCE_PPO = PPOConfig(
     clip_range=0.3,
 )
 
+# PPO's settings with a small memory. A joint gradient with the critic's is clipped less.
+SWING_UP_RECURRENT = RecurrentPPOConfig(
+    num_envs=128,
+    rollout_steps=32,
+    epochs=4,
+    minibatch_size=1024,
+    learning_rate=1.5e-3,
+    learning_rate_schedule="linear",
+    clip_range=0.3,
+    gae_lambda=0.98,
+    normalize_observation=False,
+    memory_size=32,
+    max_gradient_norm=2.0,
+)
+
 RECIPES = (
     Recipe(SWING_UP, SWING_UP_PPO, total_steps=1_500_000),
+    Recipe(SWING_UP, SWING_UP_RECURRENT, total_steps=2_000_000, env_options={"observe_velocity": False}),
     Recipe(SWING_UP, SWING_UP_PPO, total_steps=1_500_000, env_options=DISCRETE),
     Recipe(BALANCE, BALANCE_PPO, total_steps=1_000_000),
     # Pushes of full force keep the pole moving, and the running statistics of the observations with it: with them three
