@@ -24,11 +24,12 @@ class VelocityMask(gymnasium.ObservationWrapper[np.ndarray, np.ndarray, np.ndarr
         return masked
 
 
-def make_masked(source: str, columns: tuple[int, ...], **options: object) -> VelocityMask:
+def make_masked(source: str, columns: tuple[int, ...], render_mode: str | None = None) -> VelocityMask:
     """Make an environment whose velocities, in some columns of its observation, are hidden."""
-    return VelocityMask(gymnasium.make(source, max_episode_steps=-1, **options), columns)
+    return VelocityMask(gymnasium.make(source, max_episode_steps=-1, render_mode=render_mode), columns)
 
 
 for _id, (_source, _columns, _limit) in SOURCES.items():
     if _id not in gymnasium.registry:
-        gymnasium.register(_id, make_masked, max_episode_steps=_limit, kwargs={"source": _source, "columns": _columns})
+        _settings = {"source": _source, "columns": _columns}
+        gymnasium.register(_id, f"{__name__}:make_masked", max_episode_steps=_limit, kwargs=_settings)
