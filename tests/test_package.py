@@ -52,6 +52,7 @@ FLOORS = (
     {"envs", "agents"},
     {"runs"},
     {"film", "plots", "optimal_control", "minimization", "export", "view"},
+    {"transfer"},
     {"benchmark"},
     {"cli"},
 )

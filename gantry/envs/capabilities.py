@@ -17,6 +17,7 @@ from gantry.types import Numeric
 
 if TYPE_CHECKING:
     from gantry.envs.rendering.scene import Marker
+    from gantry.envs.state import State
 
 
 @runtime_checkable
@@ -67,6 +68,15 @@ class Shapeable(Protocol):
 
     def potential(self, features: Numeric) -> Numeric:
         """Return the potential Φ (...) of features (..., number), for NumPy arrays and torch tensors alike."""
+        ...
+
+
+@runtime_checkable
+class Replayable(Protocol):
+    """A task whose observations show the whole state of its robot, so that logs can be replayed in simulation."""
+
+    def place(self, state: "State", env_ids: np.ndarray, observations: np.ndarray) -> None:
+        """Put environments `env_ids` (k,) where `observations` (k, observation) show them, with their velocities."""
         ...
 
 

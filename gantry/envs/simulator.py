@@ -30,7 +30,7 @@ from gantry.envs.registry import require_task
 from gantry.envs.reward_design import RewardDesign
 from gantry.envs.state import State
 from gantry.envs.task import Task
-from gantry.errors import GantryError
+from gantry.errors import GantryError, shown
 from gantry.types import Infos, Json, Numeric, Observation
 
 DIVERGENCE_WARNINGS = [
@@ -39,6 +39,15 @@ DIVERGENCE_WARNINGS = [
     int(mujoco.mjtWarning.mjWARN_BADQACC),
 ]
 """MuJoCo's warnings that a simulation has diverged."""
+
+INTEGRATORS = {
+    "euler": mujoco.mjtIntegrator.mjINT_EULER,
+    "rk4": mujoco.mjtIntegrator.mjINT_RK4,
+    "implicit": mujoco.mjtIntegrator.mjINT_IMPLICIT,
+    "implicitfast": mujoco.mjtIntegrator.mjINT_IMPLICITFAST,
+}
+"""MuJoCo's integrators by name."""
+MOST_SUBSTEPS = 1000
 
 NEVER = 2**62
 """A deadline, in vector steps, that is not reached."""
@@ -70,6 +79,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             task's own reward; None keeps that (see `gantry.envs.reward_design`).
         shaping: the agent's discount γ, to add potential-based shaping; None adds none.
         stack: show the last so many observations, the newest last, (n, stack, ...); at the start all are the first one.
+        integrator: `euler`, `rk4`, `implicit` or `implicitfast`; None for the model's own.
+        substeps: steps in place of each physics step of the model, each as much shorter.
         render_mode: None or `rgb_array`.
         width: of a rendered frame, in pixels.
         height: of a rendered frame, in pixels.
@@ -92,6 +103,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         reward: Mapping[str, float] | str | None = None,
         shaping: float | None = None,
         stack: int = 1,
+        integrator: str | None = None,
+        substeps: int = 1,
         render_mode: str | None = None,
         width: int = 480,
         height: int = 360,
@@ -105,6 +118,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.render_mode = render_mode
         say_on_console(True)
         self.model = self._load_model(disturb)
+        self._set_integration(integrator, substeps)
         say_on_console(False)  # what MuJoCo warns of while it simulates, is counted
         self.control_timestep = float(self.model.opt.timestep) * task.decimation
         """Simulated seconds per control step."""
@@ -456,6 +470,18 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         given.write(self._all)
         return given
 
+    def _set_integration(self, integrator: str | None, substeps: int) -> None:
+        """Change how the model is integrated, and the task's decimation with it, so that control steps stay as long."""
+        if integrator is not None:
+            if integrator not in INTEGRATORS:
+                raise GantryError(f"integrator must be one of {', '.join(INTEGRATORS)}, not {shown(integrator)!r}")
+            self.model.opt.integrator = INTEGRATORS[integrator]
+        if not isinstance(substeps, int | np.integer) or not 1 <= substeps <= MOST_SUBSTEPS:
+            raise GantryError(f"substeps must be a whole number from 1 to {MOST_SUBSTEPS}, not {shown(substeps)}")
+        if substeps > 1:
+            self.model.opt.timestep /= substeps
+            self.task.refine(int(substeps))
+
     def _check_noise(self) -> None:
         space = self._one_observation_space
         if (
@@ -595,6 +621,7 @@ def _file_name(value: object) -> object:
 
 SIMULATOR_SETTINGS = (
     *("autoreset_mode", "num_threads", "physics", "disturb", "stack", "reward", "shaping"),
+    *("integrator", "substeps"),
     *("render_mode", "width", "height", "camera"),
 )
 

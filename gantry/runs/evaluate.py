@@ -77,7 +77,7 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Played:
+class Played:
     """What one episode, or one batch of n episodes, brought: arrays of shape (n,)."""
 
     returns: np.ndarray
@@ -130,7 +130,7 @@ def evaluate(
         width = min(episodes, num_envs or episodes)
         counts = [min(width, episodes - start) for start in range(0, episodes, width)]
         played = [
-            _play_task(act, env_id, count, first + number * width, options, begin, max_steps)
+            play_task(act, env_id, count, first + number * width, options, begin, max_steps)
             for number, count in enumerate(counts)
         ]
     else:
@@ -141,14 +141,25 @@ def evaluate(
     return _summary(env_id, played, episodes, seed)
 
 
-def _play_task(
-    act: Act, env_id: str, episodes: int, first_seed: int, options: Options, begin: Begin | None, max_steps: int | None
-) -> _Played:
-    """Play the episodes of a task of Gantry's kind all at once, an environment each."""
+def play_task(
+    act: Act, env_id: str, episodes: int, seed: int | np.ndarray, options: Options, begin: Begin | None,
+    max_steps: int | None = None,
+) -> Played:  # fmt: skip
+    """Play the episodes of a task of Gantry's kind all at once, an environment each.
+
+    Args:
+        act: the policy.
+        env_id: the task.
+        episodes: how many, n.
+        seed: the first one's, from which the others count on, or all of them, (n,).
+        options: of the environment.
+        begin: called once episodes have begun.
+        max_steps: see `step_limit`.
+    """
     env = open_env(env_id, episodes, options)
     try:
         limit = step_limit(max_steps, env.spec.max_episode_steps if env.spec is not None else None)
-        observations, _ = env.reset(seed=first_seed)
+        observations, _ = env.reset(seed=seed)  # type: ignore[arg-type]  # Gantry's simulator takes a seed for each
         if begin is not None:
             begin(env)
         returns, lengths = np.zeros(episodes), np.zeros(episodes)
@@ -177,12 +188,12 @@ def _play_task(
                 break
     finally:
         env.close()
-    return _Played(returns, lengths, running, last, terms, used)
+    return Played(returns, lengths, running, last, terms, used)
 
 
-def _of_episode(episode: Episode) -> _Played:
+def _of_episode(episode: Episode) -> Played:
     numbers = {name: as_number(value) for name, value in episode.info.items() if isinstance(name, str)}
-    return _Played(
+    return Played(
         np.array([episode.total]),
         np.array([float(episode.steps)]),
         np.array([episode.cut]),
@@ -191,7 +202,7 @@ def _of_episode(episode: Episode) -> _Played:
     )
 
 
-def _summary(env_id: str, played: list[_Played], episodes: int, seed: int) -> Evaluation:
+def _summary(env_id: str, played: list[Played], episodes: int, seed: int) -> Evaluation:
     returns, lengths, cut = (
         np.concatenate([getattr(part, name) for part in played]) for name in ("returns", "lengths", "cut")
     )
@@ -250,14 +261,19 @@ def evaluate_agent(
     Environments that others made are opened at most as often as the agent trained in at once. With
     `deterministic=False` the policy acts as it explores.
     """
-    begin = agent.begin if isinstance(agent, EpisodicActor) else None
     if num_envs is None and not is_task(env_id):
         num_envs = agent.config.num_envs
+    act, begin = policy_of(agent, deterministic)
+    return evaluate(act, env_id, episodes, seed, env_options, purpose, begin, num_envs, max_steps)
+
+
+def policy_of(agent: Agent, deterministic: bool = True) -> tuple[Act, Begin | None]:
+    """Return how an agent acts, and what is called when its episodes begin."""
 
     def act(observations: Observation) -> Array:
         return agent.act(observations, deterministic)
 
-    return evaluate(act, env_id, episodes, seed, env_options, purpose, begin, num_envs, max_steps)
+    return act, agent.begin if isinstance(agent, EpisodicActor) else None
 
 
 def confidence_interval(values: np.ndarray) -> tuple[float, float]:

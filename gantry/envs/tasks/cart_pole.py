@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 from mujoco.batch import Batch
 
-from gantry.envs.capabilities import Disturbable, PlanDrawable, Randomizable, Shapeable
+from gantry.envs.capabilities import Disturbable, PlanDrawable, Randomizable, Replayable, Shapeable
 from gantry.envs.components import Component, box
 from gantry.envs.disturbances import DisturbanceTarget
 from gantry.envs.domain_randomization import PhysicalParameter
@@ -79,7 +79,7 @@ def capsule_inertia(mass: np.ndarray, radius: float, length: np.ndarray) -> np.n
     return np.stack([transverse, transverse, axial], axis=1)
 
 
-class CartPole(Task, Randomizable, Disturbable, PlanDrawable, Shapeable):
+class CartPole(Task, Randomizable, Disturbable, PlanDrawable, Replayable, Shapeable):
     """Balance or swing up a pole on a cart.
 
     Observations are `FEATURES`, actions `ACTIONS`.
@@ -160,6 +160,12 @@ class CartPole(Task, Randomizable, Disturbable, PlanDrawable, Shapeable):
         features[:, COSINE], features[:, SINE] = cos_sin(qpos[:, 1], np.float32)
         features[:, VELOCITY:] = state.qvel
         return features
+
+    def place(self, state: State, env_ids: np.ndarray, observations: np.ndarray) -> None:
+        """Put the cart and the pole where `observations` (k, 5) show them, with their velocities."""
+        state.qpos[env_ids, 0] = observations[:, POSITION]
+        state.qpos[env_ids, 1] = np.arctan2(observations[:, SINE], observations[:, COSINE])
+        state.qvel[env_ids] = observations[:, VELOCITY:]
 
     def drawn_point(self, features: Numeric) -> Numeric:
         """Return the tip of a pole of the default length, (..., 3) in m."""

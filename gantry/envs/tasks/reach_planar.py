@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 import mujoco
 import numpy as np
 
-from gantry.envs.capabilities import Disturbable, PlanDrawable, Shapeable
+from gantry.envs.capabilities import Disturbable, PlanDrawable, Replayable, Shapeable
 from gantry.envs.components import Component, box
 from gantry.envs.disturbances import DisturbanceTarget
 from gantry.envs.domain_randomization import COMMON, PhysicalParameter
@@ -62,7 +62,7 @@ FEATURES = (
 ACTIONS = (Component("shoulder torque", "0.05 N m", -1.0, 1.0), Component("wrist torque", "0.05 N m", -1.0, 1.0))
 
 
-class ReachPlanar(Task, Disturbable, PlanDrawable, Shapeable):
+class ReachPlanar(Task, Disturbable, PlanDrawable, Replayable, Shapeable):
     """Bring the fingertip of a two-link arm into the target, which is sampled anew for every episode.
 
     Observations are `FEATURES`, actions `ACTIONS`. Metric `success`: the fingertip touches the target, which is what
@@ -145,6 +145,16 @@ class ReachPlanar(Task, Disturbable, PlanDrawable, Shapeable):
     def observes_features(self) -> bool:
         """Whether an observation is all of the features, as they are."""
         return self.target_visible is None
+
+    def place(self, state: State, env_ids: np.ndarray, observations: np.ndarray) -> None:
+        """Put the arm and the target where `observations` (k, 7) show them, with the joints' velocities."""
+        shoulder, wrist = np.arctan2(observations[:, SINE], observations[:, COSINE]), observations[:, WRIST]
+        state.qpos[env_ids, 0], state.qpos[env_ids, 1] = shoulder, wrist
+        state.qvel[env_ids] = observations[:, SHOULDER_VELOCITY:]
+        fingertip_x = UPPER_LENGTH * np.cos(shoulder) + LOWER_LENGTH * np.cos(shoulder + wrist)
+        fingertip_y = UPPER_LENGTH * np.sin(shoulder) + LOWER_LENGTH * np.sin(shoulder + wrist)
+        state.mocap_pos[env_ids, 0, 0] = fingertip_x + observations[:, TO_TARGET_X]
+        state.mocap_pos[env_ids, 0, 1] = fingertip_y + observations[:, TO_TARGET_Y]
 
     def drawn_point(self, features: Numeric) -> Numeric:
         """Return where the fingertip is, (..., 3) in m, above the table."""
