@@ -24,19 +24,22 @@ class BenchArguments:
     stable-baselines3 itself (two hours). `optimizers`: evaluations beside SciPy's methods, and how often each finds the
     minimum (about two minutes). `planner`: scores of planning with learned and with true dynamics, and how long a
     planning step takes (about half an hour). `memory`: recurrent PPO where observations hide something, beside PPO and
-    sb3-contrib's RecurrentPPO. Run nothing else meanwhile. Examples:
+    sb3-contrib's RecurrentPPO. `transfer`: identification from noisy logs, and four ways to a policy on the stand-in
+    for a real cart-pole (over an hour). Run nothing else meanwhile. Examples:
 
       gantry bench envs
 
       gantry bench train --agents ppo --seeds 3 --no-peers
     """
 
-    what: Annotated[Literal["envs", "train", "parity", "optimizers", "planner", "memory"], tyro.conf.Positional]
+    what: Annotated[
+        Literal["envs", "train", "parity", "optimizers", "planner", "memory", "transfer"], tyro.conf.Positional
+    ]
     """The benchmark."""
     agents: tuple[str, ...] = ()
     """Measure only these agents, in `train` and `parity`; by default all."""
     seeds: int = 5
-    """Training seeds, in `train`, `parity`, `planner` and `memory`."""
+    """Training seeds, in `train`, `parity`, `planner`, `memory` and `transfer`."""
     peers: bool = True
     """Also measure stable-baselines3, in `train` and `memory`."""
     json: bool = False
@@ -79,6 +82,10 @@ def main(words: Sequence[str]) -> None:
         from gantry.benchmark import optimizers
 
         optimizers.measure(report)
+    elif arguments.what == "transfer":
+        from gantry.benchmark import transfer
+
+        transfer.measure(report, arguments.seeds)
     elif arguments.what == "planner":
         from gantry.benchmark import planner
 

@@ -20,9 +20,9 @@ class DriveArguments:
     A robot is a Python class with `rate`, `env_id`, `reset()`, `observe()` and `act(action)`: see docs/transfer.md. The
     log is what `gantry identify` reads. Examples:
 
-      gantry drive runs/CartPoleSwingUp-v0-ppo-seed0 --robot stand-in --seconds 60 --explore 0.3 --log stand-in.csv
+      gantry drive RUN --robot stand-in --seconds 60 --explore 0.3 --log LOG
 
-      gantry drive runs/CartPoleSwingUp-v0-ppo-seed0 --robot my_robot:MyCartPole --seconds 10
+      gantry drive RUN --robot MODULE:CLASS --seconds 10
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
