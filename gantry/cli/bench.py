@@ -82,14 +82,10 @@ def main(words: Sequence[str]) -> None:
         from gantry.benchmark import optimizers
 
         optimizers.measure(report)
-    elif arguments.what == "transfer":
-        from gantry.benchmark import transfer
+    elif arguments.what in ("planner", "transfer"):
+        from gantry.benchmark import planner, transfer
 
-        transfer.measure(report, arguments.seeds)
-    elif arguments.what == "planner":
-        from gantry.benchmark import planner
-
-        planner.measure(report, arguments.seeds)
+        (planner if arguments.what == "planner" else transfer).measure(report, arguments.seeds)
     elif arguments.what == "memory":
         from gantry.benchmark import memory
 
