@@ -211,7 +211,7 @@ class _Fit:
                 np.tile(chosen, count), np.repeat(physics, len(chosen), 0), np.tile(self._initial[chosen], (count, 1))
             )
             capped = np.minimum(residuals**2, 4.0)  # one segment that runs away says little of the others
-            return torch.from_numpy(capped.reshape(count, -1).mean(1))
+            return torch.from_numpy(capped.reshape(count, -1).mean(1, dtype=np.float64))
 
         method = CrossEntropy(population=POPULATION, elites=POPULATION // 6, covariance_smoothing=1.0, around="new")
         problem = Problem(cost, bounds=Bounds.box(0.0, 1.0))

@@ -56,7 +56,7 @@ class Replay:
             raise GantryError(f"this log is too short: its episodes hold {len(starts)} segments of {steps} steps")
         self._starts = np.array(starts)
         rows = self._starts[:, None] + np.arange(steps)
-        self.measured = log.observations[rows]
+        self.measured = log.observations[rows].astype(np.float64)
         self._log, self._rows = log, rows
         self._controls = self.task.control(np.asarray(log.actions, np.float32))
         state, _ = self._simulation(len(starts))
