@@ -19,7 +19,7 @@ from gantry.types import Json
 
 SWING_UP, REACH = "gantry/CartPoleSwingUp-v0", "gantry/ReachPlanar-v0"
 SMALL = RecurrentPPOConfig(
-    num_envs=8, rollout_steps=64, minibatch_size=256, epochs=6, learning_rate=2e-3, learning_rate_schedule="linear",
+    num_envs=16, rollout_steps=64, minibatch_size=512, epochs=6, learning_rate=2e-3, learning_rate_schedule="linear",
     memory_size=32, max_gradient_norm=2.0,
 )  # fmt: skip
 SETTINGS: dict[str, tuple[AgentConfig, int]] = {
