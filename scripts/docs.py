@@ -108,7 +108,7 @@ def environments(prefix: str) -> Iterator[Sequence[str]]:
     from gantry.envs.registry import registered_tasks
 
     for name, spec in registered_tasks().items():
-        if spec.class_path.startswith("gantry."):
+        if spec.class_path.startswith("gantry.envs.tasks."):
             family = spec.class_path.partition(":")[0].removeprefix("gantry.envs.tasks.").partition(".")[0]
             page = page_of(family.partition("_planar")[0])
             yield f"`{name}`", spec.summary, f"{spec.max_episode_steps} steps", f"[{page}]({prefix}{page}.md)"

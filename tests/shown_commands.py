@@ -51,6 +51,7 @@ BUDGETS = {
     "evaluate": {"--episodes": "1"},
     "record": {"--episodes": "1", "--size": "64 48"},
     "solve": {"--episodes": "1", "--size": "64 48"},
+    "collect": {"--steps": "20", "--episodes": "1"},
     "optimize": {"--budget": "15"},
     "tune": {"--trials": "1", "--seconds": "0.01", "--episodes": "1", "--repeats": "0"},
 }
@@ -95,6 +96,8 @@ def reduced(words):
     budgets = BUDGETS.get(words[0], {})
     words = list(words)
     for flag, value in budgets.items():
+        if flag not in words and words[0] == "collect":
+            continue  # the two exclude each other
         if flag in words:
             start = words.index(flag)
             del words[start : start + 1 + len(value.split())]

@@ -105,7 +105,7 @@ def test_seeds_of_training_evaluation_and_test_are_disjoint(env_id):
 
 
 def evaluation(score=1.0):
-    return Evaluation(score, score, (score, score), None, score, 1.0, {}, {}, 1, 0, 0)
+    return Evaluation(score, score, (score, score), None, score, 1.0, {}, {}, episodes=1, used_mean=None, cut=0, seed=0)
 
 
 def test_checkpoints_are_even_and_the_last_is_of_the_final_policy():

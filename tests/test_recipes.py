@@ -72,7 +72,7 @@ def test_td3_trains_with_twin_critics_by_default(tmp_path, capsys):
     assert load_agent(tmp_path).config.twin_critics
     with pytest.raises(SystemExit):
         main(["train", "Pendulum-v1", "--agent", "td3", "--help"])
-    assert "default: True" in capsys.readouterr().out.partition("twin-critics")[2][:300]
+    assert "default: yes" in capsys.readouterr().out.partition("twin-critics")[2][:300]
 
 
 def test_train_says_when_no_recipe_fits_and_takes_the_defaults(tmp_path, capsys):

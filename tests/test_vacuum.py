@@ -244,7 +244,7 @@ def test_dirt_markers_vanish_when_cleaned(environment):
     ("environment", "options", "message"),
     [
         (CELLS, {"plan": "castle"}, "no floor plan 'castle'"),
-        (CELLS, {"observation": "picture"}, "observation must be 'flat' or 'planes'"),
+        (CELLS, {"observation": "picture"}, "observation must be 'flat', 'local' or 'planes'"),
         (CELLS, {"start": "roof"}, "start must be"),
         (CELLS, {"dirt": 0.0}, "dirt must be above 0"),
         (CELLS, {"dirty_cells": 1000}, "dirty_cells must be from 1 to 83"),

@@ -51,7 +51,7 @@ def reset_seed(env: VectorEnv | Spaces, seed: int, env_seed: int | None) -> int:
 
     They repeat at 2^29, as generators of some environments take no large ones.
     """
-    apart = max(2**12, 1 << (env.num_envs - 1).bit_length())
+    apart = max(2**12, 1 << (int(env.num_envs) - 1).bit_length())
     return seed * apart % 2**29 if env_seed is None else int(env_seed)
 
 
