@@ -207,8 +207,11 @@ def test_rmsprop_is_stable_baselines3s():
 ADAM = {"optimizer": "adam", "learning_rate": 3e-3, "gamma": 0.5}
 
 
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
+@pytest.mark.parametrize(
+    ("shared", "mode"),
+    [(False, SAME_STEP), pytest.param(False, NEXT_STEP, marks=pytest.mark.slow), (True, NEXT_STEP)],
+    ids=str,
+)
 def test_learns_discrete_actions(shared, mode):
     agent = A2C(Spot(discrete=True, mode=mode), A2CConfig(shared_body=shared, **ADAM), seed=1)
     agent.learn(9_000)

@@ -141,7 +141,7 @@ class Watch:
         assert self.simulator.divergences == 0
 
 
-@every_kind
+@pytest.mark.parametrize("kind", [pytest.param("balls", marks=pytest.mark.slow), "pushes"])
 def test_disturbed_cell_moves_arrive_or_bump(kind):
     n, arrived, bumps = 32, [], []
     simulator, _ = disturbed(CELLS, kind, n, dirt=1.0)
@@ -166,7 +166,7 @@ def test_disturbed_cell_moves_arrive_or_bump(kind):
 
 
 @every_kind
-@pytest.mark.parametrize("plan", ["apartment", "eight_rooms"])
+@pytest.mark.parametrize("plan", ["apartment", pytest.param("eight_rooms", marks=pytest.mark.slow)])
 def test_disturbed_room_drives_arrive(kind, plan):
     n, rng = 16, np.random.default_rng(1)
     simulator, _ = disturbed(ROOMS, kind, n, plan=plan)

@@ -125,11 +125,41 @@ def workplace(tmp_path_factory):
         yield done
 
 
-@pytest.mark.parametrize("page", [page for page in SETTLED if page.name != "CHANGELOG.md"], ids=name)
+PAGES = [page for page in SETTLED if page.name != "CHANGELOG.md"]
+COSTLY = (
+    "planner",
+    "classical",
+    "films",
+    "q_learning",
+    "tuning",
+    "optimizers",
+    "dynamics",
+    "policy_search",
+    "reach",
+    "dqn",
+)
+"""Pages whose commands take seconds: they run in the slow tests, and their flags are looked up in all."""
+
+
+def test_flags_of_shown_commands_exist():
+    for page in PAGES:
+        for _, line in commands_of(page.read_text(encoding="utf-8")):
+            if line.startswith("gantry "):
+                shown_commands.flags_exist(line.partition("  ")[0])
+    for line in help_examples():
+        shown_commands.flags_exist(line)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] if page.stem in COSTLY else []) for page in PAGES],
+    ids=name,
+)
 def test_commands_of_pages_run(page, workplace, monkeypatch, capsys):
     check_commands(commands_of(page.read_text(encoding="utf-8")), workplace, monkeypatch)
 
 
+@pytest.mark.slow
 def test_commands_of_help_run(workplace, monkeypatch, capsys):
     check_commands([(True, line) for line in help_examples()], workplace, monkeypatch)
 

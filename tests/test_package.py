@@ -17,6 +17,7 @@ from scripts import house
 REPOSITORY = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_wheel_works_outside_the_repository(tmp_path):
     source, site = tmp_path / "source", tmp_path / "site"
     source.mkdir()

@@ -340,6 +340,7 @@ def test_terminal_value_of_three_state_chain():
 # --- the agent
 
 
+@pytest.mark.slow
 def test_pets_learns_spot_with_learned_reward():
     settings = config(
         search={"horizon": 1, "population": 64, "elites": 8}, model={"gradient_steps": 200}, fit_every=100

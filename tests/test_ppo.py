@@ -59,7 +59,12 @@ def test_approximate_kl_matches_gaussians():
 # Learning
 
 
-@pytest.mark.parametrize("seed", range(3))
+ONE_SEED_QUICKLY = pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
+)
+
+
+@ONE_SEED_QUICKLY
 def test_learns_continuous_actions(seed):
     agent = PPO(Spot(), SMALL, seed=seed)
     agent.learn(8_000)
@@ -68,7 +73,7 @@ def test_learns_continuous_actions(seed):
     np.testing.assert_allclose(actions[:, 0], spots, atol=0.2)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@ONE_SEED_QUICKLY
 @pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
 def test_learns_discrete_actions(seed, mode):
     agent = PPO(Spot(discrete=True, mode=mode), SMALL, seed=seed)
@@ -77,6 +82,7 @@ def test_learns_discrete_actions(seed, mode):
     assert agent.act(np.array([[-0.5, 0.2], [0.5, 0.2]])).tolist() == [0, 1]
 
 
+@pytest.mark.slow
 def test_learns_a_gymnasium_environment():
     config = PPOConfig(num_envs=16, rollout_steps=64, minibatch_size=256, epochs=8, learning_rate=2e-3)
     best = 0.0

@@ -283,7 +283,7 @@ def test_learns_discrete_actions(baseline):
     assert agent.stepper.metrics()["reward_mean"] > 0.8
 
 
-@pytest.mark.parametrize("squash", [False, True])
+@pytest.mark.parametrize("squash", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_learns_continuous_actions(squash):
     config = ReinforceConfig(episodes=32, gamma=0.5, squash_actions=squash, learning_rate=2e-2)
     agent = Reinforce(Spot(), config, seed=1, env_seed=1)

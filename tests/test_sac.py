@@ -149,7 +149,7 @@ def test_learns_continuous_actions(seed):
     np.testing.assert_allclose(actions[:, 0], spots, atol=0.2)
 
 
-@pytest.mark.parametrize("target", [-1.5, -0.5])
+@pytest.mark.parametrize("target", [-1.5, pytest.param(-0.5, marks=pytest.mark.slow)])
 def test_temperature_brings_the_entropy_to_its_target(target):
     rows = []
     agent = SAC(Spot(), SACConfig(**{**SMALL, "temperature_learning_rate": 3e-2, "target_entropy": target}))

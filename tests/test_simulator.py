@@ -124,8 +124,9 @@ def singles(n: int, every: int) -> tuple[np.ndarray, ...]:
 # Row i is a simulation of its own
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("n", [1, 7, 256])
+@pytest.mark.parametrize(
+    ("n", "threads"), [(1, 1), (1, 2), (7, 1), (7, 2), pytest.param(256, 1, marks=pytest.mark.slow), (256, 2)]
+)
 def test_every_row_equals_a_serial_loop_and_its_single_environment_bit_for_bit(n, threads):
     simulator = make_simulator(ID, n, max_episode_steps=LIMIT, num_threads=threads)
     assert simulator.batch.nthread == (threads if n == 256 else 1)

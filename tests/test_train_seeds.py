@@ -28,6 +28,7 @@ def test_seeds_train_side_by_side_to_the_runs_of_each(tmp_path, monkeypatch, cap
     assert load_agent("both/seed3").steps == 64
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="a system without SIGKILL")
 def test_children_of_a_killed_parent_save_and_end(tmp_path):
     words = ["train", "gantry/CartPoleBalance-v0", "--steps", "1e9", "--num-envs", "4", "--seeds", "2", "--out", "both"]

@@ -220,6 +220,7 @@ def test_replay_reproduces_what_was_logged():
     assert np.abs(replay.simulate(segments, physics, replay.initial) - replay.measured).max() > 0.05
 
 
+@pytest.mark.slow
 def test_identification_recovers_hidden_physics():
     ranges = {"cart_mass": RANGES["cart_mass"], "pole_length": RANGES["pole_length"], "motor_delay": Range(0, 1)}
     log = noisy_log(delay=1, steps=150, physics={"pole_mass": 0.1})
