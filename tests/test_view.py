@@ -647,11 +647,20 @@ def test_wrong_use_is_one_line(words, said):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_command_ends_with_its_terminal(number):
     words = [sys.executable, "-m", "gantry", "view", "CartPoleSwingUp-v0"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # noqa: PLW1509 (`nohup make test &` would ignore it)
+    ) as process:
         address = process.stdout.readline()
         assert address.startswith("http://127.0.0.1:"), process.stderr.read()
         process.send_signal(number)
-        assert process.wait(20) == 130
+        try:
+            assert process.wait(20) == 130
+        finally:
+            process.kill()
         assert process.stderr.read() == "gantry: stopped\n"
         with pytest.raises(ConnectionRefusedError):
             ask(int(address.split("/")[2].rpartition(":")[2]), b"GET / HTTP/1.1\r\n\r\n")
