@@ -54,10 +54,10 @@ class Constant:
         return np.full((len(observation), 1), 0.5, np.float32)
 
 
-def session_of(env_id=SWING_UP, policy=None, **settings):
+def session_of(env_id=SWING_UP, policy=None, options=None, **settings):
     """A session that shows one thing."""
     load = None if policy is None else lambda: policy
-    return Session([Show(env_id, env_id, {}, load)], clock=CLOCK, **settings)
+    return Session([Show(env_id, env_id, options or {}, load)], clock=CLOCK, **settings)
 
 
 def unpack(message):
@@ -152,6 +152,15 @@ def test_untouched_episode_is_the_evaluated_one_bit_for_bit():
         total += float(rewards[0])
     assert session.source.ended
     assert session.score == 1000.0 * total / 40
+
+
+def test_score_is_of_the_tasks_own_objective_beside_another_reward_in_use():
+    own, designed = session_of(max_steps=5), session_of(options={"reward": "upright=-1"}, max_steps=5)
+    for session in (own, designed):
+        session.handle(messages.Control("hand"))
+        play(session, 60)
+        assert session.source.ended
+    assert own.score == designed.score
 
 
 def test_pause_step_and_reset():

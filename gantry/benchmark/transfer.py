@@ -61,9 +61,8 @@ def measure(report: Report, seeds: int = 5) -> None:
         scores["nominal"].append(_score(nominal))
         log = control(StandInRobot(seed), nominal, SECONDS, explore=0.3, seed=seed).log
         known = identify(log, {**RANGES, "motor_delay": Range(0, 2)}, seed)
-        physics = dict(word.split("=") for word in known.randomization(WIDEN).split(","))
         scores["randomized"].append(_score(_trained(SWING_UP, seed, WIDE)))
-        scores["identified and randomized"].append(_score(_trained(SWING_UP, seed, {**physics, **AROUND})))
+        scores["identified and randomized"].append(_score(_trained(SWING_UP, seed, {**known.physics(WIDEN), **AROUND})))
         scores["itself"].append(_score(_trained(STAND_IN, seed)))
     itself = statistics.median(scores["itself"])
     for name, values in scores.items():

@@ -18,6 +18,7 @@ from gantry.types import Numeric
 if TYPE_CHECKING:
     from gantry.envs.rendering.scene import Marker
     from gantry.envs.state import State
+    from gantry.envs.task import Task
 
 
 @runtime_checkable
@@ -30,6 +31,11 @@ class Randomizable(Protocol):
     def set_physics(self, batch: Batch, env_ids: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
         """Write all quantities of `physics`, (k,) each, into the model fields of the environments `env_ids` (k,)."""
         ...
+
+
+def declared_physics(task: "Task") -> dict[str, PhysicalParameter]:
+    """Return the physical quantities of a task by name: those that every task has, and its own."""
+    return {**task.common_physics, **(task.physics if isinstance(task, Randomizable) else {})}
 
 
 @runtime_checkable

@@ -35,6 +35,13 @@ class PhysicalParameter:
     meaning: str
     integer: bool = False
 
+    def check(self, name: str, values: float | np.ndarray) -> None:
+        """Refuse values that are out of range, or not whole where they must be (GantryError); `name` is told."""
+        if not np.all((values >= self.low) & (values <= self.high)):
+            raise GantryError(f"{name} must lie in {self.low:g}..{self.high:g} {self.unit}")
+        if self.integer and np.any(values != np.round(values)):
+            raise GantryError(f"{name} must be a whole number of {self.unit}")
+
 
 @dataclass(frozen=True)
 class Range:
@@ -172,10 +179,7 @@ class Physics:
             raise GantryError(f"{name} must be a number or a range, not {quantity!r}") from None
         if array.shape not in ((), (count,)):
             raise GantryError(f"{name} must be one number, or one for each of the {count} environments")
-        if not ((array >= parameter.low) & (array <= parameter.high)).all():
-            raise GantryError(f"{name} must lie in {parameter.low:g}..{parameter.high:g} {parameter.unit}")
-        if parameter.integer and (array != np.round(array)).any():
-            raise GantryError(f"{name} must be a whole number of {parameter.unit}")
+        parameter.check(name, array)
         return np.broadcast_to(array, (count,)).copy()
 
     def begin_episodes(self, ids: np.ndarray, seeds: np.ndarray, episodes: np.ndarray) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from gantry.envs.capabilities import GoalConditioned, Shapeable
 from gantry.envs.task import Task
 from gantry.errors import GantryError, nearest, shown
-from gantry.types import Numeric, Options
+from gantry.types import Array, Infos, Numeric, Options
 
 
 class Rewards(NamedTuple):
@@ -128,6 +128,15 @@ def _discount(shaping: object) -> float:
     if isinstance(shaping, bool) or not isinstance(shaping, int | float | np.number) or not 0.0 < shaping <= 1.0:
         raise GantryError(f"shaping takes the agent's discount γ, above 0 and at most 1, not {shown(shaping)}")
     return float(shaping)
+
+
+def shown_reward(rewards: Array, infos: Infos) -> tuple[float, dict[str, float]]:
+    """Return the first environment's own reward of a step, and its terms, beside the reward in use if it is another."""
+    terms = {name: float(values[0]) for name, values in infos["terms"].items()}
+    if "objective" in infos:
+        terms["reward in use"] = float(rewards[0])
+        rewards = infos["objective"]
+    return float(rewards[0]), terms
 
 
 def weights_in(env_options: Options) -> str:

@@ -2,17 +2,21 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gantry.agents.protocol import Controller, PlanningAgent, PlanRecorder
+from gantry.agents.protocol import ActionValued, Controller, PlanningAgent, PlanRecorder
+from gantry.envs.capabilities import drawing
 from gantry.envs.rendering.scene import Marker
 from gantry.film.overlay import PlanReturns
+from gantry.runs.environments import one_line
+from gantry.types import Observation
 
 if TYPE_CHECKING:
     from gantry.agents.mpc import PlanningRecord
+    from gantry.envs.simulator import Simulator
 
 MAX_LINES = 24
 """Largest number of candidate plans drawn beside the elites; more would hide each other and the robot."""
@@ -40,6 +44,17 @@ def plan_recorder(policy: Controller) -> PlanRecorder | None:
     if isinstance(policy, PlanningAgent):
         return policy.mpc
     return policy if isinstance(policy, PlanRecorder) else None
+
+
+def policy_markers(policy: Controller, env: "Simulator", env_id: str, observations: Observation) -> Sequence[Marker]:
+    """Return the shapes that show what a policy thinks of its observations: action values, or model rollouts."""
+    if isinstance(policy, ActionValued):
+        with one_line(env_id, "to draw itself"):
+            return drawing(env.task).value_markers(policy.action_values(observations)[0])
+    planner = plan_recorder(policy)
+    if planner is not None and planner.record is not None:
+        return plan_markers(planner.record, env.planning_model().point, float(env.model.stat.extent))
+    return ()
 
 
 def plan_markers(

@@ -19,16 +19,17 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from PIL import Image, ImageOps
 
-from gantry.agents.protocol import ActionValued, Controller, EpisodicActor
+from gantry.agents.protocol import Controller, EpisodicActor
 from gantry.envs.capabilities import PlanDrawable, drawing
 from gantry.envs.components import names_of
 from gantry.envs.registry import is_task
 from gantry.envs.rendering import Renderer, make_renderer
 from gantry.envs.rendering.scene import Marker, RenderScene
+from gantry.envs.reward_design import shown_reward
 from gantry.envs.simulator import Simulator
 from gantry.errors import GantryError
 from gantry.film.overlay import OverlayState, Panel, PlanReturns
-from gantry.film.plan_overlay import PlanPrediction, plan_markers, plan_recorder, plan_returns
+from gantry.film.plan_overlay import PlanPrediction, plan_recorder, plan_returns, policy_markers
 from gantry.film.video import VideoWriter
 from gantry.runs.environments import one_line, open_env
 from gantry.runs.episodes import ROWS, Episode, as_number, as_vector, choose, step_limit
@@ -260,21 +261,11 @@ class _SimulatorSource:
 
     def markers(self, policy: Controller) -> Sequence[Marker]:
         """Return the shapes that show the policy's action values or model rollouts, and the trail."""
-        shapes = self._policy_markers(policy)
+        shapes = policy_markers(policy, self._env, self._env_id, self._observations)
         if not self._trail:
             return shapes
         path = np.stack(self._trail[-TRAIL_STEPS:])
         return [*shapes, Marker(path, TRAIL_COLOR, 2.5e-3 * float(self._env.model.stat.extent))]
-
-    def _policy_markers(self, policy: Controller) -> Sequence[Marker]:
-        if isinstance(policy, ActionValued):
-            with one_line(self._env_id, "to draw itself"):
-                return drawing(self._env.task).value_markers(policy.action_values(self._observations)[0])
-        planner = plan_recorder(policy)
-        if planner is not None and planner.record is not None:
-            extent = float(self._env.model.stat.extent)
-            return plan_markers(planner.record, self._env.planning_model().point, extent)
-        return ()
 
     def step(self, action: Array) -> tuple[float, dict[str, float], dict[str, float]]:
         """Take a step; return the task's own reward, what the panel shows as terms, and the shares it shows.
@@ -288,12 +279,9 @@ class _SimulatorSource:
             self.ended = self.cut = True
         if self._trail is not None:
             self._extend_trail()
-        terms = {name: float(values[0]) for name, values in infos["terms"].items()}
-        if "objective" in infos:
-            terms["reward in use"] = float(rewards[0])
-            rewards = infos["objective"]
+        reward, terms = shown_reward(rewards, infos)
         shares = {name: float(infos[name][0]) for name in drawing(self._env.task).shown_shares}
-        return float(rewards[0]), terms, shares
+        return reward, terms, shares
 
     def _snapshot(self) -> _Snapshot:
         return _Snapshot(float(self._env.state.time[0]), self._env.batch.state[0].copy())

@@ -9,11 +9,10 @@ from typing import Literal
 import gymnasium
 import numpy as np
 
-from gantry.envs.capabilities import Disturbable, Randomizable
+from gantry.envs.capabilities import Disturbable, declared_physics
 from gantry.envs.components import Component
 from gantry.envs.domain_randomization import PhysicalParameter
 from gantry.envs.simulator import Simulator
-from gantry.envs.task import Task
 from gantry.runs.environments import canonical_id, find_task, open_env
 from gantry.runs.recipes import Recipe, default_options, recipes_of
 from gantry.types import Json, Options, Space
@@ -98,7 +97,7 @@ def information(env_id: str, env_options: Options | None = None) -> Information:
             action_space=_space(acted),
             action=tuple(task.action_components if task is not None else ()) or components_of(acted),
             options=_options(canonical),
-            physics=_physics(task),
+            physics=declared_physics(task) if task is not None else {},
             disturbances=("pushes", "balls") if isinstance(task, Disturbable) else (),
             reward_terms=terms,
             metrics=tuple(task.metrics(inner.features)) if task is not None and isinstance(inner, Simulator) else (),
@@ -106,12 +105,6 @@ def information(env_id: str, env_options: Options | None = None) -> Information:
         )
     finally:
         env.close()
-
-
-def _physics(task: Task | None) -> dict[str, PhysicalParameter]:
-    if task is None:
-        return {}
-    return {**task.common_physics, **(task.physics if isinstance(task, Randomizable) else {})}
 
 
 def _space(space: Space) -> str:

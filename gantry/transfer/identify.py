@@ -28,7 +28,7 @@ import torch
 from gantry.agents.optimizers.cross_entropy import CrossEntropy
 from gantry.agents.optimizers.minimize import Budget, minimize
 from gantry.agents.optimizers.problem import Bounds, Problem
-from gantry.envs.capabilities import Randomizable
+from gantry.envs.capabilities import declared_physics
 from gantry.envs.domain_randomization import PhysicalParameter, Range
 from gantry.envs.simulator import make_task
 from gantry.errors import GantryError, nearest
@@ -85,15 +85,19 @@ class Identification:
         """Return it as JSON values."""
         return dataclasses.asdict(self)
 
-    def randomization(self, widen: float = 1.0) -> str:
-        """Return the intervals as `--randomize` takes them, `widen` times as wide, within what the task accepts."""
+    def physics(self, widen: float = 1.0) -> dict[str, str]:
+        """Return the intervals as an environment's physics, `widen` times as wide, within what the task accepts."""
         declared = _declared(self.env_id)
-        parts = []
+        ranges = {}
         for each in self.estimates:
             parameter, half = declared[each.name], widen * (each.high - each.low) / 2
             low, high = max(parameter.low, each.value - half), min(parameter.high, each.value + half)
-            parts.append(f"{each.name}={low:.4g}" if low == high else f"{each.name}={low:.4g}..{high:.4g}")
-        return ",".join(parts)
+            ranges[each.name] = f"{low:.4g}" if low == high else f"{low:.4g}..{high:.4g}"
+        return ranges
+
+    def randomization(self, widen: float = 1.0) -> str:
+        """Return `physics` as `--randomize` takes it."""
+        return ",".join(f"{name}={quantity}" for name, quantity in self.physics(widen).items())
 
 
 def identify(
@@ -150,8 +154,7 @@ def identify(
 
 def _declared(env_id: str) -> dict[str, PhysicalParameter]:
     """Return the quantities of a task."""
-    task = make_task(env_id)
-    return {**task.common_physics, **(task.physics if isinstance(task, Randomizable) else {})}
+    return declared_physics(make_task(env_id))
 
 
 def _checked(env_id: str, ranges: Mapping[str, Range]) -> dict[str, PhysicalParameter]:

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from gantry.agents.protocol import Agent
-from gantry.envs.capabilities import Randomizable
-from gantry.envs.domain_randomization import PhysicalParameter
+from gantry.envs.capabilities import declared_physics
 from gantry.envs.registry import is_task
 from gantry.envs.simulator import INTEGRATORS, make_task
 from gantry.errors import GantryError, nearest, shown
@@ -161,8 +160,7 @@ def _play(
 
 def _checked_units(env_id: str, axes: Mapping[str, Axis]) -> dict[str, str]:
     """Return the unit of each quantity; raises GantryError for one that the task does not have."""
-    task = make_task(env_id)
-    declared = {**task.common_physics, **(task.physics if isinstance(task, Randomizable) else {})}
+    declared = declared_physics(make_task(env_id))
     units = {}
     for name, values in axes.items():
         if name == "integrator":
@@ -175,13 +173,5 @@ def _checked_units(env_id: str, axes: Mapping[str, Axis]) -> dict[str, str]:
             raise GantryError(f"unknown quantity {name!r}{nearest(name, [*declared, *OF_MODEL])}")
         else:
             units[name] = declared[name].unit
-            _check_values(name, declared[name], values)
+            declared[name].check(name, np.array(values, np.float64))
     return units
-
-
-def _check_values(name: str, parameter: PhysicalParameter, values: Axis) -> None:
-    for value in values:
-        if not parameter.low <= float(value) <= parameter.high:
-            raise GantryError(f"{name} must lie in {parameter.low:g}..{parameter.high:g} {parameter.unit}")
-        if parameter.integer and not float(value).is_integer():
-            raise GantryError(f"{name} must be a whole number of {parameter.unit}, not {value}")

@@ -6,7 +6,7 @@ import numpy as np
 from mujoco.batch import Batch
 
 from gantry.envs.batch import threads_for
-from gantry.envs.capabilities import Randomizable, Replayable
+from gantry.envs.capabilities import Randomizable, Replayable, declared_physics
 from gantry.envs.domain_randomization import Physics
 from gantry.envs.simulator import make_task
 from gantry.envs.state import State
@@ -104,7 +104,7 @@ class Replay:
         if count not in self._simulations:
             batch = Batch(self.model, count, threads_for(count))
             task = self.task
-            declared = {**task.common_physics, **(task.physics if isinstance(task, Randomizable) else {})}
+            declared = declared_physics(task)
             given = {name: declared[name].default for name in self._names if name in declared and name != "motor_delay"}
             writer = task if isinstance(task, Randomizable) else None
             neutral = np.full(self.model.nu, task.neutral)

@@ -159,8 +159,7 @@ class ForeignSource:
         """Change a physical quantity in the environment's model."""
         if name not in self._scales or self._model is None:
             raise GantryError(f"unknown physical parameter {name!r}{nearest(name, self._scales)}")
-        if not COMMON[name].low <= value <= COMMON[name].high:
-            raise GantryError(f"{name} must lie in {COMMON[name].low:g}..{COMMON[name].high:g} {COMMON[name].unit}")
+        COMMON[name].check(name, value)
         self._scales[name] = value
         for field in SCALED_FIELDS[name]:
             array = getattr(self._model, field)

@@ -12,15 +12,16 @@ import mujoco
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from gantry.agents.protocol import ActionValued, Controller, EpisodicActor
-from gantry.envs.capabilities import Disturbable, Randomizable, drawing
+from gantry.agents.protocol import Controller, EpisodicActor
+from gantry.envs.capabilities import Disturbable, declared_physics, drawing
 from gantry.envs.components import Component
 from gantry.envs.disturbances import BALLS, PUSH_SECONDS, Disturbance, has_balls
 from gantry.envs.domain_randomization import WITHOUT_EFFECT, PhysicalParameter
 from gantry.envs.rendering.scene import Marker
+from gantry.envs.reward_design import shown_reward
 from gantry.envs.simulator import Simulator
 from gantry.errors import GantryError, nearest
-from gantry.film.plan_overlay import plan_markers, plan_recorder
+from gantry.film.plan_overlay import plan_recorder, policy_markers
 from gantry.runs.environments import one_line, open_env
 from gantry.runs.episodes import step_limit
 from gantry.types import Array, Json, Options, Space
@@ -85,7 +86,7 @@ class SimulatedSource:
     def _quantities(self) -> dict[str, PhysicalParameter]:
         """Return the physical quantities that can be changed here."""
         task = self._env.task
-        declared = {**task.common_physics, **(task.physics if isinstance(task, Randomizable) else {})}
+        declared = declared_physics(task)
         model, space = task.load_model(), self._env.single_observation_space
         missing = {name for name, lacks in WITHOUT_EFFECT.items() if lacks(model)}
         if not (isinstance(space, gymnasium.spaces.Box) and space.dtype is not None and space.dtype.kind == "f"):
@@ -132,12 +133,7 @@ class SimulatedSource:
             policy.begin(self.vector)
         self._heard = policy
         action: Array = policy.act(self._observations)[0]
-        if isinstance(policy, ActionValued):
-            with one_line(self._env_id, "to draw itself"):
-                self._plans = drawing(self._env.task).value_markers(policy.action_values(self._observations)[0])
-        elif planner is not None and planner.record is not None:
-            extent = float(self._env.model.stat.extent)
-            self._plans = plan_markers(planner.record, self._env.planning_model().point, extent)
+        self._plans = policy_markers(policy, self._env, self._env_id, self._observations)
         return action
 
     def step(self, action: Array) -> ControlStep:
@@ -150,8 +146,8 @@ class SimulatedSource:
         self._within.clear()
         with one_line(self._env_id, "to draw itself"):
             markers = [*plans, *drawing(self._env.task).markers(self._data), *self._push_markers()]
-        terms = {name: float(values[0]) for name, values in infos["terms"].items()}
-        return ControlStep(frames, float(rewards[0]), terms, markers)
+        reward, terms = shown_reward(rewards, infos)
+        return ControlStep(frames, reward, terms, markers)
 
     def scene(self, content: dict[str, object]) -> bytes:
         """Return the message that describes the shapes."""
@@ -199,9 +195,7 @@ class SimulatedSource:
         """Change a physical quantity; from now on all of them stay as they are."""
         if name not in self._declared:
             raise GantryError(f"unknown physical parameter {name!r}{nearest(name, self._declared)}")
-        quantity = self._declared[name]
-        if not quantity.low <= value <= quantity.high or (quantity.integer and value != round(value)):
-            raise GantryError(f"{name} must lie in {quantity.low:g}..{quantity.high:g} {quantity.unit}")
+        self._declared[name].check(name, value)
         if not self._declared.keys() <= self._env.physics_infos().get("physics", {}).keys():
             values = {each.name: each.value for each in self.physics()}
             room = {"motor_delay": self._declared["motor_delay"].high} if "motor_delay" in values else {}
