@@ -235,10 +235,11 @@ class RecurrentPPO:
         `policy.act` does the same with a memory that the caller keeps.
         """
         generator, memory = None if deterministic else self._acting_random, self._acting_memory
-        if memory is not None and len(memory) != len(self.policy.base.observations.given(observation)[0]):
-            memory = None  # other environments
-        action, self._acting_memory = self.policy.act(observation, memory, generator)
-        return action
+        vectors, single = self.policy.base.observations.given(observation)
+        if memory is None or len(memory) != len(vectors):  # episodes begin, or other environments
+            memory = self.policy.nothing(len(vectors))
+        actions, self._acting_memory = self.policy.choose(vectors, memory, generator)
+        return actions[0] if single else actions
 
     def learn(self, total_steps: int, callback: Callable[[Self, Metrics], bool | None] | None = None) -> Self:
         """Learn until `total_steps` environment steps have been taken in all; see `training_loop`."""

@@ -4,6 +4,7 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Mapping
+from typing import Literal
 
 import gantry.envs.velocity_masked  # noqa: F401  registers its environments
 from gantry.agents.parts.threads import torch_threads
@@ -71,7 +72,7 @@ def measure(report: Report, seeds: int = 5, peers: bool = True) -> None:
 
 def _median(
     report: Report, what: str, agent: str, env_id: str, options: Json, seeds: int, metric: str = "score",
-    target: float | None = None, better: str = "higher",
+    target: float | None = None, better: Literal["higher", "lower"] = "higher",
 ) -> float:  # fmt: skip
     """Train with the recipe or settings, report the median over seeds on test episodes, and return it."""
     if agent == "recurrent-ppo" and env_id in SETTINGS:
@@ -89,7 +90,7 @@ def _median(
     name = f"{env_id.removeprefix('gantry/')}: {what}: {metric}, median of {seeds} seeds"
     note = ", ".join(f"{value:.3g}" for value in values)
     median = statistics.median(values)
-    report(Row(name, median, metric, target, "lower" if better == "lower" else "higher", note))
+    report(Row(name, median, metric, target, better, note))
     return median
 
 

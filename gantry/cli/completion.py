@@ -81,12 +81,15 @@ def _cases(flags: list[Flag]) -> Iterator[tuple[str, str]]:
             yield flag.name, " ".join(flag.choices)
 
 
+def _places(flags: list[Flag]) -> str:
+    return " ".join(value for flag in flags if flag.positional for value in flag.choices)
+
+
 def _bash(commands: Mapping[str, str], flags_of_commands: Flags) -> str:
     before, after = [], []
     for command, flags in flags_of_commands.items():
         before += [f'    "{command} {name}") words="{values}" ;;' for name, values in _cases(flags)]
-        places = " ".join(value for flag in flags if flag.positional for value in flag.choices)
-        after.append(f'    {command}) flags="{" ".join(_names(flags))}"; places="{places}" ;;')
+        after.append(f'    {command}) flags="{" ".join(_names(flags))}"; places="{_places(flags)}" ;;')
     return "\n".join(
         [
             "# Completes gantry in bash; written by `gantry --install-completion bash`.",
@@ -119,8 +122,7 @@ def _zsh(commands: Mapping[str, str], flags_of_commands: Flags) -> str:
     before, after = [], []
     for command, flags in flags_of_commands.items():
         before += [f'    "{command} {name}") compadd -- {values}; return ;;' for name, values in _cases(flags)]
-        places = " ".join(value for flag in flags if flag.positional for value in flag.choices)
-        after.append(f"    {command}) flags=({' '.join(_names(flags))}); places=({places}) ;;")
+        after.append(f"    {command}) flags=({' '.join(_names(flags))}); places=({_places(flags)}) ;;")
     described = [f"    {_quoted(f'{name}:{summary}')}" for name, summary in commands.items()]
     return "\n".join(
         [

@@ -10,7 +10,7 @@ import numpy as np
 
 from gantry.errors import GantryError, shown
 from gantry.files import replacing
-from gantry.runs.folder import Run, RunConfig
+from gantry.runs.folder import Run, RunConfig, flattened
 from gantry.types import Json
 
 Against = Literal["steps", "wall_seconds"]
@@ -110,19 +110,8 @@ def _series(run: Run, metric: str, against: Against) -> tuple[np.ndarray, np.nda
 
 def _configuration(written: RunConfig) -> Json:
     """Return what two runs must share to be seeds of one curve, by name: all but the seed and the budget."""
-    settings = {**_flat(written.config), **_flat(written.env_options)}
+    settings = {**flattened(written.config), **flattened(written.env_options)}
     return {"agent": written.agent, "environment": written.env_id.removeprefix("gantry/"), **settings}
-
-
-def _flat(values: Json, prefix: str = "") -> Json:
-    """Return nested values as one dictionary, with names such as `search.horizon`."""
-    flat: Json = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def _labels(configurations: Sequence[Json]) -> list[str]:

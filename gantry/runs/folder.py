@@ -31,7 +31,7 @@ from gantry.runs.environments import pack_options, registered_id, short_name, un
 from gantry.runs.folder_lock import FolderLock
 from gantry.runs.metrics_file import MetricsFile
 from gantry.runs.notebook import curve_html
-from gantry.types import Json
+from gantry.types import Json, Options
 
 WALL_CLOCK_COLUMNS = ("wall_seconds", "steps_per_second", "planning_ms", "real_time_factor")
 """The columns of metrics.csv that differ from one execution to the next; all others do not."""
@@ -289,6 +289,15 @@ def new_run(env_id: str, agent: str, seed: int, name: str = "") -> Run:
                 return run
             run.release()
     raise AssertionError("the numbers do not end")
+
+
+def flattened(settings: Options, empty: bool = False, prefix: str = "") -> Json:
+    """Return nested settings as one dictionary, by names such as `search.horizon`; `empty` keeps empty dictionaries."""
+    flat: Json = {}
+    for name, value in settings.items():
+        nested = isinstance(value, dict) and (value or not empty)
+        flat |= flattened(value, empty, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return flat
 
 
 def latest_run(env_id: str, agent: str, seed: int, name: str = "") -> Run:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gantry.errors import GantryError, shown
 from gantry.files import load_tensors, read_json, space_from_json
-from gantry.runs.folder import Run
+from gantry.runs.folder import Run, flattened
 from gantry.types import Json, Space
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def inspect_policy(folder: Path) -> Sections:
     return {
         "policy": {**known, **spaces, "steps": metadata.get("steps", "unknown"), **_sizes(tensors), "checksum": "fits"},
         "networks": {name: _shape(tensor) for name, tensor in tensors.items()},
-        "settings": _flat(settings) if isinstance(settings, dict) else {},
+        "settings": flattened(settings, empty=True) if isinstance(settings, dict) else {},
     }
 
 
@@ -88,7 +88,7 @@ def inspect_json(path: Path) -> Sections:
     Raises:
         GantryError: it is damaged.
     """
-    return {path.name: _flat(read_json(path))}
+    return {path.name: flattened(read_json(path), empty=True)}
 
 
 def _run(run: Run) -> Json:
@@ -132,11 +132,3 @@ def _numbers(tensors: "list[Tensor]") -> str:
 def _shape(tensor: "Tensor") -> str:
     shape = " × ".join(map(str, tensor.shape)) or "one number"
     return f"{shape}, {str(tensor.dtype).removeprefix('torch.')}"
-
-
-def _flat(content: Json, prefix: str = "") -> Json:
-    """Return nested settings with names joined by dots."""
-    flat: Json = {}
-    for name, value in content.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
-    return flat

@@ -89,14 +89,15 @@ class Policy:
         """
         vectors, single = self.observations.given(observation)
         with torch.no_grad(), torch_threads(1):
-            output = self.network(self.normalizer.inputs(vectors, self.device))
-            if generator is None:
-                sample = self.distribution.mode(output)
-            else:
-                noise = self.distribution.noise((len(vectors),), generator).to(self.device)
-                sample = self.distribution.sample(output, noise)
+            sample = self.chosen(self.network(self.normalizer.inputs(vectors, self.device)), generator)
             actions = self.actions.to_environment(self.distribution.action(sample).cpu().numpy())
         return actions[0] if single else actions
+
+    def chosen(self, output: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """Return a sample for each row of what the distribution takes, (k, K); without a generator the mode."""
+        if generator is None:
+            return self.distribution.mode(output)
+        return self.distribution.sample(output, self.distribution.noise((len(output),), generator).to(self.device))
 
     def state(self) -> Tensors:
         """Return copies of the network's parameters, the distribution's, and the normalizer's statistics."""

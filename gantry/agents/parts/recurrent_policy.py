@@ -4,6 +4,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Tensors, prefixed, under
 from gantry.agents.parts.episode_memory import Kind, Memory, make_memory
@@ -117,8 +118,6 @@ class RecurrentPolicy:
 
     def encoded(self, sample: torch.Tensor) -> torch.Tensor:
         """Return the actions (..., actions) of samples as the memory takes them: clipped to ±1, or one-hot."""
-        if not self.actions:
-            return torch.zeros(*sample.shape[: sample.dim() - bool(self.base.actions.shape)], 0, device=sample.device)
         if self.base.actions.continuous:
             return self.base.distribution.action(sample).clamp(-1.0, 1.0)
         counts = self.base.actions.choices
@@ -156,23 +155,24 @@ class RecurrentPolicy:
         Raises:
             GantryError: the observation or the memory has another shape, or is not finite.
         """
-        base = self.base
-        vectors, single = base.observations.given(observation)
+        vectors, single = self.base.observations.given(observation)
         remembered = self.nothing(len(vectors)) if memory is None else memory
         if remembered.shape != (len(vectors), self.size):
             wanted, given = (len(vectors), self.size), tuple(remembered.shape)
             raise GantryError(f"the memory must be {wanted}, as `act` returned it, or None at the start; it is {given}")
-        with torch.no_grad(), torch_threads(1):
-            features, remembered = self.remember(base.normalizer.inputs(vectors, base.device), remembered)
-            output = self.network(features)
-            if generator is None:
-                sample = base.distribution.mode(output)
-            else:
-                noise = base.distribution.noise((len(vectors),), generator).to(base.device)
-                sample = base.distribution.sample(output, noise)
-            remembered = self.with_action(remembered, sample)
-            actions = base.actions.to_environment(base.distribution.action(sample).cpu().numpy())
+        actions, remembered = self.choose(vectors, remembered, generator)
         return actions[0] if single else actions, remembered
+
+    def choose(
+        self, vectors: NDArray[np.float32], memory: torch.Tensor, generator: torch.Generator | None
+    ) -> tuple[Array, torch.Tensor]:
+        """Return actions (k, *action shape) and the next memory (k, size) for vectors (k, d), as `act` does."""
+        base = self.base
+        with torch.no_grad(), torch_threads(1):
+            features, memory = self.remember(base.normalizer.inputs(vectors, base.device), memory)
+            sample = base.chosen(self.network(features), generator)
+            actions = base.actions.to_environment(base.distribution.action(sample).cpu().numpy())
+            return actions, self.with_action(memory, sample)
 
     def state(self) -> Tensors:
         """Return copies of the learned tensors and of the normalizer's statistics."""

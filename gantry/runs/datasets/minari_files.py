@@ -173,7 +173,7 @@ def _env_spec(env_id: str, env_options: Options) -> str:
     made = EnvSpec(spec.id, spec.entry_point, max_episode_steps=limit, kwargs={**spec.kwargs, **kwargs})
     try:
         return made.to_json()
-    except (TypeError, ValueError):  # an entry point that is a class, or options that are no JSON
+    except (TypeError, ValueError):  # an entry point that is a class, or options that JSON cannot hold
         return EnvSpec(spec.id, max_episode_steps=limit).to_json()
 
 

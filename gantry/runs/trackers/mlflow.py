@@ -1,12 +1,12 @@
 """MLflow: where MLFLOW_TRACKING_URI says, else `mlflow.db` and `mlruns` in the current folder."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from gantry.files import write_text
+from gantry.runs.folder import flattened
 from gantry.runs.trackers.protocol import TrackedRun
-from gantry.types import Options
 
 EXPERIMENT = "gantry"
 LONGEST = 500
@@ -32,7 +32,7 @@ class MLflow:
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
         number = experiment.experiment_id if experiment is not None else self._client.create_experiment(EXPERIMENT)
         self._id = self._client.create_run(number, run_name=run.name).info.run_id
-        params = [Param(name, str(value)[:LONGEST]) for name, value in flat(run.config)]
+        params = [Param(name, str(value)[:LONGEST]) for name, value in flattened(run.config).items()]
         for start in range(0, len(params), AT_ONCE):
             self._client.log_batch(self._id, params=params[start : start + AT_ONCE])
         self._client.log_dict(self._id, run.config, "config.json")
@@ -50,12 +50,3 @@ class MLflow:
     def finish(self) -> None:
         """End the run."""
         self._client.set_terminated(self._id)
-
-
-def flat(settings: Options, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield nested settings by names such as `config.learning_rate`."""
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
