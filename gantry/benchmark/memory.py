@@ -12,8 +12,9 @@ from gantry.agents.ppo import PPOConfig
 from gantry.agents.protocol import AgentConfig
 from gantry.agents.recurrent_ppo import RecurrentPPOConfig
 from gantry.benchmark.cases import FIRST_SEED
+from gantry.benchmark.in_processes import in_processes
 from gantry.benchmark.rows import Report, Row
-from gantry.runs.evaluate import evaluate_agent
+from gantry.runs.evaluate import Evaluation, evaluate_agent
 from gantry.runs.recipes import recipe_for
 from gantry.runs.train import close_agent, make_agent
 from gantry.types import Json
@@ -41,25 +42,48 @@ RATE_STEPS = 100_000
 """Steps over which rates of learning are measured."""
 
 
-def measure(report: Report, seeds: int = 5, peers: bool = True) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Case:
+    """One training."""
+
+    agent: str
+    env_id: str
+    env_options: Json
+    config: AgentConfig
+    steps: int
+    seed: int
+
+
+def measure(report: Report, seeds: int = 5, peers: bool = True, processes: int = 1) -> None:
     """Measure and report every row.
 
     Args:
         report: called with each row as soon as it is known.
         seeds: training seeds.
         peers: also measure sb3-contrib's RecurrentPPO.
+        processes: trainings at a time.
     """
     hidden: Json = {"observe_velocity": False}
-    full = _median(report, "PPO, all observed", "ppo", SWING_UP, {}, seeds)
-    _median(report, "PPO, velocities hidden", "ppo", SWING_UP, hidden, seeds)
-    _median(report, "PPO, velocities hidden, stack of 4", "ppo", SWING_UP, {**hidden, "stack": 4}, seeds)
-    recurrent = _median(report, "recurrent PPO, velocities hidden", "recurrent-ppo", SWING_UP, hidden, seeds)
+    full = _median(report, "PPO, all observed", "ppo", SWING_UP, {}, seeds, processes)
+    _median(report, "PPO, velocities hidden", "ppo", SWING_UP, hidden, seeds, processes)
+    _median(report, "PPO, velocities hidden, stack of 4", "ppo", SWING_UP, {**hidden, "stack": 4}, seeds, processes)
+    recurrent = _median(report, "recurrent PPO, velocities hidden", "recurrent-ppo", SWING_UP, hidden, seeds, processes)
     report(Row("swing-up without velocities: recurrent PPO's score over PPO's with them", recurrent / full, "×", 0.95))
     seen: Json = {"target_visible": 0.2}
-    _median(report, "PPO, target visible for 0.2 s", "ppo", REACH, seen, seeds, "success", 0.3, "lower")
-    _median(report, "recurrent PPO, target visible for 0.2 s", "recurrent-ppo", REACH, seen, seeds, "success", 0.85)
+    _median(report, "PPO, target visible for 0.2 s", "ppo", REACH, seen, seeds, processes, "success", 0.3, "lower")
+    _median(
+        report,
+        "recurrent PPO, target visible for 0.2 s",
+        "recurrent-ppo",
+        REACH,
+        seen,
+        seeds,
+        processes,
+        "success",
+        0.85,
+    )
     for env_id, target in NO_VELOCITY.items():
-        _median(report, "recurrent PPO", "recurrent-ppo", env_id, {}, seeds, target=target)
+        _median(report, "recurrent PPO", "recurrent-ppo", env_id, {}, seeds, processes, target=target)
     ours = _rate("recurrent-ppo", RecurrentPPOConfig(num_envs=256, rollout_steps=32, memory_size=32), SWING_UP, hidden)
     plain = _rate("ppo", PPOConfig(num_envs=256, rollout_steps=32), SWING_UP, {})
     report(Row("recurrent PPO's steps/s over PPO's, swing-up", ours / plain, "×", 0.35, note=f"{ours:,.0f} steps/s"))
@@ -71,8 +95,8 @@ def measure(report: Report, seeds: int = 5, peers: bool = True) -> None:
 
 
 def _median(
-    report: Report, what: str, agent: str, env_id: str, options: Json, seeds: int, metric: str = "score",
-    target: float | None = None, better: Literal["higher", "lower"] = "higher",
+    report: Report, what: str, agent: str, env_id: str, options: Json, seeds: int, processes: int,
+    metric: str = "score", target: float | None = None, better: Literal["higher", "lower"] = "higher",
 ) -> float:  # fmt: skip
     """Train with the recipe or settings, report the median over seeds on test episodes, and return it."""
     if agent == "recurrent-ppo" and env_id in SETTINGS:
@@ -80,18 +104,23 @@ def _median(
     else:
         recipe = recipe_for(env_id, agent, options if agent == "recurrent-ppo" else None)
         config, steps = recipe.config, recipe.total_steps
-    values = []
-    for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-        learner = make_agent(agent, env_id, config, seed, options)
-        learner.learn(steps)
-        result = evaluate_agent(learner, env_id, 100, env_options=options, purpose="test")
-        close_agent(learner)
-        values.append(result.score if metric == "score" else result.success or 0.0)
+    cases = [_Case(agent, env_id, options, config, steps, seed) for seed in range(FIRST_SEED, FIRST_SEED + seeds)]
+    results = list(in_processes(_trained, cases, processes))
+    values = [result.score if metric == "score" else result.success or 0.0 for result in results]
     name = f"{env_id.removeprefix('gantry/')}: {what}: {metric}, median of {seeds} seeds"
     note = ", ".join(f"{value:.3g}" for value in values)
     median = statistics.median(values)
     report(Row(name, median, metric, target, better, note))
     return median
+
+
+def _trained(case: _Case) -> Evaluation:
+    """Train, and return the result of test episodes."""
+    learner = make_agent(case.agent, case.env_id, case.config, case.seed, case.env_options)
+    learner.learn(case.steps)
+    result = evaluate_agent(learner, case.env_id, 100, env_options=case.env_options, purpose="test")
+    close_agent(learner)
+    return result
 
 
 def _rate(agent: str, config: PPOConfig | RecurrentPPOConfig, env_id: str, options: Json) -> float:

@@ -40,6 +40,8 @@ class BenchArguments:
     """Measure only these agents, in `train` and `parity`; by default all."""
     seeds: int = 5
     """Training seeds, in `train`, `parity`, `planner`, `memory` and `transfer`."""
+    processes: int = 1
+    """Trainings at a time, in `memory`, where they count scores and not seconds."""
     peers: bool = True
     """Also measure stable-baselines3, in `train` and `memory`."""
     json: bool = False
@@ -89,7 +91,7 @@ def main(words: Sequence[str]) -> None:
     elif arguments.what == "memory":
         from gantry.benchmark import memory
 
-        memory.measure(report, arguments.seeds, arguments.peers)
+        memory.measure(report, arguments.seeds, arguments.peers, arguments.processes)
     elif arguments.what == "parity":
         from gantry.benchmark import sb3_parity
 
