@@ -184,6 +184,8 @@ class Transitions:
     terminated: NDArray[np.bool_]
     next_actions: Integers | None = None
     """Actions taken in the next states (SARSA)."""
+    discounts: Numbers | None = None
+    """γ to the time that each took, where that is not always 1."""
 
     def select(self, index: Array) -> "Transitions":
         """Return the transitions at `index`: integers, or a mask (k,)."""
@@ -363,7 +365,7 @@ class QLearning:
                         both = transitions.states, transitions.next_states
                         states, next_states = (each[:, None].astype(np.float32) for each in both)
                         self._replay.add(states, transitions.actions, step, next_states)
-                        self._learn_from_replay(self._replay, progress)
+                        self._learn_from_replay(self._replay, progress, step.elapsed is not None)
                 update.report(
                     {
                         "epsilon": self.q.epsilon,
@@ -399,7 +401,8 @@ class QLearning:
             next_actions = epsilon_greedy(self.q.action_values(next_states), self.q.epsilon, next_noise)
             self._next.actions = np.where(~step.done & step.mask, next_actions, NOT_CHOSEN)
         rewards = step.rewards.astype(np.float64)
-        return Transitions(states, actions, rewards, next_states, step.terminated, next_actions), step
+        discounts = None if step.elapsed is None else self.config.gamma**step.elapsed
+        return Transitions(states, actions, rewards, next_states, step.terminated, next_actions, discounts), step
 
     def update(
         self, transitions: Transitions, which: Integers, progress: float, replayed: bool = False
@@ -420,7 +423,8 @@ class QLearning:
         """
         tables = self.q.values
         bootstrap = next_values(tables, which, transitions.next_states, transitions.next_actions)
-        targets = transitions.rewards + self.config.gamma * np.where(transitions.terminated, 0.0, bootstrap)
+        discounts = self.config.gamma if transitions.discounts is None else transitions.discounts
+        targets = transitions.rewards + discounts * np.where(transitions.terminated, 0.0, bootstrap)
         if not np.isfinite(targets).all():
             raise GantryError(
                 "learning stopped: a reward is NaN or infinite, or values grow without bound; repair the environment's "
@@ -437,8 +441,8 @@ class QLearning:
             np.add.at(visits, cells, 1)
         return errors, rates
 
-    def _learn_from_replay(self, buffer: ReplayBuffer, progress: float) -> None:
-        """Learn from `replay_batches` batches of stored transitions."""
+    def _learn_from_replay(self, buffer: ReplayBuffer, progress: float, timed: bool) -> None:
+        """Learn from `replay_batches` batches of stored transitions; the time is theirs where they are `timed`."""
         shape = self.config.replay_batches, self.config.replay_batch_size
         places = buffer.sample(math.prod(shape), self._random).view(shape)
         which = torch.randint(len(self.q.values), shape, generator=self._random).numpy()
@@ -446,8 +450,10 @@ class QLearning:
             batch = buffer.gather(indices)
             parts = batch.observation[:, 0], batch.action[:, 0], batch.next_observation[:, 0]
             states, actions, next_states = (part.numpy().astype(np.int64) for part in parts)
-            rewards, terminated = batch.reward.numpy().astype(np.float64), batch.discount.numpy() == 0.0
-            self.update(Transitions(states, actions, rewards, next_states, terminated), tables, progress, replayed=True)
+            rewards, discounts = (part.numpy().astype(np.float64) for part in (batch.reward, batch.discount))
+            replayed = Transitions(states, actions, rewards, next_states, discounts == 0.0)
+            replayed.discounts = discounts if timed else None
+            self.update(replayed, tables, progress, replayed=True)
 
 
 def _mean(parts: list[Numbers]) -> float:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 def gae(
     rewards: NDArray[np.floating], values: NDArray[np.floating], next_values: NDArray[np.floating],
-    terminated: NDArray[np.bool_], done: NDArray[np.bool_], *, gamma: float, lam: float,
+    terminated: NDArray[np.bool_], done: NDArray[np.bool_], *, gamma: float | NDArray[np.floating], lam: float,
 ) -> NDArray[np.floating]:  # fmt: skip
     """Return generalized advantage estimates, (T, n); plus `values` they are the λ-returns that a critic is fitted to.
 
@@ -25,7 +25,7 @@ def gae(
         next_values: (T, n) V(s_{t+1}); where `done`, of the episode's last observation, not of the next one's first.
         terminated: (T, n) the episode ended in a terminal state.
         done: (T, n) the episode ended, terminated or truncated.
-        gamma: discount γ per step.
+        gamma: discount γ per step; or (T, n) where steps take different times.
         lam: λ, from 0 (one-step temporal difference) to 1 (Monte Carlo return less baseline).
     """
     advantages = rewards + gamma * next_values * ~terminated - values

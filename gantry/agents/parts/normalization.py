@@ -99,16 +99,20 @@ class ObservationNormalizer:
 
 
 def discounted_sums(
-    rewards: NDArray[np.floating], done: NDArray[np.bool_], start: NDArray[np.floating], gamma: float
+    rewards: NDArray[np.floating],
+    done: NDArray[np.bool_],
+    start: NDArray[np.floating],
+    gamma: float | NDArray[np.floating],
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Return rewards so far, discounted backwards in time: G_t = r_t + γ G_{t-1}, begun anew in each episode.
 
     Of rewards (T, n), where episodes end with the steps that are `done` (T, n), and of G_{-1} at the start (n,), which
-    the rollout before carried over. Returns G (T, n), and what to carry over into the next rollout (n,).
+    the rollout before carried over. Returns G (T, n), and what to carry over into the next rollout (n,). The discount
+    is one number, or (T, n) where steps take different times.
     """
     sums, running = np.empty(rewards.shape, rewards.dtype), start
     for step, reward in enumerate(rewards):
-        sums[step] = gamma * running + reward
+        sums[step] = (gamma[step] if isinstance(gamma, np.ndarray) else gamma) * running + reward
         running = sums[step] * ~done[step]
     return sums, running
 
@@ -131,15 +135,19 @@ class ReturnNormalizer:
         return np.float32(np.sqrt(self.moments.variance[0] + self.epsilon)) if self.enabled else np.float32(1.0)
 
     def apply(
-        self, rewards: NDArray[np.float32], done: NDArray[np.bool_], mask: NDArray[np.bool_]
-    ) -> NDArray[np.float32]:
+        self, rewards: NDArray[np.float32], done: NDArray[np.bool_], mask: NDArray[np.bool_],
+        gamma: float | NDArray[np.floating] | None = None,
+    ) -> NDArray[np.float32]:  # fmt: skip
         """Merge a rollout into the statistics and return its rewards, scaled and clipped; all are (T, n).
 
-        Episodes end with the steps that are `done`; statistics are of the steps in `mask`.
+        Episodes end with the steps that are `done`; statistics are of the steps in `mask`. `gamma` is the discount of
+        each step where they take different times.
         """
         if not self.enabled:
             return rewards
-        sums, self.sums = discounted_sums(rewards.astype(np.float64), done, self.sums, self.gamma)
+        sums, self.sums = discounted_sums(
+            rewards.astype(np.float64), done, self.sums, self.gamma if gamma is None else gamma
+        )
         self.moments.update(sums[mask].reshape(-1, 1))
         scaled = rewards / self.scale
         return np.clip(scaled, -self.limit, self.limit, out=scaled)

@@ -146,12 +146,13 @@ class ReplayBuffer:
         self._next_observations[slot] = next_observations
         self._next_observations[slot, transition.final_envs] = transition.final_observations
         self._rewards[slot] = transition.rewards
-        self._discounts[slot] = np.where(transition.terminated, 0.0, self.gamma)
+        discounts = self.gamma if transition.elapsed is None else self.gamma**transition.elapsed
+        self._discounts[slot] = np.where(transition.terminated, 0.0, discounts)
         if self.time >= self.slots:
             self._masked -= self.num_envs - int(np.count_nonzero(mask))
         mask[:] = transition.mask
         self._masked += self.num_envs - int(np.count_nonzero(mask))
-        self._extend_returns(slot)
+        self._extend_returns(slot, transition.elapsed is not None)
         self._ages += mask
         self._end_episodes(np.flatnonzero(transition.done & mask), self.time)
         # Whatever follows a step that is not learned from counts as another episode.
@@ -161,11 +162,15 @@ class ReplayBuffer:
             require_finite(math.nan)
         return np.arange(slot * self.num_envs, (slot + 1) * self.num_envs)
 
-    def _extend_returns(self, slot: int) -> None:
-        """Extend the returns of the n - 1 steps before by the step in `slot`, within its episodes."""
+    def _extend_returns(self, slot: int, timed: bool) -> None:
+        """Extend the returns of the n - 1 steps before by the step in `slot`, within its episodes.
+
+        Where steps are `timed`, what lies between is discounted by the time they took.
+        """
         for back in range(1, min(self.n_step, int(self._ages.max()) + 1)):
-            earlier, factor = (slot - back) % self.slots, np.float32(self.gamma**back)
+            earlier = (slot - back) % self.slots
             envs = np.flatnonzero((self._ages >= back) & self.mask[slot])
+            factor = self._discounts[earlier, envs] if timed else np.float32(self.gamma**back)
             self._next_observations[earlier, envs] = self._next_observations[slot, envs]
             self._rewards[earlier, envs] += factor * self._rewards[slot, envs]
             self._discounts[earlier, envs] = factor * self._discounts[slot, envs]

@@ -48,6 +48,7 @@ class Rollout:
         outputs: (T, n, K) float32, what the policy's network returned.
         samples: (T, n, A) float32, or (T, n) or (T, n, m) int64, what the policy's distribution sampled.
         rewards, terminated, done, mask: (T, n) as `Transition` has them.
+        elapsed: (T, n) likewise, or None where every step takes the time 1.
     """
 
     def __init__(self, stepper: VectorStepper, policy: Policy, steps: int, generator: torch.Generator) -> None:
@@ -62,6 +63,7 @@ class Rollout:
         self.observations = np.zeros(self.inputs.shape, np.float32)
         self.rewards = np.zeros(shape, np.float32)
         self.terminated, self.done, self.mask = np.zeros((3, *shape), np.bool_)
+        self.elapsed: NDArray[np.int64] | None = None
         self.length, self.finals = 0, list[tuple[int, Transition]]()  # the latter of the steps where episodes ended
 
     def collect(self, budget: int) -> None:
@@ -94,6 +96,9 @@ class Rollout:
         transition = self.stepper.step(actions, budget, only)
         self.rewards[time], self.terminated[time] = transition.rewards, transition.terminated
         self.done[time], self.mask[time] = transition.done, transition.mask
+        if transition.elapsed is not None:
+            self.elapsed = np.ones(self.done.shape, np.int64) if self.elapsed is None else self.elapsed
+            self.elapsed[time] = transition.elapsed
         if len(transition.final_envs):
             self.finals.append((time, transition))
         self.length += 1
@@ -137,9 +142,10 @@ class Rollout:
         """Return the transitions that count, with advantages by GAE of the scaled rewards, on the policy's device."""
         length, device, mask = self.length, self.policy.device, self.mask[: self.length]
         values, next_values = self.values(critic)
-        rewards = normalizer.apply(self.rewards[:length], self.done[:length], mask)
+        discounts = gamma if self.elapsed is None else (gamma ** self.elapsed[:length]).astype(np.float32)
+        rewards = normalizer.apply(self.rewards[:length], self.done[:length], mask, discounts)
         terminated, ends = self.terminated[:length], self.ends()
-        advantages = gae(rewards, values, next_values, terminated, ends, gamma=gamma, lam=lam)
+        advantages = gae(rewards, values, next_values, terminated, ends, gamma=discounts, lam=lam)
         inputs, outputs, samples = (part[:length].flatten(0, 1) for part in (self.inputs, self.outputs, self.samples))
         with torch.no_grad():
             log_prob = self.policy.distribution.log_prob(outputs.to(device), samples.to(device)).cpu()

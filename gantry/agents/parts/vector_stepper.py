@@ -44,6 +44,7 @@ class Transition:
     mask: NDArray[np.bool_]  # (n,) false where a step does not count: it only reset (NEXT_STEP), or exceeds the budget
     final_envs: NDArray[np.int64]  # (k,) indices of the environments where `done`
     final_observations: NDArray[np.float32]  # (k, d) the last ones of those episodes, before any reset
+    elapsed: NDArray[np.int64] | None = None  # (n,) time that each step took, where it is not always 1
 
 
 def reset_seed(env: VectorEnv | Spaces, seed: int, env_seed: int | None) -> int:
@@ -164,12 +165,13 @@ class VectorStepper:
         if len(ended) or not math.isfinite(total):
             _check_finite(observation, final, rewards)
         self.observation = observation
-        transition = Transition(rewards, np.asarray(terminated, np.bool_), done, mask, ended, final)
+        elapsed = infos.get("elapsed_steps")  # of a semi-Markov decision process, whose discount is γ to this power
+        transition = Transition(rewards, np.asarray(terminated, np.bool_), done, mask, ended, final, elapsed)
         cut = self._cut(transition) if self.stagger else np.zeros(self.num_envs, np.bool_)
         self.restarted = False
         self.steps += int(np.count_nonzero(mask))
         self._returns += transition.rewards * mask
-        self._lengths += mask
+        self._lengths += mask if elapsed is None else elapsed * mask
         if (objective := infos.get("objective")) is not None and np.shape(objective) == (self.num_envs,):
             self._objective_returns().add(objective, mask)
         for env in transition.final_envs.tolist():
