@@ -401,7 +401,7 @@ class QLearning:
             next_actions = epsilon_greedy(self.q.action_values(next_states), self.q.epsilon, next_noise)
             self._next.actions = np.where(~step.done & step.mask, next_actions, NOT_CHOSEN)
         rewards = step.rewards.astype(np.float64)
-        discounts = None if step.elapsed is None else self.config.gamma**step.elapsed
+        discounts = None if step.elapsed is None else (self.config.gamma**step.elapsed).astype(np.float64)
         return Transitions(states, actions, rewards, next_states, step.terminated, next_actions, discounts), step
 
     def update(
