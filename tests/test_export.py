@@ -20,6 +20,7 @@ from gantry.agents import (
     PlannerConfig,
     PPOConfig,
     QLearningConfig,
+    RecurrentPPOConfig,
     ReinforceConfig,
     SACConfig,
     agent_class,
@@ -52,6 +53,8 @@ def make_run(folder, config, env_id, **env_options):
     generator = torch.Generator().manual_seed(1)
 
     def changed(name, tensor):
+        if not tensor.numel():
+            return tensor
         if not tensor.is_floating_point():
             return tensor + 10 if tensor.dtype == torch.int64 else tensor
         numbers = torch.rand(tensor.shape, generator=generator)
@@ -91,6 +94,50 @@ POLICIES = {
     "dqn": (DQNConfig(**OFF_POLICY, normalize_observation=True), "CartPole-v1"),
     "dqn-dueling": (DQNConfig(**OFF_POLICY, dueling=True), zoo_id("ActionsStarted")),
 }
+
+
+SMALL_MEMORY = {"memory_size": 8, "hidden_sizes": (8,), "num_envs": 2}
+RECURRENT = {
+    "gru": (RecurrentPPOConfig(**SMALL_MEMORY), "gantry/CartPoleBalance-v0"),
+    "gru-alone": (RecurrentPPOConfig(**SMALL_MEMORY, observe_change=False, observe_action=False), SWING_UP),
+    "lstm": (RecurrentPPOConfig(**SMALL_MEMORY, memory="lstm", squash_actions=True), SWING_UP),
+    "attention": (
+        RecurrentPPOConfig(**SMALL_MEMORY, memory="attention", attention_window=5, attention_layers=2), SWING_UP,
+    ),
+    "several-choices": (RecurrentPPOConfig(**SMALL_MEMORY), zoo_id("ActionsSeveral")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RECURRENT)
+def test_exported_memory_gives_the_runs_actions_over_an_episode(case, tmp_path):
+    config, env_id = RECURRENT[case]
+    run, agent = make_run(tmp_path / "run", config, env_id)
+    export_policy(run, tmp_path / "policy.onnx")
+    policy, env = OnnxPolicy(tmp_path / "policy.onnx"), open_env(env_id, 3)
+    assert policy.memory_size == agent.policy.size
+    observation, _ = env.reset(seed=1)
+    agent.begin(env)
+    policy.begin(env)
+    actions, exported = [agent.act(observation)], [policy.act(observation)]
+    for _ in range(100):
+        observation = env.step(actions[-1])[0]
+        actions.append(agent.act(observation))
+        exported.append(policy.act(observation))
+    env.close()
+    assert np.abs(np.stack(exported).astype(float) - np.stack(actions)).max() < 1e-5
+    policy.begin(env)
+    if policy.action_space.dtype.kind == "f":  # choices may be the same
+        assert not np.array_equal(policy.act(observation), exported[-1])
+
+
+def test_evaluation_of_an_exported_policy_carries_its_memory(tmp_path):
+    run, agent = make_run(tmp_path / "run", RecurrentPPOConfig(**SMALL_MEMORY), SWING_UP, observe_velocity=False)
+    export_policy(run, tmp_path / "policy.onnx")
+    _, result = evaluate_policy(OnnxPolicy(tmp_path / "policy.onnx"), episodes=2)
+    expected = evaluate_agent(agent, SWING_UP, 2, env_options={"observe_velocity": False})
+    assert result.score == pytest.approx(expected.score, abs=0.01)
+    check = check_export(agent, OnnxPolicy(tmp_path / "policy.onnx"), SWING_UP, {"observe_velocity": False}, 100)
+    assert check.largest_difference < 1e-5
 
 
 @pytest.mark.parametrize("case", POLICIES)

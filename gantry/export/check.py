@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gantry.agents.parts.spaces import ObservationMap
-from gantry.agents.protocol import Agent
+from gantry.agents.protocol import Agent, EpisodicActor
 from gantry.export.onnx_policy import OnnxPolicy
 from gantry.runs.environments import open_env
 from gantry.runs.seeds import environment_seed
@@ -48,6 +48,9 @@ def check_export(
     seen, differences = 0, []
     try:
         observation, _ = env.reset(seed=environment_seed("test", 0, COPIES, env_id))
+        if isinstance(agent, EpisodicActor):
+            agent.begin(env)
+        policy.begin(env)
         while seen < observations:
             actions, exported = agent.act(observation), policy.act(observation)
             distance = np.abs(exported.astype(np.float64) - actions.astype(np.float64))

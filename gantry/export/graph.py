@@ -15,6 +15,8 @@ OPSET = 18
 """Version of ONNX's operators."""
 IR_VERSION = 8
 """Version of the file's layout, the oldest one with these operators, so that old runtimes read it."""
+MEMORY, NEXT_MEMORY = "memory", "next_memory"
+"""Names of what a policy with a memory carries from step to step: (B, size) float32, zeros where an episode begins."""
 Tensors = Mapping[str, tuple["np.dtype[np.generic]", tuple[int, ...]]]
 """Name → number type and shape without the batch axis."""
 NEEDED = "pip install 'gantry-rl[export]'"

@@ -1,4 +1,7 @@
-"""A run's policy as an ONNX file: `observation` (B, d) float32 → `action` (B, *action shape), and what they mean."""
+"""A run's policy as an ONNX file: `observation` (B, d) float32 → `action` (B, *action shape), and what they mean.
+
+A policy that remembers also has `memory` → `next_memory` (B, size) float32.
+"""
 
 import json
 import math
@@ -10,8 +13,9 @@ import numpy as np
 
 from gantry.agents import load_agent
 from gantry.agents.protocol import Agent
+from gantry.agents.recurrent_ppo import RecurrentPPO
 from gantry.envs.components import Component
-from gantry.export.graph import Graph
+from gantry.export.graph import MEMORY, NEXT_MEMORY, Graph
 from gantry.export.policies import add_policy
 from gantry.files import space_to_json, write_bytes
 from gantry.runs.folder import Run, current_versions
@@ -37,6 +41,8 @@ def export_policy(run: Run, path: Path, policy: str = "last") -> Agent:
     observations, actions = add_policy(graph, agent, "observation", "action")
     inputs = {"observation": (np.dtype(np.float32), (observations.size,))}
     outputs = {"action": (np.dtype(actions.dtype), actions.shape)}
+    if isinstance(agent, RecurrentPPO):
+        inputs[MEMORY] = outputs[NEXT_MEMORY] = (np.dtype(np.float32), (agent.policy.size,))
     metadata = {name: json.dumps(value) for name, value in _metadata(run, agent, policy).items()}
     write_bytes(path, graph.model(inputs, outputs, metadata))
     return agent

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from gantry.agents.parts.spaces import ObservationMap
 from gantry.errors import GantryError, shown
-from gantry.export.graph import NEEDED
+from gantry.export.graph import MEMORY, NEEDED
 from gantry.files import space_from_json
 from gantry.runs.environments import open_env, registered_id
 from gantry.runs.evaluate import Evaluation, evaluate
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     import onnx
 
 OPERATORS = {
-    "Add", "ArgMax", "Cast", "Clip", "Concat", "Elu", "Gather", "Gemm", "Max", "Min", "Mul", "ReduceMean", "Relu",
-    "Reshape", "Sigmoid", "Slice", "Sub", "Tanh",
+    "Add", "ArgMax", "Cast", "Clip", "Concat", "Elu", "Gather", "Gemm", "LayerNormalization", "MatMul", "Max", "Min",
+    "Mul", "ReduceMean", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Sub", "Tanh", "Transpose",
 }  # fmt: skip
 """ONNX's own operators of which exported policies consist."""
 
@@ -40,6 +41,7 @@ class OnnxPolicy:
         agent: the id of the agent that was trained.
         env_id, env_options: where that was.
         observation_space, action_space: of a single environment.
+        memory_size: numbers that it carries from step to step; 0 for policies without a memory.
 
     Raises:
         GantryError: no such file, a damaged one, or none that `gantry export` wrote; or a package is missing.
@@ -76,15 +78,29 @@ class OnnxPolicy:
         options.log_severity_level = 4
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-            single = self.run(np.zeros((1, self._observations.size), np.float32))
+            sizes = {given.name: int(given.shape[-1]) for given in self._session.get_inputs()}
+            self.memory_size = sizes.get(MEMORY, 0)
+            self._memory: Array | None = None
+            for _ in range(2 if self.memory_size else 1):  # what it remembers must fit its own input
+                single = self.run(np.zeros((1, self._observations.size), np.float32))
+            self._memory = None
         except Exception as error:  # onnxruntime has many
             raise GantryError(f"onnxruntime cannot run {where} ({shown(error)}); export it again") from error
         if single.shape[1:] != self.action_space.shape or single.dtype != self.action_space.dtype:
             raise GantryError(f"{where} is damaged: its actions are not of {shown(self.action_space)}; export it again")
 
+    def begin(self, env: VectorEnv) -> None:
+        """Forget what was observed: new episodes have begun in all environments of `env`."""
+        self._memory = None
+
     def run(self, vectors: NDArray[np.float32]) -> Array:
-        """Return actions (k, *action shape) for observation vectors (k, d)."""
-        actions: Array = self._session.run(None, {"observation": vectors})[0]
+        """Return actions (k, *action shape) for observation vectors (k, d), remembering those since `begin`."""
+        if not self.memory_size:
+            actions: Array = self._session.run(None, {"observation": vectors})[0]
+            return actions
+        if self._memory is None or len(self._memory) != len(vectors):  # episodes begin, or other environments
+            self._memory = np.zeros((len(vectors), self.memory_size), np.float32)
+        actions, self._memory = self._session.run(None, {"observation": vectors, MEMORY: self._memory})
         return actions
 
     def act(self, observation: Observation) -> Array:
@@ -150,7 +166,8 @@ def evaluate_policy(
         policy.check_fit(env.single_observation_space, env.single_action_space)
     finally:
         env.close()
-    result = evaluate(policy.act, env_id, episodes, seed, options, num_envs=num_envs, max_steps=max_steps)
+    begin = policy.begin if policy.memory_size else None
+    result = evaluate(policy.act, env_id, episodes, seed, options, begin=begin, num_envs=num_envs, max_steps=max_steps)
     return env_id, result
 
 

@@ -16,16 +16,18 @@ from gantry.agents.parts.spaces import ActionMap, ObservationMap
 from gantry.agents.policy_search import PolicySearch
 from gantry.agents.ppo import PPO
 from gantry.agents.protocol import Agent, EpisodicActor, PlanningAgent, Tabular
+from gantry.agents.recurrent_ppo import RecurrentPPO
 from gantry.agents.reinforce import Reinforce
 from gantry.agents.sac import SAC
 from gantry.errors import GantryError
-from gantry.export.graph import Graph
+from gantry.export.graph import MEMORY, NEXT_MEMORY, Graph
+from gantry.export.memories import add_features
 
 ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "elu": "Elu"}
 
 
 def add_policy(graph: Graph, agent: Agent, observation: str, action: str) -> tuple[ObservationMap, ActionMap]:
-    """Add an agent's deterministic policy to a graph.
+    """Add an agent's deterministic policy to a graph; that of recurrent PPO also maps `MEMORY` to `NEXT_MEMORY`.
 
     Args:
         graph: gets the nodes.
@@ -61,6 +63,15 @@ def add_policy(graph: Graph, agent: Agent, observation: str, action: str) -> tup
                 outputs = add_duel(graph, outputs, replay.actions.size)
         else:  # of SAC's outputs, the mean
             outputs, squashed = add_network(graph, agent.actor, inputs, replay.actions.size), True
+    elif isinstance(agent, RecurrentPPO):
+        base, squashed = agent.policy.base, agent.config.squash_actions
+        inputs = add_normalizer(graph, base.normalizer, observation)
+        features, remembered = add_features(graph, agent.policy, inputs, MEMORY)
+        outputs = add_network(graph, agent.policy.network, features, base.actions.size)
+        if agent.policy.actions:
+            remembered.append(add_encoded_action(graph, base.actions, outputs, squashed))
+        graph.add("Concat", *remembered, output=NEXT_MEMORY, axis=1)
+        maps = base.observations, base.actions
     else:
         raise GantryError(f"{agent.name} cannot be exported: {_why_not(agent)}")
     add_action(graph, maps[1], outputs, squashed, action)
@@ -79,7 +90,7 @@ def _why_not(agent: Agent) -> str:
     if isinstance(agent, Tabular):
         return "its policy is a table; `gantry.load` gives it as an array, `table`"
     if isinstance(agent, EpisodicActor):
-        return "it remembers from step to step, which this version does not export"
+        return "it carries something from step to step that this version does not know"
     return "its policy is not a network that this version knows"
 
 
@@ -121,6 +132,20 @@ def add_duel(graph: Graph, outputs: str, actions: int) -> str:
     value, advantage = graph.split(outputs, [1, actions])
     mean = graph.add("ReduceMean", advantage, graph.constant("axis", np.array([1])), keepdims=1)
     return graph.add("Sub", graph.add("Add", value, advantage), mean)
+
+
+def add_encoded_action(graph: Graph, actions: ActionMap, outputs: str, squashed: bool) -> str:
+    """Add the action as a memory takes it, (B, A): clipped to ±1, or one-hot; returns its name."""
+    if actions.continuous:
+        ends = (graph.constant(name, np.array(np.float32(end))) for name, end in (("low", -1.0), ("high", 1.0)))
+        return graph.add("Tanh", outputs) if squashed else graph.add("Clip", outputs, *ends)
+    parts = [outputs] if len(actions.choices) == 1 else graph.split(outputs, actions.choices)
+    each = [
+        graph.add("Gather", graph.constant("one_hot", np.eye(count, dtype=np.float32)),
+                  graph.add("ArgMax", part, axis=1, keepdims=0), axis=0)
+        for part, count in zip(parts, actions.choices, strict=True)
+    ]  # fmt: skip
+    return each[0] if len(each) == 1 else graph.add("Concat", *each, axis=1)
 
 
 def add_action(graph: Graph, actions: ActionMap, outputs: str, squashed: bool, name: str) -> None:

@@ -276,6 +276,11 @@ class Attention:
             }
         return leaves
 
+    def layer(self, number: int) -> dict[str, torch.Tensor]:
+        """Return the learned tensors of a layer by their names within it."""
+        start = f"{number}."
+        return {name.removeprefix(start): leaf for name, leaf in self.leaves.items() if name.startswith(start)}
+
     def step(self, inputs: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return outputs (n, size) and the next memory; see `Memory.step`."""
         begins = torch.zeros(1, len(inputs), dtype=torch.bool, device=inputs.device)
@@ -299,9 +304,8 @@ class Attention:
         given, weights = [], []
         for layer in range(self.layers):
             given.append(hidden)
-            part = {name.partition(".")[2]: leaf for name, leaf in self.leaves.items() if name.startswith(f"{layer}.")}
             context = torch.cat([kept[..., layer * width : (layer + 1) * width], hidden])
-            hidden, looked = self._layer_pass(part, hidden, context, hidden_from, distance)
+            hidden, looked = self._layer_pass(self.layer(layer), hidden, context, hidden_from, distance)
             weights.append(looked)
         if len(inputs) == 1 and not torch.is_grad_enabled():
             self.weights = torch.stack(weights).mean(0)[:, 0]

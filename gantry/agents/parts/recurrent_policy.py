@@ -57,6 +57,7 @@ class RecurrentPolicy:
         memory: the network that remembers.
         network: from features (n, features) to what the distribution takes.
         size: numbers carried per environment.
+        carried_sizes: of what these are: the network's, the last observation and a 1, the last action; 0 where left out.
         features: numbers that the network sees.
 
     Raises:
@@ -77,8 +78,8 @@ class RecurrentPolicy:
             config.attention_layers, generator, device,
         )  # fmt: skip
         self.features = inputs + self.memory.output_size
-        self._carried = (self.memory.size, self.changes, int(config.observe_change), self.actions)
-        self.size = sum(self._carried)
+        self.carried_sizes = (self.memory.size, self.changes, int(config.observe_change), self.actions)
+        self.size = sum(self.carried_sizes)
         sizes = (self.features, *config.hidden_sizes, self.base.actions.size)
         self.network = MLP(sizes, config.activation, 0.01, generator, device)
 
@@ -93,16 +94,17 @@ class RecurrentPolicy:
 
     def remember(self, inputs: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features (n, features) and the next memory, but for the action, for normalized observations (n, d)."""
-        carried, before, known, action = memory.split(self._carried, 1)
+        carried, before, known, action = memory.split(self.carried_sizes, 1)
         seen = [inputs]
         if self.changes:
-            seen.append(((inputs - before) * known * self._change_scale()).clamp(-MOST_CHANGE, MOST_CHANGE))
+            seen.append(((inputs - before) * known * self.change_scale()).clamp(-MOST_CHANGE, MOST_CHANGE))
             before, known = inputs, torch.ones_like(known)
         inputs = torch.cat([*seen, action], 1)
         outputs, carried = self.memory.step(inputs, carried)
         return torch.cat([inputs, outputs], 1), torch.cat([carried, before, known, action], 1)
 
-    def _change_scale(self) -> torch.Tensor:
+    def change_scale(self) -> torch.Tensor:
+        """Return what changes of normalized observations are multiplied by, (changes,): one over their deviation."""
         scale = 1.0 / np.sqrt(self.change_moments.variance + 1e-8)
         return torch.from_numpy(scale.astype(np.float32)).to(self.base.device)
 
@@ -177,7 +179,7 @@ class RecurrentPolicy:
     def state(self) -> Tensors:
         """Return copies of the learned tensors and of the normalizer's statistics."""
         leaves = {name: leaf.detach().cpu().clone() for name, leaf in self.memory.leaves.items()}
-        moments = prefixed("change_moments", self.change_moments.state())
+        moments = prefixed("change_moments", self.change_moments.state()) if self.changes else {}
         return {
             **moments,
             **prefixed("memory", leaves),
@@ -192,4 +194,5 @@ class RecurrentPolicy:
                 leaf.copy_(tensors[f"memory.{name}"])
         self.network.load_state(under(tensors, "network"))
         self.base.load_state(tensors)
-        self.change_moments.load_state(under(tensors, "change_moments"))
+        if self.changes:
+            self.change_moments.load_state(under(tensors, "change_moments"))
