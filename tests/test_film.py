@@ -279,6 +279,18 @@ def test_shares_stand_in_place_of_the_score():
     assert not np.array_equal(first, below.draw(dataclasses.replace(contents, shares={"coverage": 0.6})))
 
 
+def test_attention_strip_is_tallest_at_the_step_looked_at_most():
+    weights = np.array([0.0, 0.1, 0.6, 0.3])
+    heights = colored(panel(attention=weights), (120, 180, 255)).sum(axis=0)
+    lowest, middle, tallest = np.unique(heights[heights > 0])
+    assert (lowest, middle) == pytest.approx((tallest / 6, tallest / 2), abs=1)
+    assert np.argmax(heights == lowest) < np.argmax(heights == tallest) < np.argmax(heights == middle)
+    assert np.argmax(heights > 0) > 480 / 3  # nothing at the first step
+    without, small = panel(), Panel(160, 60, state(attention=weights))
+    assert without.shape[0] < panel(attention=weights).shape[0] <= 0.4 * 360 + 1
+    assert small.height == Panel(160, 60, state()).height
+
+
 def test_panel_omits_missing_values():
     bare = OverlayState(time=1.0)
     below = Panel(480, 360, bare)

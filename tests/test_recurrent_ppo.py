@@ -11,7 +11,7 @@ from agent_states import parameters, restore, trainer_state
 
 from gantry.agents import PPO, PPOConfig, RecurrentPPO, RecurrentPPOConfig, load_agent, save_agent
 from gantry.agents.parts.episode_memory import make_memory
-from gantry.agents.protocol import EpisodicActor
+from gantry.agents.protocol import Attentive, EpisodicActor
 from gantry.errors import GantryError
 from gantry.runs.environments import open_env
 from gantry.runs.evaluate import evaluate_agent
@@ -321,6 +321,11 @@ def test_acting_with_explicit_memory_equals_acting_since_begin(kind, tmp_path):
         action, memory = loaded.policy.act(observation, memory)
         np.testing.assert_array_equal(loaded.act(observation), action)
         acted.append(action)
+    assert isinstance(loaded, Attentive)
+    looked = loaded.attention  # of 6 steps, at a window of 8 and the present one
+    assert (None if looked is None else (looked > 0).tolist()) == (
+        [[False] * 3 + [True] * 6] * 4 if kind == "attention" else None
+    )
     loaded.begin(agent.env)
     np.testing.assert_array_equal(loaded.act(observations[0]), acted[0])
     assert (loaded.act(observations[0]) != acted[0]).any()

@@ -141,6 +141,16 @@ class ActionValued(Protocol):
 
 
 @runtime_checkable
+class Attentive(Protocol):
+    """An agent that may look back at past steps by attention."""
+
+    @property
+    def attention(self) -> Array | None:
+        """How much the last action looked at each past step, (k, window + 1), the present one last; None: it cannot."""
+        ...
+
+
+@runtime_checkable
 class PlanRecorder(Protocol):
     """A planning controller that can keep the model rollouts of its last planning step, for films."""
 

@@ -22,7 +22,7 @@ from gymnasium.vector import VectorEnv
 
 from gantry.agents.parts.advantages import gae
 from gantry.agents.parts.checkpoint import Checkpoint, Tensors
-from gantry.agents.parts.episode_memory import Kind
+from gantry.agents.parts.episode_memory import Attention, Kind
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.optim import Adam, descend
@@ -224,6 +224,12 @@ class RecurrentPPO:
     def steps(self) -> int:
         """Environment steps learned from so far."""
         return self.stepper.steps
+
+    @property
+    def attention(self) -> Array | None:
+        """Weights of the last action's look back, (k, window + 1), at the present step last; None without attention."""
+        memory = self.policy.memory
+        return memory.weights.cpu().numpy() if isinstance(memory, Attention) else None
 
     def begin(self, env: VectorEnv) -> None:
         """Forget what `act` remembers: new episodes have begun in all environments of `env`."""

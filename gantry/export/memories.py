@@ -59,7 +59,7 @@ def _add_step(graph: Graph, memory: Memory, inputs: str, carried: str) -> tuple[
 
 
 def _add_gru(graph: Graph, memory: GRU, inputs: str, carried: str) -> str:
-    """h' = n + z (h - n); see `GRU`."""
+    """Add h' = n + z (h - n), see `GRU`; returns its name."""
     size, leaves = memory.size, memory.leaves
     own = _linear(graph, inputs, leaves["input_weight"], leaves["input_bias"])
     recurrent = _linear(graph, carried, leaves["weight"], leaves["bias"])
@@ -70,7 +70,7 @@ def _add_gru(graph: Graph, memory: GRU, inputs: str, carried: str) -> str:
 
 
 def _add_lstm(graph: Graph, memory: LSTM, inputs: str, carried: str) -> tuple[str, str]:
-    """c' = f c + i g, h' = o tanh(c'); PyTorch's order is i, f, g, o, and its weights are transposed."""
+    """Add c' = f c + i g and h' = o tanh(c'); PyTorch's order is i, f, g, o, and its weights are transposed."""
     size, leaves = memory.output_size, memory.leaves
     hidden, cell = graph.split(carried, [size] * 2)
     own = _linear(graph, inputs, leaves["input_weight"].t(), leaves["input_bias"])
@@ -84,7 +84,7 @@ def _add_lstm(graph: Graph, memory: LSTM, inputs: str, carried: str) -> tuple[st
 
 
 def _add_attention(graph: Graph, memory: Attention, inputs: str, carried: str) -> tuple[str, str]:
-    """Each layer looks at its own last inputs, (B, window + 1, size) with the present one; see `Attention`."""
+    """Add layers that look at their own last inputs, (B, window + 1, size) with the present one; see `Attention`."""
     width, step = memory.output_size, memory.layers * memory.output_size + 1
     kept = _shaped(graph, carried, [0, memory.window, step])
     known = _part(graph, kept, 2, step - 1, step)  # (B, window, 1)

@@ -17,6 +17,7 @@ _TRACK: Color = (62, 70, 80)
 _TERM: Color = (92, 200, 140)
 _PENALTY: Color = (236, 96, 92)
 _ACTION: Color = (250, 166, 62)
+_ATTENTION: Color = (120, 180, 255)
 _ZERO: Color = (200, 206, 214)
 _WORDS_SHARE, _TERMS_SHARE, _ACTIONS_SHARE = 0.29, 0.38, 0.33
 """Fractions of the panel's width for the text, the reward terms and the actions."""
@@ -57,6 +58,7 @@ class OverlayState:
         high: upper action bounds, shape (actions,) or a scalar.
         choice: in words, the action chosen of a Discrete space; empty for others.
         plan: predicted and achieved return of the current plan; None hides them.
+        attention: how much was looked at each past step, the present one last, (steps,); None hides it.
         title: first line of the panel.
     """
 
@@ -70,6 +72,7 @@ class OverlayState:
     high: np.ndarray | float = 1.0
     choice: str = ""
     plan: PlanReturns | None = None
+    attention: np.ndarray | None = None
     title: str = ""
 
 
@@ -124,9 +127,12 @@ class Panel:
         actions = 0 if state.action is None else np.asarray(state.action).size
         words = bool(state.title) + 1 + len(state.shares) + (state.plan is not None)
         lines = max(words, min(max(len(state.terms), actions), _LINES))
-        lines = min(lines, int((_LARGEST_SHARE * height - 2 * self._margin) / self._line))
+        most = int((_LARGEST_SHARE * height - 2 * self._margin) / self._line)
+        self._strip = 2 * self._line if state.attention is not None and most > 2 else 0
+        lines = min(lines, most - self._strip // self._line)
         room = width >= 12 * self._size and lines >= 1
-        self.height = (lines * self._line + 2 * self._margin + 1) // 2 * 2 if room else 0
+        self._columns_height = lines * self._line + 2 * self._margin
+        self.height = (self._columns_height + self._strip + 1) // 2 * 2 if room else 0
 
     def below(self, picture: np.ndarray, state: OverlayState) -> np.ndarray:
         """Return a picture (h, width, 3) uint8 with the panel below it, (h + height, width, 3)."""
@@ -153,7 +159,28 @@ class Panel:
         elif state.choice:
             words = _fitted(state.choice, self._size, actions_width)
             draw.text((column, self._margin), words, _ACTION, _font(self._size))
+        if state.attention is not None and self._strip:
+            self._draw_attention(draw, np.nan_to_num(np.asarray(state.attention, np.float64).ravel()))
         return np.asarray(image)
+
+    def _draw_attention(self, draw: ImageDraw.ImageDraw, weights: np.ndarray) -> None:
+        """Draw a strip with a column for each step, the present one last, the tallest for the largest weight."""
+        font, upper = _font(self._size), self._columns_height - self._margin // 2
+        lower = self.height - self._margin
+        words = f"looks back {len(weights) - 1} steps", f"{weights.max():.2f}"
+        start = 2 * self._margin + round(font.getlength(words[0]))
+        end = self.width - 2 * self._margin - round(font.getlength("0.00"))
+        if end - start < len(weights):
+            return
+        draw.text((self._margin, upper), words[0], _FAINT, font)
+        draw.text((self.width - self._margin, upper), words[1], _TEXT, font, anchor="ra")
+        edges = np.linspace(start, end, len(weights) + 1).round().astype(int)
+        gap = int(edges[1] - edges[0] >= 4)
+        tops = lower - np.round((lower - upper) * weights / max(float(weights.max()), 1e-9))
+        for left, right, top in zip(edges[:-1], edges[1:] - 1 - gap, tops, strict=True):
+            draw.rectangle((left, upper, right, lower), _TRACK)
+            if top < lower:
+                draw.rectangle((left, top, right, lower), _ATTENTION)
 
     def _draw_words(self, draw: ImageDraw.ImageDraw, width: int, state: OverlayState) -> None:
         """Write the title, the time with the score, and the plan's returns, as many as there are lines for."""
@@ -164,7 +191,7 @@ class Panel:
         if state.plan is not None:
             achieved = state.plan.achieved
             lines.append(f"plan {state.plan.predicted:.1f}" + ("" if achieved is None else f", got {achieved:.1f}"))
-        fitting = (self.height - 2 * self._margin) // self._line
+        fitting = (self._columns_height - 2 * self._margin) // self._line
         if len(lines) > fitting and state.title:
             lines = lines[1:]
         for index, line in enumerate(lines[:fitting]):
@@ -173,7 +200,7 @@ class Panel:
 
     def _draw_bars(self, draw: ImageDraw.ImageDraw, left: int, width: int, bars: list[_Bar]) -> None:
         """Draw bars below one another into a column; many are thinner, and very many have no labels."""
-        pitch = min(float(self._line), (self.height - 2 * self._margin) / len(bars))
+        pitch = min(float(self._line), (self._columns_height - 2 * self._margin) / len(bars))
         size = min(self._size, int(pitch / 1.2))
         labeled = size >= _SMALLEST_FONT
         font = _font(max(size, 1))

@@ -19,7 +19,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from PIL import Image, ImageOps
 
-from gantry.agents.protocol import Controller, EpisodicActor
+from gantry.agents.protocol import Attentive, Controller, EpisodicActor
 from gantry.envs.capabilities import PlanDrawable, drawing
 from gantry.envs.components import names_of
 from gantry.envs.registry import is_task
@@ -128,7 +128,7 @@ def record(
 
     MuJoCo models are drawn by Gantry's renderers, other packages' too; any other environment draws itself. In Gantry's
     environments an agent with action values shows them where the task can draw them, and a planner shows its model
-    rollouts.
+    rollouts. Attention shows in the panel how much it looks back at each past step.
 
     Args:
         policy: an agent, or any other object with `act`.
@@ -464,6 +464,7 @@ def _contents(source: FrameSource, policy: Controller, title: str) -> OverlaySta
     state = OverlayState(time=0.0, score=0.0, title=title)
     if plan_recorder(policy) is not None:
         state = dataclasses.replace(state, plan=PlanReturns(0.0, None))
+    state = _with_attention(state, policy)
     if isinstance(space, gymnasium.spaces.Box):
         names = source.action_names if len(source.action_names) == math.prod(space.shape) else ()
         low, high = space.low.ravel(), space.high.ravel()
@@ -481,6 +482,12 @@ def _with_action(state: OverlayState, source: FrameSource, action: Array) -> Ove
     if state.action is None:
         return state
     return dataclasses.replace(state, action=np.asarray(action, np.float64).ravel())
+
+
+def _with_attention(state: OverlayState, policy: Controller) -> OverlayState:
+    """Return the panel's contents with what the policy looked back at, where it does."""
+    weights = policy.attention if isinstance(policy, Attentive) else None
+    return state if weights is None else dataclasses.replace(state, attention=weights[0].copy())
 
 
 def _play(
@@ -505,7 +512,8 @@ def _play(
         total += reward
         steps += 1
         so_far = float(score(env_id, total, float(steps)))
-        overlay = dataclasses.replace(_with_action(contents, source, action), score=so_far, terms=terms, shares=shares)
+        overlay = _with_attention(_with_action(contents, source, action), policy)
+        overlay = dataclasses.replace(overlay, score=so_far, terms=terms, shares=shares)
         yield _ControlStep(source.snapshots(), markers, overlay, reward, prediction)
 
 

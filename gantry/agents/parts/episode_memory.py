@@ -249,8 +249,8 @@ class Attention:
         require_memory(60 * layers * size * size + window * layers * size, "memory_size", "the memory's network")
         self.output_size, self.window, self.heads, self.layers = size, window, heads, layers
         self.size = window * (layers * size + 1)
-        self.weights: torch.Tensor | None = None
-        """(n, window + 1) how much the last `step` looked at each step, the present one last; means of all heads."""
+        self.weights = torch.zeros(1, window + 1)
+        """(n, window + 1) how much the last `step` looked at each, the present one last; means of heads, layers."""
         leaves = {"embedding": orthogonal(inputs, size, generator), "embedding_bias": torch.zeros(size)}
         for layer in range(layers):
             leaves |= {f"{layer}.{name}": leaf for name, leaf in self._layer(size, generator).items()}

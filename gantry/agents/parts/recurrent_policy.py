@@ -57,7 +57,7 @@ class RecurrentPolicy:
         memory: the network that remembers.
         network: from features (n, features) to what the distribution takes.
         size: numbers carried per environment.
-        carried_sizes: of what these are: the network's, the last observation and a 1, the last action; 0 where left out.
+        carried_sizes: of the parts: the network's, the last observation, a 1, the last action; 0 where left out.
         features: numbers that the network sees.
 
     Raises:
