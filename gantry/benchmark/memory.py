@@ -1,9 +1,11 @@
 """`gantry bench memory`: recurrent PPO where observations hide something, beside PPO and sb3-contrib's RecurrentPPO."""
 
 import dataclasses
+import functools
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import gantry.envs.velocity_masked  # noqa: F401  registers its environments
@@ -14,30 +16,25 @@ from gantry.agents.recurrent_ppo import RecurrentPPOConfig
 from gantry.benchmark.cases import FIRST_SEED
 from gantry.benchmark.in_processes import in_processes
 from gantry.benchmark.rows import Report, Row
+from gantry.errors import GantryError, nearest
+from gantry.runs.environments import short_name
 from gantry.runs.evaluate import Evaluation, evaluate_agent
+from gantry.runs.folder import Run
 from gantry.runs.recipes import recipe_for
-from gantry.runs.train import close_agent, make_agent
+from gantry.runs.train import close_agent, make_agent, train
 from gantry.types import Json
 
-SWING_UP, REACH = "gantry/CartPoleSwingUp-v0", "gantry/ReachPlanar-v0"
-SMALL = RecurrentPPOConfig(
-    num_envs=16, rollout_steps=64, minibatch_size=512, epochs=6, learning_rate=2e-3, learning_rate_schedule="linear",
-    memory_size=32, max_gradient_norm=2.0,
-)  # fmt: skip
-SETTINGS: dict[str, tuple[AgentConfig, int]] = {
-    REACH: (
-        RecurrentPPOConfig(
-            num_envs=128, rollout_steps=64, minibatch_size=2048, learning_rate=1.5e-3, learning_rate_schedule="linear",
-            gamma=0.97, max_gradient_norm=2.0,
-        ),
-        1_500_000,
-    ),
-    "CartPoleNoVel-v1": (SMALL, 100_000),
-    "PendulumNoVel-v1": (dataclasses.replace(SMALL, gamma=0.9), 100_000),
-}  # fmt: skip
-"""Environment → recurrent PPO's settings and steps, where there is no recipe; not tuned."""
+SWING_UP, REACH, VACUUM = "gantry/CartPoleSwingUp-v0", "gantry/ReachPlanar-v0", "gantry/Vacuum-v0"
+HIDDEN: Mapping[str, Json] = {
+    SWING_UP: {"observe_velocity": False},
+    REACH: {"target_visible": 0.2, "max_episode_steps": 125},
+    VACUUM: {"observation": "local"},
+}
+"""Environment → the options that hide something in it."""
 NO_VELOCITY: Mapping[str, float] = {"CartPoleNoVel-v1": 500.0, "PendulumNoVel-v1": -218.0}
 """Environment → RL Baselines3 Zoo's return of sb3-contrib's RecurrentPPO after 100,000 steps."""
+Metric = Literal["score", "success", "coverage"]
+"""What a median is of."""
 RATE_STEPS = 100_000
 """Steps over which rates of learning are measured."""
 
@@ -52,9 +49,65 @@ class _Case:
     config: AgentConfig
     steps: int
     seed: int
+    folder: Path | None
+    """Where the run is kept."""
 
 
-def measure(report: Report, seeds: int = 5, peers: bool = True, processes: int = 1) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Bench:
+    """Trains from several seeds, and reports medians over them."""
+
+    report: Report
+    seeds: int
+    processes: int
+    peers: bool
+    out: Path | None
+
+    def median(
+        self, what: str, agent: str, env_id: str, options: Json, metric: Metric = "score",
+        target: float | None = None, better: Literal["higher", "lower"] = "higher", memory: str = "",
+    ) -> float:  # fmt: skip
+        """Train with a recipe, report the median over seeds on test episodes, and return it.
+
+        Args:
+            what: what the row calls it.
+            agent: `ppo`, with the recipe for the environment's defaults, or `recurrent-ppo`, with that for the options.
+            env_id: the environment.
+            options: of the environment.
+            metric: what the median is of.
+            target: see `Row`.
+            better: see `Row`.
+            memory: in place of the recipe's kind.
+        """
+        recipe = recipe_for(env_id, agent, options if agent == "recurrent-ppo" else None)
+        config = recipe.config
+        if memory:
+            config = dataclasses.replace(config, memory=memory)  # type: ignore[type-var]
+        seeds = range(FIRST_SEED, FIRST_SEED + self.seeds)
+        named = [short_name(env_id), agent, memory, *(f"{name}={value}" for name, value in options.items())]
+        folder = None if self.out is None else self.out / "-".join(filter(None, named))
+        cases = [
+            _Case(agent, env_id, options, config, recipe.total_steps, seed, folder and folder / f"seed{seed}")
+            for seed in seeds
+        ]
+        results = list(in_processes(_trained, cases, self.processes))
+        values = [_metric(result, metric) for result in results]
+        median, note = statistics.median(values), ", ".join(f"{value:.3g}" for value in values)
+        name = f"{env_id.removeprefix('gantry/')}: {what}: {metric}, median of {self.seeds} seeds"
+        self.report(Row(name, median, metric, target, better, note))
+        return median
+
+
+def _metric(result: Evaluation, metric: Metric) -> float:
+    if metric == "coverage":
+        return result.metrics["coverage"]
+    return result.score if metric == "score" else result.success or 0.0
+
+
+def measure(
+    report: Report, seeds: int = 5, peers: bool = True, processes: int = 1, only: Sequence[str] = (),
+    out: Path | None = None,
+) -> None:  # fmt: skip
     """Measure and report every row.
 
     Args:
@@ -62,65 +115,93 @@ def measure(report: Report, seeds: int = 5, peers: bool = True, processes: int =
         seeds: training seeds.
         peers: also measure sb3-contrib's RecurrentPPO.
         processes: trainings at a time.
+        only: names of `PARTS`; all where there is none.
+        out: keep the runs in folders below it.
+
+    Raises:
+        GantryError: an unknown part.
     """
-    hidden: Json = {"observe_velocity": False}
-    full = _median(report, "PPO, all observed", "ppo", SWING_UP, {}, seeds, processes)
-    _median(report, "PPO, velocities hidden", "ppo", SWING_UP, hidden, seeds, processes)
-    _median(report, "PPO, velocities hidden, stack of 4", "ppo", SWING_UP, {**hidden, "stack": 4}, seeds, processes)
-    recurrent = _median(report, "recurrent PPO, velocities hidden", "recurrent-ppo", SWING_UP, hidden, seeds, processes)
-    report(Row("swing-up without velocities: recurrent PPO's score over PPO's with them", recurrent / full, "×", 0.95))
-    seen: Json = {"target_visible": 0.2}
-    _median(report, "PPO, target visible for 0.2 s", "ppo", REACH, seen, seeds, processes, "success", 0.3, "lower")
-    _median(
-        report,
-        "recurrent PPO, target visible for 0.2 s",
-        "recurrent-ppo",
-        REACH,
-        seen,
-        seeds,
-        processes,
-        "success",
-        0.85,
-    )
+    for name in only:
+        if name not in PARTS:
+            raise GantryError(f"`gantry bench memory` has no part {name!r}{nearest(name, PARTS)}")
+    bench = _Bench(report, seeds, processes, peers, out)
+    for name in only or PARTS:
+        PARTS[name](bench)
+
+
+def _swing_up(bench: _Bench) -> None:
+    """Swing-up with velocities, without them, with a stack of observations, and with a memory."""
+    hidden, median = HIDDEN[SWING_UP], functools.partial(bench.median, env_id=SWING_UP)
+    full = median("PPO, all observed", "ppo", options={})
+    recurrent = median("recurrent PPO, velocities hidden", "recurrent-ppo", options=hidden)
+    what = "swing-up without velocities: recurrent PPO's score over PPO's with them"
+    bench.report(Row(what, recurrent / full, "×", 0.95))
+    median("PPO, velocities hidden, stack of 4", "ppo", options={**hidden, "stack": 4})
+    median("PPO, velocities hidden", "ppo", options=hidden)
+
+
+def _reach(bench: _Bench) -> None:
+    """Reach a target that was visible for 0.2 s."""
+    median = functools.partial(bench.median, env_id=REACH, options=HIDDEN[REACH], metric="success")
+    median("recurrent PPO, target visible for 0.2 s", "recurrent-ppo", target=0.85)
+    median("PPO, target visible for 0.2 s", "ppo", target=0.3, better="lower")
+
+
+def _vacuum(bench: _Bench) -> None:
+    """Clean an apartment, sensing the next cells only."""
+    median = functools.partial(bench.median, env_id=VACUUM, options=HIDDEN[VACUUM], metric="coverage")
+    median("recurrent PPO, local sensing", "recurrent-ppo")
+    median("PPO, local sensing", "ppo")
+
+
+def _no_velocity(bench: _Bench) -> None:
+    """Gymnasium's environments without velocities."""
     for env_id, target in NO_VELOCITY.items():
-        _median(report, "recurrent PPO", "recurrent-ppo", env_id, {}, seeds, processes, target=target)
-    ours = _rate("recurrent-ppo", RecurrentPPOConfig(num_envs=256, rollout_steps=32, memory_size=32), SWING_UP, hidden)
+        bench.median("recurrent PPO", "recurrent-ppo", env_id, {}, target=target)
+
+
+def _kinds(bench: _Bench) -> None:
+    """The other kinds of memory where there is a recipe for the GRU."""
+    for memory, name in (("lstm", "LSTM"), ("attention", "attention")):
+        bench.median(f"recurrent PPO, {name}", "recurrent-ppo", "CartPoleNoVel-v1", {}, memory=memory)
+
+
+def _rates(bench: _Bench) -> None:
+    """Report steps per second beside PPO's and sb3-contrib's."""
+    config, hidden = RecurrentPPOConfig(num_envs=256, rollout_steps=32, memory_size=32), HIDDEN[SWING_UP]
+    ours = _rate("recurrent-ppo", config, SWING_UP, hidden)
     plain = _rate("ppo", PPOConfig(num_envs=256, rollout_steps=32), SWING_UP, {})
-    report(Row("recurrent PPO's steps/s over PPO's, swing-up", ours / plain, "×", 0.35, note=f"{ours:,.0f} steps/s"))
-    if peers:
+    bench.report(
+        Row("recurrent PPO's steps/s over PPO's, swing-up", ours / plain, "×", 0.35, note=f"{ours:,.0f} steps/s")
+    )
+    if bench.peers:
         ours = _rate("recurrent-ppo", RecurrentPPOConfig(num_envs=8, rollout_steps=128), "CartPole-v1", {})
         theirs = _their_rate()
         note = f"{ours:,.0f} and {theirs:,.0f} steps/s"
-        report(Row("recurrent PPO's steps/s over sb3-contrib's, CartPole-v1", ours / theirs, "×", 5.0, note=note))
+        bench.report(Row("recurrent PPO's steps/s over sb3-contrib's, CartPole-v1", ours / theirs, "×", 5.0, note=note))
 
 
-def _median(
-    report: Report, what: str, agent: str, env_id: str, options: Json, seeds: int, processes: int,
-    metric: str = "score", target: float | None = None, better: Literal["higher", "lower"] = "higher",
-) -> float:  # fmt: skip
-    """Train with the recipe or settings, report the median over seeds on test episodes, and return it."""
-    if agent == "recurrent-ppo" and env_id in SETTINGS:
-        config, steps = SETTINGS[env_id]
-    else:
-        recipe = recipe_for(env_id, agent, options if agent == "recurrent-ppo" else None)
-        config, steps = recipe.config, recipe.total_steps
-    cases = [_Case(agent, env_id, options, config, steps, seed) for seed in range(FIRST_SEED, FIRST_SEED + seeds)]
-    results = list(in_processes(_trained, cases, processes))
-    values = [result.score if metric == "score" else result.success or 0.0 for result in results]
-    name = f"{env_id.removeprefix('gantry/')}: {what}: {metric}, median of {seeds} seeds"
-    note = ", ".join(f"{value:.3g}" for value in values)
-    median = statistics.median(values)
-    report(Row(name, median, metric, target, better, note))
-    return median
+PARTS: Mapping[str, Callable[[_Bench], None]] = {
+    "swing-up": _swing_up,
+    "reach": _reach,
+    "vacuum": _vacuum,
+    "no-velocity": _no_velocity,
+    "kinds": _kinds,
+    "rates": _rates,
+}
+"""What `--only` chooses from."""
 
 
 def _trained(case: _Case) -> Evaluation:
     """Train, and return the result of test episodes."""
-    learner = make_agent(case.agent, case.env_id, case.config, case.seed, case.env_options)
-    learner.learn(case.steps)
-    result = evaluate_agent(learner, case.env_id, 100, env_options=case.env_options, purpose="test")
-    close_agent(learner)
-    return result
+    if case.folder is not None:
+        run = Run(case.folder)
+        learner = train(run, case.env_id, case.agent, case.config, case.steps, case.seed, case.env_options)
+    else:
+        learner = make_agent(case.agent, case.env_id, case.config, case.seed, case.env_options)
+        learner.learn(case.steps)
+        close_agent(learner)
+    return evaluate_agent(learner, case.env_id, 100, env_options=case.env_options, purpose="test")
 
 
 def _rate(agent: str, config: PPOConfig | RecurrentPPOConfig, env_id: str, options: Json) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -42,6 +43,10 @@ class BenchArguments:
     """Training seeds, in `train`, `parity`, `planner`, `memory` and `transfer`."""
     processes: int = 1
     """Trainings at a time, in `memory`, where they count scores and not seconds."""
+    only: tuple[str, ...] = ()
+    """Measure only these parts of `memory`: swing-up, reach, vacuum, no-velocity, kinds, rates; by default all."""
+    out: Path | None = None
+    """Keep the runs of `memory` in folders below this one, for `gantry plot`."""
     peers: bool = True
     """Also measure stable-baselines3, in `train` and `memory`."""
     json: bool = False
@@ -52,6 +57,8 @@ def _agents(arguments: BenchArguments) -> tuple[str, ...]:
     """Return the agents to measure; refuse unknown ones, and fewer than one seed (GantryError)."""
     if arguments.seeds < 1:
         raise GantryError(f"a benchmark takes at least 1 training seed, not {arguments.seeds}")
+    if (arguments.only or arguments.out) and arguments.what != "memory":
+        raise GantryError("--only and --out are of `gantry bench memory`; leave them out")
     for agent in arguments.agents:
         config_class(agent)
     return tuple(map(str.lower, arguments.agents)) or tuple(AGENTS)
@@ -91,7 +98,8 @@ def main(words: Sequence[str]) -> None:
     elif arguments.what == "memory":
         from gantry.benchmark import memory
 
-        memory.measure(report, arguments.seeds, arguments.peers, arguments.processes)
+        settings = arguments.processes, arguments.only, arguments.out
+        memory.measure(report, arguments.seeds, arguments.peers, *settings)
     elif arguments.what == "parity":
         from gantry.benchmark import sb3_parity
 

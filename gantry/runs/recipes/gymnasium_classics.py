@@ -1,10 +1,13 @@
-"""Recipes for environments that Gymnasium ships."""
+"""Recipes for environments that Gymnasium ships, and for those of them that hide velocities."""
+
+import dataclasses
 
 from gantry.agents.dqn import DQNConfig
 from gantry.agents.models.ensemble import EnsembleConfig
 from gantry.agents.models.plan_search import SearchConfig
 from gantry.agents.pets import PlannerConfig
 from gantry.agents.q_learning import QLearningConfig
+from gantry.agents.recurrent_ppo import RecurrentPPOConfig
 from gantry.agents.reinforce import ReinforceConfig
 from gantry.runs.recipes import Recipe
 
@@ -18,6 +21,17 @@ TAXI = QLearningConfig(
     epsilon_schedule="constant",
     initial_value=20.0,
     replay_batches=4,
+)
+# sb3-contrib's 100,000 steps, in fewer environments for more updates.
+NO_VELOCITY = RecurrentPPOConfig(
+    num_envs=16,
+    rollout_steps=64,
+    epochs=6,
+    minibatch_size=512,
+    learning_rate=2e-3,
+    learning_rate_schedule="linear",
+    memory_size=32,
+    max_gradient_norm=2.0,
 )
 
 RECIPES = (
@@ -51,6 +65,8 @@ RECIPES = (
         ),
         total_steps=3_000,
     ),
+    Recipe("CartPoleNoVel-v1", NO_VELOCITY, total_steps=100_000),
+    Recipe("PendulumNoVel-v1", dataclasses.replace(NO_VELOCITY, gamma=0.9), total_steps=100_000),
     Recipe("FrozenLake-v1", FROZEN_LAKE, total_steps=15_000),
     Recipe("FrozenLake-v1", FROZEN_LAKE, total_steps=15_000, env_options={"is_slippery": False}),
     Recipe("Taxi-v3", TAXI, total_steps=20_000),

@@ -5,6 +5,7 @@ from gantry.agents.models.plan_search import SearchConfig
 from gantry.agents.pets import PlannerConfig
 from gantry.agents.ppo import PPOConfig
 from gantry.agents.q_learning import QLearningConfig
+from gantry.agents.recurrent_ppo import RecurrentPPOConfig
 from gantry.runs.recipes import Recipe
 
 RECIPES = (
@@ -23,6 +24,28 @@ RECIPES = (
             normalize_observation=False,  # all lie in [0, 1], and what is rare should not look enormous
         ),
         total_steps=500_000,
+    ),
+    # A wider memory, as it must hold where the robot is and where it has been. Observations are flags, and changes of
+    # them say nothing more.
+    Recipe(
+        "gantry/Vacuum-v0",
+        RecurrentPPOConfig(
+            num_envs=64,
+            rollout_steps=64,
+            epochs=4,
+            minibatch_size=1024,
+            learning_rate=1e-3,
+            learning_rate_schedule="linear",
+            gamma=0.97,
+            entropy_coefficient=0.002,
+            memory_size=128,
+            hidden_sizes=(128,),
+            max_gradient_norm=2.0,
+            normalize_observation=False,
+            observe_change=False,
+        ),
+        total_steps=500_000,
+        env_options={"observation": "local"},
     ),
     # Which dirt an action takes away depends on room and action together; only with β-NLL do the networks learn that
     # rather than explain it as noise.
