@@ -120,6 +120,13 @@ SUITES: dict[str, Suite] = {
         Protocol(seconds=120.0, checkpoints=20, episodes=10, final_episodes=100),
         "the same environments, every agent that has a counterpart in SB3, 5 seeds of 120 s: two days on two cores",
     ),
+    "memory": Suite(
+        ("gantry.envs.velocity_masked:CartPoleNoVel-v1", "gantry.envs.velocity_masked:PendulumNoVel-v1"),
+        ("ppo", "recurrent-ppo", "sb3:recurrent_ppo"),
+        5,
+        Protocol(steps=100_000, checkpoints=10, episodes=10, final_episodes=50),
+        "velocities hidden: PPO, recurrent PPO and sb3-contrib's, 5 seeds of 100,000 steps: hours, most of them theirs",
+    ),
 }
 
 
