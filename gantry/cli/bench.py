@@ -44,7 +44,7 @@ class BenchArguments:
     processes: int = 1
     """Trainings at a time, in `memory`, where they count scores and not seconds."""
     only: tuple[str, ...] = ()
-    """Measure only these parts of `memory`: swing-up, reach, vacuum, no-velocity, kinds, rates; by default all."""
+    """Measure only these parts of `memory`: swing-up, memoryless, reach, vacuum, no-velocity, kinds, rates."""
     out: Path | None = None
     """Keep the runs of `memory` in folders below this one, for `gantry plot`."""
     peers: bool = True
