@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -16,6 +16,9 @@ from gantry.runs.environments import short_name
 from gantry.runs.folder import Run
 from gantry.runs.step_time_limit import step_time_limit
 from gantry.types import Json
+
+if TYPE_CHECKING:
+    from gantry.film.side_by_side import Take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +36,17 @@ class RecordArguments:
       gantry record runs/CartPoleSwingUp-v0-ppo-seed0 --slow-motion 4 --poster
 
       gantry record runs/CartPoleSwingUp-v0-ppo-seed0 --compare runs/CartPoleSwingUp-v0-sac-seed0
+
+      gantry train gantry/CartPoleSwingUp-v0 --name learning --keep-snapshots
+      gantry record runs/CartPoleSwingUp-v0-ppo-learning-seed0 --progress
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder, as `gantry train` named it."""
     compare: tuple[Path, ...] = ()
     """Film these runs too, an episode of each, side by side with RUN."""
+    progress: bool = False
+    """Film the policies that `gantry train --keep-snapshots` kept, from the first to the last: how the run learned."""
     out: Path | None = None
     """The film, .mp4 or .gif; by default videos/RUN in the current folder."""
     title: str | None = None
@@ -89,8 +97,8 @@ def main(words: Sequence[str]) -> None:
     from gantry.film.record import record
 
     screen = console(arguments.json)
-    if arguments.compare:
-        _compare(arguments, screen)
+    if arguments.compare or arguments.progress:
+        _several(arguments, screen)
         return
     agent = load_agent(arguments.run)
     options = {**config.env_options, **_options(arguments)}
@@ -135,25 +143,22 @@ def main(words: Sequence[str]) -> None:
         )
 
 
-def _compare(arguments: RecordArguments, screen: Console) -> None:
-    """Film several runs side by side."""
-    from gantry.agents import load_agent
-    from gantry.film.side_by_side import Take, record_side_by_side
+def _several(arguments: RecordArguments, screen: Console) -> None:
+    """Film several runs side by side, or what a run kept of its training one after another."""
+    from gantry.film.side_by_side import record_in_turn, record_side_by_side
+    from gantry.film.video import film_facts
 
-    wishes = arguments.camera, arguments.title
+    flag, wishes = "--progress" if arguments.progress else "--compare", (arguments.camera, arguments.title)
+    if arguments.compare and arguments.progress:
+        raise GantryError("--compare and --progress make different films: give one of the two")
     if arguments.episodes != 1 or wishes != (None, None) or not arguments.overlay or arguments.trail:
-        raise GantryError("--compare films one episode of each run, with its panel: leave out other wishes")
-    takes = []
-    for folder in (arguments.run, *arguments.compare):
-        config = Run(folder).read_config()
-        options = {**config.env_options, **_options(arguments)}
-        label = f"{config.agent} seed {config.seed}, {film_title(config.env_id)}"
-        takes.append(Take(label, load_agent(folder), config.env_id, options))
-    default = Path("videos") / f"{arguments.run.resolve().name}-compared"
-    path = film_path(arguments.out, arguments.format, default)
+        raise GantryError(f"{flag} films one episode of each policy, with its panel: leave out other wishes")
+    takes = _snapshots(arguments) if arguments.progress else _runs(arguments)
+    name = f"{arguments.run.resolve().name}-{'progress' if arguments.progress else 'compared'}"
+    path = film_path(arguments.out, arguments.format, Path("videos") / name)
     with step_time_limit(arguments.step_time_limit), _bar(screen) as bar:
         task = bar.add_task("filming", total=len(takes))
-        films = record_side_by_side(
+        films = (record_in_turn if arguments.progress else record_side_by_side)(
             takes,
             path,
             arguments.seed,
@@ -167,9 +172,40 @@ def _compare(arguments: RecordArguments, screen: Console) -> None:
     shown = "; ".join(f"{take.label} {score:.1f}" for take, score in zip(takes, scores, strict=True))
     screen.print(f"{path}: {shown}", soft_wrap=True, markup=False)
     if arguments.poster:
-        _poster(path, max(film.frames for film in films), screen)
+        _poster(path, film_facts(path)["frames"], screen)
     if arguments.json:
         print_json({"path": str(path), "scores": scores})
+
+
+def _runs(arguments: RecordArguments) -> "list[Take]":
+    """Return the runs of --compare as parts of a film."""
+    from gantry.agents import load_agent
+    from gantry.film.side_by_side import Take
+
+    takes = []
+    for folder in (arguments.run, *arguments.compare):
+        config = Run(folder).read_config()
+        options = {**config.env_options, **_options(arguments)}
+        label = f"{config.agent} seed {config.seed}, {film_title(config.env_id)}"
+        takes.append(Take(label, load_agent(folder), config.env_id, options))
+    return takes
+
+
+def _snapshots(arguments: RecordArguments) -> "list[Take]":
+    """Return what a run kept of its training as parts of a film."""
+    from gantry.agents import load_agent
+    from gantry.film.side_by_side import Take
+    from gantry.runs.snapshots import progress
+
+    run = Run(arguments.run)
+    config, kept = run.read_config(), progress(run)
+    options = {**config.env_options, **_options(arguments)}
+    return [
+        Take(
+            f"{each.steps:,} steps, {each.steps / kept[-1].steps:.0%}", load_agent(each.folder), config.env_id, options
+        )
+        for each in kept
+    ]
 
 
 def _options(arguments: RecordArguments) -> Json:

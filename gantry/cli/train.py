@@ -90,6 +90,8 @@ class TrainArguments:
     """Episodes of each evaluation, always from the same seeds, which training never uses."""
     until: float | None = None
     """Stop once an evaluation scores this much."""
+    keep_snapshots: bool = False
+    """Keep the policy after 0, 5, 10, 25 and 50 % of the training too, for `gantry record --progress`."""
     step_time_limit: float | None = None
     """Seconds that a step of an environment that others made may take; one that hangs ends the training, saved."""
     track: str | None = None
@@ -184,6 +186,7 @@ def _learn(
             env_options=options,
             evaluation=evaluation,
             keep_schedules=arguments.keep_schedules,
+            keep_snapshots=arguments.keep_snapshots,
             **hear,
         )
     tuned_for = asked.recipe.env_options if asked.recipe is not None else {}
@@ -191,7 +194,7 @@ def _learn(
     seed = arguments.seed
     return train(
         run, asked.env_id, asked.agent, asked.config, total_steps, seed, options, evaluation=evaluation,
-        data=arguments.data, **hear,
+        data=arguments.data, keep_snapshots=arguments.keep_snapshots, **hear,
     )  # fmt: skip
 
 

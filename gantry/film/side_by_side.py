@@ -1,10 +1,10 @@
-"""Films of several policies beside one another, each with its own panel of time, score and actions."""
+"""Films of several policies, beside one another or in turn, each with its own panel of time, score and actions."""
 
 import contextlib
 import dataclasses
 import itertools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from gantry.types import Options
 
 COLUMNS = 3
 """Films in a row, at most."""
+HOLD_FRAMES = 20
+"""Frames for which the last picture of a part stays, so that its score can be read, where another part follows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,28 +64,8 @@ def record_side_by_side(
     """
     if len(takes) < 2:
         raise GantryError("a comparison needs at least two runs: gantry record RUN --compare RUN …")
-    width, height = size or SIZE
-    width, height = width - width % 2, height - height % 2  # an encoder would pad odd sides
-    with tempfile.TemporaryDirectory(prefix="gantry-film-") as folder:
-        films = []
-        for number, take in enumerate(takes):
-            part = Path(folder) / f"{number}.mp4"
-            films.append(
-                record(
-                    take.policy,
-                    take.env_id,
-                    part,
-                    title=take.label,
-                    seed=seed,
-                    env_options=take.env_options,
-                    size=(width, height),
-                    backend=backend,
-                    speed=speed,
-                    max_steps=max_steps,
-                )
-            )
-            if progress is not None:
-                progress(number + 1, len(takes))
+    width, height = _even(size or SIZE)
+    with _parts(takes, seed, (width, height), backend, speed, max_steps, progress) as films:
         columns = min(COLUMNS, len(takes))
         rows = -(-len(takes) // columns)
         with contextlib.ExitStack() as stack:
@@ -97,3 +79,69 @@ def record_side_by_side(
                         sheet[top : top + height, left : left + width] = picture
                 writer.add(sheet)
     return films
+
+
+def record_in_turn(
+    takes: Sequence[Take],
+    path: Path,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    backend: str = "auto",
+    speed: float = 1.0,
+    max_steps: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Film]:
+    """Film an episode of each policy, the same one where they share an environment, and show one after another.
+
+    Arguments are those of `record_side_by_side`; `size` is the film's.
+
+    Returns:
+        What each part shows.
+
+    Raises:
+        GantryError: whatever `record` raises.
+    """
+    film_size = _even(size or SIZE)
+    with (
+        _parts(takes, seed, film_size, backend, speed, max_steps, progress) as films,
+        VideoWriter(path, FRAMES_PER_SECOND, film_size) as writer,
+    ):
+        for film in films:
+            with contextlib.closing(film_frames(film.path)) as pictures:
+                for picture in pictures:
+                    writer.add(picture)
+            for _ in range(HOLD_FRAMES):
+                writer.add(picture)
+    return films
+
+
+def _even(size: tuple[int, int]) -> tuple[int, int]:
+    """Return a size with even sides: an encoder would pad odd ones."""
+    return size[0] - size[0] % 2, size[1] - size[1] % 2
+
+
+@contextlib.contextmanager
+def _parts(
+    takes: Sequence[Take], seed: int, size: tuple[int, int], backend: str, speed: float, max_steps: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[list[Film]]:  # fmt: skip
+    """Film an episode of each policy into a file of its own, which are there within the block."""
+    with tempfile.TemporaryDirectory(prefix="gantry-film-") as folder:
+        films = []
+        for number, take in enumerate(takes):
+            film = record(
+                take.policy,
+                take.env_id,
+                Path(folder) / f"{number}.mp4",
+                title=take.label,
+                seed=seed,
+                env_options=take.env_options,
+                size=size,
+                backend=backend,
+                speed=speed,
+                max_steps=max_steps,
+            )
+            films.append(film)
+            if progress is not None:
+                progress(number + 1, len(takes))
+        yield films

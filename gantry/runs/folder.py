@@ -8,6 +8,7 @@ trainer/state.safetensors
                      all that resuming needs: optimizer, buffers, counters, random generators, simulator
 evaluations.csv, best/
                      where the policy was evaluated during training: its scores, and the policy that scored best
+snapshots/STEPS/     where they were asked for: the policy after shares of the training
 files/               those that the environment's options name, such as a floor plan
 dynamics.png         for planners: how well their model predicted transitions that it had not seen
 videos/
@@ -62,6 +63,8 @@ class RunConfig:
     """Steps over which schedules of settings run, where that is not `total_steps`."""
     data: Json | None = None
     """The data set that learning began from; None: none."""
+    snapshots: bool | None = None
+    """Whether the policy is kept after shares of the training; None: no."""
 
 
 def current_versions() -> dict[str, str]:
@@ -81,6 +84,7 @@ class Run:
         self.folder = Path(folder)
         self.videos = self.folder / "videos"
         self.best = self.folder / "best"
+        self.snapshots = self.folder / "snapshots"
         self.metrics = MetricsFile(self.folder / "metrics.csv", ("score", "wall_seconds"))
         self.evaluations = MetricsFile(self.folder / "evaluations.csv", ("score",))
         self._config = self.folder / "config.json"
@@ -114,7 +118,7 @@ class Run:
         if not self._lock.held:
             if not self._lock.acquire():
                 return False
-            for folder in (self.folder, self.best, self._trainer.parent):
+            for folder in (self.folder, self.best, self._trainer.parent, *self.snapshots.glob("*")):
                 remove_temporaries(folder)
         return True
 
@@ -160,7 +164,7 @@ class Run:
         for name, kind in types.items():
             if not isinstance(content.get(name), kind) or isinstance(content[name], bool):
                 raise GantryError(f"{self._config} is damaged ({name!r} is missing or wrong); train again")
-        optional: dict[str, type] = {"evaluation": dict, "schedule_steps": int, "data": dict}
+        optional: dict[str, type] = {"evaluation": dict, "schedule_steps": int, "data": dict, "snapshots": bool}
         for name, kind in optional.items():
             if not isinstance(content.get(name), kind | None):
                 raise GantryError(f"{self._config} is damaged ({name!r} is wrong); train again")

@@ -1,6 +1,7 @@
 """Training: where environment, agent and run folder are built, and the agent learns."""
 
 import contextlib
+import dataclasses
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from gantry.runs.interrupts import deferring
 from gantry.runs.resumption import changed_run
 from gantry.runs.scores import score
 from gantry.runs.seeds import Purpose, environment_seed
+from gantry.runs.snapshots import SnapshotKeeper
 from gantry.types import Options
 
 CHECKPOINT_SECONDS = 10.0
@@ -115,6 +117,7 @@ def train(
     evaluated: Progress | None = None,
     say: Say = say_on_stderr,
     data: Path | None = None,
+    keep_snapshots: bool = False,
 ) -> Agent:
     """Train a new agent in a new run.
 
@@ -131,6 +134,7 @@ def train(
         evaluated: called with the row of `evaluations.csv` of each evaluation.
         say: called with what the user should know although training goes on, in one line.
         data: the folder of a data set to begin from; None: from nothing.
+        keep_snapshots: keep the policy after shares of the training, for a film of its progress.
 
     Returns:
         The trained agent, with its environments closed.
@@ -158,6 +162,7 @@ def train(
             current_versions(),
             evaluation.settled(total_steps).to_json() if evaluation is not None else None,
             data=reference.to_json() if reference is not None else None,
+            snapshots=keep_snapshots or None,
         )
         run.write_config(written)
         return _learn(_Recorder(run, written, learner, 0.0, progress, evaluated, say))
@@ -173,6 +178,7 @@ def resume(
     keep_schedules: bool = False,
     evaluated: Progress | None = None,
     say: Say = say_on_stderr,
+    keep_snapshots: bool = False,
 ) -> Agent:
     """Continue a run that was stopped, to the same numbers as if it had never stopped, where nothing is changed.
 
@@ -188,6 +194,7 @@ def resume(
         keep_schedules: let schedules of settings end where they did, instead of stretching them over the new budget.
         evaluated: called with the row of `evaluations.csv` of each evaluation.
         say: called with what the user should know although training goes on, in one line.
+        keep_snapshots: keep the policy after shares of the training from here on, also where the run did not.
 
     Returns:
         The trained agent, with its environments closed.
@@ -203,6 +210,7 @@ def resume(
     with run.claimed(), contextlib.ExitStack() as at_end:
         before = run.read_config()
         written, remarks = changed_run(before, total_steps, config, env_options, evaluation, keep_schedules)
+        written = dataclasses.replace(written, snapshots=keep_snapshots or written.snapshots)
         agent = build_agent(written)
         at_end.callback(close_agent, agent)
         # A run killed before its first checkpoint begins again.
@@ -264,6 +272,7 @@ class _Recorder:
             plan = EvaluationPlan.from_json(written.evaluation)
             self.evaluator = TrainingEvaluator(run, agent, plan, written.env_id, written.env_options)
             self.evaluator.begin(wall_before)
+        self._keeper = SnapshotKeeper(run, agent, written.total_steps) if written.snapshots else None
         env = agent.env.unwrapped
         self._simulator = env if isinstance(env, CountsDivergences) else None
         self._wall_before, self._steps_before = wall_before, agent.steps
@@ -271,6 +280,15 @@ class _Recorder:
         self._interval = CHECKPOINT_SECONDS
         self._unwritten: list[Metrics] = []  # rows that the disk had no room for
         self.saved_steps = agent.steps
+
+    def begin(self) -> None:
+        """Keep the policy that training begins with, where snapshots are asked for.
+
+        Raises:
+            CannotWrite: there is no room for it.
+        """
+        if self._keeper is not None:
+            self._keeper.keep()
 
     def seconds(self) -> float:
         """Return the training time of this execution, without evaluations."""
@@ -299,6 +317,8 @@ class _Recorder:
             if self.evaluator is not None:
                 self._tell(self.evaluator.after_update(self.wall_seconds()))
             self._write_rows()
+            if self._keeper is not None:
+                self._keeper.keep()
             if time.perf_counter() - self._last_save > self._interval:
                 self.save()
         except CannotWrite as error:
@@ -350,6 +370,7 @@ def _learn(recorder: _Recorder) -> Agent:
 
         try:
             if evaluator is None or not evaluator.reached:
+                recorder.begin()
                 agent.learn(recorder.written.total_steps, on_update)
             if request.made:
                 raise KeyboardInterrupt
