@@ -137,6 +137,7 @@ COSTLY = (
     "policy_search",
     "reach",
     "dqn",
+    "memory",
 )
 """Pages whose commands take seconds: they run in the slow tests, and their flags are looked up in all."""
 

@@ -15,6 +15,7 @@ from gantry.agents.parts.replay import ReplayBuffer
 from gantry.agents.parts.vector_stepper import Transition
 from gantry.agents.ppo import PPO, PPOConfig
 from gantry.agents.q_learning import QLearning, QLearningConfig
+from gantry.agents.recurrent_ppo import RecurrentPPO, RecurrentPPOConfig
 
 GAMMA = 0.9
 STATES, ACTIONS = 6, 2
@@ -161,6 +162,23 @@ def test_targets_of_rollouts_match_hand_computation(kind, config):
             cell = states[time, env], actions[time, env]
             value = REWARDS[cell] + (0.0 if NEXT[cell] == STATES - 1 else GAMMA ** TIMES[cell] * value)
             assert targets[time, env] == pytest.approx(value, abs=1e-5)
+
+
+def test_targets_of_sequences_match_hand_computation():
+    config = RecurrentPPOConfig(gamma=GAMMA, gae_lambda=1.0, rollout_steps=24, normalize_return=False, memory_size=4)
+    agent = RecurrentPPO(TimedChain(4), config)
+    agent.stepper.begin_episodes()
+    part, known = agent.collect(96), 0
+    states, actions = agent.rollout.observations[:24].argmax(2), part.samples.numpy()
+    for env in range(4):
+        value = np.nan  # of what follows the rollout
+        for time in range(23, -1, -1):
+            cell = states[time, env], actions[time, env]
+            value = REWARDS[cell] + (0.0 if NEXT[cell] == STATES - 1 else GAMMA ** TIMES[cell] * value)
+            if np.isfinite(value):
+                known += 1
+                assert part.target[time, env].item() == pytest.approx(value, abs=1e-5)
+    assert known > 48
 
 
 def test_metrics_count_the_time_of_episodes():

@@ -313,10 +313,11 @@ class RecurrentPPO:
             values: Array = self.critic(features.flatten(0, 1)).view(length + 1, -1).cpu().numpy()
             log_prob = distribution.log_prob(outputs, samples)
         next_values = np.where(done, final_values, values[1:])
-        rewards = self.return_normalizer.apply(rollout.rewards[:length], done, mask)
+        discounts = rollout.discounts(config.gamma)
+        rewards = self.return_normalizer.apply(rollout.rewards[:length], done, mask, discounts)
         advantages = gae(
             rewards, values[:-1], next_values, terminated, rollout.ends(),
-            gamma=config.gamma, lam=config.gae_lambda,
+            gamma=discounts, lam=config.gae_lambda,
         )  # fmt: skip
         arrays = (begins, mask, advantages, values[:-1] + advantages, values[:-1])
         of_begins, of_mask, advantage, target, value = (torch.tensor(array).to(device) for array in arrays)

@@ -136,13 +136,17 @@ class Rollout:
                 next_values[times, np.concatenate([step.final_envs for _, step in self.finals])] = last
         return values[:-1], next_values
 
+    def discounts(self, gamma: float) -> float | NDArray[np.float32]:
+        """Return γ to the power of the time that each step took, (T, n); γ itself where every step takes the time 1."""
+        return gamma if self.elapsed is None else (gamma ** self.elapsed[: self.length]).astype(np.float32)
+
     def batch(
         self, critic: Callable[[torch.Tensor], torch.Tensor], normalizer: ReturnNormalizer, gamma: float, lam: float
     ) -> Batch:
         """Return the transitions that count, with advantages by GAE of the scaled rewards, on the policy's device."""
         length, device, mask = self.length, self.policy.device, self.mask[: self.length]
         values, next_values = self.values(critic)
-        discounts = gamma if self.elapsed is None else (gamma ** self.elapsed[:length]).astype(np.float32)
+        discounts = self.discounts(gamma)
         rewards = normalizer.apply(self.rewards[:length], self.done[:length], mask, discounts)
         terminated, ends = self.terminated[:length], self.ends()
         advantages = gae(rewards, values, next_values, terminated, ends, gamma=discounts, lam=lam)

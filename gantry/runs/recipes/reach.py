@@ -24,21 +24,24 @@ RECIPES = (
         ),
         total_steps=1_500_000,
     ),
-    # Only sequences in which an episode begins teach what to write into the memory. So episodes of 5 s, of which there
-    # are four times as many as of dm_control's 20 s, and rollouts of half an episode.
+    # Only sequences in which an episode begins teach what to write into the memory. So each rollout is a whole episode
+    # from its beginning, of 5 s, of which there are four times as many as of dm_control's 20 s. With sequences of half
+    # an episode, staggered, success was still 11 % after 360,000 steps, where it is 20 % after 112,000.
     Recipe(
         "gantry/ReachPlanar-v0",
         RecurrentPPOConfig(
-            num_envs=128,
-            rollout_steps=64,
+            num_envs=64,
+            rollout_steps=125,
             epochs=4,
-            minibatch_size=2048,
+            minibatch_size=1000,
             learning_rate=2e-3,
             learning_rate_schedule="linear",
+            clip_range=0.3,
             gamma=0.97,
             hidden_sizes=(64, 64),
             activation="relu",
             max_gradient_norm=2.0,
+            stagger_first_episodes=False,
         ),
         total_steps=1_500_000,
         env_options={"target_visible": 0.2, "max_episode_steps": 125},
