@@ -206,7 +206,7 @@ def physics(words: Sequence[str]) -> Iterator[Sequence[str]]:
     task: Any = require_task(words[0]).load_class() if words else None
     quantities: Mapping[str, Any] = COMMON if task is None else task.physics
     for name, each in quantities.items():
-        yield f"`{name}`", each.meaning, each.unit, f"{each.default:g}", f"{each.low:g} to {each.high:g}"
+        yield f"`{name}`", each.meaning, each.unit, f"{each.default:g}", each.accepted
 
 
 def main() -> int:

@@ -68,7 +68,7 @@ def _compiled(shape: str, size: str, mass: float) -> mujoco.MjModel:
     return mujoco.MjModel.from_xml_string(text)
 
 
-def _cart_pole_of(length: float, pole_mass: float, cart_mass: float) -> mujoco.MjModel:
+def _cart_pole_of(length: float, pole_mass: float, cart_mass: float, motor_sign: float = 1.0) -> mujoco.MjModel:
     """The cart-pole, written out anew with other numbers."""
     return mujoco.MjModel.from_xml_string(f"""
     <mujoco>
@@ -84,7 +84,7 @@ def _cart_pole_of(length: float, pole_mass: float, cart_mass: float) -> mujoco.M
           </body>
         </body>
       </worldbody>
-      <actuator><motor joint="slider" gear="10" ctrllimited="true" ctrlrange="-1 1"/></actuator>
+      <actuator><motor joint="slider" gear="{10 * motor_sign}" ctrllimited="true" ctrlrange="-1 1"/></actuator>
     </mujoco>""")
 
 
@@ -92,7 +92,9 @@ def test_set_physics_gives_the_accelerations_of_a_model_compiled_with_those_numb
     rng = np.random.default_rng(0)
     n = 40
     physics = {
-        name: np.exp(rng.uniform(np.log(parameter.low), np.log(parameter.high), n))
+        name: rng.choice(parameter.choices, n)
+        if parameter.choices
+        else np.exp(rng.uniform(np.log(parameter.low), np.log(parameter.high), n))
         for name, parameter in CartPole.physics.items()
     }
     for index, (name, parameter) in enumerate(CartPole.physics.items()):  # and the ends of every range
@@ -100,7 +102,7 @@ def test_set_physics_gives_the_accelerations_of_a_model_compiled_with_those_numb
     simulator = make_simulator(ID, n, physics=physics)
     for row in range(n):
         ours = simulator.batch.get_model(row)
-        values = [physics[name][row] for name in ("pole_length", "pole_mass", "cart_mass")]
+        values = [physics[name][row] for name in ("pole_length", "pole_mass", "cart_mass", "motor_sign")]
         reference = _cart_pole_of(*values)
         for field in ("body_subtreemass", "dof_M0", "dof_invweight0", "body_invweight0"):
             assert getattr(ours, field) == pytest.approx(getattr(reference, field), rel=1e-9, abs=1e-12), field

@@ -40,6 +40,7 @@ GIVEN = {
     "pole_length": [0.1, 0.6, 1.0, 4.0],
     "pole_mass": [0.001, 0.1, 0.5, 10.0],
     "cart_mass": [0.1, 0.8, 1.0, 100.0],
+    "motor_sign": [-1.0, 1.0, 1.0, -1.0],
 }
 """From the least to the greatest value that is accepted, one a row."""
 ROWS = 4
@@ -55,6 +56,7 @@ RANGES: dict[str, str | Range] = {
     "pole_length": Range(0.5, 1.5),
     "pole_mass": "0.05..0.3",
     "cart_mass": "0.5..2.0",
+    "motor_sign": "-1..1",
 }
 
 
@@ -316,10 +318,10 @@ def test_draws_lie_in_the_range_uniformly_and_differ_between_rows_and_episodes(m
     low, high = (0.0, 360.0) if name == "gravity_direction" else bounds(name)
     assert drawn.min() >= low
     assert drawn.max() <= high
-    if name == "motor_delay":
-        counts = np.bincount(drawn.astype(int).ravel())
-        assert np.array_equal(drawn, np.round(drawn))
-        assert len(counts) == 4, "0, 1, 2 and 3, both ends included"
+    whole = {"motor_delay": [0.0, 1.0, 2.0, 3.0], "motor_sign": [-1.0, 1.0]}.get(name)
+    if whole is not None:
+        found, counts = np.unique(drawn, return_counts=True)
+        assert found.tolist() == whole, "both ends included, and nothing between them"
         assert stats.chisquare(counts).pvalue > 1e-3
         assert all(len(set(row)) > 1 for row in [*drawn, *drawn.T])
     else:

@@ -179,7 +179,7 @@ def test_rows_of_differing_physics_equal_serial_loops_on_their_own_models():
 def test_infos_report_the_physics_that_differ_and_are_no_handle_on_them():
     simulator = make_simulator(ID, 2, physics={"pole_length": [0.5, 2.0]})
     _, infos = simulator.reset(seed=0)
-    assert infos["physics"].keys() == {"pole_length", "pole_mass", "cart_mass"}
+    assert infos["physics"].keys() == {"pole_length", "pole_mass", "cart_mass", "motor_sign"}
     assert np.array_equal(infos["physics"]["pole_length"], [0.5, 2.0])
     infos["physics"]["pole_length"][:] = 9.0
     assert np.array_equal(simulator.get_state()["physics/pole_length"], [0.5, 2.0])

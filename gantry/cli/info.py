@@ -57,9 +57,7 @@ def main(words: Sequence[str]) -> None:
         _show(screen, f"{title}: {space}", *_components(components))
     choices = ((o.name, _plain(o.default), " ".join(map(_plain, o.choices))) for o in known.options)
     _show(screen, "options (--env NAME=VALUE)", ("name", "default", "values"), choices)
-    physics = (
-        (name, f"{p.default:g}", f"{p.low:g} to {p.high:g}", p.unit, p.meaning) for name, p in known.physics.items()
-    )
+    physics = ((name, f"{p.default:g}", p.accepted, p.unit, p.meaning) for name, p in known.physics.items())
     title = 'physics to randomize (--randomize "NAME=LOW..HIGH")'
     _show(screen, title, ("name", "default", "range", "unit", "meaning"), physics)
     for title, names in (

@@ -15,6 +15,7 @@ import mujoco
 import numpy as np
 from mujoco.batch import Batch
 
+from gantry.envs.components import Component
 from gantry.envs.random_streams import RandomStreams
 from gantry.errors import GantryError, nearest
 
@@ -34,6 +35,15 @@ class PhysicalParameter:
     unit: str
     meaning: str
     integer: bool = False
+    choices: tuple[float, ...] = ()
+    """The only values that are accepted, in ascending order; empty: all within the range."""
+
+    @property
+    def accepted(self) -> str:
+        """The values that are accepted, in words."""
+        if self.choices:
+            return " or ".join(f"{choice:g}" for choice in self.choices)
+        return f"{self.low:g} to {self.high:g}"
 
     def check(self, name: str, values: float | np.ndarray) -> None:
         """Refuse values that are out of range, or not whole where they must be (GantryError); `name` is told."""
@@ -41,6 +51,12 @@ class PhysicalParameter:
             raise GantryError(f"{name} must lie in {self.low:g}..{self.high:g} {self.unit}")
         if self.integer and np.any(values != np.round(values)):
             raise GantryError(f"{name} must be a whole number of {self.unit}")
+        if self.choices and not np.all(np.isin(values, self.choices)):
+            raise GantryError(f"{name} must be one of {', '.join(f'{choice:g}' for choice in self.choices)}")
+
+    def scaled(self, values: np.ndarray) -> np.ndarray:
+        """Return values (...) as an observation shows them: 0 the default, and factors as logarithms where they can."""
+        return np.log(values / self.default) if min(self.low, self.default) > 0 else values - self.default
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,8 @@ WITHOUT_EFFECT: dict[str, Callable[[mujoco.MjModel], bool]] = {
     "gravity_tilt": lambda model: bool(model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_GRAVITY),
 }
 """Tells which quantities a model does not have: varying them would look like randomized physics and change nothing."""
+
+DIRECTION = PhysicalParameter(0.0, 0.0, 360.0, "degrees", "where gravity tilts to")
 
 PHYSICS_STREAM, NOISE_STREAM = 1_000_001, 1_000_002
 """Counters that keep these samples apart from those of the initial states."""
@@ -171,6 +189,8 @@ class Physics:
                 raise GantryError(f"{name} {quantity.low:g}..{quantity.high:g} must be a range within {bounds}")
             if parameter.integer and not (float(quantity.low).is_integer() and float(quantity.high).is_integer()):
                 raise GantryError(f"{name} must range over whole numbers of {parameter.unit}")
+            if parameter.choices:
+                parameter.check(name, np.array([quantity.low, quantity.high]))
             self.ranges[name] = quantity
             return np.full(count, quantity.low)
         try:
@@ -182,12 +202,34 @@ class Physics:
         parameter.check(name, array)
         return np.broadcast_to(array, (count,)).copy()
 
-    def begin_episodes(self, ids: np.ndarray, seeds: np.ndarray, episodes: np.ndarray) -> None:
+    def _in_use(self) -> list[tuple[str, PhysicalParameter]]:
+        """Return the quantities in use in the order of their declaration, whichever order they were given in."""
+        declared = {**self._declared, "gravity_direction": DIRECTION}
+        return [(name, parameter) for name, parameter in declared.items() if name in self.values]
+
+    @property
+    def components(self) -> list[Component]:
+        """Names and bounds of what `observed` returns."""
+        found = []
+        for name, parameter in self._in_use():
+            low, high = parameter.scaled(np.array([parameter.low, parameter.high]))
+            found.append(Component(name, low=float(low), high=float(high)))
+        return found
+
+    def observed(self) -> np.ndarray:
+        """Return every quantity in use as an observation shows it, (n, quantities) float32."""
+        columns = [parameter.scaled(self.values[name]) for name, parameter in self._in_use()]
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    def sample(self, ids: np.ndarray, seeds: np.ndarray, episodes: np.ndarray) -> None:
         """Sample and write the random quantities of the environments `ids` (k,), from their seeds and episodes (k,)."""
         if self.ranges or "gravity_direction" in self.values:
             for name, spread in self.ranges.items():
                 streams = _stream(name, seeds, episodes)
-                if self._declared[name].integer:
+                if choices := self._declared[name].choices:
+                    among = np.array([choice for choice in choices if spread.low <= choice <= spread.high])
+                    drawn = among[streams.integers(len(among), 1)[:, 0]]
+                elif self._declared[name].integer:
                     drawn = spread.low + streams.integers(int(spread.high - spread.low) + 1, 1)[:, 0]
                 else:
                     drawn = streams.uniform(spread.low, spread.high, 1)[:, 0]
@@ -196,6 +238,9 @@ class Physics:
                 streams = _stream("gravity_direction", seeds, episodes)
                 self.values["gravity_direction"][ids] = streams.uniform(0.0, 360.0, 1)[:, 0]
             self.write(ids)
+
+    def rest(self, ids: np.ndarray) -> None:
+        """Forget the controls on their way to the motors of the environments `ids` (k,), whose episodes begin."""
         self._sent[ids] = self._neutral
 
     def write(self, ids: np.ndarray) -> None:

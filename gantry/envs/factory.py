@@ -19,13 +19,15 @@ def make(env_id: str, **options: Any) -> gymnasium.Env[Any, Any]:
 
     Args:
         env_id: a registered task, also without its `gantry/`; any Gymnasium id; or `module:Env-v0`.
-        options: of the environment; `stack=4` shows the last four observations.
+        options: of the environment; `stack=4` shows the last four observations, `trial=4` joins four episodes.
 
     Raises:
         GantryError: the id is unknown, or the environment cannot be made with these options.
     """
     with _making(env_id) as spec:
         stack = _foreign_stack(spec, options)
+        if "trial" in options and "max_episode_steps" in options:
+            options["trial_steps"] = options["max_episode_steps"]
         env = gymnasium.make(spec.id, **options)
         return env if stack == 1 else FrameStackObservation(env, stack)
 

@@ -30,6 +30,7 @@ from gantry.envs.registry import require_task
 from gantry.envs.reward_design import RewardDesign
 from gantry.envs.state import State
 from gantry.envs.task import Task
+from gantry.envs.trials import extended_space, make_trials
 from gantry.errors import GantryError, shown
 from gantry.types import Infos, Json, Numeric, Observation
 
@@ -63,7 +64,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     episodes end with SAME_STEP autoreset, it also holds `final_obs` (n, observation), their last observations, with the
     mask `_final_obs` (n,). Where physics differ between environments, `physics` holds their values. `diverged` is a
     mask (n,), present when simulations diverged: their episodes are truncated, with the last finite observation as the
-    final one. Where the reward in use is not the task's own, `objective` (n,) holds the task's own.
+    final one. Where the reward in use is not the task's own, `objective` (n,) holds the task's own. In trials,
+    `trial_episode` (n,) is the place in its trial, from 0, of the episode that the step belonged to.
 
     Args:
         task: the world.
@@ -79,6 +81,10 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             task's own reward; None keeps that (see `gantry.envs.reward_design`).
         shaping: the agent's discount γ, to add potential-based shaping; None adds none.
         stack: show the last so many observations, the newest last, (n, stack, ...); at the start all are the first one.
+        trial: episodes in a trial, which share its time limit and one sample of the physics; the trial is what resets
+            and ends, and the last action, reward and end are appended to observations (see `gantry.envs.trials`).
+        observe_physics: append the quantities of `physics` to observations, as logarithms of their ratios to the
+            model's, but as differences where they can be 0 or negative.
         integrator: `euler`, `rk4`, `implicit` or `implicitfast`; None for the model's own.
         substeps: steps in place of each physics step of the model, each as much shorter.
         render_mode: None or `rgb_array`.
@@ -103,6 +109,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         reward: Mapping[str, float] | str | None = None,
         shaping: float | None = None,
         stack: int = 1,
+        trial: int = 1,
+        observe_physics: bool = False,
         integrator: str | None = None,
         substeps: int = 1,
         render_mode: str | None = None,
@@ -127,7 +135,6 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "render_fps": max(1, round(1.0 / self.control_timestep)),
             "autoreset_mode": self.autoreset_mode,
         }
-        self._set_up_observations(task.observation_space, stack)
         self.single_action_space = copy.deepcopy(task.action_space)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._action_shape = self.action_space.shape
@@ -143,10 +150,9 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._all = np.arange(num_envs)
         self.varied = bool(physics)
         """Whether any physical quantity differs from the model's."""
-        self._physics: Physics | None = None
-        if physics:
-            self._physics = self._given_physics(physics)
-            self._check_noise()
+        self._physics = self._given_physics(physics) if physics else None
+        self._trials = make_trials(trial, max_episode_steps, self.single_action_space, num_envs)
+        self._set_up_observations(task.observation_space, stack, observe_physics)
         if disturb is not None:
             assert isinstance(task, Disturbable)  # _load_model has seen to it
             seconds = float(self.model.opt.timestep) * (task.motor_decimation or task.decimation)
@@ -166,10 +172,17 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self.compute_reward = task.compute_reward
             """The reward (...) for goals (..., goal), as hindsight replay asks for it."""
 
-    def _set_up_observations(self, space: gymnasium.Space, stack: int) -> None:
+    def _set_up_observations(self, space: gymnasium.Space, stack: int, observe_physics: bool) -> None:
         """Set up the spaces of observations, and the last `stack` of them where more than one are shown."""
-        self._one_observation_space = copy.deepcopy(space)  # a space holds a random generator
-        self.single_observation_space = self._one_observation_space
+        space = copy.deepcopy(space)  # a space holds a random generator
+        if self._trials is not None:
+            space = extended_space(space, self._trials.components)
+        self._observe_physics = bool(observe_physics)
+        if self._observe_physics:
+            if self._physics is None:
+                raise GantryError("observe_physics needs quantities that differ from the model's: --randomize")
+            space = extended_space(space, self._physics.components)
+        self.single_observation_space = space
         self._frames: np.ndarray | None = None
         """The last observations of each environment, (n, stack, ...); None where only the last one is shown."""
         if stack != 1:
@@ -192,6 +205,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Environments whose episode is over and that wait for a reset; initially all."""
         self._some_ended = True
         self._seeded = False
+        self.trial_episode = np.zeros(num_envs, np.int64)
+        """The place in its trial, from 0, of the episode that the last step belonged to, (n,)."""
 
     def reset(
         self, *, seed: int | list[int] | np.ndarray | None = None, options: Json | None = None
@@ -253,6 +268,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             if "objective" in infos:
                 infos["objective"][waiting] = 0.0
         infos.update(self.task.metrics(self.features))
+        if self._trials is not None:
+            infos["trial_episode"] = self.trial_episode
         if self._some_ended and self.autoreset_mode is AutoresetMode.SAME_STEP:
             infos["final_obs"] = self.observe()
             infos["_final_obs"] = self._ended.copy()
@@ -268,7 +285,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             Rewards and their named terms, (n,) each, but scalars in a batch of one; terminations and truncations (n,)
             bool; and which simulations diverged, (n,) bool or None. `features` is up to date afterwards.
         """
-        control = self.task.control(self._checked(actions))
+        actions = self._checked(actions)
+        control = self.task.control(actions)
         waiting = self._ended if self._some_ended else None
         if waiting is not None and not (self._seeded and self.autoreset_mode is AutoresetMode.NEXT_STEP):
             raise gymnasium.error.ResetNeeded("the episode is over, or none has begun: call reset() before step()")
@@ -281,8 +299,6 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if diverged is not None:
             features[diverged] = before[diverged]
         self.features = features
-        if self._frames is not None:
-            self._frames = np.concatenate([self._frames[:, 1:], self._observe_now()[:, None]], axis=1)
         one = self.num_envs == 1  # the same formulas on NumPy scalars, which are several times as fast as arrays of one
         transition = (before[0], control[0], features[0]) if one else (before, control, features)
         if self._design is None:
@@ -300,7 +316,34 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self._some_ended = bool(self._ended.any())
         else:  # the usual step ends no episode, which needs no arithmetic to know
             terminations, truncations = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        if self._trials is not None:
+            self._go_on(actions, rewards, terminations, truncations, waiting, diverged)
+        if self._frames is not None:
+            self._frames = np.concatenate([self._frames[:, 1:], self._observe_now()[:, None]], axis=1)
         return rewards, terms, terminations, truncations, diverged
+
+    def _go_on(
+        self, actions: np.ndarray, rewards: Numeric, terminations: np.ndarray, truncations: np.ndarray,
+        waiting: np.ndarray | None, diverged: np.ndarray | None,
+    ) -> None:  # fmt: skip
+        """Begin the next episodes of the trials that are not over, which then neither terminate nor are truncated."""
+        trials = self._trials
+        assert trials is not None
+        simulated = None if waiting is None else ~waiting
+        self.trial_episode = trials.within(self._episodes)
+        trials.step(actions, rewards, simulated)
+        if not self._some_ended:
+            return
+        goes_on = self._ended & (self.trial_episode < trials.count - 1)
+        for excepted in (waiting, diverged):
+            if excepted is not None:
+                goes_on &= ~excepted
+        ids = np.flatnonzero(goes_on)
+        if len(ids):
+            terminations[ids], truncations[ids] = False, False
+            self._episodes[ids] += 1
+            trials.begin(ids)
+            self._start(ids)
 
     def observe(self, index: int | EllipsisType = ...) -> Observation:
         """Return the current observations (n, observation), or those of one environment, as new arrays."""
@@ -309,17 +352,27 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _observe_now(self, index: int | EllipsisType = ...) -> Observation:
         """Return the observations of the present alone."""
         observations = self.task.observation(self.features[index])
-        if self._physics is None or not self._physics.noisy:
-            return observations
-        space = self._one_observation_space
-        size = int(np.prod(space.shape or ()))
-        noise = self._physics.noise(self._seeds, self._episodes, self._clock - self._starts, size)[index]
-        return np.clip(observations + noise.reshape(observations.shape), space.low, space.high)  # type: ignore[attr-defined]
+        if self._physics is not None and self._physics.noisy:
+            space = self.task.observation_space
+            size = int(np.prod(space.shape or ()))
+            noise = self._physics.noise(self._seeds, self._episodes, self._clock - self._starts, size)[index]
+            observations = np.clip(observations + noise.reshape(observations.shape), space.low, space.high)  # type: ignore[attr-defined]
+        if self._trials is not None:
+            observations = np.concatenate([observations, self._trials.inputs[index]], axis=-1)
+        if self._observe_physics:
+            assert self._physics is not None
+            observations = np.concatenate([observations, self._physics.observed()[index]], axis=-1)
+        return observations
 
     @property
     def designed(self) -> bool:
         """Whether the reward in use is another than the task's own."""
         return self._design is not None
+
+    @property
+    def in_trials(self) -> bool:
+        """Whether episodes follow one another in trials."""
+        return self._trials is not None
 
     def physics_infos(self) -> Infos:
         """Return `physics`, the quantities (n,) that differ from the model's, by name; empty where none do."""
@@ -331,10 +384,12 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Return what a planner may ask: reward and termination as functions, and model rollouts in copies.
 
         Raises:
-            GantryError: observations are stacked.
+            GantryError: observations are stacked, or hold more than the task's own.
         """
         if self._frames is not None:
             raise GantryError("a planner takes single observations, not stacked ones: leave out stack")
+        if self._trials is not None or self._observe_physics:
+            raise GantryError("a planner takes the task's own observations: leave out trial and observe_physics")
         return PlanningModel(self.task, self.state, self._design)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
@@ -375,6 +430,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             "divergences": np.array(self.divergences),
             "task": np.frombuffer(self.task.name.encode(), np.uint8).copy(),
             **({} if self._frames is None else {"frames": self._frames.copy()}),
+            **({} if self._trials is None else {"trial_inputs": self._trials.inputs.copy()}),
             **(self._physics.get_state() if self._physics is not None else {}),
         }
 
@@ -402,6 +458,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.features = np.array(state["features"])
         if self._frames is not None:
             self._frames = np.array(state["frames"])
+        if self._trials is not None:
+            self._trials.inputs = np.array(state["trial_inputs"])
         self._seeds = np.array(state["seeds"])
         self._episodes = np.array(state["episodes"])
         self._starts = self._clock - np.array(state["elapsed"])
@@ -412,8 +470,20 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._seeded = True
 
     def _begin_episodes(self, ids: np.ndarray) -> None:
-        """Reset the environments `ids` (k,) to the start of their next episode."""
-        self._episodes[ids] += 1
+        """Reset the environments `ids` (k,) to the start of their next episode, of a new trial where there are any."""
+        trials, number = self._trials, self._episodes[ids]
+        self._episodes[ids] = number + 1 if trials is None else trials.after(number)
+        if trials is not None:
+            trials.forget(ids)
+        if self._physics is not None:
+            self._physics.sample(ids, self._seeds[ids], self._episodes[ids])
+            self.close_extras()  # what has been drawn so far had other physics
+        self._start(ids)
+        if self._frames is not None:
+            self._frames[ids] = self._observe_now()[ids][:, None]
+
+    def _start(self, ids: np.ndarray) -> None:
+        """Put the environments `ids` (k,) where their present episode begins, with the physics they have."""
         self._starts[ids] = self._clock
         self._set_deadlines()
         self._ended[ids] = False
@@ -421,8 +491,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         # Only the state is cleared here; positions follow, and with them whatever is derived.
         self.batch.reset(ids, stage=NO_STAGE)
         if self._physics is not None:
-            self._physics.begin_episodes(ids, self._seeds[ids], self._episodes[ids])
-            self.close_extras()  # what has been drawn so far had other physics
+            self._physics.rest(ids)
         self.task.reset(self.state, ids, RandomStreams(self._seeds[ids], self._episodes[ids]))
         if self._stage != NO_STAGE:
             self.batch.forward(ids, self._stage)
@@ -433,8 +502,6 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             # Those whose episode continues may be observed here too, but what they showed after their step stays.
             self.features = self.features.copy()
             self.features[ids] = features[ids]
-        if self._frames is not None:
-            self._frames[ids] = self._observe_now()[ids][:, None]
 
     def _load_model(self, disturb: str | None) -> mujoco.MjModel:
         """Compile the task's model, with balls to throw if asked for."""
@@ -453,6 +520,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Return the reward in use, or None where it is the task's own."""
         if weights is None and shaping is None:
             return None
+        if shaping is not None and self._trials is not None:
+            raise GantryError("shaping is not for trials, whose episodes follow one another: leave out one of the two")
         space = self.single_action_space
         actions = np.zeros((self.num_envs, *(space.shape or ())), space.dtype)
         with np.errstate(all="ignore"):  # no episode has begun
@@ -468,6 +537,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         writer = task if isinstance(task, Randomizable) else None
         given = Physics(writer, self.batch, physics, task.common_physics, neutral)
         given.write(self._all)
+        self._check_noise(given)
         return given
 
     def _set_integration(self, integrator: str | None, substeps: int) -> None:
@@ -482,19 +552,18 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self.model.opt.timestep /= substeps
             self.task.refine(int(substeps))
 
-    def _check_noise(self) -> None:
-        space = self._one_observation_space
-        if (
-            self._physics is not None
-            and self._physics.noisy
-            and not (isinstance(space, gymnasium.spaces.Box) and space.dtype is not None and space.dtype.kind == "f")
+    def _check_noise(self, physics: Physics) -> None:
+        space = self.task.observation_space
+        if physics.noisy and not (
+            isinstance(space, gymnasium.spaces.Box) and space.dtype is not None and space.dtype.kind == "f"
         ):
             raise GantryError(
                 f"sensor_noise needs observations that are one array of floats, not {type(space).__name__}"
             )
 
     def _set_deadlines(self) -> None:
-        self._deadlines = self._starts + (NEVER if self.max_episode_steps is None else self.max_episode_steps)
+        steps = self.max_episode_steps if self._trials is None else self._trials.steps
+        self._deadlines = self._starts + (NEVER if steps is None else steps)
         self._next_deadline = int(self._deadlines.min())
 
     def _diverged(self, features: np.ndarray) -> np.ndarray | None:
@@ -621,6 +690,7 @@ def _file_name(value: object) -> object:
 
 SIMULATOR_SETTINGS = (
     *("autoreset_mode", "num_threads", "physics", "disturb", "stack", "reward", "shaping"),
+    *("trial", "observe_physics"),
     *("integrator", "substeps"),
     *("render_mode", "width", "height", "camera"),
 )

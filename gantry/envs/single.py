@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from gantry.envs.capabilities import GoalConditioned
+from gantry.envs.registry import require_task
 from gantry.envs.simulator import Simulator, make_simulator
 from gantry.envs.task import Task
 from gantry.errors import GantryError
@@ -56,6 +57,8 @@ class SingleEnvironment(gymnasium.Env[np.ndarray, Any]):
             info.update(_first(self.simulator.physics_infos()))
         if diverged is not None:
             info["diverged"] = True
+        if self.simulator.in_trials:
+            info["trial_episode"] = self.simulator.trial_episode.item()
         return self.simulator.observe(0), float(reward), terminated.item(), truncated.item(), info
 
     def render(self) -> np.ndarray | None:
@@ -81,7 +84,14 @@ def _first(infos: Infos) -> Infos:
     return {key: _first(value) if isinstance(value, dict) else value.item() for key, value in infos.items()}
 
 
-def make_single(env_id: str, **settings: Any) -> SingleEnvironment:
-    """Build the single environment of a registered task, for `gymnasium.make`, which itself adds the time limit."""
-    simulator = make_simulator(env_id, 1, max_episode_steps=None, autoreset_mode=AutoresetMode.DISABLED, **settings)
+def make_single(env_id: str, trial_steps: int | None = None, **settings: Any) -> SingleEnvironment:
+    """Build the single environment of a registered task, for `gymnasium.make`, which itself adds the time limit.
+
+    Args:
+        env_id: the task's id.
+        trial_steps: control steps of a trial, where the time limit is not the registered one.
+        settings: of `Simulator`, and the task's own options.
+    """
+    limit = None if settings.get("trial", 1) == 1 else trial_steps or require_task(env_id).max_episode_steps
+    simulator = make_simulator(env_id, 1, max_episode_steps=limit, autoreset_mode=AutoresetMode.DISABLED, **settings)
     return SingleEnvironment(simulator)

@@ -127,8 +127,8 @@ def identify(
         raise GantryError(f"the confidence must be between 0 and 1, not {confidence:g}")
     names = tuple(ranges)
     replay = Replay(log, names, max(3, round(segment_seconds * log.rate)))
-    whole = [name for name in names if declared[name].integer]
-    choices = [range(int(ranges[name].low), int(ranges[name].high) + 1) for name in whole]
+    whole = [name for name in names if declared[name].integer or declared[name].choices]
+    choices = [_choices(declared[name], ranges[name]) for name in whole]
     best: _Fit | None = None
     for values in itertools.product(*choices):
         fixed = dict(zip(whole, map(float, values), strict=True))
@@ -170,6 +170,13 @@ def _checked(env_id: str, ranges: Mapping[str, Range]) -> dict[str, PhysicalPara
             bounds = f"{limits.low:g}..{limits.high:g} {limits.unit}"
             raise GantryError(f"{name}={asked.low:g}..{asked.high:g} must be a range within {bounds}")
     return declared
+
+
+def _choices(parameter: PhysicalParameter, asked: Range) -> list[float]:
+    """Return the values within a range of a quantity that has only so many."""
+    if parameter.choices:
+        return [choice for choice in parameter.choices if asked.low <= choice <= asked.high]
+    return [float(value) for value in range(int(asked.low), int(asked.high) + 1)]
 
 
 class _Fit:

@@ -97,6 +97,9 @@ class CartPole(Task, Randomizable, Disturbable, PlanDrawable, Replayable, Shapea
         "pole_length": PhysicalParameter(1.0, 0.1, 4.0, "m", "length of the pole between the ends of its axis"),
         "pole_mass": PhysicalParameter(0.1, 1e-3, 10.0, "kg", "mass of the pole"),
         "cart_mass": PhysicalParameter(1.0, 0.1, 100.0, "kg", "mass of the cart"),
+        "motor_sign": PhysicalParameter(
+            1.0, -1.0, 1.0, "", "1, or -1 for a motor that pushes to the other side", choices=(-1.0, 1.0)
+        ),
     }
     disturbance_target: ClassVar[DisturbanceTarget] = DisturbanceTarget(
         "pole", force=1.0, ball_mass=0.015, ball_radius=0.06, axes=(0,), aim=(0.0, 0.0, 0.7)
@@ -121,7 +124,7 @@ class CartPole(Task, Randomizable, Disturbable, PlanDrawable, Replayable, Shapea
         self.action_space = gymnasium.spaces.Discrete(3) if self._discrete else box(self.action_components)
 
     def set_physics(self, batch: Batch, env_ids: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
-        """Set masses and the pole's length, (k,) each, and the inertias and shapes that follow from them."""
+        """Set masses, the pole's length and the motor's sign, (k,) each, and the inertias and shapes that follow."""
         cart, pole = batch.model.body("cart").id, batch.model.body("pole").id
         geom = batch.model.geom("pole").id
         cart_mass, pole_mass, length = values["cart_mass"], values["pole_mass"], values["pole_length"]
@@ -135,6 +138,8 @@ class CartPole(Task, Randomizable, Disturbable, PlanDrawable, Replayable, Shapea
         batch.expand("geom_size")[env_ids, geom, 1] = length / 2
         batch.expand("geom_rbound")[env_ids, geom] = length / 2 + POLE_RADIUS
         batch.expand("geom_aabb")[env_ids, geom, 5] = length / 2 + POLE_RADIUS
+        gain = batch.model.actuator_gainprm[:, 0]
+        batch.expand("actuator_gainprm")[env_ids, :, 0] = gain * values["motor_sign"][:, None]
 
     def reset(self, state: State, env_ids: np.ndarray, random: RandomStreams) -> None:
         """Start near the bottom or near the top, almost at rest, as dm_control's cart-pole does."""
