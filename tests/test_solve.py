@@ -224,7 +224,9 @@ def test_ilqr_score():
         ("gantry/Vacuum-v0", {}, "continuous actions"),
         ("gantry/VacuumDrive-v0", {}, "without state beside its joints"),
         ("Pendulum-v1", {}, "a task that Gantry simulates"),
-        ("gantry/CartPoleBalance-v0", {"physics": {"cart_mass": 2.0}}, "leave out physics"),
+        ("gantry/CartPoleBalance-v0", {"physics": {"cart_mass": "0.5..2"}}, "give cart_mass as a number"),
+        ("gantry/CartPoleBalance-v0", {"physics": {"motor_delay": 1}}, "leave it out"),
+        ("gantry/CartPoleBalance-v0", {"trial": 2}, "leave out trial"),
         ("gantry/CartPoleBalance-v0", {"disturb": "pushes"}, "leave out disturb"),
     ],
 )

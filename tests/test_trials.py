@@ -8,6 +8,8 @@ from gantry.envs import make, make_vec
 from gantry.envs.simulator import Simulator, make_simulator
 from gantry.envs.tasks.cart_pole import CartPole
 from gantry.errors import GantryError
+from gantry.optimal_control.solve import solve
+from gantry.runs.evaluate import evaluate
 
 ID = "gantry/CartPoleBalance-v0"
 PHYSICS = {"pole_length": "0.5..2", "cart_mass": "0.5..2", "motor_sign": "-1..1"}
@@ -140,6 +142,29 @@ def test_motor_sign_reverses_the_force_and_nothing_else(sign):
     for action in actions()[:, :1]:
         np.testing.assert_array_equal(seen, same)
         seen, same = envs.step(sign * action)[0], usual.step(action)[0]
+
+
+def test_evaluation_scores_each_episode_of_a_trial():
+    def act(observations: np.ndarray) -> np.ndarray:
+        begun = observations[:, 7:] if observations.shape[1] > 5 else np.zeros((N, 1))
+        return 1.0 * (begun > 0)  # in the first step of a trial's later episodes
+
+    whole = evaluate(act, ID, N, env_options={**TRIAL, "physics": {"pole_length": 0.7}})
+    first = evaluate(act, ID, N, env_options={"physics": {"pole_length": 0.7}, "max_episode_steps": 4})
+    assert len(whole.trial_scores) == 3
+    assert whole.score == pytest.approx(np.mean(whole.trial_scores))
+    assert whole.trial_scores[0] == pytest.approx(first.score)
+    assert max(whole.trial_scores[1:]) < first.score, "pushing costs"
+    assert ("score, episode 3 of a trial", f"{whole.trial_scores[2]:.1f}") in whole.rows()
+    assert first.trial_scores == ()
+
+
+def test_optimal_control_plans_in_a_given_physics():
+    physics = {"motor_sign": -1.0, "pole_length": "0.5", "cart_mass": 2}
+    planned = solve(ID, "lqr", 1, env_options={"physics": physics, "max_episode_steps": 40})
+    assert planned.evaluation.score > 990
+    with_usual = solve(ID, "lqr", 1, env_options={"max_episode_steps": 40}).actions
+    assert np.corrcoef(planned.actions.ravel(), with_usual.ravel())[0, 1] < 0, "pushes to the other side"
 
 
 class Image(CartPole):

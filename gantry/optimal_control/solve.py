@@ -7,12 +7,13 @@ whole episode. Both plan each episode separately; the actions are then played in
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 import numpy as np
 
 from gantry.agents.parts.threads import torch_threads
+from gantry.envs.domain_randomization import parse_quantity
 from gantry.errors import GantryError, nearest
 from gantry.optimal_control.simulator_dynamics import SimulatedDynamics
 from gantry.optimal_control.trajectory import FeedbackPolicy, TrajectoryConfig, TrajectoryPlanner
@@ -24,6 +25,8 @@ from gantry.types import Json, Options
 Method = Literal["lqr", "ilqr"]
 METHODS: tuple[Method, ...] = get_args(Method)
 DEFAULTS = TrajectoryConfig()
+UNPLANNED = ("motor_delay", "sensor_noise", "gravity_tilt")
+"""Physical quantities that plans do not take into account, or that are sampled."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +95,7 @@ def solve(
         raise GantryError(f"optimal control needs a task that Gantry simulates, not {env_id}")
     if not 1 <= episodes <= MAX_EPISODES:
         raise GantryError(f"the number of episodes must be from 1 to {MAX_EPISODES}, not {episodes}")
-    for name in ("physics", "disturb"):
-        if (env_options or {}).get(name):
-            raise GantryError(f"optimal control needs known, undisturbed dynamics; leave out {name}")
+    _check_options(env_options or {})
     start_time = time.perf_counter()
     dynamics = SimulatedDynamics(registered_id(env_id), env_options)
     simulator = dynamics.simulator(episodes)
@@ -118,6 +119,19 @@ def solve(
     seconds = time.perf_counter() - start_time
     evaluation = evaluate(Playback(played).act, env_id, episodes, seed, dict(env_options or {}))
     return ControlResult(method, env_id, evaluation, played, tuple(planned_scores), seconds)
+
+
+def _check_options(env_options: Options) -> None:
+    """Refuse options with which an episode cannot be planned (GantryError)."""
+    if env_options.get("disturb"):
+        raise GantryError("optimal control needs undisturbed dynamics; leave out disturb")
+    if env_options.get("trial", 1) != 1:
+        raise GantryError("optimal control knows the physics and plans single episodes; leave out trial")
+    physics = env_options.get("physics")
+    for name, value in physics.items() if isinstance(physics, Mapping) else ():
+        quantity = parse_quantity(value) if isinstance(value, str) else value
+        if not isinstance(quantity, int | float) or name in UNPLANNED:
+            raise GantryError(f"optimal control needs known dynamics; give {name} as a number, or leave it out")
 
 
 def ilqr_score(env_id: str, episodes: int = 3, seed: int = 0) -> float:

@@ -18,7 +18,7 @@ from gantry.types import SUCCESS, Array, Json, Observation, Options
 MAX_EPISODES = 100_000
 COPIES = 8
 """Copies of an environment that others made which are open at once, where nobody says how many."""
-NO_METRICS = ("final_obs", "_final_obs", "objective")
+NO_METRICS = ("final_obs", "_final_obs", "objective", "trial_episode")
 """What the simulator says beside the task's metrics."""
 
 
@@ -46,6 +46,8 @@ class Evaluation:
     cut: int
     """How many episodes were cut because they reached the cap on steps; they count as they were."""
     seed: int
+    trial_scores: tuple[float, ...] = ()
+    """Mean score of the first, second, … episode of a trial, where episodes are joined in trials."""
 
     def rows(self) -> list[tuple[str, str]]:
         """Return names and values as people read them, the score first."""
@@ -54,6 +56,9 @@ class Evaluation:
             ("score, mean", f"{self.score:.1f}"),
             ("95 % interval of the mean", f"{low:.1f} to {high:.1f}"),
             ("score, interquartile mean", f"{self.score_iqm:.1f}"),
+        ]
+        rows += [
+            (f"score, episode {place} of a trial", f"{each:.1f}") for place, each in enumerate(self.trial_scores, 1)
         ]
         if self.success is not None:
             rows.append(("success", f"{self.success:.1%}"))
@@ -89,6 +94,8 @@ class Played:
     """Sum of each named reward term over all steps."""
     used: float | None = None
     """Sum of the reward in use over all steps, where it is not the task's own."""
+    trials: list[np.ndarray] = dataclasses.field(default_factory=list)
+    """Returns and lengths, (2, n), of the first, second, … episode of the trials."""
 
 
 def evaluate(
@@ -166,6 +173,7 @@ def play_task(
         last: dict[str, np.ndarray] = {}
         terms: dict[str, float] = {}
         used: float | None = None
+        trials: list[np.ndarray] = []
         running = np.ones(episodes, bool)
         for step in range(1, limit + 1):
             observations, rewards, terminations, truncations, infos = env.step(act(observations))
@@ -174,6 +182,8 @@ def play_task(
                 rewards = infos["objective"]
             returns += rewards * running
             lengths += running
+            if "trial_episode" in infos:
+                _add_to_trials(trials, infos["trial_episode"], rewards, running)
             for name, values in infos["terms"].items():
                 terms[name] = terms.get(name, 0.0) + float(np.sum(values * running))
             ended = (terminations | truncations) & running
@@ -188,7 +198,15 @@ def play_task(
                 break
     finally:
         env.close()
-    return Played(returns, lengths, running, last, terms, used)
+    return Played(returns, lengths, running, last, terms, used, trials)
+
+
+def _add_to_trials(trials: list[np.ndarray], places: np.ndarray, rewards: np.ndarray, running: np.ndarray) -> None:
+    """Add a step's rewards (n,) and lengths to the sums of the episodes that are at `places` (n,) in their trials."""
+    while len(trials) <= places.max():
+        trials.append(np.zeros((2, len(places))))
+    for place in np.unique(places):
+        trials[place] += np.where(running & (places == place), [rewards, np.ones(len(places))], 0.0)
 
 
 def _of_episode(episode: Episode) -> Played:
@@ -220,6 +238,10 @@ def _summary(env_id: str, played: list[Played], episodes: int, seed: int) -> Eva
     for part in played:
         for name, total in part.terms.items():
             terms[name] += total
+    trial_scores = []
+    for place in range(max(len(part.trials) for part in played)):
+        sums, steps = np.concatenate([part.trials[place] for part in played if place < len(part.trials)], axis=1)
+        trial_scores.append(float(np.mean(score(env_id, sums[steps > 0], steps[steps > 0]))))
     used = [part.used for part in played if part.used is not None]
     from scipy import stats  # takes over a second to import, which training does without
 
@@ -237,6 +259,7 @@ def _summary(env_id: str, played: list[Played], episodes: int, seed: int) -> Eva
         used_mean=sum(used) / total_steps if used else None,
         cut=int(cut.sum()),
         seed=seed,
+        trial_scores=tuple(trial_scores),
     )
 
 
