@@ -8,6 +8,8 @@ from gantry.envs import make, make_vec
 from gantry.envs.simulator import Simulator, make_simulator
 from gantry.envs.tasks.cart_pole import CartPole
 from gantry.errors import GantryError
+from gantry.film.overlay import OverlayState, Panel
+from gantry.film.record import record
 from gantry.optimal_control.solve import solve
 from gantry.runs.evaluate import evaluate
 
@@ -203,3 +205,23 @@ def test_trials_refuse_observations_that_are_no_row_and_planners():
         Simulator(Image(), 2, max_episode_steps=4, trial=2)
     with pytest.raises(GantryError, match="leave out trial"):
         make_simulator(ID, 1, **TRIAL).planning_model()
+
+
+def test_film_of_a_trial_runs_through_its_episodes_and_notes_the_physics(tmp_path, monkeypatch):
+    states: list[OverlayState] = []
+    draw = Panel.draw
+    monkeypatch.setattr(Panel, "draw", lambda self, state: states.append(state) or draw(self, state))
+
+    class Still:
+        def act(self, observation):
+            return np.zeros((1, 1), np.float32)
+
+    options = {"physics": {"motor_sign": -1.0}, "trial": 2, "max_episode_steps": 20}
+    film = record(Still(), ID, tmp_path / "trial.gif", env_options=options, size=(160, 160), backend="raycast")
+    assert film.frames == pytest.approx(20 * 0.02 * 30 + 1, abs=1)
+    times = [state.time for state in states]
+    assert times == sorted(times)
+    assert [state.notes[0] for state in states] == sorted(state.notes[0] for state in states)
+    assert states[0].notes[0] == "episode 1 of the trial"
+    assert states[-1].notes[0] == "episode 2 of the trial"
+    assert "motor sign -1" in states[0].notes

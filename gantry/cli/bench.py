@@ -25,8 +25,9 @@ class BenchArguments:
     stable-baselines3 itself (two hours). `optimizers`: evaluations beside SciPy's methods, and how often each finds the
     minimum (about two minutes). `planner`: scores of planning with learned and with true dynamics, and how long a
     planning step takes (about half an hour). `memory`: recurrent PPO where observations hide something, beside PPO and
-    sb3-contrib's RecurrentPPO. `transfer`: identification from noisy logs, and four ways to a policy on the stand-in
-    for a real cart-pole (over an hour). Run nothing else meanwhile. Examples:
+    sb3-contrib's RecurrentPPO. `adaptation`: a memory in trials of hidden physics, beside PPO that sees them, PPO that
+    does not, and optimal control (about 40 minutes). `transfer`: identification from noisy logs, and four ways to a
+    policy on the stand-in for a real cart-pole (over an hour). Run nothing else meanwhile. Examples:
 
       gantry bench envs
 
@@ -34,17 +35,19 @@ class BenchArguments:
     """
 
     what: Annotated[
-        Literal["envs", "train", "parity", "optimizers", "planner", "memory", "transfer"], tyro.conf.Positional
+        Literal["envs", "train", "parity", "optimizers", "planner", "memory", "adaptation", "transfer"],
+        tyro.conf.Positional,
     ]
     """The benchmark."""
     agents: tuple[str, ...] = ()
     """Measure only these agents, in `train` and `parity`; by default all."""
     seeds: int = 5
-    """Training seeds, in `train`, `parity`, `planner`, `memory` and `transfer`."""
+    """Training seeds, in `train`, `parity`, `planner`, `memory`, `adaptation` and `transfer`."""
     processes: int = 1
-    """Trainings at a time, in `memory`, where they count scores and not seconds."""
+    """Trainings at a time, in `memory` and `adaptation`, where they count scores and not seconds."""
     only: tuple[str, ...] = ()
-    """Measure only these parts of `memory`: swing-up, memoryless, reach, vacuum, no-velocity, kinds, rates."""
+    """Measure only these parts of `memory`: swing-up, memoryless, reach, vacuum, no-velocity, kinds, rates; or of
+    `adaptation`: balance, swing-up."""
     out: Path | None = None
     """Keep the runs of `memory` in folders below this one, for `gantry plot`."""
     peers: bool = True
@@ -57,8 +60,10 @@ def _agents(arguments: BenchArguments) -> tuple[str, ...]:
     """Return the agents to measure; refuse unknown ones, and fewer than one seed (GantryError)."""
     if arguments.seeds < 1:
         raise GantryError(f"a benchmark takes at least 1 training seed, not {arguments.seeds}")
-    if (arguments.only or arguments.out) and arguments.what != "memory":
-        raise GantryError("--only and --out are of `gantry bench memory`; leave them out")
+    if (arguments.only and arguments.what not in ("memory", "adaptation")) or (
+        arguments.out and arguments.what != "memory"
+    ):
+        raise GantryError("--only is of `gantry bench memory` and `adaptation`, --out of `memory`; leave them out")
     for agent in arguments.agents:
         config_class(agent)
     return tuple(map(str.lower, arguments.agents)) or tuple(AGENTS)
@@ -95,11 +100,14 @@ def main(words: Sequence[str]) -> None:
         from gantry.benchmark import planner, transfer
 
         (planner if arguments.what == "planner" else transfer).measure(report, arguments.seeds)
-    elif arguments.what == "memory":
-        from gantry.benchmark import memory
+    elif arguments.what in ("memory", "adaptation"):
+        from gantry.benchmark import adaptation, memory
 
-        settings = arguments.processes, arguments.only, arguments.out
-        memory.measure(report, arguments.seeds, arguments.peers, *settings)
+        settings = arguments.seeds, arguments.processes, arguments.only
+        if arguments.what == "adaptation":
+            adaptation.measure(report, *settings)
+        else:
+            memory.measure(report, arguments.seeds, arguments.peers, *settings[1:], arguments.out)
     elif arguments.what == "parity":
         from gantry.benchmark import sb3_parity
 

@@ -50,6 +50,7 @@ class OverlayState:
         time: simulated time, s.
         score: score so far; None hides it.
         shares: named shares in [0, 1] that tell more than the score, and stand in its place.
+        notes: further lines of text, such as which episode of a trial this is, and its physics.
         terms: named reward terms, normally in [-1, 1]; bars are clipped to that range, the numbers beside them are not.
             A negative one, a penalty, has a red bar.
         action: the action applied, shape (actions,); None hides it.
@@ -65,6 +66,7 @@ class OverlayState:
     time: float
     score: float | None = None
     shares: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    notes: Sequence[str] = ()
     terms: Mapping[str, float] = dataclasses.field(default_factory=dict)
     action: np.ndarray | None = None
     action_names: Sequence[str] = ()
@@ -125,7 +127,7 @@ class Panel:
         self._size = max(_SMALLEST_FONT, round(min(height / 28, width / 38)))
         self._line, self._margin = round(self._size * 1.3), round(self._size * 0.6)
         actions = 0 if state.action is None else np.asarray(state.action).size
-        words = bool(state.title) + 1 + len(state.shares) + (state.plan is not None)
+        words = bool(state.title) + 1 + len(state.shares) + len(state.notes) + (state.plan is not None)
         lines = max(words, min(max(len(state.terms), actions), _LINES))
         most = int((_LARGEST_SHARE * height - 2 * self._margin) / self._line)
         self._strip = 2 * self._line if state.attention is not None and most > 2 else 0
@@ -188,6 +190,7 @@ class Panel:
         scored = state.score is not None and not state.shares
         lines.append(f"{state.time:.2f} s" + (f"   score {state.score:.0f}" if scored else ""))
         lines += [f"{name} {share:.0%}" for name, share in state.shares.items()]
+        lines += state.notes
         if state.plan is not None:
             achieved = state.plan.achieved
             lines.append(f"plan {state.plan.predicted:.1f}" + ("" if achieved is None else f", got {achieved:.1f}"))

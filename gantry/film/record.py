@@ -173,7 +173,7 @@ def record(
                 steps = list(steps)
                 count = max(1, _frames_until(steps[-1].snapshots[-1].time, speed))
                 first = steps[0].overlay
-                contents = dataclasses.replace(contents, terms=first.terms, shares=first.shares)
+                contents = dataclasses.replace(contents, terms=first.terms, shares=first.shares, notes=first.notes)
             if overlay and panel is None and source.size is not None:
                 panel = Panel(*source.size, contents)
                 if size is not None:
@@ -218,6 +218,8 @@ class _SimulatorSource:
         self.size: tuple[int, int] | None = size
         self._camera, self.backend = camera, backend
         self._within: list[_Snapshot] = []
+        self._past = 0.0
+        """Seconds that a trial's earlier episodes took."""
         env.state.watcher = lambda: self._within.append(self._snapshot())
         self.action_space: Space = env.single_action_space
         self.action_names = names_of(env.task.action_components)
@@ -239,6 +241,7 @@ class _SimulatorSource:
         """Begin the episode of a seed; randomized physics needs a new renderer."""
         self._observations, _ = self.vector.reset(seed=seed)
         self.ended, self.cut, self._steps = False, False, 0
+        self._past = 0.0
         self._within.clear()
         if self._trail is not None:
             self._trail.clear()
@@ -274,6 +277,10 @@ class _SimulatorSource:
         """
         self._observations, rewards, terminations, truncations, infos = self.vector.step(action[None])
         self._steps += 1
+        if self._env.in_trials and self._env.state.time[0] == 0.0:  # the trial's next episode has begun
+            self._past = self._steps * self._env.control_timestep
+            if self._trail is not None:
+                self._trail.clear()
         self.ended = bool(terminations[0] or truncations[0])
         if not self.ended and self._steps >= self._limit:
             self.ended = self.cut = True
@@ -283,8 +290,16 @@ class _SimulatorSource:
         shares = {name: float(infos[name][0]) for name in drawing(self._env.task).shown_shares}
         return reward, terms, shares
 
+    def notes(self) -> list[str]:
+        """Return which of a trial's episodes the last step belonged to, and its physics; nothing without trials."""
+        if not self._env.in_trials:
+            return []
+        physics = self._env.physics_infos().get("physics", {})
+        lines = [f"{name.replace('_', ' ')} {float(values[0]):.3g}" for name, values in physics.items()]
+        return [f"episode {self._env.trial_episode[0] + 1} of the trial", *lines]
+
     def _snapshot(self) -> _Snapshot:
-        return _Snapshot(float(self._env.state.time[0]), self._env.batch.state[0].copy())
+        return _Snapshot(self._past + float(self._env.state.time[0]), self._env.batch.state[0].copy())
 
     def snapshots(self) -> list[_Snapshot]:
         """Return the instants of the last control step."""
@@ -392,6 +407,10 @@ class _ForeignSource:
     def step(self, action: Array) -> tuple[float, dict[str, float], dict[str, float]]:
         """Take a step; return its reward, which has no known terms."""
         return self._episode.step(action), {}, {}
+
+    def notes(self) -> list[str]:
+        """Return nothing: nothing more is known of such an environment."""
+        return []
 
     def snapshots(self) -> list[_Snapshot]:
         """Return the instant after the last step, if the film shows it."""
@@ -513,7 +532,7 @@ def _play(
         steps += 1
         so_far = float(score(env_id, total, float(steps)))
         overlay = _with_attention(_with_action(contents, source, action), policy)
-        overlay = dataclasses.replace(overlay, score=so_far, terms=terms, shares=shares)
+        overlay = dataclasses.replace(overlay, score=so_far, terms=terms, shares=shares, notes=source.notes())
         yield _ControlStep(source.snapshots(), markers, overlay, reward, prediction)
 
 

@@ -27,7 +27,7 @@ FAMILIES: dict[str, str] = {
 }
 """What an environment's id begins with → the module of its recipes; the first that fits."""
 
-ANY_TASK = frozenset({"physics", "disturb", "reward", "shaping"})
+ANY_TASK = frozenset({"physics", "disturb", "reward", "shaping", "observe_physics"})
 """Options that vary a task and leave it the same task, so that any recipe for the task fits them."""
 
 

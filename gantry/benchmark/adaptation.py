@@ -1,0 +1,159 @@
+"""`gantry bench adaptation`: how a memory adapts to hidden physics, from episode to episode of a trial.
+
+Beside it: an oracle, which is PPO that observes the physics; PPO without a memory under the same domain randomization;
+and iterative LQR, which plans with the physics. All are scored on the same held-out physics, inside the range of
+training and outside of it. Regret is what a score lacks of iterative LQR's, as a share of that.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from gantry.agents.protocol import AgentConfig
+from gantry.benchmark.cases import FIRST_SEED
+from gantry.benchmark.in_processes import in_processes
+from gantry.benchmark.rows import Report, Row
+from gantry.errors import GantryError, nearest
+from gantry.optimal_control.solve import solve
+from gantry.runs.evaluate import evaluate_agent
+from gantry.runs.recipes import recipe_for
+from gantry.runs.train import close_agent, make_agent
+from gantry.types import Json
+
+ENVIRONMENTS = {"balance": "gantry/CartPoleBalance-v0", "swing-up": "gantry/CartPoleSwingUp-v0"}
+"""Parts of the benchmark → environment."""
+TRIAL: Json = {"trial": 4}
+"""Options of the environments in which a memory adapts: four episodes of 125 steps."""
+EPISODE_STEPS = 125
+RANGES: dict[str, tuple[float, float]] = {"pole_length": (0.5, 2.0), "pole_mass": (0.05, 0.2), "cart_mass": (0.5, 2.0)}
+"""The physics of training, sampled uniformly, beside the motor's sign."""
+PHYSICS: dict[str, str] = {name: f"{low}..{high}" for name, (low, high) in RANGES.items()} | {"motor_sign": "-1..1"}
+BEYOND = 1.5
+"""Outside, each quantity is up to this factor below its lowest value of training or above its highest."""
+SAMPLES = 32
+"""Held-out physics, inside and outside each."""
+Where = Literal["inside", "outside"]
+PLACES: tuple[Where, ...] = ("inside", "outside")
+Agent = Literal["RL²", "oracle", "no memory"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One training, or for iterative LQR one environment's reference."""
+
+    env_id: str
+    agent: Agent
+    seed: int
+    steps: int | None = None
+    """Environment steps; None: the recipe's."""
+
+
+Scores = dict[Where, tuple[float, ...]]
+"""Where the physics is from → the mean score of the first, second, … episode in it."""
+
+
+def held_out(where: Where, count: int = SAMPLES) -> dict[str, list[float]]:
+    """Return physics (count,) of each quantity that no training has seen; motors are reversed in every other one."""
+    random = np.random.default_rng(PLACES.index(where))
+    physics: dict[str, list[float]] = {}
+    for name, (low, high) in RANGES.items():
+        values = random.uniform(low, high, count)
+        if where == "outside":
+            factor = random.uniform(1.0, BEYOND, count)
+            values = np.where(random.random(count) < 0.5, low / factor, high * factor)
+        physics[name] = values.tolist()
+    return {**physics, "motor_sign": [1.0 - 2.0 * (index % 2) for index in range(count)]}
+
+
+def measure(
+    report: Report, seeds: int = 5, processes: int = 1, only: Sequence[str] = (), steps: int | None = None
+) -> None:
+    """Measure and report every row.
+
+    Args:
+        report: called with each row as soon as it is known.
+        seeds: training seeds.
+        processes: trainings at a time.
+        only: parts, of `ENVIRONMENTS`; empty for all.
+        steps: environment steps of each training, to try it out; None: the recipes'.
+
+    Raises:
+        GantryError: an unknown part.
+    """
+    for part in only:
+        if part not in ENVIRONMENTS:
+            raise GantryError(f"the adaptation benchmark has no part {part!r}{nearest(part, ENVIRONMENTS)}")
+    for env_id in [ENVIRONMENTS[part] for part in only or ENVIRONMENTS]:
+        scores = in_processes(reference, [(env_id, where) for where in PLACES], processes)
+        optimum = dict(zip(PLACES, scores, strict=True))
+        name = env_id.removeprefix("gantry/")
+        for where in PLACES:
+            report(Row(f"{name}, {where}: iterative LQR, which knows the physics", optimum[where], "score"))
+        oracle = _median(report, env_id, "oracle", seeds, processes, steps, optimum)
+        _median(report, env_id, "no memory", seeds, processes, steps, optimum)
+        adaptive = _median(report, env_id, "RL²", seeds, processes, steps, optimum)
+        for where in PLACES:
+            share = min(adaptive[where][1:]) / oracle[where][0]
+            what = f"{name}, {where}: RL² from the second episode on, the lowest over the oracle's"
+            report(Row(what, share, "×", 0.9 if where == "inside" else None))
+
+
+def _median(
+    report: Report, env_id: str, agent: Agent, seeds: int, processes: int, steps: int | None,
+    optimum: Mapping[Where, float],
+) -> Scores:  # fmt: skip
+    """Train from several seeds, report the medians of each episode's scores, and return them."""
+    cases = [Case(env_id, agent, seed, steps) for seed in range(FIRST_SEED, FIRST_SEED + seeds)]
+    found = list(in_processes(trained, cases, processes))
+    medians: Scores = {}
+    for where in PLACES:
+        episodes = list(zip(*(scores[where] for scores in found), strict=True))
+        medians[where] = tuple(map(statistics.median, episodes))
+        for place, (median, each) in enumerate(zip(medians[where], episodes, strict=True), 1):
+            of = f", episode {place}" if len(episodes) > 1 else ""
+            regret = 1.0 - median / optimum[where]
+            note = f"regret {regret:.1%}; seeds: {', '.join(f'{score:.0f}' for score in each)}"
+            report(Row(f"{env_id.removeprefix('gantry/')}, {where}: {agent}{of}", median, "score", note=note))
+    return medians
+
+
+def trained(case: Case) -> Scores:
+    """Train, and return the scores in held-out physics."""
+    options, name = _options(case.agent)
+    recipe = recipe_for(case.env_id, name, TRIAL if name == "recurrent-ppo" else None)
+    config: AgentConfig = recipe.config
+    learner = make_agent(name, case.env_id, config, case.seed, {**options, "physics": PHYSICS})
+    learner.learn(case.steps or recipe.total_steps)
+    scores: Scores = {}
+    for where in PLACES:
+        tested = {**options, "physics": held_out(where)}
+        result = evaluate_agent(learner, case.env_id, SAMPLES, env_options=tested, purpose="test")
+        scores[where] = result.trial_scores or (result.score,)
+    close_agent(learner)
+    return scores
+
+
+def _options(agent: Agent) -> tuple[Json, str]:
+    """Return the environment's options, beside the physics, and the agent's id."""
+    if agent == "RL²":
+        return TRIAL, "recurrent-ppo"
+    return {"max_episode_steps": EPISODE_STEPS, "observe_physics": agent == "oracle"}, "ppo"
+
+
+def reference(case: tuple[str, Where]) -> float:
+    """Return iterative LQR's mean score over the held-out physics, each planned for with that physics."""
+    env_id, where = case
+    return statistics.fmean(
+        solve(env_id, "ilqr", 1, index, {"physics": physics, "max_episode_steps": EPISODE_STEPS}).evaluation.score
+        for index, physics in enumerate(each_of(held_out(where)))
+    )
+
+
+def each_of(physics: dict[str, list[float]]) -> Iterator[dict[str, float]]:
+    """Yield one environment's physics after another."""
+    columns: Sequence[Sequence[float]] = list(physics.values())
+    for values in zip(*columns, strict=True):
+        yield dict(zip(physics, values, strict=True))
