@@ -1,7 +1,7 @@
 """`gantry bench`: measure Gantry against other suites, side by side."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -63,7 +63,7 @@ def _agents(arguments: BenchArguments) -> tuple[str, ...]:
     if (arguments.only and arguments.what not in ("memory", "adaptation")) or (
         arguments.out and arguments.what != "memory"
     ):
-        raise GantryError("--only is of `gantry bench memory` and `adaptation`, --out of `memory`; leave them out")
+        raise GantryError("--only and --out are of `gantry bench memory`, --only also of `adaptation`; leave them out")
     for agent in arguments.agents:
         config_class(agent)
     return tuple(map(str.lower, arguments.agents)) or tuple(AGENTS)
@@ -113,21 +113,26 @@ def main(words: Sequence[str]) -> None:
 
         sb3_parity.measure(report, agents, arguments.seeds)
     else:
-        from gantry.benchmark import cases, ddpg, ppo, q_learning, reinforce_variance, sac
-
-        cases.measure(report, agents, arguments.seeds)
-        if "q-learning" in agents:
-            q_learning.measure(report, arguments.seeds)
-        if "reinforce" in agents:
-            reinforce_variance.measure(report)
-        if "ddpg" in agents:
-            ddpg.measure(report, arguments.seeds, arguments.peers)
-        if "ppo" in agents:
-            ppo.measure(report, arguments.seeds, arguments.peers)
-        if "sac" in agents:
-            sac.measure(report, arguments.seeds, arguments.peers)
+        _training(report, agents, arguments)
     if arguments.json:
         print_json({"rows": [row.to_json() for row in rows], "machine": machine()})
+
+
+def _training(report: "Callable[[Row], None]", agents: Sequence[str], arguments: BenchArguments) -> None:
+    """Measure `train`."""
+    from gantry.benchmark import cases, ddpg, ppo, q_learning, reinforce_variance, sac
+
+    cases.measure(report, agents, arguments.seeds)
+    if "q-learning" in agents:
+        q_learning.measure(report, arguments.seeds)
+    if "reinforce" in agents:
+        reinforce_variance.measure(report)
+    if "ddpg" in agents:
+        ddpg.measure(report, arguments.seeds, arguments.peers)
+    if "ppo" in agents:
+        ppo.measure(report, arguments.seeds, arguments.peers)
+    if "sac" in agents:
+        sac.measure(report, arguments.seeds, arguments.peers)
 
 
 def _number(value: float) -> str:
