@@ -139,6 +139,8 @@ def test_components_name_every_observation_and_action_with_the_bounds_of_the_spa
             count = sum(component.count for component in own)
             if isinstance(part, gymnasium.spaces.Discrete):
                 assert count == part.n
+            elif isinstance(part, gymnasium.spaces.MultiDiscrete):
+                assert count == part.nvec.sum()
             elif len(part.shape) == 3:
                 assert count == part.shape[0]  # an image's channels
             else:

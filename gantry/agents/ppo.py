@@ -82,6 +82,8 @@ class PPOConfig:
     """Scale Box actions so that ±1 are their bounds, or leave them in the environment's units, as stable-baselines3."""
     squash_actions: bool = False
     """Bring Box actions within their bounds by a tanh that is learned through, instead of by clipping."""
+    centralized_critic: bool = False
+    """In a team of robots, let the critic see what all of them observe, as MAPPO does; an actor sees its own."""
     stagger_first_episodes: bool = True
     """Cut first episodes short at evenly spread times, so that a rollout holds every phase of an episode."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -175,15 +177,28 @@ class PPO:
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
         with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads
             self.policy = Policy(env.single_observation_space, env.single_action_space, config, self._random)
-            sizes = (self.policy.observations.size, *config.hidden_sizes, 1)
+            size, team = self.policy.observations.size, None
+            if config.centralized_critic:
+                from gantry.agents.parts.centralized_critic import JointState  # for teams alone
+
+                team = JointState(env, self.policy)
+                size = team.size
+            sizes = (size, *config.hidden_sizes, 1)
             self.critic = MLP(sizes, config.activation, 1.0, self._random, config.device)
         self.actor_optimizer, self.critic_optimizer = Adam(self.policy.parameters), Adam([self.critic.vector])
         self.return_normalizer = ReturnNormalizer(env.num_envs, config.gamma, config.normalize_return)
         self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed), config.stagger_first_episodes)
         self.rollout = Rollout(self.stepper, self.policy, config.rollout_steps, self._random)
+        self.rollout.team = team
+        critic = {"critic": self.critic}  # acting does without it, and a centralized one is of one size of team alone
         self.checkpoint = Checkpoint(
-            policy={"policy": self.policy, "critic": self.critic, "return_moments": self.return_normalizer.moments},
+            policy={
+                "policy": self.policy,
+                **({} if team else critic),
+                "return_moments": self.return_normalizer.moments,
+            },
             trainer={
+                **(critic if team else {}),
                 "actor_optimizer": self.actor_optimizer,
                 "critic_optimizer": self.critic_optimizer,
                 "return_normalizer": self.return_normalizer,
@@ -254,11 +269,11 @@ class PPO:
         return dict(zip(names, torch.stack(records).mean(0).tolist(), strict=True))
 
     def _improve_critic(self, batch: Batch, orders: list[torch.Tensor], parts: int, learning_rate: float) -> float:
-        config = self.config
+        config, seen = self.config, batch.inputs if batch.critic_inputs is None else batch.critic_inputs
         losses: list[float] = []
         with torch_threads(config.torch_threads):  # PyTorch counts them by calling thread
             for order in orders:
-                columns = (batch.inputs, batch.value, batch.target)
+                columns = (seen, batch.value, batch.target)
                 for inputs, old_value, target in minibatches(columns, order, parts):
                     loss = value_loss(self.critic(inputs).squeeze(1), old_value, target, config.clip_value)
                     loss = config.value_coefficient * loss

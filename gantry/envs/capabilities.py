@@ -13,7 +13,7 @@ from mujoco.batch import Batch
 
 from gantry.envs.disturbances import DisturbanceTarget
 from gantry.envs.domain_randomization import PhysicalParameter
-from gantry.types import Numeric
+from gantry.types import Numeric, Space
 
 if TYPE_CHECKING:
     from gantry.envs.rendering.scene import Marker
@@ -52,6 +52,28 @@ class GoalConditioned(Protocol):
 
     def compute_reward(self, achieved_goal: Numeric, desired_goal: Numeric, info: object = None) -> Numeric:
         """Return the reward (...) for reaching `achieved_goal` (..., goal) when asked for `desired_goal`."""
+        ...
+
+
+@runtime_checkable
+class Team(Protocol):
+    """A task of several robots alike, each of which can have a policy of its own.
+
+    The task itself is that of the whole team: its observation is those of the robots one after another, its action
+    theirs, its reward the sum of theirs.
+    """
+
+    robots: int
+    """How many, k."""
+    robot_observation_space: Space
+    """The space of one robot's observation."""
+    robot_action_space: Space
+    """The space of one robot's action."""
+    shared_reward: bool
+    """Whether each robot is rewarded with the team's reward, not with its own."""
+
+    def robot_rewards(self, features: Numeric, control: Numeric, next_features: Numeric) -> Numeric:
+        """Return each robot's own reward (..., k) of transitions; arguments as for `Task.reward`."""
         ...
 
 

@@ -35,6 +35,7 @@ from gantry.runs.environments import one_line, open_env
 from gantry.runs.episodes import ROWS, Episode, as_number, as_vector, choose, step_limit
 from gantry.runs.scores import score
 from gantry.runs.seeds import environment_seed
+from gantry.runs.teams import controller_in
 from gantry.types import Array, Options, Space
 
 FRAMES_PER_SECOND = 30
@@ -162,6 +163,7 @@ def record(
     with contextlib.ExitStack() as stack:
         source = _open_source(env_id, env_options or {}, max_steps, camera, size, backend, speed, trail)
         stack.callback(source.close)
+        policy = controller_in(source.env, policy)
         writer: VideoWriter | None = None
         panel: Panel | None = None
         first_seed = environment_seed("evaluation", seed, episodes, env_id)
@@ -213,6 +215,7 @@ class _SimulatorSource:
         self.vector = open_env(env_id, 1, options, autoreset_mode=AutoresetMode.NEXT_STEP)
         env = self.vector.unwrapped
         assert isinstance(env, Simulator)
+        self.env: VectorEnv | gymnasium.Env = env
         self._env, self._env_id = env, env_id
         self._limit = step_limit(max_steps, env.max_episode_steps)
         self.size: tuple[int, int] | None = size
@@ -353,6 +356,7 @@ class _ForeignSource:
         else:
             self.size = size or SIZE
         self._episode, self._env_id = episode, env_id
+        self.env: VectorEnv | gymnasium.Env = episode.env
         self.action_space: Space = episode.env.action_space
         self.action_names: Sequence[str] = ()
         self.backend = "the environment itself"

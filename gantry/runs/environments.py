@@ -128,6 +128,24 @@ def open_env(
     return vector if _is_ours(canonical) else _ForeignVectorEnv(vector, canonical)
 
 
+def open_training_env(env_id: str, num_envs: int, env_options: Options | None = None) -> VectorEnv:
+    """Open what an agent learns in: `num_envs` environments, or where it is a team's as many robots of teams.
+
+    Raises:
+        GantryError: as `open_env`, or the number does not make whole teams.
+    """
+    from gantry.envs.capabilities import Team  # imports MuJoCo
+
+    task = find_task(canonical := canonical_id(env_id))
+    if task is None or Team not in task.load_class().__mro__:
+        return open_env(canonical, num_envs, env_options)
+    from gantry.envs.robot_rows import make_robots
+
+    robots = make_robots(registered_id(canonical), num_envs, **(env_options or {}))
+    robots.spec = gymnasium.spec(registered_id(canonical))
+    return robots
+
+
 def _is_ours(env_id: str) -> bool:
     """Return whether Gantry ships the environment, so that an exception in it would be an error of Gantry's own."""
     task = find_task(env_id)

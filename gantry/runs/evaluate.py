@@ -13,6 +13,7 @@ from gantry.runs.episodes import Act, Begin, Episode, as_number, play, step_limi
 from gantry.runs.notebook import table_html
 from gantry.runs.scores import score
 from gantry.runs.seeds import Purpose, environment_seed
+from gantry.runs.teams import acting_in
 from gantry.types import SUCCESS, Array, Json, Observation, Options
 
 MAX_EPISODES = 100_000
@@ -166,6 +167,7 @@ def play_task(
     env = open_env(env_id, episodes, options)
     try:
         limit = step_limit(max_steps, env.spec.max_episode_steps if env.spec is not None else None)
+        act = acting_in(env, act)
         observations, _ = env.reset(seed=seed)  # type: ignore[arg-type]  # Gantry's simulator takes a seed for each
         if begin is not None:
             begin(env)

@@ -15,7 +15,7 @@ from gantry.agents.protocol import Agent, AgentConfig, Metrics
 from gantry.errors import CannotWrite, GantryError, shown
 from gantry.files import config_from_json, config_to_json
 from gantry.runs.datasets.prefill import DatasetReference, begin_from
-from gantry.runs.environments import canonical_id, open_env
+from gantry.runs.environments import canonical_id, open_training_env
 from gantry.runs.evaluation_callback import EvaluationPlan, TrainingEvaluator
 from gantry.runs.folder import FolderMoved, Run, RunConfig, current_versions
 from gantry.runs.interrupts import deferring
@@ -82,7 +82,7 @@ def make_agent(
         GantryError: no such agent or environment, or the agent cannot handle its spaces.
     """
     env_seed = environment_seed(purpose, seed, config.num_envs, env_id)
-    env = open_env(env_id, config.num_envs, env_options)
+    env = open_training_env(env_id, config.num_envs, env_options)
     try:
         learner = agent_class(agent)(env, config, seed=seed, env_seed=env_seed)
     except BaseException:

@@ -24,6 +24,7 @@ from gantry.errors import GantryError, nearest
 from gantry.film.plan_overlay import plan_recorder, policy_markers
 from gantry.runs.environments import one_line, open_env
 from gantry.runs.episodes import step_limit
+from gantry.runs.teams import controller_in
 from gantry.types import Array, Json, Options, Space
 from gantry.view.scene import poses, scene_message
 from gantry.view.source import ControlStep, Frame, Quantity, arrow, unit_vector, usual_target
@@ -132,6 +133,7 @@ class SimulatedSource:
         if isinstance(policy, EpisodicActor) and policy is not self._heard:
             policy.begin(self.vector)
         self._heard = policy
+        policy = controller_in(self.vector, policy)
         action: Array = policy.act(self._observations)[0]
         self._plans = policy_markers(policy, self._env, self._env_id, self._observations)
         return action

@@ -34,6 +34,13 @@ class ResumableEnv(Protocol):
         """Restore the state."""
 
 
+@runtime_checkable
+class TeamEnv(Protocol):
+    """A vector environment of robots: `team_size` neighbors act in the same world and begin together."""
+
+    team_size: int
+
+
 @dataclass
 class Transition:
     """What one vector step of n environments brought."""
@@ -91,7 +98,9 @@ class VectorStepper:
             self.env_id = env.spec.id if env.spec is not None else None
         self.stagger = bool(stagger and limit and self.num_envs > 1)
         # Environment i is cut after so many steps; the last one's cut is the time limit itself.
-        self._cuts = np.arange(1, self.num_envs + 1) * limit // self.num_envs
+        team = env.team_size if isinstance(env, TeamEnv) else 1
+        worlds = self.num_envs // team
+        self._cuts = (np.arange(1, worlds + 1) * limit // worlds).repeat(team)
         self.observation = np.zeros((self.num_envs, self._observations.size), np.float32)
         self._ones = np.ones(self.observation.size, np.float32)
         self.steps, self._vector_steps, self.episodes, self.restarted = 0, 0, 0, True

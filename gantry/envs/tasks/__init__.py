@@ -65,3 +65,9 @@ def register_shipped_tasks() -> None:
         max_episode_steps=1200,
         summary="clean an apartment by wheel speeds, range readings and bumpers",
     )
+    register_task(
+        "gantry/VacuumTeam-v0",
+        f"{VACUUM}.team:VacuumTeam",
+        max_episode_steps=400,
+        summary="clean an apartment of eight rooms together, as a team of robots",
+    )

@@ -1,5 +1,6 @@
 """Build the MuJoCo models of a floor plan: one to simulate, with few geoms, and one to render, with the same joints."""
 
+import itertools
 from importlib import resources
 
 import mujoco
@@ -22,8 +23,8 @@ WALL_INSET = 0.002
 """Gap (m) between north-south walls and the faces of the walls they meet, against flickering coplanar faces."""
 FURNITURE_GAP = 0.02
 """Distance of furniture from the edges of its cells (m)."""
-SOLID, MASSIVE = 0, 2
-"""Geom group and contact type of obstacles (the robot's contact type is 1)."""
+SOLID, MASSIVE, ROBOT = 0, 2, 1
+"""Geom group and contact type of obstacles, and contact type of robots."""
 
 BOX = mujoco.mjtGeom.mjGEOM_BOX
 CYLINDER = mujoco.mjtGeom.mjGEOM_CYLINDER
@@ -49,20 +50,38 @@ FURNITURE_COLORS = (
     (0.38, 0.42, 0.40, 1.0),
 )
 """Furniture colors, cycled over the kinds of furniture."""
+LAMP_COLORS = (
+    (0.10, 0.62, 0.86, 1.0),
+    (0.95, 0.45, 0.15, 1.0),
+    (0.30, 0.75, 0.30, 1.0),
+    (0.85, 0.25, 0.60, 1.0),
+)
+"""Colors of the robots' lamps, by which they can be told apart, cycled over the robots."""
 
 
-def specify_apartment(plan: FloorPlan, user_data_size: int = 0, picture: bool = False) -> mujoco.MjSpec:
-    """Return the model specification of the robot in an apartment.
+def specify_apartment(
+    plan: FloorPlan, user_data_size: int = 0, picture: bool = False, robots: int = 1
+) -> mujoco.MjSpec:
+    """Return the model specification of a robot, or of several that can collide, in an apartment.
 
-    Walls and furniture are boxes of the world body, so that only contacts between the robot and boxes are tested.
+    Walls and furniture are boxes of the world body, so that only contacts between robots and boxes are tested.
 
     Args:
         plan: the floor plan.
         user_data_size: size of the simulation state's `userdata`.
-        picture: add floors, door sills, the dock and the robot's visual geoms; joints and state size stay the same.
+        picture: add floors, door sills, the dock and the robots' visual geoms; joints and state size stay the same.
+        robots: how many; the names of the second one's elements begin with "robot2_", and so on.
     """
     with resources.as_file(resources.files("gantry.assets") / ROBOT_FILE) as path:
         spec = mujoco.MjSpec.from_file(str(path))
+    for number in range(2, robots + 1):
+        with resources.as_file(resources.files("gantry.assets") / ROBOT_FILE) as path:
+            other = mujoco.MjSpec.from_file(str(path)).body("robot")
+        spec.worldbody.add_frame().attach_body(other, f"robot{number}_", "")
+    bodies = [spec.body("robot"), *(spec.body(f"robot{number}_robot") for number in range(2, robots + 1))]
+    if robots > 1:
+        for body in bodies:
+            body.first_geom().conaffinity |= ROBOT
     spec.nuserdata = user_data_size
     spec.modelname = plan.title
     for (x, y), (half_x, half_y) in wall_boxes(plan):
@@ -83,7 +102,9 @@ def specify_apartment(plan: FloorPlan, user_data_size: int = 0, picture: bool = 
     _add_cameras(spec, plan)
     if picture:
         _add_floors(spec, plan)
-        _add_robot_visuals(spec, plan)
+        for body, color in zip(bodies, itertools.cycle(LAMP_COLORS)):
+            _add_robot_visuals(body, color)
+        _add_dock(spec, plan)
     return spec
 
 
@@ -193,13 +214,16 @@ def _add_floors(spec: mujoco.MjSpec, plan: FloorPlan) -> None:
         )
 
 
-def _add_robot_visuals(spec: mujoco.MjSpec, plan: FloorPlan) -> None:
-    """Add the robot's visual geoms, and its dock at the start."""
-    robot = spec.body("robot")
+def _add_robot_visuals(robot: mujoco.MjsBody, lamp: tuple[float, ...]) -> None:
+    """Add a robot's visual geoms."""
     _add_visual(robot, CYLINDER, (0, 0, 0.045), (0.168, 0.035), (0.16, 0.17, 0.19, 1))
     _add_visual(robot, CYLINDER, (0, 0, 0.083), (0.150, 0.004), (0.88, 0.89, 0.90, 1))
     _add_visual(robot, CYLINDER, (0.03, 0, 0.092), (0.045, 0.008), (0.12, 0.13, 0.15, 1))
-    _add_visual(robot, BOX, (0.115, 0, 0.0885), (0.025, 0.012, 0.002), (0.10, 0.62, 0.86, 1))
+    _add_visual(robot, BOX, (0.115, 0, 0.0885), (0.025, 0.012, 0.002), lamp)
+
+
+def _add_dock(spec: mujoco.MjSpec, plan: FloorPlan) -> None:
+    """Add the dock at the start."""
     x, y = plan.centers[plan.start]
     _add_visual(spec.worldbody, BOX, (x, y, 0.001), (0.2, 0.2, 0.002), (0.25, 0.27, 0.30, 1))
     _add_visual(spec.worldbody, BOX, (x - 0.17, y, 0.05), (0.02, 0.10, 0.05), (0.25, 0.27, 0.30, 1))

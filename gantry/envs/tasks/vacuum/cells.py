@@ -1,5 +1,6 @@
 """The vacuum robot at the cell level: move north, east, south or west until the floor is clean."""
 
+import functools
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
@@ -9,7 +10,7 @@ import numpy as np
 from gantry.envs.components import Component, box
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.state import State
-from gantry.envs.tasks.vacuum.floor_plan import COLUMN_STEP, ROW_STEP
+from gantry.envs.tasks.vacuum.floor_plan import COLUMN_STEP, ROW_STEP, FloorPlan
 from gantry.envs.tasks.vacuum.robot import VERY_DIRTY, Vacuum, at_rest_at, dirt_levels, distance_driven, wheel_speeds
 from gantry.envs.tasks.vacuum.shortest_paths import MAX_TOUR_PLACES, shortest_tour
 from gantry.errors import GantryError
@@ -139,8 +140,8 @@ class VacuumCells(Vacuum):
         self._reports_tour = dirty_cells is not None and dirty_cells <= MAX_TOUR_PLACES
         self._distances = np.where(self.plan.distances < 0, longest + 1, self.plan.distances).astype(np.float32)
         self._free = np.array(self.plan.neighbors >= 0, np.float32)
-        self._window = self._visible_cells()
-        self._pull = self._pull_of_cells()
+        self._window = visible_window(self.plan, self.plan.start if start == "dock" else None)
+        self._pull = pull_of_cells(self.plan)
         self._planes, self._local = observation == "planes", observation == "local"
         self.action_space = gymnasium.spaces.Discrete(4)
         self.action_components = [Component(f"move {way}") for way in ("north", "east", "south", "west")]
@@ -170,28 +171,6 @@ class VacuumCells(Vacuum):
             seen = [*felt, *beside] if self._local else [*place, *felt, *around]
             self.observation_components = [*seen, *charge]
             self.observation_space = box(self.observation_components)
-
-    def _visible_cells(self) -> np.ndarray:
-        """Return the floor cells (m, v) visible from each floor cell, without its own; m where there is none."""
-        cells, count = self.plan.cells, len(self.plan.cells)
-        can_be_dirty = np.arange(count) != (self.plan.start if self.start == "dock" else -1)
-        window = []
-        for row_step in range(-VIEW, VIEW + 1):
-            for column_step in range(-VIEW, VIEW + 1):
-                row, column = cells[:, 0] + row_step, cells[:, 1] + column_step
-                inside = (row >= 0) & (row < self.plan.rows) & (column >= 0) & (column < self.plan.columns)
-                visible = np.where(inside, self.plan.numbers[row * inside, column * inside], -1)
-                near = (visible >= 0) & (self.plan.distances[np.arange(count), visible] <= 2 * VIEW)
-                near &= can_be_dirty[visible]
-                if near.any() and (row_step or column_step):
-                    window.append(np.where(near, visible, count))
-        return np.stack(window, axis=1)
-
-    def _pull_of_cells(self) -> np.ndarray:
-        """Return the weight (m, 4, m) of each cell's dirt in the pull on a robot's cell in each direction."""
-        distances, neighbors = self.plan.distances, self.plan.neighbors
-        nearer = (neighbors >= 0)[:, :, None] & (distances[neighbors] == distances[:, None, :] - 1)
-        return np.where(nearer, PULL_DECAY ** distances[:, None, :], 0.0).astype(np.float32)
 
     def reset(self, state: State, env_ids: np.ndarray, random: RandomStreams) -> None:
         """Place the robot at its start and dirt on other cells."""
@@ -345,6 +324,37 @@ class VacuumCells(Vacuum):
     def terminated(self, next_features: Numeric) -> Numeric:
         """Return whether all cells are clean or the battery is empty."""
         return (next_features[..., DIRTY] <= 0) | (next_features[..., BATTERY] <= 0)
+
+
+@functools.lru_cache(8)
+def visible_window(plan: FloorPlan, never_dirty: int | None) -> np.ndarray:
+    """Return the floor cells (m, v) visible from each floor cell, without its own; m where there is none.
+
+    Args:
+        plan: the floor plan, of m cells.
+        never_dirty: a cell that need not be seen.
+    """
+    cells, count = plan.cells, len(plan.cells)
+    can_be_dirty = np.arange(count) != (-1 if never_dirty is None else never_dirty)
+    window = []
+    for row_step in range(-VIEW, VIEW + 1):
+        for column_step in range(-VIEW, VIEW + 1):
+            row, column = cells[:, 0] + row_step, cells[:, 1] + column_step
+            inside = (row >= 0) & (row < plan.rows) & (column >= 0) & (column < plan.columns)
+            visible = np.where(inside, plan.numbers[row * inside, column * inside], -1)
+            near = (visible >= 0) & (plan.distances[np.arange(count), visible] <= 2 * VIEW)
+            near &= can_be_dirty[visible]
+            if near.any() and (row_step or column_step):
+                window.append(np.where(near, visible, count))
+    return np.stack(window, axis=1)
+
+
+@functools.lru_cache(8)
+def pull_of_cells(plan: FloorPlan) -> np.ndarray:
+    """Return the weight (m, 4, m) of each cell's dirt in the pull on a robot's cell in each direction."""
+    distances, neighbors = plan.distances, plan.neighbors
+    nearer = (neighbors >= 0)[:, :, None] & (distances[neighbors] == distances[:, None, :] - 1)
+    return np.where(nearer, PULL_DECAY ** distances[:, None, :], 0.0).astype(np.float32)
 
 
 def _require(holds: bool, name: str, demand: str, value: object) -> None:

@@ -1,6 +1,7 @@
 """Parse floor plans from plain text (format: docs/vacuum.md), with one-line errors that name row and column."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
@@ -44,7 +45,7 @@ def load_plan(name: str) -> FloorPlan:
         if entry.name.endswith(SUFFIX)
     }
     if name in shipped:
-        return parse_plan(shipped[name].read_text("utf-8"), name)
+        return _shipped_plan(name)
     try:
         path = Path(name)
         if path.exists() and not (path.is_file() and path.stat().st_size <= LARGEST):
@@ -56,6 +57,11 @@ def load_plan(name: str) -> FloorPlan:
             f"there is no floor plan {shown(name)!r} (shipped: {known}; or give a file's path)"
         ) from error
     return parse_plan(text, name)
+
+
+@functools.cache
+def _shipped_plan(name: str) -> FloorPlan:
+    return parse_plan((resources.files("gantry.assets") / f"{name}{SUFFIX}").read_text("utf-8"), name)
 
 
 def parse_plan(text: str, name: str = "plan") -> FloorPlan:

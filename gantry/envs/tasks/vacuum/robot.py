@@ -63,6 +63,7 @@ class Vacuum(Task, Disturbable, Drawable):
         counters: names of further numbers stored in `userdata`.
     """
 
+    robots: int = 1
     outputs: ClassVar[Sequence[str]] = ("sensordata",)
     shown_shares: ClassVar[Sequence[str]] = ("coverage",)
     disturbance_target: ClassVar[DisturbanceTarget] = DisturbanceTarget(
@@ -85,11 +86,11 @@ class Vacuum(Task, Disturbable, Drawable):
 
     def load_specification(self) -> mujoco.MjSpec:
         """Return the specification of the simulated model."""
-        return specify_apartment(self.plan, self.user_data_size)
+        return specify_apartment(self.plan, self.user_data_size, robots=self.robots)
 
     def picture(self, model: mujoco.MjModel) -> mujoco.MjModel:
         """Return the model to render, with balls if `model` has them."""
-        specification = specify_apartment(self.plan, self.user_data_size, picture=True)
+        specification = specify_apartment(self.plan, self.user_data_size, picture=True, robots=self.robots)
         if has_balls(model):
             add_balls(specification, self.disturbance_target)
         return specification.compile()
