@@ -5,6 +5,7 @@ import pytest
 
 from gantry.benchmark import adaptation
 from gantry.benchmark.adaptation import Case, each_of, held_out
+from gantry.benchmark.plan import suite
 from gantry.benchmark.rows import Row
 from gantry.envs.simulator import make_simulator
 from gantry.errors import GantryError
@@ -15,7 +16,9 @@ BALANCE = adaptation.ENVIRONMENTS["balance"]
 
 def test_held_out_physics_lie_inside_or_outside_the_range_of_training():
     inside, outside = held_out("inside"), held_out("outside")
-    for name, (low, high) in adaptation.RANGES.items():
+    assert adaptation.ranges().keys() == inside.keys() - {"motor_sign"}
+    for name, spread in adaptation.ranges().items():
+        low, high = spread.low, spread.high
         within, beyond = np.array(inside[name]), np.array(outside[name])
         assert ((within > low) & (within < high)).all()
         assert ((beyond < low) | (beyond > high)).all()
@@ -60,10 +63,21 @@ def test_recipes_for_trials_leave_the_action_before_to_the_environment(env_id):
     assert oracle == find_recipe(env_id, "ppo")
 
 
+def test_adaptation_suite_has_recipes_for_trials():
+    chosen = suite("adaptation")
+    for env_id in chosen.environments:
+        for agent in chosen.algorithms:
+            recipe = find_recipe(env_id, agent, chosen.env_options)
+            assert recipe is not None
+            assert recipe.env_options == adaptation.TRIAL
+
+
 @pytest.mark.slow
 def test_adaptation_trains_and_scores_every_kind_of_agent():
     for agent, episodes in (("RL²", 4), ("oracle", 1), ("no memory", 1)):
         scores = adaptation.trained(Case(BALANCE, agent, 0, steps=8192))
-        for where in adaptation.PLACES:
-            assert len(scores[where]) == episodes
-            assert all(0.0 < score < 1000.0 for score in scores[where])
+        sampled = {f"{where}{adaptation.SAMPLED}" for where in adaptation.PLACES if agent == "RL²"}
+        assert scores.keys() == {*adaptation.PLACES, *sampled}
+        for each in scores.values():
+            assert len(each) == episodes
+            assert all(0.0 < score < 1000.0 for score in each)

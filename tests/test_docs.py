@@ -138,6 +138,7 @@ COSTLY = (
     "reach",
     "dqn",
     "memory",
+    "adaptation",
 )
 """Pages whose commands take seconds: they run in the slow tests, and their flags are looked up in all."""
 

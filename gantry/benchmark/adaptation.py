@@ -15,7 +15,9 @@ import numpy as np
 from gantry.agents.protocol import AgentConfig
 from gantry.benchmark.cases import FIRST_SEED
 from gantry.benchmark.in_processes import in_processes
+from gantry.benchmark.plan import TRIALS
 from gantry.benchmark.rows import Report, Row
+from gantry.envs.domain_randomization import Range, parse_quantity
 from gantry.errors import GantryError, nearest
 from gantry.optimal_control.solve import solve
 from gantry.runs.evaluate import evaluate_agent
@@ -25,18 +27,16 @@ from gantry.types import Json
 
 ENVIRONMENTS = {"balance": "gantry/CartPoleBalance-v0", "swing-up": "gantry/CartPoleSwingUp-v0"}
 """Parts of the benchmark → environment."""
-TRIAL: Json = {"trial": 4}
+TRIAL: Json = {"trial": TRIALS["trial"]}
 """Options of the environments in which a memory adapts: four episodes of 125 steps."""
 EPISODE_STEPS = 125
-RANGES: dict[str, tuple[float, float]] = {"pole_length": (0.5, 2.0), "pole_mass": (0.05, 0.2), "cart_mass": (0.5, 2.0)}
-"""The physics of training, sampled uniformly, beside the motor's sign."""
-PHYSICS: dict[str, str] = {name: f"{low}..{high}" for name, (low, high) in RANGES.items()} | {"motor_sign": "-1..1"}
+PHYSICS: dict[str, str] = TRIALS["physics"]
+"""The physics of training."""
 BEYOND = 1.5
 """Outside, each quantity is up to this factor below its lowest value of training or above its highest."""
 SAMPLES = 32
 """Held-out physics, inside and outside each."""
-Where = Literal["inside", "outside"]
-PLACES: tuple[Where, ...] = ("inside", "outside")
+PLACES = ("inside", "outside")
 Agent = Literal["RL²", "oracle", "no memory"]
 
 
@@ -51,21 +51,28 @@ class Case:
     """Environment steps; None: the recipe's."""
 
 
-Scores = dict[Where, tuple[float, ...]]
-"""Where the physics is from → the mean score of the first, second, … episode in it."""
+Scores = dict[str, tuple[float, ...]]
+"""Where the physics is from → the mean scores of the first, second, … episode; for RL² also with sampled actions."""
+SAMPLED = ", sampled actions"
 
 
-def held_out(where: Where, count: int = SAMPLES) -> dict[str, list[float]]:
+def held_out(where: str, count: int = SAMPLES) -> dict[str, list[float]]:
     """Return physics (count,) of each quantity that no training has seen; motors are reversed in every other one."""
     random = np.random.default_rng(PLACES.index(where))
     physics: dict[str, list[float]] = {}
-    for name, (low, high) in RANGES.items():
-        values = random.uniform(low, high, count)
+    for name, spread in ranges().items():
+        values = random.uniform(spread.low, spread.high, count)
         if where == "outside":
             factor = random.uniform(1.0, BEYOND, count)
-            values = np.where(random.random(count) < 0.5, low / factor, high * factor)
+            values = np.where(random.random(count) < 0.5, spread.low / factor, spread.high * factor)
         physics[name] = values.tolist()
     return {**physics, "motor_sign": [1.0 - 2.0 * (index % 2) for index in range(count)]}
+
+
+def ranges() -> dict[str, Range]:
+    """Return the ranges of training of all quantities but the motor's sign."""
+    parsed = {name: parse_quantity(text) for name, text in PHYSICS.items() if name != "motor_sign"}
+    return {name: spread for name, spread in parsed.items() if isinstance(spread, Range)}
 
 
 def measure(
@@ -103,18 +110,18 @@ def measure(
 
 def _median(
     report: Report, env_id: str, agent: Agent, seeds: int, processes: int, steps: int | None,
-    optimum: Mapping[Where, float],
+    optimum: Mapping[str, float],
 ) -> Scores:  # fmt: skip
     """Train from several seeds, report the medians of each episode's scores, and return them."""
     cases = [Case(env_id, agent, seed, steps) for seed in range(FIRST_SEED, FIRST_SEED + seeds)]
     found = list(in_processes(trained, cases, processes))
     medians: Scores = {}
-    for where in PLACES:
+    for where in found[0]:
         episodes = list(zip(*(scores[where] for scores in found), strict=True))
         medians[where] = tuple(map(statistics.median, episodes))
         for place, (median, each) in enumerate(zip(medians[where], episodes, strict=True), 1):
             of = f", episode {place}" if len(episodes) > 1 else ""
-            regret = 1.0 - median / optimum[where]
+            regret = 1.0 - median / optimum[where.removesuffix(SAMPLED)]
             note = f"regret {regret:.1%}; seeds: {', '.join(f'{score:.0f}' for score in each)}"
             report(Row(f"{env_id.removeprefix('gantry/')}, {where}: {agent}{of}", median, "score", note=note))
     return medians
@@ -132,6 +139,11 @@ def trained(case: Case) -> Scores:
         tested = {**options, "physics": held_out(where)}
         result = evaluate_agent(learner, case.env_id, SAMPLES, env_options=tested, purpose="test")
         scores[where] = result.trial_scores or (result.score,)
+        if case.agent == "RL²":
+            explores = evaluate_agent(
+                learner, case.env_id, SAMPLES, env_options=tested, purpose="test", deterministic=False
+            )
+            scores[f"{where}{SAMPLED}"] = explores.trial_scores
     close_agent(learner)
     return scores
 
@@ -143,7 +155,7 @@ def _options(agent: Agent) -> tuple[Json, str]:
     return {"max_episode_steps": EPISODE_STEPS, "observe_physics": agent == "oracle"}, "ppo"
 
 
-def reference(case: tuple[str, Where]) -> float:
+def reference(case: tuple[str, str]) -> float:
     """Return iterative LQR's mean score over the held-out physics, each planned for with that physics."""
     env_id, where = case
     return statistics.fmean(

@@ -83,6 +83,8 @@ class Suite:
     seeds: int
     protocol: Protocol
     summary: str
+    env_options: Json = dataclasses.field(default_factory=dict)
+    """Options of all its environments."""
 
 
 MUJOCO = ("Swimmer-v5", "Hopper-v5", "Walker2d-v5", "HalfCheetah-v5")
@@ -98,6 +100,16 @@ OWN = (
     "gantry/VacuumRooms-v0",
     "gantry/VacuumDrive-v0",
 )
+TRIALS: Json = {
+    "trial": 4,
+    "physics": {
+        "pole_length": "0.5..2",
+        "pole_mass": "0.05..0.2",
+        "cart_mass": "0.5..2",
+        "motor_sign": "-1..1",
+    },
+}
+"""Trials of four episodes in one hidden physics of the cart-pole."""
 SUITES: dict[str, Suite] = {
     "quick": Suite(
         ("gantry/CartPoleSwingUp-v0", "gantry/ReachPlanar-v0", "Pendulum-v1"),
@@ -126,6 +138,14 @@ SUITES: dict[str, Suite] = {
         5,
         Protocol(steps=100_000, checkpoints=10, episodes=10, final_episodes=50),
         "velocities hidden: PPO, recurrent PPO and sb3-contrib's, 5 seeds of 100,000 steps: hours, most of them theirs",
+    ),
+    "adaptation": Suite(
+        ("gantry/CartPoleBalance-v0", "gantry/CartPoleSwingUp-v0"),
+        ("ppo", "recurrent-ppo"),
+        5,
+        Protocol(steps=1_500_000, checkpoints=10, episodes=32, final_episodes=100),
+        "trials in a hidden physics: PPO and recurrent PPO, 5 seeds of 1,500,000 steps: an hour on two cores",
+        TRIALS,
     ),
 }
 

@@ -43,7 +43,7 @@ class BenchmarkArguments:
     """Agents of Gantry (`gantry list`), with their recipes; by default those of the suite."""
     baselines: tuple[str, ...] = ()
     """Others: sb3:ALGORITHM as its users run it, sb3-batched:ALGORITHM at its best, sbx:ALGORITHM."""
-    suite: Literal["quick", "standard", "full", "memory"] | None = None
+    suite: Literal["quick", "standard", "full", "memory", "adaptation"] | None = None
     """A set of environments, algorithms and budgets; the other flags change it."""
     seeds: int | None = None
     """Trainings of each algorithm in each environment; by default the suite's, or 5."""
@@ -165,9 +165,11 @@ def _cells(arguments: BenchmarkArguments) -> "list[Cell]":
     protocol = Protocol(**changes) if chosen is None else dataclasses.replace(chosen.protocol, **changes)
     environments = arguments.envs or (() if chosen is None else chosen.environments)
     seeds = arguments.seeds if arguments.seeds is not None else 5 if chosen is None else chosen.seeds
-    return plan_cells(
-        environments, env_options(arguments.env, None, None, arguments.reward), algorithms, seeds, protocol
-    )
+    options = {
+        **(chosen.env_options if chosen is not None and not arguments.envs else {}),
+        **env_options(arguments.env, None, None, arguments.reward),
+    }
+    return plan_cells(environments, options, algorithms, seeds, protocol)
 
 
 class _Live:
