@@ -8,10 +8,9 @@ import statistics
 import time
 from pathlib import Path
 
-from gantry.agents import default_config
 from gantry.runs.evaluate import evaluate_agent
 from gantry.runs.pace import steps_within
-from gantry.runs.recipes import Recipe, find_recipe
+from gantry.runs.recipes import Recipe, default_settings, find_recipe
 from gantry.runs.recipes.recipe_file import read_recipe
 from gantry.runs.train import make_agent
 
@@ -42,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     recipe = read_recipe(arguments.recipe)
     shipped = find_recipe(recipe.env_id, recipe.agent, recipe.env_options)
-    default = default_config(recipe.agent) if shipped is None else shipped.config
+    default = shipped.config if shipped else default_settings(recipe.env_id, recipe.agent, recipe.env_options)
     scores: dict[str, list[float]] = {"default": [], "recipe": []}
     for seed in range(FIRST_SEED, FIRST_SEED + arguments.seeds):
         for name, config in (("default", default), ("recipe", recipe.config)):

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,10 +19,12 @@ from gantry.benchmark import contenders, plan
 from gantry.benchmark.cell import finished, read_reason, read_result, run_job
 from gantry.benchmark.checkpoints import Checkpoints
 from gantry.benchmark.comparison import Comparison
-from gantry.benchmark.plan import FIRST_SEED, Protocol, plan_cells
+from gantry.benchmark.films import film_cells
+from gantry.benchmark.our_training import OurTraining
+from gantry.benchmark.plan import FIRST_SEED, Protocol, plan_cells, without_impossible
 from gantry.benchmark.pool import State
 from gantry.benchmark.report import Report
-from gantry.benchmark.results import Missing, Training, read_included
+from gantry.benchmark.results import Missing, Training, joined, read_included
 from gantry.benchmark.their_training import zoo_settings
 from gantry.errors import CannotWrite, GantryError
 from gantry.runs.evaluate import Evaluation
@@ -92,6 +95,22 @@ def test_protocol_needs_a_budget():
         Protocol(steps=10, episodes=0)
 
 
+def test_suites_leave_out_what_cannot_work():
+    cells = plan_cells(["Pendulum-v1", "CartPole-v1"], {}, ["ppo", "sac", "dqn", "sb3:sac"], 2, TINY)
+    kept, line = without_impossible(cells)
+    assert {(cell.env_id, cell.algorithm) for cell in kept} == {
+        ("Pendulum-v1", "ppo"),
+        ("Pendulum-v1", "sac"),
+        ("Pendulum-v1", "sb3:sac"),
+        ("CartPole-v1", "ppo"),
+        ("CartPole-v1", "dqn"),
+    }
+    assert len(kept) == 10
+    assert "dqn in Pendulum-v1" in line
+    assert "sac, sb3:sac in CartPole-v1 (Discrete(2))" in line
+    assert without_impossible(kept) == (kept, "")
+
+
 @pytest.mark.parametrize("env_id", ["gantry/CartPoleBalance-v0", "Pendulum-v1"])
 def test_seeds_of_training_evaluation_and_test_are_disjoint(env_id):
     count = 4096
@@ -139,6 +158,33 @@ def test_evaluation_stops_the_clock(monkeypatch):
     assert [each.seconds for each in checkpoints.taken] == [0.0, 6.0, 12.0]
     assert going == [True, True, True, False]
     assert checkpoints.evaluation_seconds == 300.0
+
+
+def test_schedules_follow_the_clock_of_a_budget_in_seconds(tmp_path, monkeypatch):
+    now, rates = 0.0, []
+    monkeypatch.setattr("gantry.benchmark.checkpoints.time.perf_counter", lambda: now)
+    (cell,) = plan_cells(["Pendulum-v1"], {}, ["a2c"], 1, Protocol(seconds=10.0, checkpoints=1))
+    training = OurTraining(cell, tmp_path)
+    append = training._run.append_metrics
+
+    def append_metrics(row):
+        nonlocal now
+        now += 1.0 if len(rates) < 5 else 0.5  # faster later, which no trial at the beginning would have foreseen
+        rates.append(row["learning_rate"])
+        append(row)
+
+    monkeypatch.setattr(training._run, "append_metrics", append_metrics)
+    checkpoints = Checkpoints(cell.protocol, evaluation)
+    checkpoints.start()
+    training.learn(checkpoints)
+    training.close()
+    first = training.settings["learning_rate"]
+    assert rates[0] == pytest.approx(first)
+    assert len(rates) == 15
+    assert rates[-1] <= 0.06 * first
+    training.save()
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["total_steps"] == training.steps == 15 * 10 * 8 * 16
 
 
 # Cells
@@ -251,6 +297,32 @@ def test_films_of_cells_are_in_the_report(whole, tmp_path, inline_pool, monkeypa
         assert benchmark(folder, *SMALL, "--films") == 0
     assert shown == ["cem", "nes"]  # once
     assert base64.b64encode(b"film").decode() in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_films_are_left_for_later_where_there_is_no_encoder(whole, monkeypatch):
+    monkeypatch.setattr("gantry.benchmark.films.importlib.util.find_spec", lambda name: None)
+    lines = []
+    film_cells(whole, plan.read_plan(whole)[0], lines.append)
+    assert len(lines) == 1
+    assert "--report-only --films" in lines[0]
+
+
+def test_another_benchmark_joins_where_this_one_has_no_result(whole, tmp_path, inline_pool, capsys):
+    words = ["--envs", "CartPole-v1", "--agents", "nes", "--seeds", "1", "--include", str(whole)]
+    assert benchmark(tmp_path / "b", *words) == 0
+    found = [row[:2] for row in scores(tmp_path / "b")]
+    assert found == [("nes", "100"), ("cem", "100"), ("cem", "101")]
+    assert cli.main(["benchmark", *words, "--include", str(tmp_path), "--steps", "60", "--out", str(tmp_path)]) == 1
+    assert "there is no benchmark in" in capsys.readouterr().err
+
+
+def test_joined_benchmarks_bring_no_other_environments():
+    own, twin, foreign, logged = (
+        Training(environment, "ppo", 0, np.zeros(1), None, np.zeros(1), 1.0, details=details)
+        for environment, details in (("A", {"steps": 1}), ("A", {"steps": 1}), ("B", {"steps": 1}), ("B", {}))
+    )
+    assert joined([own], [twin, foreign, logged]) == [own, logged]
+    assert joined([], [twin, foreign]) == [twin, foreign]
 
 
 def write_bytes(path, content):
@@ -423,6 +495,26 @@ def test_comparison_says_who_is_not_clearly_below_the_best():
 def test_with_one_seed_only_the_best_is_best():
     trainings = [training("A-v0", "good", 0, 90.0), training("A-v0", "bad", 0, 89.0)]
     assert [entry.best for entry in Comparison(trainings, {}, {}).entries] == [True, False]
+
+
+def test_our_agents_are_counted_against_the_same_algorithm_of_others():
+    far, near, tie = (1.0, 2.0, 3.0), (1.0, 2.0, 3.3), (2.0, 2.0, 2.0)
+    finals = {
+        ("A", "ppo"): far, ("A", "sb3:ppo"): tuple(x + 50.0 for x in far),
+        ("B", "ppo"): tuple(x + 50.0 for x in far), ("B", "sb3:ppo"): far,
+        ("C", "ppo"): far, ("C", "sb3:ppo"): near,
+        ("D", "ppo"): tie, ("D", "sb3:ppo"): tie,
+        ("A", "recurrent-ppo"): near, ("A", "sb3:recurrent_ppo"): far, ("A", "mine"): far,
+    }  # fmt: skip
+    trainings = [training(*case, seed, final) for case, each in finals.items() for seed, final in enumerate(each)]
+    plain, recurrent = Comparison(trainings, {}, {}).versus()
+    assert (plain.first, plain.second, plain.environments) == ("ppo", "sb3:ppo", 4)
+    assert plain.at_or_above == ("B", "D")
+    assert plain.clearly_above == ("B",)
+    assert plain.clearly_below == ("A",)
+    assert (recurrent.first, recurrent.second, recurrent.at_or_above) == ("recurrent-ppo", "sb3:recurrent_ppo", ("A",))
+    text = Report(Comparison(trainings, {}, {}), [], {}, Path()).markdown()
+    assert "| ppo | sb3:ppo | 4 | 2 (50%) | 1 | 1: A |" in text
 
 
 def test_aggregates_are_over_environments_that_all_share():

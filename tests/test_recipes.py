@@ -5,7 +5,7 @@ import sys
 import gymnasium
 import pytest
 
-from gantry.agents import AGENTS, load_agent
+from gantry.agents import AGENTS, agent_of_config, default_config, load_agent
 from gantry.agents.ddpg import DDPGConfig
 from gantry.agents.ppo import PPOConfig
 from gantry.cli import main
@@ -13,13 +13,21 @@ from gantry.errors import GantryError
 from gantry.files import read_json
 from gantry.runs import recipes
 from gantry.runs.environments import open_env
-from gantry.runs.recipes import Recipe, find_recipe, recipe_for, recipes_of, register_recipe
+from gantry.runs.recipes import (
+    Recipe,
+    default_settings,
+    find_recipe,
+    recipe_for,
+    recipes_of,
+    register_recipe,
+    stepping,
+)
 
 BALANCE = "gantry/CartPoleBalance-v0"
 ENVIRONMENTS = (
     *(f"gantry/{name}-v0" for name in ("CartPoleBalance", "CartPoleSwingUp", "CartPoleSwingUpSparse")),
     *(f"gantry/{name}-v0" for name in ("ReachPlanar", "Reach", "ReachGoal", "Vacuum", "VacuumRooms")),
-    *("CartPole-v1", "Pendulum-v1", "FrozenLake-v1"),
+    *("CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "Hopper-v5", "InvertedPendulum-v5"),
 )
 SHIPPED = [recipe for env_id in ENVIRONMENTS for recipe in recipes_of(env_id)]
 
@@ -81,6 +89,44 @@ def test_train_says_when_no_recipe_fits_and_takes_the_defaults(tmp_path, capsys)
     assert "there is no recipe for ppo in gantry/CartPoleBalance-v0 observe_velocity=false" in capsys.readouterr().out
     assert main([*words, str(tmp_path / "b"), "--env", "actions=discrete"]) == 0
     assert "no recipe" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("env_id", "options", "how"),
+    [
+        (BALANCE, {}, "in batches"),
+        ("CartPole-v1", {}, "in batches"),  # Gymnasium has a vector form of it
+        ("CartPole-v1", {"stack": 4}, "one by one"),
+        ("Pendulum-v1", {}, "one by one"),
+    ],
+)
+def test_default_settings_depend_on_how_an_environment_is_stepped(env_id, options, how):
+    assert stepping(env_id, options) == how
+    for agent in AGENTS:
+        config = default_settings(env_id, agent, options)
+        assert agent_of_config(config) == agent
+        changed = config != default_config(agent)
+        assert changed == (how == "one by one" and agent in ("a2c", "ddpg", "dqn", "ppo", "sac", "td3"))
+
+
+@pytest.mark.parametrize("agent", ["ppo", "sac", "td3", "ddpg", "dqn"])
+def test_environments_stepped_one_by_one_are_learned_from_more_often(agent):
+    def gradient_steps(config):
+        """Return gradient steps per environment step."""
+        if agent == "ppo":
+            return config.epochs / config.minibatch_size
+        return config.gradient_steps / (config.train_freq * config.num_envs)
+
+    assert gradient_steps(default_settings("Pendulum-v1", agent)) >= 8 * gradient_steps(default_config(agent))
+
+
+def test_train_shows_and_uses_the_default_settings_of_its_environment(tmp_path, capsys):
+    words = ["train", "Pendulum-v1", "--agent", "sac", "--steps", "8", "--out", str(tmp_path)]
+    assert main(words) == 0
+    assert "no recipe for sac in Pendulum-v1: default settings for environments stepped one by one" in (
+        capsys.readouterr().out
+    )
+    assert read_json(tmp_path / "config.json")["config"]["hidden_sizes"] == [128, 128]
 
 
 def test_other_packages_register_recipes_and_a_later_one_replaces_an_earlier(tmp_path, capsys):

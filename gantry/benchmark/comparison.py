@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from gantry.benchmark import statistics
+from gantry.benchmark.contenders import contender
 from gantry.benchmark.results import Training
 from gantry.benchmark.statistics import Interval, difference, interval
+from gantry.errors import GantryError
 from gantry.types import Json
 
 AGGREGATES = {
@@ -75,6 +77,22 @@ class Entry:
     """Median over seeds."""
     cores_used: float | None
     """Processor seconds over seconds of training, median over seeds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Versus:
+    """How one algorithm does against another, environment by environment."""
+
+    first: str
+    second: str
+    at_or_above: tuple[str, ...]
+    """The environments in which the first one's mean is not below the second's."""
+    clearly_above: tuple[str, ...]
+    """Those in which the 95 % interval of the difference lies above zero."""
+    clearly_below: tuple[str, ...]
+    """Those in which it lies below zero."""
+    environments: int
+    """In how many both have results."""
 
 
 class Comparison:
@@ -205,6 +223,28 @@ class Comparison:
             )
         return results
 
+    def versus(self) -> list[Versus]:
+        """Return how each of our agents does against the same algorithm of every other library."""
+        return [
+            self._versus(first, second)
+            for first in self.algorithms
+            for second in self.algorithms
+            if _counterparts(first, second)
+        ]
+
+    def _versus(self, first: str, second: str) -> Versus:
+        shared = [name for name in self.environments if (name, first) in self._of and (name, second) in self._of]
+        sides = {name: (self.finals(name, first), self.finals(name, second)) for name in shared}
+        leads = {name: interval(difference(statistics.mean), [a], [b]) for name, (a, b) in sides.items()}
+        return Versus(
+            first,
+            second,
+            tuple(name for name, (a, b) in sides.items() if a.mean() >= b.mean()),
+            tuple(name for name, lead in leads.items() if lead.low > 0.0),
+            tuple(name for name, lead in leads.items() if lead.high < 0.0),
+            len(shared),
+        )
+
     def profiles(self) -> tuple[np.ndarray, dict[str, Interval]]:
         """Return thresholds, and algorithm → the share of trainings above each."""
         if not self.shared:
@@ -216,6 +256,15 @@ class Comparison:
             algorithm: interval(lambda side: statistics.performance_profile(side, thresholds), side)
             for algorithm, side in scores.items()
         }
+
+
+def _counterparts(first: str, second: str) -> bool:
+    """Return whether two names are those of one algorithm, ours and another library's."""
+    try:
+        ours, theirs = contender(first), contender(second)
+    except GantryError:  # results of other programs have names of their own
+        return False
+    return ours.library == "gantry" != theirs.library and ours.same_algorithm == theirs.same_algorithm
 
 
 def _median(values: Sequence[float]) -> float | None:

@@ -10,14 +10,20 @@
 import dataclasses
 import importlib.util
 
+import gymnasium
+
 from gantry.agents import AGENTS, agent_class
 from gantry.errors import GantryError, nearest
+from gantry.types import Space
 
 SB3 = {"a2c": "A2C", "ddpg": "DDPG", "dqn": "DQN", "ppo": "PPO", "sac": "SAC", "td3": "TD3"}
 CONTRIBUTED = {"recurrent_ppo": "RecurrentPPO", "tqc": "TQC", "trpo": "TRPO", "qrdqn": "QRDQN"}
 SBX = {"ppo": "PPO", "sac": "SAC", "td3": "TD3", "ddpg": "DDPG", "dqn": "DQN", "tqc": "TQC", "crossq": "CrossQ"}
 LIBRARIES = {"sb3": SB3 | CONTRIBUTED, "sb3-batched": SB3 | CONTRIBUTED, "sbx": SBX}
 """Library → its algorithms → the names of their classes."""
+NEED_BOX = frozenset({"ddpg", "td3", "sac", "tqc", "crossq"})
+NEED_DISCRETE = frozenset({"dqn", "qrdqn", "q-learning"})
+"""Algorithms that handle one kind of actions only."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +40,19 @@ class Contender:
         if self.library == "sbx":
             return "sbx"
         return "sb3_contrib" if self.algorithm in CONTRIBUTED else "stable_baselines3"
+
+    @property
+    def same_algorithm(self) -> str:
+        """What the algorithm is called in every library."""
+        return self.algorithm.replace("_", "-")
+
+    def handles(self, actions: Space) -> bool:
+        """Return whether the algorithm is made for such actions."""
+        if isinstance(actions, gymnasium.spaces.Box):
+            return self.algorithm not in NEED_DISCRETE
+        return self.algorithm not in NEED_BOX and (
+            isinstance(actions, gymnasium.spaces.Discrete) or self.algorithm not in NEED_DISCRETE
+        )
 
     def check(self) -> None:
         """Make sure that it can be run here.

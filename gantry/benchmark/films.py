@@ -1,5 +1,6 @@
 """A film for each environment of a benchmark: our agents' first trainings side by side."""
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +24,9 @@ def film_cells(folder: Path, cells: Sequence[Cell], say: Callable[[str], None]) 
         cells: its cells.
         say: told in one line why an environment cannot be filmed.
     """
+    if importlib.util.find_spec("imageio_ffmpeg") is None:
+        say("no films: they need imageio-ffmpeg (pip install imageio-ffmpeg); --report-only --films adds them later")
+        return
     from gantry.agents import load_agent
     from gantry.film.record import record
     from gantry.film.side_by_side import Take, record_side_by_side

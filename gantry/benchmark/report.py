@@ -21,6 +21,10 @@ from gantry.plots.comparison import Estimate, Line, draw_estimates, draw_lines
 from gantry.types import Json
 
 FILMS = "films"
+VERSUS = (
+    "In how many environments our agent's mean final score is at or above that of the other library's, and in how many "
+    "the 95 % interval of the difference lies above or below zero."
+)
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --page: #ffffff; --soft: #f3f5f7; --line: #d5dae0; --link: #1f5fc4; }
@@ -58,6 +62,7 @@ class Report:
         self.comparison, self.missing, self.about, self.folder = comparison, list(missing), about, folder
         self.aggregates = comparison.aggregates()
         self.improvements = comparison.improvements()
+        self.versus = comparison.versus()
 
     def write(self, folder: Path) -> Path:
         """Write `report.html`, `report.md`, `results.csv`, `curves.csv`, `table.tex` and `results.json`.
@@ -122,6 +127,24 @@ class Report:
             )
         return header, rows
 
+    def _against_others(self) -> tuple[list[str], list[list[str]]]:
+        """Return header and rows of the table that counts in how many environments our agents end above others'."""
+        header = ["agent", "against", "environments", "at or above", "clearly above", "clearly below"]
+        rows = []
+        for each in self.versus:
+            count = max(1, each.environments)
+            rows.append(
+                [
+                    each.first,
+                    each.second,
+                    str(each.environments),
+                    f"{len(each.at_or_above)} ({len(each.at_or_above) / count:.0%})",
+                    str(len(each.clearly_above)),
+                    f"{len(each.clearly_below)}{': ' if each.clearly_below else ''}{', '.join(each.clearly_below)}",
+                ]
+            )
+        return header, rows
+
     def _scales(self) -> tuple[list[str], list[list[str]]]:
         """Return header and rows of the table of what scores are measured by."""
         header = ["environment", "0 stands for", "score", "1 stands for", "score", "threshold"]
@@ -156,6 +179,9 @@ class Report:
         header, rows = self._headline()
         parts = ["# Benchmark", "", self._introduction(), "", "## Final scores", "", self._explanation(), ""]
         parts += _markdown(header, [[f"**{text}**" if best else text for text, best in row] for row in rows])
+        if self.versus:
+            parts += ["", "## Against the same algorithm of others", "", VERSUS, ""]
+            parts += _markdown(*self._against_others())
         parts += ["", "## Probability of improvement", ""]
         parts += _markdown(
             ["first", "second", "P(first ends above second)"],
@@ -242,6 +268,7 @@ class Report:
                 {"first": first, "second": second, **_interval_json(found)}
                 for first, second, found in self.improvements
             ],
+            "versus": [vars(each) for each in self.versus],
             "scales": {name: vars(scale) for name, scale in self.comparison.scales.items()},
             "cells": [each.details for each in self.comparison.trainings if each.details],
             "missing": [vars(each) for each in self.missing],
@@ -258,6 +285,7 @@ class Report:
             "<h2>Final scores</h2>",
             f"<p>{html.escape(self._explanation())}</p>",
             _table(header, rows),
+            *self._against_others_html(),
             "<h2>Over all environments</h2>",
             f"<p>{html.escape(self._about_aggregates())}</p>",
             f'<div class="figures">{"".join(self._aggregate_figures())}</div>',
@@ -283,6 +311,15 @@ class Report:
             '<link rel="icon" href="data:,">\n'
             f"<title>Benchmark</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
         )
+
+    def _against_others_html(self) -> list[str]:
+        if not self.versus:
+            return []
+        return [
+            "<h2>Against the same algorithm of others</h2>",
+            f"<p>{html.escape(VERSUS)}</p>",
+            _table(*self._against_others(), reasons=True),
+        ]
 
     # Texts
 

@@ -109,6 +109,22 @@ def _of_cell(label: str, cell: Cell, result: Json) -> Training:
     )
 
 
+def joined(trainings: Sequence[Training], others: Sequence[Training]) -> list[Training]:
+    """Return trainings and those of others.
+
+    Cells of another benchmark join only for algorithms that have none of their own in an environment, and in
+    environments that are compared anyway; where there are no trainings to join, all of them do.
+    """
+    known = {(each.environment, each.algorithm) for each in trainings}
+    compared = {each.environment for each in (trainings or others)}
+    joining = [
+        each
+        for each in others
+        if not each.details or (each.environment in compared and (each.environment, each.algorithm) not in known)
+    ]
+    return [*trainings, *joining]
+
+
 # What others logged
 
 

@@ -19,6 +19,7 @@ from gantry.types import Json
 
 if TYPE_CHECKING:
     from gantry.benchmark.plan import Cell
+    from gantry.benchmark.results import Training
     from gantry.benchmark.run import Progress as Share
 
 
@@ -74,7 +75,8 @@ class BenchmarkArguments:
 
     Scores are of the task's own reward."""
     include: tuple[str, ...] = ()
-    """Results of other programs, NAME=PATH or NAME@ENV=PATH: monitor.csv, evaluations.npz, CSV, or a folder of them."""
+    """Results of other programs, NAME=PATH or NAME@ENV=PATH: monitor.csv, evaluations.npz, CSV, or a folder of them;
+    or the folder of another benchmark, whose trainings join where this one has none of that algorithm."""
     out: Path | None = None
     """The benchmark's folder; by default benchmarks/SUITE."""
     report_only: bool = False
@@ -94,9 +96,9 @@ def main(words: Sequence[str]) -> None:
 
     command = f"gantry benchmark {shlex.join(words)}"
     cells, command = read_plan(folder) if arguments.report_only else (_cells(arguments), command)
-    from gantry.benchmark.results import read_included
-
-    included = read_included(arguments.include)
+    if arguments.suite is not None and not arguments.report_only:
+        cells = _possible(cells, screen)
+    others = _included(arguments.include)
     began = time.monotonic()
     if cells and not arguments.report_only:
         from gantry.benchmark.run import run_benchmark
@@ -112,11 +114,12 @@ def main(words: Sequence[str]) -> None:
     from gantry.benchmark.comparison import Comparison
     from gantry.benchmark.reference import goal_of
     from gantry.benchmark.report import Report
-    from gantry.benchmark.results import read_cells
+    from gantry.benchmark.results import joined, read_cells
     from gantry.benchmark.run import lost_cells, read_references
 
     trainings, missing = read_cells(folder / CELLS, cells, lost_cells(folder))
-    trainings += included
+    trainings = joined(trainings, others.trainings)
+    references = {**read_references(folder, cells), **others.references}
     if not trainings:
         reasons = "; ".join(dict.fromkeys(each.reason for each in missing)) or "nothing was run"
         raise GantryError(f"there is no result to report in {folder}: {reasons}")
@@ -128,7 +131,7 @@ def main(words: Sequence[str]) -> None:
     about: Json = {"command": command}
     if cells:
         about["protocol"] = cells[0].to_json()["protocol"]
-    comparison = Comparison(trainings, read_references(folder, cells), goals)
+    comparison = Comparison(trainings, references, goals)
     report = Report(comparison, missing, about, folder)
     page = report.write(folder)
     for entry in comparison.entries:
@@ -170,6 +173,38 @@ def _cells(arguments: BenchmarkArguments) -> "list[Cell]":
         **env_options(arguments.env, None, None, arguments.reward),
     }
     return plan_cells(environments, options, algorithms, seeds, protocol)
+
+
+def _possible(cells: "list[Cell]", screen: Console) -> "list[Cell]":
+    """Return a suite's cells without those that cannot work, which one line names."""
+    from gantry.benchmark.plan import without_impossible
+
+    possible, line = without_impossible(cells)
+    if line:
+        screen.print(line, soft_wrap=True, markup=False)
+    return possible
+
+
+@dataclasses.dataclass(frozen=True)
+class _Others:
+    """Results that join a benchmark's own."""
+
+    trainings: "list[Training]"
+    references: dict[str, Json]
+
+
+def _included(words: Sequence[str]) -> _Others:
+    """Return the results of other programs' files, and of the folders of other benchmarks."""
+    from gantry.benchmark.plan import CELLS, read_plan
+    from gantry.benchmark.results import read_cells, read_included
+    from gantry.benchmark.run import read_references
+
+    found = _Others(read_included([word for word in words if "=" in word]), {})
+    for folder in (Path(word) for word in words if "=" not in word):
+        cells, _ = read_plan(folder)
+        found.trainings.extend(read_cells(folder / CELLS, cells, set())[0])
+        found.references.update({name: known for name, known in read_references(folder, cells).items() if known})
+    return found
 
 
 class _Live:

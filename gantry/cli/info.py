@@ -72,8 +72,12 @@ def main(words: Sequence[str]) -> None:
         for r in known.recipes
     )
     _show(screen, "recipes (gantry train ENV --agent NAME)", ("agent", "steps", "options"), recipes)
-    if not known.recipes:
-        screen.print("\nrecipes: none; agents use their default settings", soft_wrap=True)
+    rest = "agents" if not known.recipes else "other agents"
+    screen.print(
+        f"\n{'' if known.recipes else 'recipes: none; '}{rest} use their default settings for environments stepped "
+        f"{known.stepping}",
+        soft_wrap=True,
+    )
 
 
 def _duration(known: "Information") -> str:

@@ -138,8 +138,11 @@ def train_run(words: Sequence[str]) -> Run:
     try:
         _say(screen, opening)
         if recipe is None and known is None:
+            from gantry.runs.recipes import stepping
+
             case = " ".join((f"{agent_id} in {env_id}", *(f"{option}" for option in arguments.env)))
-            _say(screen, f"there is no recipe for {case}: the agent's default settings are used")
+            how = stepping(env_id, parse_options(arguments.env))
+            _say(screen, f"there is no recipe for {case}: default settings for environments stepped {how} are used")
         listening = _Listener(screen, run, total_steps, arguments.track)
         with step_time_limit(arguments.step_time_limit), listening as listener:
             agent = _learn(asked, run, total_steps, evaluation, listener)
@@ -289,8 +292,8 @@ def _parse(words: Sequence[str]) -> _Asked:
         peek.add_argument(flag)
     peek.add_argument("--resume", action="store_true")
     given, _ = peek.parse_known_args([word for word in words if word not in ("-h", "--help")])
-    from gantry.agents import config_class, default_config
-    from gantry.runs.recipes import find_recipe
+    from gantry.agents import config_class
+    from gantry.runs.recipes import default_settings, find_recipe
 
     recipe, known, run = None, None, Run(given.out or ".")
     if given.resume and given.recipe:
@@ -304,9 +307,10 @@ def _parse(words: Sequence[str]) -> _Asked:
         if given.recipe:
             recipe = _recipe_of_file(Path(given.recipe), env_id, given.agent)
         agent = (given.agent or TrainArguments.agent).lower() if recipe is None else recipe.agent
-        defaults = default_config(agent)  # or says that there is no such agent
+        asked_for = parse_options(options)
+        defaults = default_settings(env_id, agent, asked_for)  # or says that there is no such agent
         if recipe is None:
-            recipe = find_recipe(env_id, agent, parse_options(options))
+            recipe = find_recipe(env_id, agent, asked_for)
         defaults = defaults if recipe is None else recipe.config
     arguments_class = dataclasses.make_dataclass(
         "TrainArguments", [("config", type(defaults), dataclasses.field(default=defaults))],

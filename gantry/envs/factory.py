@@ -12,6 +12,7 @@ from gymnasium.wrappers import FrameStackObservation
 from gantry.envs.mujoco_log import keep_log_out_of_files, quiet
 from gantry.envs.registry import canonical_id, find_task, import_module_of
 from gantry.errors import GantryError, described
+from gantry.types import Options
 
 
 def make(env_id: str, **options: Any) -> gymnasium.Env[Any, Any]:
@@ -51,7 +52,7 @@ def make_vec(env_id: str, num_envs: int = 1, **options: Any) -> VectorEnv[Any, A
         wrappers = options.pop("wrappers", ())
         if (stack := _foreign_stack(spec, options)) != 1:
             wrappers = [lambda env: FrameStackObservation(env, stack), *wrappers]
-        if spec.vector_entry_point is not None and not spec.additional_wrappers and stack == 1:
+        if _steps_in_batches(spec, stack):
             return gymnasium.make_vec(spec.id, num_envs, **options)
 
         def said(env: Any) -> Any:
@@ -62,6 +63,20 @@ def make_vec(env_id: str, num_envs: int = 1, **options: Any) -> VectorEnv[Any, A
         return gymnasium.make_vec(
             spec.id, num_envs, "sync", vector_kwargs=vector_kwargs, wrappers=[*wrappers, said], **options
         )
+
+
+def steps_in_batches(env_id: str, options: Options | None = None) -> bool:
+    """Return whether `make_vec` has one batched form of an environment, rather than copies stepped one after another.
+
+    Raises:
+        GantryError: the id is unknown.
+    """
+    with _making(env_id) as spec:
+        return _steps_in_batches(spec, _foreign_stack(spec, dict(options or {})))
+
+
+def _steps_in_batches(spec: EnvSpec, stack: int) -> bool:
+    return spec.vector_entry_point is not None and not spec.additional_wrappers and stack == 1
 
 
 def _foreign_stack(spec: EnvSpec, options: dict[str, Any]) -> int:

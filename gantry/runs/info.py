@@ -14,7 +14,7 @@ from gantry.envs.components import Component
 from gantry.envs.domain_randomization import PhysicalParameter
 from gantry.envs.simulator import Simulator
 from gantry.runs.environments import canonical_id, find_task, open_env
-from gantry.runs.recipes import Recipe, default_options, recipes_of
+from gantry.runs.recipes import Recipe, default_options, recipes_of, stepping
 from gantry.types import Json, Options, Space
 
 
@@ -53,6 +53,8 @@ class Information:
     """Names of the reward's terms."""
     metrics: tuple[str, ...]
     """Names of what is reported beside the reward."""
+    stepping: str
+    """How it is stepped, `in batches` or `one by one`, which default settings depend on."""
     recipes: tuple[Recipe, ...]
 
     def to_json(self) -> Json:
@@ -101,6 +103,7 @@ def information(env_id: str, env_options: Options | None = None) -> Information:
             disturbances=("pushes", "balls") if isinstance(task, Disturbable) else (),
             reward_terms=terms,
             metrics=tuple(task.metrics(inner.features)) if task is not None and isinstance(inner, Simulator) else (),
+            stepping=stepping(canonical, env_options),
             recipes=tuple(recipes_of(canonical)),
         )
     finally:

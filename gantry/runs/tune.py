@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gantry.agents import config_class, default_config
+from gantry.agents import config_class
 from gantry.agents.protocol import Agent, AgentConfig, Metrics
 from gantry.errors import GantryError, shown
 from gantry.files import config_from_json, config_to_json
 from gantry.runs.evaluate import evaluate_agent
 from gantry.runs.pace import steps_within
-from gantry.runs.recipes import Recipe, find_recipe
+from gantry.runs.recipes import Recipe, default_settings, find_recipe
 from gantry.runs.recipes.recipe_file import write_recipe
 from gantry.runs.train import close_agent, make_agent
 from gantry.types import Json, SearchSpace
@@ -228,7 +228,7 @@ def _base_recipe(plan: TuningPlan) -> Recipe:
     found = find_recipe(plan.env_id, plan.agent, plan.env_options)
     if found is not None:
         return dataclasses.replace(found, env_options={**found.env_options, **plan.env_options})
-    return Recipe(plan.env_id, default_config(plan.agent), 1, plan.env_options)
+    return Recipe(plan.env_id, default_settings(plan.env_id, plan.agent, plan.env_options), 1, plan.env_options)
 
 
 def _space_around(plan: TuningPlan, config: AgentConfig) -> SearchSpace:

@@ -1,5 +1,7 @@
 """Recipes: tuned settings for an agent in an environment, one module per family of environments.
 
+Where there is no recipe, `default_settings` chooses by how the environment is stepped: in batches, or one by one.
+
 Recipes name their agents' configurations, which import PyTorch; so a module of recipes is imported only when one of its
 environments is asked for.
 """
@@ -12,8 +14,9 @@ from typing import Any, TypeVar
 
 import gymnasium
 
-from gantry.agents import agent_of_config
+from gantry.agents import agent_of_config, default_config
 from gantry.agents.protocol import AgentConfig
+from gantry.envs.factory import steps_in_batches
 from gantry.envs.registry import find_task
 from gantry.errors import GantryError
 from gantry.runs.environments import registered_id
@@ -23,6 +26,10 @@ FAMILIES: dict[str, str] = {
     "gantry/CartPole": "gantry.runs.recipes.cart_pole",
     "gantry/Reach": "gantry.runs.recipes.reach",
     "gantry/Vacuum": "gantry.runs.recipes.vacuum",
+    **dict.fromkeys(
+        ("HalfCheetah-", "Hopper-", "InvertedPendulum-", "Reacher-", "Swimmer-", "Walker2d-"),
+        "gantry.runs.recipes.gymnasium_mujoco",
+    ),
     "": "gantry.runs.recipes.gymnasium_classics",
 }
 """What an environment's id begins with → the module of its recipes; the first that fits."""
@@ -110,6 +117,30 @@ def recipe_for(env_id: str, agent: str, asked: Options | None = None) -> Recipe:
     if recipe is None:
         raise GantryError(f"there is no recipe for {agent} in {env_id} with the options {dict(asked or {})}")
     return recipe
+
+
+def default_settings(env_id: str, agent: str, asked: Options | None = None) -> AgentConfig:
+    """Return an agent's settings for an environment that has no recipe for it.
+
+    They are the defaults of its class where environments are stepped in batches, thousands of steps in the time of one
+    gradient step. Copies that are stepped one by one are slow: each step is learned from more often
+    (`gantry.runs.recipes.one_by_one`). That depends on the environment alone, not on the speed of a machine, so that a
+    seed gives the same numbers everywhere.
+
+    Raises:
+        GantryError: no such agent or environment.
+    """
+    usual: AgentConfig = default_config(agent)
+    if steps_in_batches(env_id, asked):
+        return usual
+    from gantry.runs.recipes.one_by_one import SETTINGS
+
+    return next((config for config in SETTINGS if agent_of_config(config) == agent.lower()), usual)
+
+
+def stepping(env_id: str, asked: Options | None = None) -> str:
+    """Return how an environment is stepped, in words."""
+    return "in batches" if steps_in_batches(env_id, asked) else "one by one"
 
 
 def tuned_config(env_id: str, kind: type[Config]) -> Config:

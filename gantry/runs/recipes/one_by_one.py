@@ -1,0 +1,53 @@
+"""Default settings for environments whose copies are stepped one by one, as most of others' are.
+
+A step of such an environment takes about as long as a gradient step on a small minibatch; in the batched worlds that
+the agents' own defaults are made for it takes a thousandth of that. So steps are few, and each is learned from ten
+times as often, in smaller minibatches and networks, of which more fit into a second.
+How they were chosen, and what they reach: docs/other_environments.md.
+"""
+
+from gantry.agents.a2c import A2CConfig
+from gantry.agents.ddpg import DDPGConfig
+from gantry.agents.dqn import DQNConfig
+from gantry.agents.ppo import PPOConfig
+from gantry.agents.protocol import AgentConfig
+from gantry.agents.sac import SACConfig
+
+SETTINGS: tuple[AgentConfig, ...] = (
+    PPOConfig(
+        num_envs=16,
+        rollout_steps=128,
+        epochs=10,
+        minibatch_size=256,
+        learning_rate=1e-3,
+        learning_rate_schedule="linear",
+    ),
+    A2CConfig(
+        num_envs=8,
+        rollout_steps=16,
+        learning_rate=1.5e-3,
+        learning_rate_schedule="linear",
+        gae_lambda=0.95,
+        optimizer="adam",
+        normalize_advantage=True,
+    ),
+    SACConfig(
+        num_envs=2,
+        gradient_steps=1,
+        batch_size=128,
+        learning_rate=1e-3,
+        actor_learning_rate=1e-3,
+        temperature_learning_rate=1e-3,
+        hidden_sizes=(128, 128),
+    ),
+    DDPGConfig(num_envs=2, batch_size=128),
+    DDPGConfig(num_envs=2, batch_size=128, twin_critics=True),
+    DQNConfig(
+        num_envs=4,
+        gradient_steps=2,
+        batch_size=128,
+        target_update_interval=250,
+        double=True,
+    ),
+)
+"""An entry for each agent whose settings differ from the defaults of its class."""
