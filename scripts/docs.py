@@ -11,6 +11,7 @@ A page holds a table between two comments, and the first says which table:
 | `environments` | every environment that `gantry list` shows |
 | `settings AGENT` | the settings of an agent: the fields of its configuration and their docstrings |
 | `settings MODULE:CLASS` | the fields of any other dataclass |
+| `one-by-one` | the default settings of agents for environments stepped one by one, where they differ |
 | `observation ENV` | names, units and bounds of observations; options may follow, `name=value` |
 | `action ENV` | the same of actions |
 | `physics ENV` | physical quantities of a task that can be set or randomized |
@@ -78,6 +79,8 @@ def table(what: str, prefix: str = "") -> str:
         return markdown(("environment", "the robot has to", "time limit", "page"), environments(prefix))
     if kind == "settings":
         return markdown(("Setting", "Default", "Values", "Meaning"), settings(configuration(words[0])))
+    if kind == "one-by-one":
+        return markdown(("Agent", "Settings that differ from the agent's own defaults"), one_by_one())
     if kind in ("observation", "action"):
         return markdown(("index", "name", "unit", "range"), components(kind, words[0], words[1:]))
     if kind == "physics":
@@ -142,6 +145,21 @@ def settings(kind: type[Any], prefix: str = "", default: Any = None) -> Iterator
         else:
             meaning = meanings.get(field.name, "")
             yield f"`{prefix}{field.name}`", shown(value), values(hints[field.name]), meaning
+
+
+def one_by_one() -> Iterator[Sequence[str]]:
+    """Yield a row per agent with settings of its own for environments that are stepped one by one."""
+    from gantry.agents import agent_of_config, default_config
+    from gantry.runs.recipes.one_by_one import SETTINGS
+
+    for config in SETTINGS:
+        usual = default_config(agent_of_config(config))
+        differing = {
+            field.name: value
+            for field in dataclasses.fields(usual)
+            if (value := getattr(config, field.name)) != getattr(usual, field.name)
+        }
+        yield f"`{agent_of_config(config)}`", ", ".join(f"{name} {shown(value)}" for name, value in differing.items())
 
 
 def shown(value: Any) -> str:
