@@ -24,19 +24,19 @@ RECIPES = (
         ),
         total_steps=1_500_000,
     ),
-    # Only sequences in which an episode begins teach what to write into the memory. So each rollout is a whole episode
-    # from its beginning, of 5 s, of which there are four times as many as of dm_control's 20 s. With sequences of half
-    # an episode, staggered, success was still 11 % after 360,000 steps, where it is 20 % after 112,000.
+    # Only sequences in which an episode begins teach what to write into the memory. So episodes of 2 s, all of one in
+    # each rollout, and shaping, which pays at once for moving towards what is remembered. On a tuning seed 11 % of
+    # training episodes succeeded after 360,000 steps with staggered halves of 5 s, 9 % with all of them; 14 % after
+    # 250,000 with those of 2 s, and 52 % after 300,000 with shaping.
     Recipe(
         "gantry/ReachPlanar-v0",
         RecurrentPPOConfig(
-            num_envs=64,
-            rollout_steps=125,
+            num_envs=128,
+            rollout_steps=50,
             epochs=4,
-            minibatch_size=1000,
+            minibatch_size=800,
             learning_rate=2e-3,
             learning_rate_schedule="linear",
-            clip_range=0.3,
             gamma=0.97,
             hidden_sizes=(64, 64),
             activation="relu",
@@ -44,7 +44,7 @@ RECIPES = (
             stagger_first_episodes=False,
         ),
         total_steps=1_500_000,
-        env_options={"target_visible": 0.2, "max_episode_steps": 125},
+        env_options={"target_visible": 0.2, "max_episode_steps": 50, "shaping": 0.97},
     ),
     # A near horizon here as well; to find which of seven joints lead to the target, wider networks.
     Recipe(
