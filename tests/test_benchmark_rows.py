@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from gantry.benchmark import rows
+from gantry.benchmark import environments, rows, time_to_score
 from gantry.benchmark.rows import Row, median_rate, median_ratio, second_core
+from gantry.benchmark.time_to_score import reason_without_peers
 from gantry.cli import main
 
 
@@ -45,6 +46,36 @@ def reported(*arguments):
     found = []
     second_core(found.append, *arguments)
     return found
+
+
+def test_a_suite_that_is_missing_is_a_row_that_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(time_to_score.importlib.util, "find_spec", lambda name: None)
+    found = []
+    environments.against_envpool(found.append, 1)
+    (row,) = found
+    assert (row.value, row.note) == (None, "EnvPool is not installed (pip install 'gantry-rl[peers]')")
+    assert reason_without_peers(True, "sbx") == "SBX is not installed (pip install 'gantry-rl[peers]')"
+    assert reason_without_peers(True) == "stable-baselines3 is not installed (pip install 'gantry-rl[baselines]')"
+    assert reason_without_peers(False, "skrl") == "left out"
+
+
+def test_envpool_is_measured_where_it_is_installed(monkeypatch):
+    pytest.importorskip("envpool")
+    monkeypatch.setattr(environments, "BLOCK_STEPS", 512)
+    found = []
+    environments.against_envpool(found.append, 1)
+    assert all(row.value > 0.0 for row in found)
+
+
+@pytest.mark.slow
+def test_skrl_learns_by_our_clock(monkeypatch):
+    pytest.importorskip("skrl")
+    from gantry.benchmark import skrl_ppo
+
+    monkeypatch.setattr(skrl_ppo, "PEER_SECONDS", 2.0)
+    clock = skrl_ppo.skrl_learning(0)
+    assert clock.to_goal is None
+    assert clock.seconds() > 2.0
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """`gantry bench envs`: what the vector environment costs over bare physics, and how it compares with its peers."""
 
-import importlib.util
 import os
 import statistics
 import subprocess
@@ -13,6 +12,7 @@ import numpy as np
 from mujoco.batch import Batch
 
 from gantry.benchmark.rows import Report, Row, median_rate, median_ratio, rounds, seconds
+from gantry.benchmark.time_to_score import reason_without_peers
 from gantry.envs.simulator import Simulator, make_simulator
 from gantry.errors import described
 
@@ -47,7 +47,7 @@ def measure(report: Report, repeats: int = 15) -> None:
     _randomized(report, repeats)
     _plan_loading(report)
     _against_gymnasium(report, repeats)
-    _against_envpool(report, repeats)
+    against_envpool(report, repeats)
     _single(report, repeats)
     _threads(report, repeats)
     _memory(report)
@@ -184,13 +184,14 @@ def _against_gymnasium(report: Report, repeats: int) -> None:
     peer.close()
 
 
-def _against_envpool(report: Report, repeats: int) -> None:
+def against_envpool(report: Report, repeats: int) -> None:
+    """Compare swing-up with EnvPool's, or say why it cannot be."""
     name = f"swing-up over EnvPool's {ENVPOOL_TASK}"
-    if importlib.util.find_spec("envpool") is None:
-        report(Row(name, None, "times", 2.0, note="EnvPool is not installed (pip install envpool)"))
+    if (why := reason_without_peers(True, "envpool")) is not None:
+        report(Row(name, None, "times", 2.0, note=why))
         return
     try:
-        import envpool  # type: ignore[import-not-found,unused-ignore]
+        import envpool
     except (ImportError, OSError) as error:  # some of its wheels lack files that it reads when it is imported
         report(Row(name, None, "times", 2.0, note=f"EnvPool cannot be imported: {described(error)}"))
         return

@@ -1,10 +1,11 @@
-"""`gantry bench train`: PPO's speed, its time to a score of 800 on swing-up, and its final score, beside SB3's PPO."""
+"""`gantry bench train`: PPO's speed, time to a score of 800 on swing-up, and final score, beside other suites' PPO."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gantry.agents.ppo import PPO
 from gantry.benchmark.rows import Report, Row
+from gantry.benchmark.skrl_ppo import skrl_learning
 from gantry.benchmark.time_to_score import SWING_UP, Clock, OurTimes, their_learning
 from gantry.types import Json
 
@@ -29,7 +30,7 @@ def measure(report: Report, seeds: int = 5, peers: bool = True) -> None:
     Args:
         report: called with each row as soon as it is known.
         seeds: training seeds of our PPO.
-        peers: also measure SB3's.
+        peers: also measure SB3's, SBX's and skrl's.
     """
     ours = OurTimes(PPO.name, seeds)
     report(Row("PPO on swing-up", ours.speed, "steps/s", 70_000.0))
@@ -40,6 +41,10 @@ def measure(report: Report, seeds: int = 5, peers: bool = True) -> None:
     usual = "SB3's PPO as its users run it (DummyVecEnv of single environments): its time over ours"
     ours.report_against(report, batched, lambda seed: _theirs(_batched, seed, 1), 3.0, peers)
     ours.report_against(report, usual, lambda seed: _theirs(_usual, seed, None), 8.0, peers)
+    sbx = "SBX's PPO on the same batched environment: its time over ours"
+    ours.report_against(report, sbx, lambda seed: _theirs(_batched, seed, 1, "sbx"), None, peers, "sbx")
+    skrl = "skrl's PPO on the same batched environment: its time over ours"
+    ours.report_against(report, skrl, skrl_learning, None, peers, "skrl")
 
 
 def _batched(seed: int) -> "VecEnv":
@@ -56,9 +61,11 @@ def _usual(seed: int) -> "VecEnv":
     return make_vec_env(SWING_UP, SB3_ENVS, seed=seed * 1000)
 
 
-def _theirs(make: "Callable[[int], VecEnv]", seed: int, threads: int | None) -> Clock:
-    """Return the learning time of SB3's PPO; on the batched environment it is faster with one of PyTorch's threads."""
+def _theirs(
+    make: "Callable[[int], VecEnv]", seed: int, threads: int | None, library: str = "stable_baselines3"
+) -> Clock:
+    """Return the learning time of SB3's or SBX's PPO; on the batched environment SB3's is faster with one thread."""
     from stable_baselines3.common.vec_env import VecNormalize
 
     env = VecNormalize(make(seed), norm_obs=True, norm_reward=True, gamma=SB3_SETTINGS["gamma"])
-    return their_learning("PPO", env, seed, threads, SB3_SETTINGS)
+    return their_learning("PPO", env, seed, threads, SB3_SETTINGS, library)

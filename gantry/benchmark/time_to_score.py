@@ -4,6 +4,7 @@ The clock counts learning alone: every CHECK_SECONDS, or CHECK_SHARE of the time
 and the deterministic policy plays CHECK_EPISODES episodes on seeds of the test range.
 """
 
+import importlib
 import importlib.util
 import statistics
 import time
@@ -88,7 +89,13 @@ class OurTimes:
         report(Row(name, statistics.median(self._steps), "steps", better="lower"))
 
     def report_against(
-        self, report: Report, name: str, their_time: Callable[[int], Clock], target: float, peers: bool
+        self,
+        report: Report,
+        name: str,
+        their_time: Callable[[int], Clock],
+        target: float | None,
+        peers: bool,
+        library: str = "stable_baselines3",
     ) -> None:
         """Report a peer's learning time over ours.
 
@@ -96,10 +103,11 @@ class OurTimes:
             report: called with the row.
             name: the row's name.
             their_time: the clock of a training of the peer, given a seed.
-            target: what the ratio should reach.
+            target: what the ratio should reach; None: nothing.
             peers: whether to measure at all.
+            library: the peer's module.
         """
-        if (why := reason_without_peers(peers)) is not None:
+        if (why := reason_without_peers(peers, library)) is not None:
             report(Row(name, None, "times", target, note=why))
             return
         theirs = [their_time(FIRST_SEED + seed) for seed in range(min(self.seeds, PEER_SEEDS))]
@@ -117,7 +125,9 @@ def _our_learning(agent: str, seed: int) -> tuple[float, Clock, float]:
     return steps / learned, clock, evaluate(learner.act, SWING_UP, 100, 0, options, "test").score
 
 
-def their_learning(algorithm: str, env: "VecEnv", seed: int, threads: int | None, settings: Json) -> Clock:
+def their_learning(
+    algorithm: str, env: "VecEnv", seed: int, threads: int | None, settings: Json, library: str = "stable_baselines3"
+) -> Clock:
     """Return the clock of an SB3 algorithm that learned until it reached the goal, or for PEER_SECONDS.
 
     Args:
@@ -126,14 +136,15 @@ def their_learning(algorithm: str, env: "VecEnv", seed: int, threads: int | None
         seed: of the training.
         threads: PyTorch's threads; None for PyTorch's default.
         settings: of the algorithm.
+        library: the module of its class; SBX has the same interface.
     """
-    import stable_baselines3
     import torch
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.vec_env import VecNormalize
 
     seen = env.normalize_obs if isinstance(env, VecNormalize) else lambda observations: observations
-    model = getattr(stable_baselines3, algorithm)("MlpPolicy", env, seed=seed, device="cpu", **settings)
+    kind = getattr(importlib.import_module(library), algorithm)
+    model = kind("MlpPolicy", env, seed=seed, device="cpu", **settings)
     clock = Clock(lambda observations: model.predict(seen(observations), deterministic=True)[0])
 
     class Check(BaseCallback):  # type: ignore[misc,unused-ignore]
@@ -159,10 +170,20 @@ def _listed(peers: list[Clock]) -> str:
     )
 
 
-def reason_without_peers(peers: bool) -> str | None:
-    """Return why SB3 is not measured, or None if it is."""
+PEERS = {
+    "stable_baselines3": ("stable-baselines3", "baselines"),
+    "sbx": ("SBX", "peers"),
+    "skrl": ("skrl", "peers"),
+    "envpool": ("EnvPool", "peers"),
+}
+"""Modules of other suites → their names, and the extra that installs them."""
+
+
+def reason_without_peers(peers: bool, library: str = "stable_baselines3") -> str | None:
+    """Return why another suite is not measured, or None if it is."""
     if not peers:
         return "left out"
-    if importlib.util.find_spec("stable_baselines3") is None:
-        return "stable-baselines3 is not installed (pip install 'gantry-rl[baselines]')"
+    if importlib.util.find_spec(library) is None:
+        name, extra = PEERS[library]
+        return f"{name} is not installed (pip install 'gantry-rl[{extra}]')"
     return None

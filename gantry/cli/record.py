@@ -202,10 +202,20 @@ def _snapshots(arguments: RecordArguments) -> "list[Take]":
     options = {**config.env_options, **_options(arguments)}
     return [
         Take(
-            f"{each.steps:,} steps, {each.steps / kept[-1].steps:.0%}", load_agent(each.folder), config.env_id, options
+            f"{_short(each.steps)} steps, {each.steps / kept[-1].steps:.0%}",
+            load_agent(each.folder),
+            config.env_id,
+            options,
         )
         for each in kept
     ]
+
+
+def _short(steps: int) -> str:
+    """Return a number of steps as the panel has room for it."""
+    if steps < 10_000:
+        return f"{steps:,}"
+    return f"{steps / 1e3:.0f}k" if steps < 1_000_000 else f"{steps / 1e6:.1f}M"
 
 
 def _options(arguments: RecordArguments) -> Json:
