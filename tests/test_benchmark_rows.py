@@ -59,6 +59,7 @@ def test_a_suite_that_is_missing_is_a_row_that_says_how_to_install_it(monkeypatc
     assert reason_without_peers(False, "skrl") == "left out"
 
 
+@pytest.mark.slow
 def test_envpool_is_measured_where_it_is_installed(monkeypatch):
     pytest.importorskip("envpool")
     monkeypatch.setattr(environments, "BLOCK_STEPS", 512)
