@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gantry.agents import PPO, PPOConfig, save_agent
+from gantry.benchmark.transfer import around
 from gantry.cli import main
 from gantry.envs import make_vec
 from gantry.envs.domain_randomization import Range
@@ -15,7 +16,7 @@ from gantry.errors import GantryError
 from gantry.runs.evaluate import evaluate_agent
 from gantry.runs.folder import Run
 from gantry.runs.train import train
-from gantry.transfer.identify import identify
+from gantry.transfer.identify import Estimate, Identification, identify
 from gantry.transfer.log import Log
 from gantry.transfer.physics_grid import evaluate_grid, parse_grid
 from gantry.transfer.replay import Replay
@@ -183,11 +184,26 @@ def test_stand_in_is_deterministic_noisy_and_late(agent):
     others = [0, 2, 3, 4]  # a cosine near -1 is clipped there
     np.testing.assert_allclose((env.observe() - features[:, :5])[:, others], features[:, 5:][:, others], atol=1e-6)
     assert (np.abs(features[:, 5:]) > 0).all()
-    # In the first control step the command acts for 8 of 20 ms, and first takes up the play.
-    before = features[:, 3]
-    env.step(np.ones((3, 1), np.float32))
-    moved = env.features[:, 3] - before
-    assert (moved < 0.5 * 10.0 / 1.7 * 0.02).all()
+    # A command acts from 12 ms into the control step after its own, and first takes up the play.
+    moved = []
+    for _ in range(3):
+        before = env.features[:, 3]
+        env.step(np.ones((3, 1), np.float32))
+        moved.append(np.abs(env.features[:, 3] - before))
+    assert (np.array(moved[:2]) < 1e-3).all()
+    assert (moved[2] > 1e-2).all()
+
+
+def test_stand_in_that_is_reset_forgets_the_command_on_its_way():
+    env = make_simulator(ENV_ID, 2)
+    env.reset(seed=0)
+    env.step(np.ones((2, 1), np.float32))
+    env.reset(options={"reset_mask": np.array([True, False])})
+    before = env.features[:, 3]
+    for _ in range(2):
+        env.step(np.zeros((2, 1), np.float32))
+    moved = np.abs(env.features[:, 3] - before)
+    assert moved[0] < 1e-3 < 1e-2 < moved[1]
 
 
 def test_log_round_trip_and_damage(tmp_path):
@@ -280,3 +296,12 @@ def test_commands_grid_drive_and_identify(tmp_path, monkeypatch, capsys):
 def test_policy_scores_on_the_stand_in(agent, tmp_path):
     save_agent(agent, tmp_path)
     assert 0.0 <= evaluate_agent(agent, ENV_ID, 2, 0, {"max_episode_steps": 20}).score <= 1000.0
+
+
+# Benchmark
+
+
+def test_benchmark_randomizes_around_what_was_identified():
+    estimates = (Estimate("cart_mass", 2.0, 1.9, 2.1, "kg"), Estimate("motor_delay", 0.0, 0.0, 0.0, "control steps"))
+    found = Identification(SWING_UP, estimates, (0.1,) * 5, 0.9, 10, 0, 60.0)
+    assert around(found) == {"cart_mass": "1.6..2.4", "motor_delay": "0..1", "sensor_noise": "0..0.02"}

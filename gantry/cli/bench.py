@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from gantry.benchmark.rows import Row
 
 
+IN_PARTS = ("memory", "adaptation", "transfer")
+"""Benchmarks whose parts can be measured alone, several trainings at a time."""
+
+
 @dataclasses.dataclass(frozen=True)
 class BenchArguments:
     """Measure Gantry against other suites, side by side, and say which targets are met.
@@ -44,10 +48,10 @@ class BenchArguments:
     seeds: int = 5
     """Training seeds, in `train`, `parity`, `planner`, `memory`, `adaptation` and `transfer`."""
     processes: int = 1
-    """Trainings at a time, in `memory` and `adaptation`, where they count scores and not seconds."""
+    """Trainings at a time, in `memory`, `adaptation` and `transfer`, where they count scores and not seconds."""
     only: tuple[str, ...] = ()
-    """Measure only these parts of `memory`: swing-up, memoryless, reach, vacuum, no-velocity, kinds, rates; or of
-    `adaptation`: balance, swing-up."""
+    """Measure only these parts of `memory`: swing-up, memoryless, reach, vacuum, no-velocity, kinds, rates; of
+    `adaptation`: balance, swing-up; or of `transfer`: identification, training."""
     out: Path | None = None
     """Keep the runs of `memory` in folders below this one, for `gantry plot`."""
     peers: bool = True
@@ -60,10 +64,9 @@ def _agents(arguments: BenchArguments) -> tuple[str, ...]:
     """Return the agents to measure; refuse unknown ones, and fewer than one seed (GantryError)."""
     if arguments.seeds < 1:
         raise GantryError(f"a benchmark takes at least 1 training seed, not {arguments.seeds}")
-    if (arguments.only and arguments.what not in ("memory", "adaptation")) or (
-        arguments.out and arguments.what != "memory"
-    ):
-        raise GantryError("--only and --out are of `gantry bench memory`, --only also of `adaptation`; leave them out")
+    if (arguments.only and arguments.what not in IN_PARTS) or (arguments.out and arguments.what != "memory"):
+        also = " and ".join(f"`{name}`" for name in IN_PARTS[1:])
+        raise GantryError(f"--only and --out are of `gantry bench memory`, --only also of {also}; leave them out")
     for agent in arguments.agents:
         config_class(agent)
     return tuple(map(str.lower, arguments.agents)) or tuple(AGENTS)
@@ -96,18 +99,18 @@ def main(words: Sequence[str]) -> None:
         from gantry.benchmark import optimizers
 
         optimizers.measure(report)
-    elif arguments.what in ("planner", "transfer"):
-        from gantry.benchmark import planner, transfer
+    elif arguments.what == "planner":
+        from gantry.benchmark import planner
 
-        (planner if arguments.what == "planner" else transfer).measure(report, arguments.seeds)
-    elif arguments.what in ("memory", "adaptation"):
-        from gantry.benchmark import adaptation, memory
+        planner.measure(report, arguments.seeds)
+    elif arguments.what in IN_PARTS:
+        from gantry.benchmark import adaptation, memory, transfer
 
         settings = arguments.seeds, arguments.processes, arguments.only
-        if arguments.what == "adaptation":
-            adaptation.measure(report, *settings)
-        else:
+        if arguments.what == "memory":
             memory.measure(report, arguments.seeds, arguments.peers, *settings[1:], arguments.out)
+        else:
+            (adaptation if arguments.what == "adaptation" else transfer).measure(report, *settings)
     elif arguments.what == "parity":
         from gantry.benchmark import sb3_parity
 

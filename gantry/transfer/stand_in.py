@@ -1,8 +1,9 @@
 """A stand-in for reality: a cart-pole that differs from the model in ways that training never sees.
 
 RK4 at 1 ms instead of two implicit steps of 10 ms; a heavier cart, a longer and heavier pole; dry and viscous friction
-in rail and hinge; a motor carriage with 3 mm of play to either side (backlash); commands that arrive 12 ms late; noise
-on every sensor. None of these is an option: as with a robot on a bench, one can only observe and act.
+in rail and hinge; a motor carriage with 5 mm of play to either side (backlash); commands that arrive 32 ms late, no
+whole number of control steps; noise on every sensor. None of these is an option: as with a robot on a bench, one can
+only observe and act. The model can express the masses, the length and roughly the latency, and none of the rest.
 
 Importing this module registers `gantry/CartPoleStandIn-v0`, so that policies can be scored on it, and for comparison
 trained on it: `gantry evaluate`, `gantry train gantry.transfer.stand_in:gantry/CartPoleStandIn-v0`.
@@ -26,12 +27,12 @@ from gantry.types import Array, Numeric, Observation
 ENV_ID = "gantry/CartPoleStandIn-v0"
 STEPS = 20
 """Physics steps of 1 ms in a control step of 20 ms."""
-LATENCY = 12
-"""Physics steps until a command arrives at the motor."""
-NOISE = np.array([0.002, 0.005, 0.005, 0.02, 0.05])
+LATENCY = 32
+"""Physics steps until a command arrives at the motor: more than one control step, and less than two."""
+NOISE = np.array([0.003, 0.008, 0.008, 0.03, 0.08])
 """Standard deviation of the noise on each observation, in its unit."""
-SEED, COUNT = 0, 1
-"""Columns of `userdata`: the seed of an episode's noise, and control steps so far."""
+SEED, COUNT, WAITING = 0, 1, 2
+"""Columns of `userdata`: the seed of an episode's noise, control steps so far, and the command that arrives next."""
 
 
 class CartPoleStandIn(CartPole):
@@ -55,18 +56,16 @@ class CartPoleStandIn(CartPole):
         state.qpos[env_ids, 0], state.qpos[env_ids, 2] = position[:, 0], position[:, 1] + np.pi
         state.qvel[env_ids, 0], state.qvel[env_ids, 2] = velocity[:, 0], velocity[:, 1]
         state.userdata[env_ids, SEED] = random.bits(1)[:, 0] >> np.uint64(11)
-        state.userdata[env_ids, COUNT] = 0.0
+        state.userdata[env_ids, COUNT:] = 0.0
 
     def advance(self, state: State, control: np.ndarray, mask: np.ndarray | None) -> None:
-        """Simulate a control step: the last command still acts at first."""
-        state.step(mask, LATENCY, self._stage)
-        if mask is None:
-            state.ctrl[:] = control
-            state.userdata[:, COUNT] += 1.0
-        else:
-            state.ctrl[mask] = control[mask]
-            state.userdata[mask, COUNT] += 1.0
-        state.step(mask, STEPS - LATENCY, self._stage)
+        """Simulate a control step, in which the command of the step before arrives."""
+        chosen: slice | np.ndarray = slice(None) if mask is None else mask
+        state.step(mask, LATENCY - STEPS, self._stage)
+        state.ctrl[chosen, 0] = state.userdata[chosen, WAITING]
+        state.userdata[chosen, WAITING] = control[chosen, 0]
+        state.userdata[chosen, COUNT] += 1.0
+        state.step(mask, 2 * STEPS - LATENCY, self._stage)
 
     def features(self, state: State) -> np.ndarray:
         """Return x, cos θ, sin θ, ẋ, θ̇ of cart and pole, then the noise on each: (n, 10)."""
