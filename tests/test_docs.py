@@ -139,6 +139,7 @@ COSTLY = (
     "dqn",
     "memory",
     "adaptation",
+    "reward_design",
 )
 """Pages whose commands take seconds: they run in the slow tests, and their flags are looked up in all."""
 

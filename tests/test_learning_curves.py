@@ -143,3 +143,13 @@ def test_higher_curve_is_drawn_higher(tmp_path):
         for color in ([0x3B, 0x6F, 0xD4], [0xE2, 0x57, 0x2B])
     ]
     assert rows[1].max() < rows[0].min()
+
+
+def test_second_metric_is_dashed_on_an_axis_of_its_own(folders, tmp_path, capsys):
+    words = ["plot", str(folders[1]), "--against", "wall_seconds", "--out", str(tmp_path / "both.svg")]
+    assert main(words) == 0
+    assert "stroke-dasharray" not in (tmp_path / "both.svg").read_text()
+    assert main([*words, "--second", "steps"]) == 0
+    assert "stroke-dasharray" in (tmp_path / "both.svg").read_text()
+    assert main([*words, "--second", "reward_mean"]) == 1
+    assert "has no metric 'reward_mean'" in capsys.readouterr().err

@@ -71,7 +71,7 @@ def measure(report: Report, seeds: int = 5, processes: int = 1, only: Sequence[s
     """
     for part in only:
         if part not in PARTS:
-            raise GantryError(f"{part!r} is no part of this benchmark{nearest(part, PARTS)}")
+            raise GantryError(f"the transfer benchmark has no part {part!r}{nearest(part, PARTS)}")
     if "identification" in (only or PARTS):
         _measure_identification(report, REPETITIONS if seeds >= 5 else seeds * REPETITIONS // 20, processes)
     if "training" in (only or PARTS):

@@ -9,7 +9,7 @@ import tyro
 from rich.markup import escape
 from rich.table import Table
 
-from gantry.cli.options import env_options
+from gantry.cli.options import env_options, environment_for
 from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError
 from gantry.runs.folder import Run
@@ -34,7 +34,7 @@ class EvaluateArguments:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder, as `gantry train` named it, or an exported policy, whose name ends in .onnx."""
     env_id: str | None = None
-    """For an exported policy: the environment, by default the one where it was trained."""
+    """Another environment than that of the training, whose observations and actions are the same."""
     policy: Literal["last", "best"] = "last"
     """The policy as training left it, or the one that scored best while `--evaluate-every` evaluated it."""
     episodes: int = 100
@@ -79,20 +79,16 @@ def main(words: Sequence[str]) -> None:
 
 def _of_run(arguments: EvaluateArguments) -> "tuple[str, str, Evaluation]":
     """Return the agent's id, the environment's, and how the agent of a run does there."""
-    if arguments.env_id is not None:
-        raise GantryError("--env-id is for exported policies; a run is scored in its own environment")
     config = Run(arguments.run).read_config()
     from gantry.agents import load_agent
     from gantry.runs.evaluate import evaluate_agent
 
     agent = load_agent(Run(arguments.run).policy_folder(arguments.policy))
-    options = {
-        **config.env_options,
-        **env_options(arguments.env, arguments.randomize, arguments.disturb, arguments.reward),
-    }
+    changes = env_options(arguments.env, arguments.randomize, arguments.disturb, arguments.reward)
+    env_id, options = environment_for(config, agent, arguments.env_id, changes)
     result = evaluate_agent(
         agent,
-        config.env_id,
+        env_id,
         arguments.episodes,
         arguments.seed,
         options,
@@ -100,7 +96,7 @@ def _of_run(arguments: EvaluateArguments) -> "tuple[str, str, Evaluation]":
         max_steps=arguments.max_steps,
         deterministic=not arguments.stochastic,
     )
-    return config.agent, config.env_id, result
+    return config.agent, env_id, result
 
 
 def _of_file(arguments: EvaluateArguments) -> "tuple[str, str, Evaluation]":

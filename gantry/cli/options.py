@@ -5,11 +5,16 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING
 
 from tyro.constructors import PrimitiveConstructorSpec
 
 from gantry.errors import GantryError, shown
 from gantry.types import Json
+
+if TYPE_CHECKING:
+    from gantry.agents.protocol import Agent
+    from gantry.runs.folder import RunConfig
 
 
 def parse_options(words: Sequence[str]) -> Json:
@@ -47,6 +52,30 @@ def env_options(words: Sequence[str], randomize: str | None, disturb: str | None
 
         options["reward"] = parse_reward(reward)
     return options
+
+
+def environment_for(config: "RunConfig", agent: "Agent", env_id: str | None, changes: Json) -> tuple[str, Json]:
+    """Return id and options of the environment for a run's policy: the training's, or another that fits.
+
+    Args:
+        config: the run's.
+        agent: its policy.
+        env_id: the environment; None: that of the training.
+        changes: options in place of those of the training, which another environment does not get.
+
+    Raises:
+        GantryError: the other environment's observations or actions are not the policy's.
+    """
+    from gantry.runs.environments import open_env, registered_id
+
+    if env_id is None or registered_id(env_id) == registered_id(config.env_id):
+        return config.env_id, {**config.env_options, **changes}
+    env = open_env(env_id, 1, changes)
+    found, wanted = ((each.single_observation_space, each.single_action_space) for each in (env, agent.env))
+    env.close()
+    if found != wanted:
+        raise GantryError(f"{env_id} has other observations or actions than {config.env_id}, where the policy learned")
+    return env_id, changes
 
 
 def whole_number(text: str, what: str) -> int:

@@ -26,6 +26,8 @@ class PlotArguments:
     """The picture: .png, .svg or .pdf."""
     metric: str = "score"
     """What to plot: any column of metrics.csv, such as success_mean; or of evaluations.csv, as evaluation/score."""
+    second: str | None = None
+    """Another metric, dashed on an axis at the right: score beside --metric reward_mean, the reward in use."""
     against: Literal["steps", "wall_seconds"] = "steps"
     """The horizontal axis: environment steps, or the seconds that training took."""
     log: bool = False
@@ -41,9 +43,13 @@ def main(words: Sequence[str]) -> None:
     from gantry.runs.folder import Run
 
     curves = learning_curves(arguments.runs, arguments.metric, arguments.against, arguments.log)
+    second = None
+    if arguments.second is not None:
+        same = learning_curves(arguments.runs, arguments.second, arguments.against, arguments.log)
+        second = arguments.second, same
     environments = {Run(folder).read_config().env_id for folder in arguments.runs}
     title = ", ".join(sorted(environments))
-    draw_learning_curves(arguments.out, curves, arguments.metric, arguments.against, title, arguments.log)
+    draw_learning_curves(arguments.out, curves, arguments.metric, arguments.against, title, arguments.log, second)
     console(arguments.json).print(f"{len(arguments.runs)} runs → {arguments.out}", soft_wrap=True, markup=False)
     if arguments.json:
         print_json({"picture": str(arguments.out), "curves": [curve.label for curve in curves]})

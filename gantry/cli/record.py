@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from gantry.cli.options import FILM_SIZE, env_options, joined_size
+from gantry.cli.options import FILM_SIZE, env_options, environment_for, joined_size
 from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError
 from gantry.runs.environments import short_name
@@ -43,6 +43,8 @@ class RecordArguments:
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run's folder, as `gantry train` named it."""
+    env_id: str | None = None
+    """Another environment than that of the training, whose observations and actions are the same."""
     compare: tuple[Path, ...] = ()
     """Film these runs too, an episode of each, side by side with RUN."""
     progress: bool = False
@@ -101,14 +103,14 @@ def main(words: Sequence[str]) -> None:
         _several(arguments, screen)
         return
     agent = load_agent(arguments.run)
-    options = {**config.env_options, **_options(arguments)}
+    env_id, options = environment_for(config, agent, arguments.env_id, _options(arguments))
     path = film_path(arguments.out, arguments.format, Path("videos") / arguments.run.resolve().name)
     with step_time_limit(arguments.step_time_limit), _bar(screen) as bar:
         film = record(
             agent,
-            config.env_id,
+            env_id,
             path,
-            title=film_title(config.env_id) if arguments.title is None else arguments.title,
+            title=film_title(env_id) if arguments.title is None else arguments.title,
             episodes=arguments.episodes,
             seed=arguments.seed,
             env_options=options,
@@ -148,10 +150,13 @@ def _several(arguments: RecordArguments, screen: Console) -> None:
     from gantry.film.side_by_side import record_in_turn, record_side_by_side
     from gantry.film.video import film_facts
 
-    flag, wishes = "--progress" if arguments.progress else "--compare", (arguments.camera, arguments.title)
+    flag, wishes = (
+        "--progress" if arguments.progress else "--compare",
+        (arguments.camera, arguments.title, arguments.env_id),
+    )
     if arguments.compare and arguments.progress:
         raise GantryError("--compare and --progress make different films: give one of the two")
-    if arguments.episodes != 1 or wishes != (None, None) or not arguments.overlay or arguments.trail:
+    if arguments.episodes != 1 or any(wish is not None for wish in wishes) or not arguments.overlay or arguments.trail:
         raise GantryError(f"{flag} films one episode of each policy, with its panel: leave out other wishes")
     takes = _snapshots(arguments) if arguments.progress else _runs(arguments)
     name = f"{arguments.run.resolve().name}-{'progress' if arguments.progress else 'compared'}"

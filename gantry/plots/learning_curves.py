@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from gantry.errors import GantryError, shown
 from gantry.files import replacing
 from gantry.runs.folder import Run, RunConfig, flattened
 from gantry.types import Json
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Against = Literal["steps", "wall_seconds"]
 
@@ -143,6 +146,7 @@ def draw_learning_curves(
     against: Against = "steps",
     title: str = "",
     logarithmic: bool = False,
+    second: tuple[str, Sequence[Curve]] | None = None,
 ) -> None:
     """Draw learning curves: the median over seeds as a line, the range over seeds as a band.
 
@@ -153,6 +157,7 @@ def draw_learning_curves(
         against: the horizontal axis.
         title: title of the picture.
         logarithmic: make the horizontal axis logarithmic.
+        second: another metric and its curves, of the same runs: dashed, on a vertical axis at the right.
 
     Raises:
         GantryError: an unknown suffix, or the file cannot be written.
@@ -165,17 +170,28 @@ def draw_learning_curves(
     picture = Figure(INCHES, layout="constrained")
     FigureCanvasAgg(picture)
     axes = picture.subplots()
-    for index, curve in enumerate(curves):
-        color = COLORS[index % len(COLORS)]
-        seeds = "1 seed" if curve.seeds == 1 else f"{curve.seeds} seeds"
-        axes.plot(curve.x, curve.median, color=color, linewidth=1.8, label=f"{curve.label} ({seeds})")
-        if curve.seeds > 1:
-            axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.18, linewidth=0)
+    _draw_curves(axes, curves, "-")
     if logarithmic:
         axes.set_xscale("log")
     axes.set(xlabel=AXIS_LABELS[against], ylabel=metric.replace("_", " "), title=title)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    if second is not None:
+        right = axes.twinx()
+        _draw_curves(right, second[1], "--")
+        right.set_ylabel(f"{second[0].replace('_', ' ')} (dashed)")
+        right.spines["top"].set_visible(False)
+        picture.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False)
+    else:
+        axes.legend(frameon=False)
     with replacing(path) as temporary:
         picture.savefig(temporary, dpi=DOTS_PER_INCH, format=path.suffix[1:].lower())
+
+
+def _draw_curves(axes: "Axes", curves: Sequence[Curve], style: Literal["-", "--"]) -> None:
+    for index, curve in enumerate(curves):
+        color = COLORS[index % len(COLORS)]
+        seeds = "1 seed" if curve.seeds == 1 else f"{curve.seeds} seeds"
+        axes.plot(curve.x, curve.median, style, color=color, linewidth=1.8, label=f"{curve.label} ({seeds})")
+        if curve.seeds > 1:
+            axes.fill_between(curve.x, curve.low, curve.high, color=color, alpha=0.18, linewidth=0)

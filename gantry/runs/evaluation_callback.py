@@ -126,6 +126,7 @@ class TrainingEvaluator:
             "success": math.nan if result.success is None else result.success,
             "return_mean": result.return_mean,
             "length_mean": result.length_mean,
+            "reward_mean": result.return_mean / result.length_mean if result.used_mean is None else result.used_mean,
             "wall_seconds": round(wall_seconds, 3),
             "evaluation_seconds": round(took, 3),
         }
