@@ -104,6 +104,7 @@ def test_finer_integration_keeps_the_control_step_and_converges():
         ("cart_mass=1|2000", "must lie in"),
         ("motor_delay=0.5|1", "whole number"),
         ("integrator=leapfrog", "integrator must be one of"),
+        ("substeps=1|1.5", "whole numbers, not 1.5"),
     ],
 )
 def test_bad_grids_get_one_line(agent, text, message):

@@ -169,6 +169,8 @@ def _checked_units(env_id: str, axes: Mapping[str, Axis]) -> dict[str, str]:
             units[name] = ""
         elif name == "substeps":
             units[name] = "per physics step"
+            if wrong := [value for value in values if not float(value).is_integer()]:
+                raise GantryError(f"substeps must be whole numbers, not {wrong[0]:g}")
         elif name not in declared:
             raise GantryError(f"unknown quantity {name!r}{nearest(name, [*declared, *OF_MODEL])}")
         else:
