@@ -7,7 +7,7 @@ training and outside of it. Regret is what a score lacks of iterative LQR's, as 
 
 import dataclasses
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -30,11 +30,13 @@ ENVIRONMENTS = {"balance": "gantry/CartPoleBalance-v0", "swing-up": "gantry/Cart
 TRIAL: Json = {"trial": TRIALS["trial"]}
 """Options of the environments in which a memory adapts: four episodes of 125 steps."""
 EPISODE_STEPS = 125
+ONE_CORE: Json = {"num_threads": 1}
+"""Options with which a simulation takes one core, as many run at once; results do not depend on it."""
 PHYSICS: dict[str, str] = TRIALS["physics"]
 """The physics of training."""
 BEYOND = 1.5
 """Outside, each quantity is up to this factor below its lowest value of training or above its highest."""
-SAMPLES = 32
+SAMPLES = 24
 """Held-out physics, inside and outside each."""
 PLACES = ("inside", "outside")
 Agent = Literal["RL²", "oracle", "no memory"]
@@ -42,7 +44,7 @@ Agent = Literal["RL²", "oracle", "no memory"]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One training, or for iterative LQR one environment's reference."""
+    """One training."""
 
     env_id: str
     agent: Agent
@@ -94,14 +96,15 @@ def measure(
         if part not in ENVIRONMENTS:
             raise GantryError(f"the adaptation benchmark has no part {part!r}{nearest(part, ENVIRONMENTS)}")
     for env_id in [ENVIRONMENTS[part] for part in only or ENVIRONMENTS]:
-        scores = in_processes(reference, [(env_id, where) for where in PLACES], processes)
-        optimum = dict(zip(PLACES, scores, strict=True))
+        plans = [(env_id, where, index) for where in PLACES for index in range(SAMPLES)]
+        planned = np.reshape(list(in_processes(planned_score, plans, processes)), (len(PLACES), SAMPLES))
+        optimum = dict(zip(PLACES, planned.mean(axis=1).tolist(), strict=True))
         name = env_id.removeprefix("gantry/")
         for where in PLACES:
             report(Row(f"{name}, {where}: iterative LQR, which knows the physics", optimum[where], "score"))
+        adaptive = _median(report, env_id, "RL²", seeds, processes, steps, optimum)
         oracle = _median(report, env_id, "oracle", seeds, processes, steps, optimum)
         _median(report, env_id, "no memory", seeds, processes, steps, optimum)
-        adaptive = _median(report, env_id, "RL²", seeds, processes, steps, optimum)
         for where in PLACES:
             share = min(adaptive[where][1:]) / oracle[where][0]
             what = f"{name}, {where}: RL² from the second episode on, the lowest over the oracle's"
@@ -151,21 +154,13 @@ def trained(case: Case) -> Scores:
 def _options(agent: Agent) -> tuple[Json, str]:
     """Return the environment's options, beside the physics, and the agent's id."""
     if agent == "RL²":
-        return TRIAL, "recurrent-ppo"
-    return {"max_episode_steps": EPISODE_STEPS, "observe_physics": agent == "oracle"}, "ppo"
+        return {**TRIAL, **ONE_CORE}, "recurrent-ppo"
+    return {"max_episode_steps": EPISODE_STEPS, "observe_physics": agent == "oracle", **ONE_CORE}, "ppo"
 
 
-def reference(case: tuple[str, str]) -> float:
-    """Return iterative LQR's mean score over the held-out physics, each planned for with that physics."""
-    env_id, where = case
-    return statistics.fmean(
-        solve(env_id, "ilqr", 1, index, {"physics": physics, "max_episode_steps": EPISODE_STEPS}).evaluation.score
-        for index, physics in enumerate(each_of(held_out(where)))
-    )
-
-
-def each_of(physics: dict[str, list[float]]) -> Iterator[dict[str, float]]:
-    """Yield one environment's physics after another."""
-    columns: Sequence[Sequence[float]] = list(physics.values())
-    for values in zip(*columns, strict=True):
-        yield dict(zip(physics, values, strict=True))
+def planned_score(case: tuple[str, str, int]) -> float:
+    """Return iterative LQR's score in one of the held-out physics, which it plans with."""
+    env_id, where, index = case
+    physics = {name: values[index] for name, values in held_out(where).items()}
+    options: Json = {"physics": physics, "max_episode_steps": EPISODE_STEPS, **ONE_CORE}
+    return solve(env_id, "ilqr", 1, index, options).evaluation.score
