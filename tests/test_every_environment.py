@@ -23,7 +23,7 @@ from gantry.envs.simulator import Simulator, make_simulator, make_task
 from gantry.envs.single import SingleEnvironment, make_single
 
 NUM_ENVS = 8
-SHIPPED = [env_id for env_id in registered_tasks() if env_id.startswith("gantry/")]
+SHIPPED = [env_id for env_id, task in registered_tasks().items() if task.class_path.startswith("gantry.envs.tasks.")]
 
 
 def variants(env_id: str) -> list[dict]:

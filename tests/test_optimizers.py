@@ -489,6 +489,7 @@ FOLLOWERS = {
     **{f"{kind} NES": NaturalEvolutionStrategy(covariance=kind) for kind in ("full", "diagonal", "fixed")},
     **{f"{kind} cross-entropy": CrossEntropy(covariance=kind) for kind in ("full", "diagonal")},
     "iCEM": ImprovedCrossEntropy(population=30, elites=8),
+    "MPPI": PathIntegral(population=30, std_decay=0.9),
 }
 
 

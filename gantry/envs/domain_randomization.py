@@ -58,6 +58,16 @@ class PhysicalParameter:
         """Return values (...) as an observation shows them: 0 the default, and factors as logarithms where they can."""
         return np.log(values / self.default) if min(self.low, self.default) > 0 else values - self.default
 
+    def check_range(self, name: str, spread: "Range") -> None:
+        """Refuse a range that is not within this quantity's, or not of whole numbers where it must be (GantryError)."""
+        if not self.low <= spread.low <= spread.high <= self.high:
+            bounds = f"{self.low:g}..{self.high:g} {self.unit}"
+            raise GantryError(f"{name} {spread.low:g}..{spread.high:g} must be a range within {bounds}")
+        if self.integer and not (float(spread.low).is_integer() and float(spread.high).is_integer()):
+            raise GantryError(f"{name} must range over whole numbers of {self.unit}")
+        if self.choices:
+            self.check(name, np.array([spread.low, spread.high]))
+
 
 @dataclass(frozen=True)
 class Range:
@@ -184,13 +194,7 @@ class Physics:
         if isinstance(quantity, str):
             quantity = parse_quantity(quantity)
         if isinstance(quantity, Range):
-            if not parameter.low <= quantity.low <= quantity.high <= parameter.high:
-                bounds = f"{parameter.low:g}..{parameter.high:g} {parameter.unit}"
-                raise GantryError(f"{name} {quantity.low:g}..{quantity.high:g} must be a range within {bounds}")
-            if parameter.integer and not (float(quantity.low).is_integer() and float(quantity.high).is_integer()):
-                raise GantryError(f"{name} must range over whole numbers of {parameter.unit}")
-            if parameter.choices:
-                parameter.check(name, np.array([quantity.low, quantity.high]))
+            parameter.check_range(name, quantity)
             self.ranges[name] = quantity
             return np.full(count, quantity.low)
         try:

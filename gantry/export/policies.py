@@ -62,7 +62,8 @@ def add_policy(graph: Graph, agent: Agent, observation: str, action: str) -> tup
             if agent.config.dueling:
                 outputs = add_duel(graph, outputs, replay.actions.size)
         else:  # of SAC's outputs, the mean
-            outputs, squashed = add_network(graph, agent.actor, inputs, replay.actions.size), True
+            actor = agent.acting_actor if isinstance(agent, SAC) else agent.actor
+            outputs, squashed = add_network(graph, actor, inputs, replay.actions.size), True
     elif isinstance(agent, RecurrentPPO):
         base, squashed = agent.policy.base, agent.config.squash_actions
         inputs = add_normalizer(graph, base.normalizer, observation)

@@ -14,6 +14,7 @@ from gantry.envs.components import Component
 from gantry.envs.domain_randomization import PhysicalParameter
 from gantry.envs.simulator import Simulator
 from gantry.runs.environments import canonical_id, find_task, open_env
+from gantry.runs.inspect import space_in_words
 from gantry.runs.recipes import Recipe, default_options, recipes_of, stepping
 from gantry.types import Json, Options, Space
 
@@ -94,9 +95,9 @@ def information(env_id: str, env_options: Options | None = None) -> Information:
             summary=spec.summary if spec is not None else "",
             time_limit=limit,
             control_seconds=inner.control_timestep if isinstance(inner, Simulator) else None,
-            observation_space=_space(observed),
+            observation_space=space_in_words(observed),
             observation=tuple(task.observation_components if task is not None else ()) or components_of(observed),
-            action_space=_space(acted),
+            action_space=space_in_words(acted),
             action=tuple(task.action_components if task is not None else ()) or components_of(acted),
             options=_options(canonical),
             physics=declared_physics(task) if task is not None else {},
@@ -108,15 +109,6 @@ def information(env_id: str, env_options: Options | None = None) -> Information:
         )
     finally:
         env.close()
-
-
-def _space(space: Space) -> str:
-    """Return a space in a few words: a Box by its shape, as its bounds are shown apart."""
-    if isinstance(space, gymnasium.spaces.Box):
-        return f"Box {space.shape} {space.dtype}"
-    if isinstance(space, gymnasium.spaces.Dict):
-        return "Dict " + ", ".join(f"{key}: {_space(part)}" for key, part in space.items())
-    return str(space)
 
 
 def components_of(space: Space, key: str = "") -> tuple[Component, ...]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import gymnasium
+
 from gantry.errors import GantryError, shown
 from gantry.files import load_tensors, read_json, space_from_json
 from gantry.runs.folder import Run, flattened
@@ -50,7 +52,9 @@ def inspect_policy(folder: Path) -> Sections:
     tensors, metadata = load_tensors(numbers)
     check_seal(tensors, metadata, numbers, content)
     try:
-        spaces = {name: _space(space_from_json(content[name])) for name in ("observation_space", "action_space")}
+        spaces = {
+            name: space_in_words(space_from_json(content[name])) for name in ("observation_space", "action_space")
+        }
         known: Json = {"agent": content["agent"], "environment": content["env_id"], "format": content["format"]}
     except (KeyError, TypeError, ValueError, AssertionError, OverflowError, MemoryError) as error:
         raise GantryError(f"{shown(described)} is damaged ({shown(error)}); restore it or train again") from error
@@ -60,6 +64,15 @@ def inspect_policy(folder: Path) -> Sections:
         "networks": {name: _shape(tensor) for name, tensor in tensors.items()},
         "settings": flattened(settings, empty=True) if isinstance(settings, dict) else {},
     }
+
+
+def space_in_words(space: Space) -> str:
+    """Return a space in a few words: a Box by its shape, as its bounds are many, and a Dict part by part."""
+    if isinstance(space, gymnasium.spaces.Box):
+        return f"Box {space.shape} {space.dtype}"
+    if isinstance(space, gymnasium.spaces.Dict):
+        return "Dict " + ", ".join(f"{key}: {space_in_words(part)}" for key, part in space.items())
+    return shown(space)
 
 
 def inspect_tensors(path: Path) -> Sections:
@@ -113,10 +126,6 @@ def _run(run: Run) -> Json:
         known["evaluations"] = f"{len(evaluations)}, the last {evaluations[-1]['score']:.1f}, the best {best:.1f}"
     known["can be resumed"] = "yes" if run.can_resume() else "no: it has no trainer state"
     return {**known, "versions": " ".join(f"{name} {version}" for name, version in config.versions.items())}
-
-
-def _space(space: Space) -> str:
-    return f"Box {space.shape} {space.dtype}" if type(space).__name__ == "Box" else shown(space)
 
 
 def _sizes(tensors: Mapping[str, "Tensor"]) -> Json:

@@ -165,10 +165,9 @@ def _checked(env_id: str, ranges: Mapping[str, Range]) -> dict[str, PhysicalPara
     for name, asked in ranges.items():
         if name not in declared:
             raise GantryError(f"{name!r} is nothing that can be identified{nearest(name, declared)}")
-        limits = declared[name]
-        if not limits.low <= asked.low < asked.high <= limits.high:
-            bounds = f"{limits.low:g}..{limits.high:g} {limits.unit}"
-            raise GantryError(f"{name}={asked.low:g}..{asked.high:g} must be a range within {bounds}")
+        declared[name].check_range(name, asked)
+        if asked.low == asked.high:
+            raise GantryError(f"{name} {asked.low:g}..{asked.high:g} is one value; give a range to look in")
     return declared
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gantry.agents.optimizers.problem import project
-from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState
+from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState, all_equal
 from gantry.agents.parts.validation import require, require_at_least
 
 
@@ -42,7 +42,9 @@ class PathIntegral(SamplingMethod):
         require_at_least(self, 0, "control_weight")
 
     def refit(self, state: SamplingState, population: Tensor, values: Tensor) -> SamplingState:
-        """Move the mean to the weighted mean of the samples."""
+        """Move the mean to the weighted mean of the samples; where all are worth the same, nothing moves."""
+        if self.control_weight == 0 and all_equal(values):
+            return state
         costs = values
         if self.standardize:
             spread = values.std(correction=0)
