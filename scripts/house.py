@@ -9,6 +9,15 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "gantry"
 
+LATER = {
+    "memory (recurrent PPO)": ("recurrent_ppo", "parts.recurrent_policy", "parts.episode_memory"),
+    "a centralized critic": ("parts.centralized_critic",),
+    "composite spaces": ("parts.encodings",),
+    "data sets": ("parts.experience",),
+    "checksums and checks of files": ("parts.tensor_checks",),
+}
+"""What was added to the agents after their bound on code lines was set: what for → modules of gantry.agents."""
+
 
 def modules(root: Path = PACKAGE) -> dict[str, Path]:
     """Return every module of the package: name → file."""
@@ -126,8 +135,13 @@ def main() -> None:
     print(f"imported only where a task or a call needs it: {sum(lines(known[name]) for name in late)} lines")
     for name in sorted(late):
         print(f"    {name.removeprefix('gantry.agents.')}: {lines(known[name])}")
-    without = sum(code_lines(path) for name, path in agents.items() if name != "gantry.agents.sac")
+    counts = {name.removeprefix("gantry.agents."): code_lines(path) for name, path in agents.items()}
+    without = sum(counts.values()) - counts["sac"]
+    added = {what: sum(counts.get(name, 0) for name in names) for what, names in LATER.items()}
     print(f"code lines of agents/ without sac.py: {without}")
+    print(f"    in modules that were there when the bound was set: {without - sum(added.values())} (at most 5,142)")
+    for what, number in added.items():
+        print(f"    in modules added later, for {what}: {number}")
     print(f"uses of Any in gantry/: {sum(map(uses_of_any, known.values()))} (at most 90)")
     root = sorted(path.stem for path in PACKAGE.glob("*.py"))
     print(f"modules at the root: {', '.join(root)}")

@@ -209,7 +209,7 @@ ADAM = {"optimizer": "adam", "learning_rate": 3e-3, "gamma": 0.5}
 
 @pytest.mark.parametrize(
     ("shared", "mode"),
-    [(False, SAME_STEP), pytest.param(False, NEXT_STEP, marks=pytest.mark.slow), (True, NEXT_STEP)],
+    [*(pytest.param(False, mode, marks=pytest.mark.slow) for mode in (SAME_STEP, NEXT_STEP)), (True, NEXT_STEP)],
     ids=str,
 )
 def test_learns_discrete_actions(shared, mode):

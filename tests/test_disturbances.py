@@ -229,8 +229,15 @@ def aimed_at(task, positions: np.ndarray) -> np.ndarray:
     return np.array([0.12 * np.cos(positions[0]), 0.12 * np.sin(positions[0]), 0.01])
 
 
-@pytest.mark.parametrize("task", [CartPole, ReachPlanar])
-@pytest.mark.parametrize("tilt", [None, 25.0])
+@pytest.mark.parametrize(
+    ("tilt", "task"),
+    [
+        (25.0, CartPole),
+        (None, ReachPlanar),
+        pytest.param(None, CartPole, marks=pytest.mark.slow),
+        pytest.param(25.0, ReachPlanar, marks=pytest.mark.slow),
+    ],
+)
 def test_every_throw_starts_at_its_distance_on_the_parabola_that_meets_the_target_where_it_is_at_that_moment(
     task, tilt
 ):
@@ -512,8 +519,15 @@ def test_spaces_observations_and_rewards_are_of_the_same_shapes_as_without(kind,
 # Rows, and saving
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("n", [1, 7])
+@pytest.mark.parametrize(
+    ("n", "kind"),
+    [
+        (1, "pushes"),
+        (7, "balls"),
+        pytest.param(1, "balls", marks=pytest.mark.slow),
+        pytest.param(7, "pushes", marks=pytest.mark.slow),
+    ],
+)
 def test_what_disturbs_a_row_depends_on_its_seed_and_episode_alone_whatever_their_number(kind, n):
     actions, limit = forceful_actions(40, 330), 140
     expected = run(make_simulator(ID, 40, max_episode_steps=limit, num_threads=2, disturb=kind), actions, SEED)
@@ -533,8 +547,15 @@ def test_what_disturbs_a_row_depends_on_its_seed_and_episode_alone_whatever_thei
             observation, _ = single.reset()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        (AutoresetMode.SAME_STEP, "pushes"),
+        (AutoresetMode.NEXT_STEP, "balls"),
+        pytest.param(AutoresetMode.SAME_STEP, "balls", marks=pytest.mark.slow),
+        pytest.param(AutoresetMode.NEXT_STEP, "pushes", marks=pytest.mark.slow),
+    ],
+)
 def test_a_disturbed_simulation_saved_anywhere_continues_bit_for_bit_here_and_in_a_fresh_simulator(kind, mode):
     n, limit = 24, 50
     physics = {"mass": "0.5..2", "gravity_tilt": "0..10", "motor_delay": "0..2", "sensor_noise": 0.01}

@@ -4,6 +4,7 @@ What a task does not declare (see `gantry.envs.capabilities`) is skipped, and th
 package's task takes the same tests: `python -m pytest tests/test_every_environment.py --task my_module:my/Task-v0`.
 """
 
+import functools
 import inspect
 import math
 import typing
@@ -65,12 +66,17 @@ def flat(space: gymnasium.Space, observations) -> np.ndarray:
 
 
 def wander(simulator: Simulator, steps: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Everything that `steps` vector steps under random actions return, (T, n, ...) each."""
+    """Everything that `steps` vector steps under random actions return, (T, n, ...) each.
+
+    Every observation must lie in its space.
+    """
     simulator.action_space.seed(seed)
     observations, _ = simulator.reset(seed=seed)
+    assert simulator.observation_space.contains(observations)
     seen: dict[str, list] = {"observations": [flat(simulator.single_observation_space, observations)]}
     for _ in range(steps):
         observations, rewards, terminations, truncations, infos = simulator.step(simulator.action_space.sample())
+        assert simulator.observation_space.contains(observations)
         returned = {
             "observations": flat(simulator.single_observation_space, observations),
             "rewards": rewards,
@@ -81,6 +87,13 @@ def wander(simulator: Simulator, steps: int, seed: int = 0) -> dict[str, np.ndar
         for name, value in returned.items():
             seen.setdefault(name, []).append(value)
     return {name: np.array(values) for name, values in seen.items()}
+
+
+@functools.cache
+def wandered(env_id: str, options: tuple[tuple[str, object], ...] = ()) -> tuple[Simulator, dict[str, np.ndarray]]:
+    """A simulator that has wandered for a while, and what it returned; for tests that only look."""
+    simulator = make_simulator(env_id, NUM_ENVS, **dict(options))
+    return simulator, wander(simulator, steps_for(simulator))
 
 
 def long_steps(simulator: Simulator) -> bool:
@@ -110,16 +123,8 @@ def test_stable_baselines3s_checker_has_no_complaint(env_id, options):
 
 
 def test_observations_are_finite_inside_their_space_and_say_something(env_id, options):
-    simulator = make_simulator(env_id, NUM_ENVS, **options)
-    simulator.action_space.seed(1)
-    observations, _ = simulator.reset(seed=1)
-    assert simulator.observation_space.contains(observations)
-    rows = [flat(simulator.single_observation_space, observations)]
-    for _ in range(steps_for(simulator)):
-        observations, *_ = simulator.step(simulator.action_space.sample())
-        assert simulator.observation_space.contains(observations)
-        rows.append(flat(simulator.single_observation_space, observations))
-    numbers = np.concatenate(rows)
+    simulator, seen = wandered(env_id, tuple(options.items()))  # which looks whether they are inside
+    numbers = np.concatenate(seen["observations"])
     assert np.isfinite(numbers).all()
     assert simulator.divergences == 0
     assert len(np.unique(numbers, axis=0)) > NUM_ENVS / 2
@@ -148,10 +153,10 @@ def test_components_name_every_observation_and_action_with_the_bounds_of_the_spa
 
 
 def test_no_column_of_the_observation_is_constant_or_repeats_another(env_id):
-    simulator = make_simulator(env_id, NUM_ENVS)
+    simulator, seen = wandered(env_id)
     if not all(component.varies for component in simulator.task.observation_components):
         pytest.skip(f"{env_id} observes what a few random steps need not change")
-    numbers = wander(simulator, steps_for(simulator))["observations"]
+    numbers = seen["observations"]
     columns = numbers.reshape(-1, numbers.shape[-1])
     assert (np.ptp(columns, axis=0) > 0).all(), np.flatnonzero(np.ptp(columns, axis=0) == 0)
     if isinstance(simulator.task, GoalConditioned):
@@ -182,8 +187,7 @@ def test_equal_seeds_give_equal_numbers_and_other_seeds_other_starts(env_id):
 
 
 def test_rewards_are_finite_with_named_terms_and_not_all_the_same(env_id, options):
-    simulator = make_simulator(env_id, NUM_ENVS, **options)
-    seen = wander(simulator, steps_for(simulator))
+    _, seen = wandered(env_id, tuple(options.items()))
     terms = {name: values for name, values in seen.items() if name.startswith("term ")}
     assert terms
     assert all(name.removeprefix("term ").isidentifier() for name in terms)
@@ -362,7 +366,10 @@ def test_a_saved_simulation_continues_bit_for_bit(env_id, options):
     check_resume(env_id, **options)
 
 
-@pytest.mark.parametrize(("mode", "kind"), [("NextStep", None), ("NextStep", "pushes"), ("SameStep", "balls")])
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [pytest.param("NextStep", None, marks=pytest.mark.slow), ("NextStep", "pushes"), ("SameStep", "balls")],
+)
 def test_a_saved_simulation_continues_bit_for_bit_in_every_mode_and_disturbed(env_id, mode, kind):
     if kind is not None:
         require(env_id, Disturbable)

@@ -52,7 +52,11 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=CASES)
+RICH = ("ddpg-ou-n", "td3", "sac-n", "dqn-all")
+"""Those in which more happens than in the plain ones, which are tested elsewhere and in the slow tests."""
+
+
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name not in RICH)) for name in CASES])
 def case(request):
     """An agent's class, its settings, and whether its actions are discrete."""
     kind, config = CASES[request.param]
@@ -158,7 +162,14 @@ def test_acting_in_between_does_not_change_learning(case):
 # Stopping and going on
 
 
-@pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
+# Each agent in the mode that is harder, where steps are masked out; the plain ones in the other too.
+@pytest.mark.parametrize(
+    ("case", "mode"),
+    [(name, NEXT_STEP) for name in CASES]
+    + [pytest.param(name, SAME_STEP, marks=[pytest.mark.slow] * (name not in ("ddpg", "dqn"))) for name in CASES],
+    indirect=["case"],
+    ids=str,
+)
 def test_resumed_run_is_identical(case, mode):
     kind, config, discrete = case
     whole = kind(Spot(mode=mode, discrete=discrete), config, seed=5)
@@ -261,8 +272,10 @@ def test_metrics_are_complete(case):
 # Learning
 
 
-@pytest.mark.parametrize("n_step", [1, 3])
-@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize(
+    ("terminal", "n_step"),
+    [(True, 1), (False, 3), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((True, 3), (False, 1)))],
+)
 def test_truncation_bootstraps_and_termination_does_not(terminal, n_step):
     """A wage of 1 a step, in a world that always looks the same: its value is the fixed point of the mean target."""
     gamma, length = 0.8, 5

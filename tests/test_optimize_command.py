@@ -90,7 +90,9 @@ def test_optimize_refuses_bad_input_in_one_line(capsys, words, message):
     assert out == ""
 
 
-@pytest.mark.parametrize("suffix", ["png", "mp4", pytest.param("gif", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "suffix", ["png", pytest.param("mp4", marks=pytest.mark.slow), pytest.param("gif", marks=pytest.mark.slow)]
+)
 def test_optimize_writes_pictures_and_films(capsys, tmp_path, monkeypatch, suffix):
     monkeypatch.setattr("gantry.minimization.film.SIZE", (320, 240))
     monkeypatch.setattr("gantry.minimization.film.HOLD_FRAMES", 2)

@@ -363,7 +363,7 @@ def test_pets_learns_swing_up_in_one_minute_of_robot_time():
     assert evaluate(agent.act, SWING_UP, 3, begin=agent.begin).score > 700
 
 
-@pytest.mark.parametrize("kind", ["continuous", "discrete", "simulator"])
+@pytest.mark.parametrize("kind", [pytest.param("continuous", marks=pytest.mark.slow), "discrete", "simulator"])
 def test_pets_is_deterministic_and_resumes_exactly(kind):
     settings = config(action_repeat=2, dynamics="simulator" if kind == "simulator" else "learned")
     actions = {"actions": "discrete" if kind == "discrete" else "continuous"}

@@ -74,7 +74,7 @@ def test_learns_continuous_actions(seed):
 
 
 @ONE_SEED_QUICKLY
-@pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
+@pytest.mark.parametrize("mode", [pytest.param(SAME_STEP, marks=pytest.mark.slow), NEXT_STEP], ids=str)
 def test_learns_discrete_actions(seed, mode):
     agent = PPO(Spot(discrete=True, mode=mode), SMALL, seed=seed)
     rows = histories(agent, 4_000)
@@ -97,7 +97,7 @@ def test_learns_a_gymnasium_environment():
     assert best >= 150
 
 
-@pytest.mark.parametrize("activation", ["relu", "elu"])
+@pytest.mark.parametrize("activation", [pytest.param("relu", marks=pytest.mark.slow), "elu"])
 def test_other_settings_learn_too(activation):
     config = PPOConfig(
         rollout_steps=16, minibatch_size=64, learning_rate=3e-3, gamma=0.5, activation=activation, clip_value=0.5,
@@ -252,7 +252,7 @@ def test_evaluating_in_between_changes_nothing():
 # Stopping and going on
 
 
-@pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
+@pytest.mark.parametrize("mode", [pytest.param(SAME_STEP, marks=pytest.mark.slow), NEXT_STEP], ids=str)
 def test_a_resumed_run_gives_the_same_numbers(mode):
     config = PPOConfig(rollout_steps=7, minibatch_size=32, learning_rate_schedule="linear", stagger_first_episodes=True)
     whole = PPO(Spot(mode=mode), config, seed=5)

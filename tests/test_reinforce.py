@@ -160,7 +160,7 @@ def test_policy_gradient_loss_has_the_mean_of_episode_gradients():
     torch.testing.assert_close(-slope * len(episodes.returns), contributions.sum(0), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
+@pytest.mark.parametrize("mode", [pytest.param(SAME_STEP, marks=pytest.mark.slow), NEXT_STEP], ids=str)
 def test_played_episodes_match_gradient(mode):
     agent, vector = linear_agent(gamma=1.0, mode=mode, episodes=1500, baseline="none")
     agent.stepper.begin_episodes()
@@ -274,7 +274,9 @@ def test_baseline_variances_play_other_episodes_each_time():
 # Learning
 
 
-@pytest.mark.parametrize("baseline", BASELINES)
+@pytest.mark.parametrize(
+    "baseline", [pytest.param("none", marks=pytest.mark.slow), pytest.param("mean", marks=pytest.mark.slow), "value"]
+)
 def test_learns_discrete_actions(baseline):
     config = ReinforceConfig(episodes=32, gamma=0.5, baseline=baseline, learning_rate=2e-2)
     agent = Reinforce(Spot(discrete=True), config, seed=1)

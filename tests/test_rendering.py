@@ -236,7 +236,7 @@ def test_checkerboard_is_filtered_with_distance():
 # --- one picture, however it is made --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("camera", ["front", "flat"])
+@pytest.mark.parametrize("camera", [pytest.param("front", marks=pytest.mark.slow), "flat"])
 def test_incremental_equals_full_rendering_bit_for_bit(camera):
     model = mujoco.MjModel.from_xml_string(ROOM)
     data = mujoco.MjData(model)

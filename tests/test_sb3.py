@@ -84,8 +84,8 @@ def test_another_autoreset_mode_is_refused():
     ("algorithm", "settings", "options"),
     [
         (PPO, {"n_steps": 16, "batch_size": 32}, {}),
-        (A2C, {"n_steps": 8}, {}),
-        (DDPG, {"learning_starts": 16, "batch_size": 8}, {}),
+        pytest.param(A2C, {"n_steps": 8}, {}, marks=pytest.mark.slow),
+        pytest.param(DDPG, {"learning_starts": 16, "batch_size": 8}, {}, marks=pytest.mark.slow),
         (DQN, {"learning_starts": 16, "batch_size": 8}, {"actions": "discrete"}),
     ],
 )

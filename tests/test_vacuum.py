@@ -147,7 +147,14 @@ def long_run(environment: str, variant: int) -> tuple[Simulator, np.ndarray]:
     return simulator, np.array([first, *(simulator.step(action)[0] for action in actions_for(simulator, 48))])
 
 
-@pytest.mark.parametrize("variant", range(len(VARIANTS)), ids=NAMES)
+@pytest.mark.parametrize(
+    "variant",
+    # The others combine what these observe with other starts and floors.
+    [
+        pytest.param(index, marks=[pytest.mark.slow] * (index not in (0, 1, 2, 5, 7)), id=NAMES[index])
+        for index in range(9)
+    ],
+)
 def test_observations_are_in_space_and_informative(variant):
     environment, options = VARIANTS[variant]
     simulator, seen = long_run(environment, variant)
@@ -219,7 +226,9 @@ def test_wheel_speeds_turn_drive_and_stop_at_goal():
     assert left[4] == -right[4] > 0.5, "turn right on the spot"
 
 
-@pytest.mark.parametrize("environment", [CELLS, ROOMS, DRIVE])
+@pytest.mark.parametrize(
+    "environment", [CELLS, *(pytest.param(other, marks=pytest.mark.slow) for other in (ROOMS, DRIVE))]
+)
 def test_dirt_markers_vanish_when_cleaned(environment):
     env = gymnasium.make(f"gantry:{environment}", render_mode="rgb_array", width=200, height=150).unwrapped
     env.reset(seed=0)
