@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.wrappers import FrameStackObservation
 
 from gantry.envs.mujoco_log import keep_log_out_of_files, quiet
-from gantry.envs.registry import canonical_id, find_task, import_module_of
+from gantry.envs.registry import PARALLEL, canonical_id, find_task, import_module_of, is_parallel
 from gantry.errors import GantryError, described
 from gantry.types import Options
 
@@ -25,6 +25,11 @@ def make(env_id: str, **options: Any) -> gymnasium.Env[Any, Any]:
     Raises:
         GantryError: the id is unknown, or the environment cannot be made with these options.
     """
+    if is_parallel(env_id):
+        with _making(env_id):
+            from gantry.envs.parallel_rows import JointEnv, foreign_maker
+
+            return JointEnv(foreign_maker(canonical_id(env_id))(**options))
     with _making(env_id) as spec:
         stack = _foreign_stack(spec, options)
         if "trial" in options and "max_episode_steps" in options:
@@ -92,7 +97,7 @@ def _making(env_id: str) -> Iterator[EnvSpec]:
     """Yield what is registered under an id; whatever goes wrong in making it becomes one clear line."""
     name = import_module_of(canonical_id(env_id))
     try:
-        spec = gymnasium.spec(name)
+        spec = EnvSpec(PARALLEL) if is_parallel(env_id) else gymnasium.spec(name)
         if isinstance(spec.entry_point, str):
             load_env_creator(spec.entry_point)  # imports MuJoCo, where the environment needs it
         keep_log_out_of_files()

@@ -53,6 +53,9 @@ class TaskSpec:
         return loaded
 
 
+PARALLEL = "parallel_env"
+"""The function of a module of PettingZoo that makes its environment."""
+
 _specs: dict[str, TaskSpec] = {}
 
 
@@ -127,6 +130,12 @@ def is_task(env_id: str) -> bool:
     return find_task(env_id) is not None
 
 
+def is_parallel(env_id: str) -> bool:
+    """Return whether an id is that of a PettingZoo environment, `module:parallel_env`."""
+    module, _, name = env_id.rpartition(":")
+    return bool(module) and name == PARALLEL
+
+
 def require_task(env_id: str) -> TaskSpec:
     """Return the registered task of an id.
 
@@ -175,6 +184,10 @@ def canonical_id(name: str) -> str:
     module, _, env_id = name.rpartition(":")
     before = set(registry)
     import_module_of(name)
+    if is_parallel(name):
+        if not callable(getattr(sys.modules[module], PARALLEL, None)):
+            raise GantryError(f"the module {shown(module)!r} has no function {PARALLEL}, as PettingZoo's have")
+        return name
     if module and module != "gantry":
         if found := _in_any_case(env_id, registry):
             return f"{module}:{found}"

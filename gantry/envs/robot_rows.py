@@ -138,17 +138,12 @@ def robot_observations(observations: np.ndarray, robots: int) -> np.ndarray:
 
 
 def make_robots(env_id: str, num_envs: int, **settings: object) -> RobotRows:
-    """Build `num_envs` robots of a registered task that is a `Team`: as many worlds as they fill.
+    """Build at least `num_envs` robots of a registered task that is a `Team`, in whole worlds.
 
     Raises:
-        GantryError: the number is not a multiple of the team's, or a setting does not fit.
+        GantryError: a setting does not fit.
     """
     team = make_simulator(env_id, 1, **settings).task
     assert isinstance(team, Team)
-    worlds, rest = divmod(num_envs, team.robots)
-    if rest or not worlds:
-        raise GantryError(
-            f"num_envs counts robots, {team.robots} in each world of {env_id}: it must be a multiple of {team.robots}, "
-            f"not {num_envs}"
-        )
+    worlds = -(-num_envs // team.robots)
     return RobotRows(make_simulator(env_id, worlds, autoreset_mode=AutoresetMode.DISABLED, **settings))

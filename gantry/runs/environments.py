@@ -17,7 +17,7 @@ from gymnasium.core import RenderFrame
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
 from gantry.envs.factory import make, make_vec, remedy
-from gantry.envs.registry import canonical_id, find_task, import_module_of, registered_id
+from gantry.envs.registry import canonical_id, find_task, import_module_of, is_parallel, registered_id
 from gantry.errors import GantryError, described, shown
 from gantry.files import write_bytes
 from gantry.runs.environment_state import STATE_ERRORS, Rewinder, environment_state, restore_environment
@@ -30,6 +30,8 @@ FILES = "files"
 
 def short_name(env_id: str) -> str:
     """Return an environment's name without module and namespace, such as `CartPoleSwingUp-v0`."""
+    if is_parallel(env_id):
+        return env_id.rpartition(":")[0].rpartition(".")[2]
     return registered_id(env_id).rpartition("/")[2]
 
 
@@ -113,6 +115,8 @@ def open_env(
     options: Json = dict(env_options or {})
     if render_mode is not None:
         options["render_mode"] = render_mode
+    if num_envs is None and is_parallel(canonical):
+        return _ForeignEnv(make(canonical, **options), canonical)
     if num_envs is None:
         spec = gymnasium.spec(import_module_of(canonical))
         if spec.entry_point is None:
@@ -129,14 +133,17 @@ def open_env(
 
 
 def open_training_env(env_id: str, num_envs: int, env_options: Options | None = None) -> VectorEnv:
-    """Open what an agent learns in: `num_envs` environments, or where it is a team's as many robots of teams.
+    """Open what an agent learns in: `num_envs` environments, or of a team at least as many robots, in whole worlds.
 
     Raises:
-        GantryError: as `open_env`, or the number does not make whole teams.
+        GantryError: as `open_env`.
     """
     from gantry.envs.capabilities import Team  # imports MuJoCo
 
-    task = find_task(canonical := canonical_id(env_id))
+    canonical = canonical_id(env_id)
+    if is_parallel(canonical):
+        return _ForeignTeam(canonical, num_envs, env_options or {})
+    task = find_task(canonical)
     if task is None or Team not in task.load_class().__mro__:
         return open_env(canonical, num_envs, env_options)
     from gantry.envs.robot_rows import make_robots
@@ -313,6 +320,27 @@ class _ForeignVectorEnv(VectorWrapper):
         """Close the environments; a failure is said, and spoils nothing that came before."""
         with _said(self._env_id):
             self.env.close(**settings)
+
+
+class _ForeignTeam(_ForeignVectorEnv):
+    """The agents of PettingZoo environments that others made, one after another, as a vector environment.
+
+    Attributes:
+        team_size: agents of each world.
+    """
+
+    def __init__(self, env_id: str, num_envs: int, options: Options) -> None:
+        from gantry.envs.parallel_rows import Parallel, ParallelRows, foreign_maker
+
+        maker = foreign_maker(env_id)
+
+        def made() -> Parallel:
+            with one_line(env_id, "to be made"):
+                return maker(**options)
+
+        rows = ParallelRows(made, num_envs)
+        super().__init__(rows, env_id)
+        self.team_size = rows.team_size
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from gantry.envs.mujoco_log import quiet
 from gantry.errors import GantryError
 from gantry.runs.environments import one_line, open_env
+from gantry.runs.teams import acting_in
 from gantry.types import Array, Infos, Options
 
 MAX_STEPS = 10_000
@@ -115,6 +116,7 @@ def play(
             with quiet() if opened else contextlib.nullcontext():
                 opened.append(Episode(env_id, env_options, max_steps))
             stack.callback(opened[-1].env.close)
+        act = acting_in(opened[0].env, act)
         waiting, under_way = list(seeds), list[Episode]()
         while True:
             for episode in opened:

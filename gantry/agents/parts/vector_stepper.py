@@ -79,7 +79,8 @@ class VectorStepper:
         schedule_steps: steps over which schedules of settings run; None: the budget of `learn`.
         episodes: episodes finished so far, but for those cut short by staggering.
         restarted: the episodes under way began without the ones before having ended.
-        must_reset: (n,) environments that the coming step only resets, whatever their action (NEXT_STEP autoreset).
+        must_reset: (n,) environments whose coming step does not count, whatever their action: it only resets them
+            (NEXT_STEP autoreset), or they wait for the rest of their team (`infos["waiting"]`).
     """
 
     def __init__(self, env: VectorEnv | Spaces, seed: int, stagger: bool = False) -> None:
@@ -171,6 +172,8 @@ class VectorStepper:
                 observation = self._reset(options={"reset_mask": done})
         if self.mode == AutoresetMode.NEXT_STEP:
             self.must_reset = done.copy()
+        elif (waiting := infos.get("waiting")) is not None:
+            self.must_reset = np.asarray(waiting, np.bool_)
         if len(ended) or not math.isfinite(total):
             _check_finite(observation, final, rewards)
         self.observation = observation

@@ -17,7 +17,7 @@ import gymnasium
 from gantry.agents import agent_of_config, default_config
 from gantry.agents.protocol import AgentConfig
 from gantry.envs.factory import steps_in_batches
-from gantry.envs.registry import find_task
+from gantry.envs.registry import find_task, is_parallel
 from gantry.errors import GantryError
 from gantry.runs.environments import registered_id
 from gantry.types import Json, Options
@@ -160,6 +160,10 @@ def default_options(env_id: str) -> Json:
     task = find_task(name)
     if task is not None:
         return {**_defaults(task.load_class()), **task.options}
+    if is_parallel(env_id):
+        from gantry.envs.parallel_rows import foreign_maker
+
+        return _defaults(foreign_maker(env_id))
     spec = gymnasium.spec(name)
     if isinstance(spec.entry_point, str):
         module, _, attribute = spec.entry_point.partition(":")
