@@ -47,7 +47,7 @@ LOOKED_IN = {
     "motor_delay": Range(0, 3),
 }
 """Where identification looks for the stand-in's."""
-WIDEN = 4.0
+WIDEN = 10.0
 """Factor on the identified intervals, for what the model cannot express."""
 AGENT = "ddpg"
 """It needs the fewest steps, of which the stand-in's are slow."""
