@@ -147,6 +147,13 @@ SUITES: dict[str, Suite] = {
         "trials in a hidden physics: PPO and recurrent PPO, 5 seeds of 1,500,000 steps: an hour on two cores",
         TRIALS,
     ),
+    "transfer": Suite(
+        ("gantry.transfer.stand_in:gantry/CartPoleStandIn-v0",),
+        ("ppo", "ddpg", "sac", "sb3:sac"),
+        5,
+        Protocol(steps=256_000, checkpoints=8, episodes=4, final_episodes=20),
+        "learning on the stand-in for a real cart-pole: 3 agents and SB3's SAC, 5 seeds of 256,000 steps: hours",
+    ),
 }
 
 
