@@ -11,7 +11,7 @@ A page holds a table between two comments, and the first says which table:
 | `environments` | every environment that `gantry list` shows |
 | `settings AGENT` | the settings of an agent: the fields of its configuration and their docstrings |
 | `settings MODULE:CLASS` | the fields of any other dataclass |
-| `one-by-one` | the default settings of agents for environments stepped one by one, where they differ |
+| `defaults` | default settings by how an environment is stepped, where they differ from an agent's own |
 | `observation ENV` | names, units and bounds of observations; options may follow, `name=value` |
 | `action ENV` | the same of actions |
 | `physics ENV` | physical quantities of a task that can be set or randomized |
@@ -79,8 +79,8 @@ def table(what: str, prefix: str = "") -> str:
         return markdown(("environment", "the robot has to", "time limit", "page"), environments(prefix))
     if kind == "settings":
         return markdown(("Setting", "Default", "Values", "Meaning"), settings(configuration(words[0])))
-    if kind == "one-by-one":
-        return markdown(("Agent", "Settings that differ from the agent's own defaults"), one_by_one())
+    if kind == "defaults":
+        return markdown(("Stepped", "Agent", "Settings that differ from the agent's own defaults"), defaults())
     if kind in ("observation", "action"):
         return markdown(("index", "name", "unit", "range"), components(kind, words[0], words[1:]))
     if kind == "physics":
@@ -147,19 +147,20 @@ def settings(kind: type[Any], prefix: str = "", default: Any = None) -> Iterator
             yield f"`{prefix}{field.name}`", shown(value), values(hints[field.name]), meaning
 
 
-def one_by_one() -> Iterator[Sequence[str]]:
-    """Yield a row per agent with settings of its own for environments that are stepped one by one."""
+def defaults() -> Iterator[Sequence[str]]:
+    """Yield a row per agent with default settings of its own for a kind of environments."""
     from gantry.agents import agent_of_config, default_config
-    from gantry.runs.recipes.one_by_one import SETTINGS
+    from gantry.runs.recipes.defaults import IN_BATCHES, ONE_BY_ONE
 
-    for config in SETTINGS:
+    for how, config in (*(("one by one", each) for each in ONE_BY_ONE), *(("in batches", each) for each in IN_BATCHES)):
         usual = default_config(agent_of_config(config))
         differing = {
             field.name: value
             for field in dataclasses.fields(usual)
             if (value := getattr(config, field.name)) != getattr(usual, field.name)
         }
-        yield f"`{agent_of_config(config)}`", ", ".join(f"{name} {shown(value)}" for name, value in differing.items())
+        settings = ", ".join(f"{name} {shown(value)}" for name, value in differing.items())
+        yield how, f"`{agent_of_config(config)}`", settings
 
 
 def shown(value: Any) -> str:

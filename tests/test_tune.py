@@ -321,3 +321,16 @@ def test_missing_optuna_is_said_with_how_to_install_it(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(GantryError, match=r"gantry-rl\[tune\]"):
         tune(plan(), tmp_path)
+
+
+def test_tuning_trains_with_the_reward_that_is_asked_for(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def tune(plan, *_):
+        asked.append(plan.env_options)
+        raise GantryError("enough")
+
+    monkeypatch.setattr("gantry.runs.tune.tune", tune)
+    words = ["tune", "CartPoleBalance-v0", "--reward", "upright=1", "--env", "actions=discrete", "--out", str(tmp_path)]
+    assert cli.main(words) == 1
+    assert asked == [{"actions": "discrete", "reward": {"upright": 1.0}}]

@@ -38,7 +38,7 @@ def film_cells(folder: Path, cells: Sequence[Cell], say: Callable[[str], None]) 
         for cell in ours:
             run = folder / CELLS / cell.name
             result = read_result(run) if cell.env_id == env_id and cell.algorithm not in first else None
-            if result is not None:
+            if result is not None and (run / "policy.json").exists():  # folders may come back without all policies
                 first[cell.algorithm] = Take(cell.algorithm, load_agent(run), env_id, result["env_options"])
         takes = [*first.values()]
         if not takes or path.exists():

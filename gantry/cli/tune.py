@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from gantry.cli.options import WHOLE_NUMBER, parse_options
+from gantry.cli.options import WHOLE_NUMBER, env_options
 from gantry.cli.output import console, parse, print_json
 from gantry.runs.environments import canonical_id, short_name
 
@@ -51,6 +51,8 @@ class TuneArguments:
     """Times that the best settings train again, with other seeds, before one is chosen."""
     env: tuple[str, ...] = ()
     """Options of the environment, such as `actions=discrete`."""
+    reward: str | None = None
+    """Weights of the reward's named terms to train with, "cleaned=1,bump=-0.5"; scores are of the task's own reward."""
     seed: int = 0
     """Seed of the search."""
     out: Path | None = None
@@ -71,9 +73,10 @@ def main(words: Sequence[str]) -> None:
     from gantry.runs.tune import TuningPlan, tune
 
     seconds = SECONDS if arguments.seconds is None and arguments.steps is None else arguments.seconds
+    options = env_options(arguments.env, None, None, arguments.reward)
     plan = TuningPlan(
-        env_id, arguments.agent, parse_options(arguments.env), arguments.trials, seconds, arguments.steps,
-        arguments.episodes, arguments.repeats, arguments.seed,
+        env_id, arguments.agent, options, arguments.trials, seconds, arguments.steps, arguments.episodes,
+        arguments.repeats, arguments.seed,
     )  # fmt: skip
     started, before = time.perf_counter(), 0
 

@@ -122,20 +122,17 @@ def recipe_for(env_id: str, agent: str, asked: Options | None = None) -> Recipe:
 def default_settings(env_id: str, agent: str, asked: Options | None = None) -> AgentConfig:
     """Return an agent's settings for an environment that has no recipe for it.
 
-    They are the defaults of its class where environments are stepped in batches, thousands of steps in the time of one
-    gradient step. Copies that are stepped one by one are slow: each step is learned from more often
-    (`gantry.runs.recipes.one_by_one`). That depends on the environment alone, not on the speed of a machine, so that a
-    seed gives the same numbers everywhere.
+    They depend on how the environment is stepped (`gantry.runs.recipes.defaults`), not on the speed of a machine, so
+    that a seed gives the same numbers everywhere.
 
     Raises:
         GantryError: no such agent or environment.
     """
     usual: AgentConfig = default_config(agent)
-    if steps_in_batches(env_id, asked):
-        return usual
-    from gantry.runs.recipes.one_by_one import SETTINGS
+    from gantry.runs.recipes.defaults import IN_BATCHES, ONE_BY_ONE
 
-    return next((config for config in SETTINGS if agent_of_config(config) == agent.lower()), usual)
+    settings = IN_BATCHES if steps_in_batches(env_id, asked) else ONE_BY_ONE
+    return next((config for config in settings if agent_of_config(config) == agent.lower()), usual)
 
 
 def stepping(env_id: str, asked: Options | None = None) -> str:

@@ -2,13 +2,16 @@
 
 import dataclasses
 
+from gantry.agents.ddpg import DDPGConfig
 from gantry.agents.dqn import DQNConfig
 from gantry.agents.models.ensemble import EnsembleConfig
 from gantry.agents.models.plan_search import SearchConfig
 from gantry.agents.pets import PlannerConfig
+from gantry.agents.ppo import PPOConfig
 from gantry.agents.q_learning import QLearningConfig
 from gantry.agents.recurrent_ppo import RecurrentPPOConfig
 from gantry.agents.reinforce import ReinforceConfig
+from gantry.agents.sac import SACConfig
 from gantry.runs.recipes import Recipe
 
 # Averages over many visits, as the ice may be slippery; without slipping it takes a sixth of the steps.
@@ -36,6 +39,23 @@ NO_VELOCITY = RecurrentPPOConfig(
 
 RECIPES = (
     Recipe("CartPole-v1", ReinforceConfig(), total_steps=120_000),
+    # The settings of RL Baselines3 Zoo, whose clip range falls too.
+    Recipe(
+        "CartPole-v1",
+        PPOConfig(
+            num_envs=8,
+            rollout_steps=32,
+            epochs=20,
+            minibatch_size=256,
+            learning_rate=1e-3,
+            learning_rate_schedule="linear",
+            gamma=0.98,
+            gae_lambda=0.8,
+            normalize_observation=False,
+            normalize_return=False,
+        ),
+        total_steps=100_000,
+    ),
     # Many gradient steps at once between short stretches of acting, so that values settle before they are acted on.
     Recipe(
         "CartPole-v1",
@@ -54,6 +74,38 @@ RECIPES = (
             report_every=64,
         ),
         total_steps=50_000,
+    ),
+    # A swing takes a second, which a nearer horizon than usual sees; the zoo's discount is 0.9.
+    Recipe(
+        "Pendulum-v1",
+        PPOConfig(
+            num_envs=16,
+            rollout_steps=128,
+            epochs=10,
+            minibatch_size=256,
+            learning_rate=1e-3,
+            learning_rate_schedule="linear",
+            gamma=0.975,
+        ),
+        total_steps=80_000,
+    ),
+    Recipe(
+        "Pendulum-v1",
+        SACConfig(
+            num_envs=1,
+            learning_starts=500,
+            batch_size=128,
+            learning_rate=1e-3,
+            actor_learning_rate=1e-3,
+            temperature_learning_rate=1e-3,
+            hidden_sizes=(128, 128),
+        ),
+        total_steps=10_000,
+    ),
+    Recipe(
+        "Pendulum-v1",
+        DDPGConfig(num_envs=1, batch_size=128, gamma=0.98, twin_critics=True),
+        total_steps=20_000,
     ),
     Recipe(
         "Pendulum-v1",

@@ -1,9 +1,10 @@
-"""Default settings for environments whose copies are stepped one by one, as most of others' are.
+"""Default settings for environments that have no recipe, by how their copies are stepped.
 
-A step of such an environment takes about as long as a gradient step on a small minibatch; in the batched worlds that
-the agents' own defaults are made for it takes a thousandth of that. So steps are few, and each is learned from ten
-times as often, in smaller minibatches and networks, of which more fit into a second.
-How they were chosen, and what they reach: docs/other_environments.md.
+In batches: a step takes a thousandth of a gradient step, and agents' own defaults are made for that.
+
+One by one, as most of others' environments: a step takes about as long as a gradient step on a small minibatch. So
+steps are few, and each is learned from ten times as often, in smaller minibatches and networks, of which more fit into
+a second. How these were chosen: docs/other_environments.md.
 """
 
 from gantry.agents.a2c import A2CConfig
@@ -13,7 +14,7 @@ from gantry.agents.ppo import PPOConfig
 from gantry.agents.protocol import AgentConfig
 from gantry.agents.sac import SACConfig
 
-SETTINGS: tuple[AgentConfig, ...] = (
+ONE_BY_ONE: tuple[AgentConfig, ...] = (
     PPOConfig(
         num_envs=16,
         rollout_steps=128,
@@ -51,3 +52,15 @@ SETTINGS: tuple[AgentConfig, ...] = (
     ),
 )
 """An entry for each agent whose settings differ from the defaults of its class."""
+
+IN_BATCHES: tuple[AgentConfig, ...] = (
+    SACConfig(
+        batch_size=256,
+        learning_rate=1e-3,
+        actor_learning_rate=1e-3,
+        temperature_learning_rate=1e-3,
+        tau=0.01,
+        hidden_sizes=(128, 128),
+    ),
+)
+"""The same where environments are stepped in batches: SAC's own defaults are its paper's, which learn slowly."""
