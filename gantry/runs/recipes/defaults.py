@@ -39,6 +39,7 @@ ONE_BY_ONE: tuple[AgentConfig, ...] = (
         learning_rate=1e-3,
         actor_learning_rate=1e-3,
         temperature_learning_rate=1e-3,
+        initial_temperature=0.2,
         hidden_sizes=(128, 128),
     ),
     DDPGConfig(num_envs=2, batch_size=128),
@@ -54,13 +55,18 @@ ONE_BY_ONE: tuple[AgentConfig, ...] = (
 """An entry for each agent whose settings differ from the defaults of its class."""
 
 IN_BATCHES: tuple[AgentConfig, ...] = (
+    # What its recipes have in common. The temperature fits rewards of at most 1 a step, as those of Gantry's tasks are.
     SACConfig(
-        batch_size=256,
-        learning_rate=1e-3,
-        actor_learning_rate=1e-3,
+        num_envs=64,
+        learning_starts=5_000,
+        learning_rate=2e-3,
+        actor_learning_rate=2e-3,
         temperature_learning_rate=1e-3,
-        tau=0.01,
+        learning_rate_schedule="linear",
+        n_step=2,
+        tau=0.02,
+        initial_temperature=0.05,
         hidden_sizes=(128, 128),
     ),
 )
-"""The same where environments are stepped in batches: SAC's own defaults are its paper's, which learn slowly."""
+"""The same where environments are stepped in batches; SAC's own defaults are its paper's, which learn slowly."""
