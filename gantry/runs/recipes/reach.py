@@ -27,7 +27,7 @@ RECIPES = (
     # Only sequences in which an episode begins teach what to write into the memory. So episodes of 2 s, all of one in
     # each rollout, and shaping, which pays at once for moving towards what is remembered. On a tuning seed 11 % of
     # training episodes succeeded after 360,000 steps with staggered halves of 5 s, 9 % with all of them; 14 % after
-    # 250,000 with those of 2 s, and 52 % after 300,000 with shaping.
+    # 250,000 with those of 2 s, and 52 % after 300,000 with shaping; 1,500,000 ended at 83 % of evaluation episodes.
     Recipe(
         "gantry/ReachPlanar-v0",
         RecurrentPPOConfig(
@@ -43,7 +43,7 @@ RECIPES = (
             max_gradient_norm=2.0,
             stagger_first_episodes=False,
         ),
-        total_steps=1_500_000,
+        total_steps=2_500_000,
         env_options={"target_visible": 0.2, "max_episode_steps": 50, "shaping": 0.97},
     ),
     # A near horizon here as well; to find which of seven joints lead to the target, wider networks.
