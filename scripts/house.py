@@ -1,6 +1,7 @@
 """Print the figures of the house: how much there is to read, and how it hangs together. `python -m scripts.house`."""
 
 import ast
+import functools
 import io
 import tokenize
 from collections.abc import Iterator
@@ -28,6 +29,12 @@ def modules(root: Path = PACKAGE) -> dict[str, Path]:
     return found
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """Return a file's syntax tree; treat it as read-only."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path: Path, known: dict[str, Path], typing_only: bool = False, late: bool = True) -> set[str]:
     """Return the modules among `known` that a file imports.
 
@@ -38,7 +45,7 @@ def imports(path: Path, known: dict[str, Path], typing_only: bool = False, late:
         late: also those imported within functions, when they are called.
     """
     found = set()
-    for node in _imports(ast.parse(path.read_text(encoding="utf-8")), typing_only, late):
+    for node in _imports(parsed(path), typing_only, late):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name in known}
         elif node.module in known:
@@ -88,7 +95,7 @@ def code_lines(path: Path) -> int:
     """Return the number of lines that hold code: neither blank, nor comment, nor docstring."""
     text = path.read_text(encoding="utf-8")
     prose: set[int] = set()
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             prose |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
@@ -101,14 +108,13 @@ def code_lines(path: Path) -> int:
 
 def uses_of_any(path: Path) -> int:
     """Return how often `Any` stands in a file's annotations and type expressions, its import not counted."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return sum(isinstance(node, ast.Name) and node.id == "Any" for node in ast.walk(tree))
+    return sum(isinstance(node, ast.Name) and node.id == "Any" for node in ast.walk(parsed(path)))
 
 
 def derived_classes(path: Path) -> list[str]:
     """Return the classes of a file that have a base class other than Protocol or a generic one of typing."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ClassDef):
             bases = [ast.unparse(base) for base in node.bases]
             if any(base.partition("[")[0] not in ("Protocol", "NamedTuple", "Generic") for base in bases):

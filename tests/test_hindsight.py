@@ -168,7 +168,7 @@ CONFIG = DDPGConfig(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
+@pytest.mark.parametrize("mode", [pytest.param(SAME_STEP, marks=pytest.mark.slow), NEXT_STEP], ids=str)
 def test_hindsight_learns_from_a_sparse_reward(mode):
     env = gymnasium.vector.SyncVectorEnv([Line] * 8, autoreset_mode=mode)
     agent = DDPG(env, CONFIG)

@@ -125,7 +125,15 @@ def singles(n: int, every: int) -> tuple[np.ndarray, ...]:
 
 
 @pytest.mark.parametrize(
-    ("n", "threads"), [(1, 1), (1, 2), (7, 1), (7, 2), pytest.param(256, 1, marks=pytest.mark.slow), (256, 2)]
+    ("n", "threads"),
+    [
+        (1, 2),
+        (7, 1),
+        pytest.param(1, 1, marks=pytest.mark.slow),
+        pytest.param(7, 2, marks=pytest.mark.slow),
+        pytest.param(256, 1, marks=pytest.mark.slow),
+        (256, 2),
+    ],
 )
 def test_every_row_equals_a_serial_loop_and_its_single_environment_bit_for_bit(n, threads):
     simulator = make_simulator(ID, n, max_episode_steps=LIMIT, num_threads=threads)
