@@ -4,6 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from gantry.agents.recurrent_ppo import RecurrentPPO, RecurrentPPOConfig
 from gantry.envs import make, make_vec
 from gantry.envs.simulator import Simulator, make_simulator
 from gantry.envs.tasks.cart_pole import CartPole
@@ -225,3 +226,14 @@ def test_film_of_a_trial_runs_through_its_episodes_and_notes_the_physics(tmp_pat
     assert states[0].notes[0] == "episode 1 of the trial"
     assert states[-1].notes[0] == "episode 2 of the trial"
     assert "motor sign -1" in states[0].notes
+
+
+def test_memory_lives_through_a_trial_and_is_reset_between_trials():
+    envs = make_vec(ID, N, **TRIAL)
+    config = RecurrentPPOConfig(rollout_steps=26, memory_size=4, stagger_first_episodes=False, observe_action=False)
+    agent = RecurrentPPO(envs, config, seed=0)
+    agent.stepper.begin_episodes()
+    sequences = agent.collect(26 * N)
+    begun = np.flatnonzero(sequences.begins.all(1).numpy())
+    assert begun.tolist() == [12, 24]
+    assert sequences.begins.sum() == 2 * N
