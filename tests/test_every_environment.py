@@ -25,6 +25,8 @@ from gantry.envs.single import SingleEnvironment, make_single
 
 NUM_ENVS = 8
 SHIPPED = [env_id for env_id, task in registered_tasks().items() if task.class_path.startswith("gantry.envs.tasks.")]
+SLOW = {"gantry/VacuumHouse-v0"}
+"""Ids that `make test` leaves to `make test-all`: its moves are those of gantry/Vacuum-v0, which is always tested."""
 
 
 def variants(env_id: str) -> list[dict]:
@@ -47,9 +49,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "options" in metafunc.fixturenames:
         cases = [(env_id, options) for env_id in ids for options in variants(env_id)]
         names = ["-".join([env_id, *(f"{key}={value}" for key, value in options.items())]) for env_id, options in cases]
-        metafunc.parametrize(("env_id", "options"), cases, ids=names)
+        marked = [pytest.param(*case, marks=slowly(case[0])) for case in cases]
+        metafunc.parametrize(("env_id", "options"), marked, ids=names)
     elif "env_id" in metafunc.fixturenames:
-        metafunc.parametrize("env_id", ids)
+        metafunc.parametrize("env_id", [pytest.param(env_id, marks=slowly(env_id)) for env_id in ids])
+
+
+def slowly(env_id: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow] * (env_id in SLOW)
 
 
 def require(env_id: str, capability: type) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gantry.benchmark.rows import Row
 
 
-IN_PARTS = ("memory", "adaptation", "transfer")
+IN_PARTS = ("memory", "adaptation", "skills", "transfer")
 """Benchmarks whose parts can be measured alone, several trainings at a time."""
 
 
@@ -30,7 +30,8 @@ class BenchArguments:
     minimum (about two minutes). `planner`: scores of planning with learned and with true dynamics, and how long a
     planning step takes (about half an hour). `memory`: recurrent PPO where observations hide something, beside PPO and
     sb3-contrib's RecurrentPPO. `adaptation`: a memory in trials of hidden physics, beside PPO that sees them, PPO that
-    does not, and optimal control (about 40 minutes). `transfer`: identification from noisy logs, and four ways to a
+    does not, and optimal control (about 40 minutes). `skills`: steps to clean eight rooms and to touch targets in
+    order, with skills and without (half an hour). `transfer`: identification from noisy logs, and four ways to a
     policy on the stand-in for a real cart-pole (over an hour). Run nothing else meanwhile. Examples:
 
       gantry bench envs
@@ -39,19 +40,19 @@ class BenchArguments:
     """
 
     what: Annotated[
-        Literal["envs", "train", "parity", "optimizers", "planner", "memory", "adaptation", "transfer"],
+        Literal["envs", "train", "parity", "optimizers", "planner", "memory", "adaptation", "skills", "transfer"],
         tyro.conf.Positional,
     ]
     """The benchmark."""
     agents: tuple[str, ...] = ()
     """Measure only these agents, in `train` and `parity`; by default all."""
     seeds: int = 5
-    """Training seeds, in `train`, `parity`, `planner`, `memory`, `adaptation` and `transfer`."""
+    """Training seeds, in `train`, `parity`, `planner`, `memory`, `adaptation`, `skills` and `transfer`."""
     processes: int = 1
-    """Trainings at a time, in `memory`, `adaptation` and `transfer`, where they count scores and not seconds."""
+    """Trainings at a time, in those that have parts (see --only), where they count scores and steps, not seconds."""
     only: tuple[str, ...] = ()
     """Measure only these parts of `memory`: swing-up, memoryless, reach, vacuum, no-velocity, kinds, rates; of
-    `adaptation`: balance, swing-up; or of `transfer`: identification, training."""
+    `adaptation`: balance, swing-up; of `skills`: house, arm; or of `transfer`: identification, training."""
     out: Path | None = None
     """Keep the runs of `memory` in folders below this one, for `gantry plot`."""
     peers: bool = True
@@ -104,13 +105,14 @@ def main(words: Sequence[str]) -> None:
 
         planner.measure(report, arguments.seeds)
     elif arguments.what in IN_PARTS:
-        from gantry.benchmark import adaptation, memory, transfer
+        from gantry.benchmark import adaptation, memory, skills, transfer
 
         settings = arguments.seeds, arguments.processes, arguments.only
         if arguments.what == "memory":
             memory.measure(report, arguments.seeds, arguments.peers, *settings[1:], arguments.out)
         else:
-            (adaptation if arguments.what == "adaptation" else transfer).measure(report, *settings)
+            parts = {"adaptation": adaptation.measure, "skills": skills.measure, "transfer": transfer.measure}
+            parts[arguments.what](report, *settings)
     elif arguments.what == "parity":
         from gantry.benchmark import sb3_parity
 

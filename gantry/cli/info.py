@@ -68,7 +68,14 @@ def main(words: Sequence[str]) -> None:
         if names:
             screen.print(f"\n{title}: {', '.join(names)}", soft_wrap=True)
     recipes = (
-        (r.agent, f"{r.total_steps:,}", " ".join(f"{name}={_plain(value)}" for name, value in r.env_options.items()))
+        (
+            r.agent,
+            f"{r.total_steps:,}",
+            " ".join(
+                [f"{name}={_plain(value)}" for name, value in r.env_options.items()]
+                + ["above skills (--skills)"] * (r.skill_steps is not None)
+            ),
+        )
         for r in known.recipes
     )
     _show(screen, "recipes (gantry train ENV --agent NAME)", ("agent", "steps", "options"), recipes)

@@ -21,6 +21,7 @@ from gantry.files import config_from_json
 from gantry.runs.environments import canonical_id, registered_id
 from gantry.runs.folder import Run, RunConfig, latest_run, new_run
 from gantry.runs.step_time_limit import step_time_limit
+from gantry.types import Json
 
 if TYPE_CHECKING:
     from gantry.agents import Agent, AgentConfig
@@ -72,6 +73,8 @@ class TrainArguments:
     """Weights of the reward's named terms, in place of the task's own reward: "cleaned=1,bump=-0.5"."""
     shaping: bool = False
     """Add potential-based shaping, with the agent's discount, in tasks that offer a potential."""
+    skills: tuple[Path, ...] = ()
+    """Runs whose policies become the actions of this training, each until it has ended: see docs/skills.md."""
     recipe: Path | None = None
     """A recipe file, as `gantry tune` writes it: agent, settings, options and steps in place of a shipped recipe's."""
     data: Path | None = None
@@ -179,6 +182,8 @@ def _learn(
     arguments = asked.arguments
     hear: Any = {"progress": listener.update, "evaluated": listener.evaluated, "say": listener.say}
     options = env_options(arguments.env, arguments.randomize, arguments.disturb, arguments.reward)
+    if arguments.skills:
+        options["skills"] = [str(folder) for folder in arguments.skills]
     if arguments.shaping:
         options["shaping"] = vars(asked.config).get("gamma", 1.0)  # planners and policy search discount nothing
     if asked.known is not None:
@@ -193,6 +198,8 @@ def _learn(
             **hear,
         )
     tuned_for = asked.recipe.env_options if asked.recipe is not None else {}
+    if arguments.skills and asked.recipe is not None:
+        tuned_for = {**tuned_for, "skill_steps": asked.recipe.skill_steps}
     options = {**tuned_for, **options}
     seed = arguments.seed
     return train(
@@ -310,7 +317,8 @@ def _parse(words: Sequence[str]) -> _Asked:
         asked_for = parse_options(options)
         defaults = default_settings(env_id, agent, asked_for)  # or says that there is no such agent
         if recipe is None:
-            recipe = find_recipe(env_id, agent, asked_for)
+            above: Json = {"skills": True} if any(word.partition("=")[0] == "--skills" for word in words) else {}
+            recipe = find_recipe(env_id, agent, {**asked_for, **above})
         defaults = defaults if recipe is None else recipe.config
     arguments_class = dataclasses.make_dataclass(
         "TrainArguments", [("config", type(defaults), dataclasses.field(default=defaults))],

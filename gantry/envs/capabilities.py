@@ -13,7 +13,7 @@ from mujoco.batch import Batch
 
 from gantry.envs.disturbances import DisturbanceTarget
 from gantry.envs.domain_randomization import PhysicalParameter
-from gantry.types import Numeric, Space
+from gantry.types import Numeric, Observation, Space
 
 if TYPE_CHECKING:
     from gantry.envs.rendering.scene import Marker
@@ -105,6 +105,24 @@ class Replayable(Protocol):
 
     def place(self, state: "State", env_ids: np.ndarray, observations: np.ndarray) -> None:
         """Put environments `env_ids` (k,) where `observations` (k, observation) show them, with their velocities."""
+        ...
+
+
+@runtime_checkable
+class Subgoals(Protocol):
+    """A task with a choice of goals on the way, one of which a goal-conditioned skill is told."""
+
+    subgoals: Sequence[str]
+    """What each goal asks for, in words."""
+    skill_observation_space: Space
+    """The space of what one such skill observes."""
+
+    def skill_observation(self, features: np.ndarray, goals: np.ndarray) -> Observation:
+        """Return what a skill observes that is told `goals` (n,), in states with `features` (n, number)."""
+        ...
+
+    def subgoal_reached(self, features: np.ndarray, goals: np.ndarray) -> np.ndarray:
+        """Return whether `goals` (n,) have been reached in states with `features` (n, number): (n,) bool."""
         ...
 
 

@@ -180,7 +180,7 @@ class Physics:
         if "motor_delay" in self.ranges:
             longest = self.ranges["motor_delay"].high
         self._neutral = neutral.astype(np.float32)
-        self._sent = np.tile(self._neutral, (count, int(longest) + 1, 1))
+        self.sent = np.tile(self._neutral, (count, int(longest) + 1, 1))
         """The latest controls of each environment, the newest first."""
         self.noisy = "sensor_noise" in self.values
 
@@ -245,7 +245,7 @@ class Physics:
 
     def rest(self, ids: np.ndarray) -> None:
         """Forget the controls on their way to the motors of the environments `ids` (k,), whose episodes begin."""
-        self._sent[ids] = self._neutral
+        self.sent[ids] = self._neutral
 
     def write(self, ids: np.ndarray) -> None:
         """Write the quantities of the environments `ids` (k,) into the batch's model fields."""
@@ -275,9 +275,9 @@ class Physics:
         """Return the controls (n, columns) that arrive now, given those sent now."""
         if self._delay is None:
             return control
-        self._sent[:, 1:] = self._sent[:, :-1].copy()
-        self._sent[:, 0] = control
-        return self._sent[np.arange(len(control)), self._delay.astype(np.int64)]
+        self.sent[:, 1:] = self.sent[:, :-1].copy()
+        self.sent[:, 0] = control
+        return self.sent[np.arange(len(control)), self._delay.astype(np.int64)]
 
     def noise(self, seeds: np.ndarray, episodes: np.ndarray, elapsed: np.ndarray, size: int) -> np.ndarray:
         """Return the noise (n, size) float32 on observations `elapsed` (n,) steps into each episode."""
@@ -288,7 +288,7 @@ class Physics:
         """Return the values and the delayed controls, by name."""
         state = {f"physics/{name}": value.copy() for name, value in self.values.items()}
         if self._delay is not None:
-            state["controls_sent"] = self._sent.copy()
+            state["controls_sent"] = self.sent.copy()
         return state
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -299,10 +299,10 @@ class Physics:
         """
         for name in self.values.keys() - {"gravity_direction"}:
             self._checked(name, self._declared[name], state[f"physics/{name}"], self._batch.nsim)
-        if self._delay is not None and np.max(state["physics/motor_delay"]) >= self._sent.shape[1]:
-            raise GantryError(f"motor_delay must be at most {self._sent.shape[1] - 1} here")
+        if self._delay is not None and np.max(state["physics/motor_delay"]) >= self.sent.shape[1]:
+            raise GantryError(f"motor_delay must be at most {self.sent.shape[1] - 1} here")
         for name in self.values:
             self.values[name][:] = state[f"physics/{name}"]
         if self._delay is not None:
-            self._sent[:] = state["controls_sent"]
+            self.sent[:] = state["controls_sent"]
         self.write(np.arange(self._batch.nsim))

@@ -345,6 +345,42 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             trials.begin(ids)
             self._start(ids)
 
+    @property
+    def ended(self) -> np.ndarray:
+        """Environments whose episode is over and that wait for a reset, (n,) bool."""
+        return self._ended.copy()
+
+    def step_only(
+        self, actions: np.ndarray, only: np.ndarray
+    ) -> tuple[Numeric, Infos, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Advance environments that have not ended by one control step; the others stay as they are, to the last bit.
+
+        Args:
+            actions: (n, ...), whatever for those that stay.
+            only: (n,) bool, the environments to advance. The simulator must be one with NEXT_STEP autoreset.
+
+        Returns:
+            As `transition`; of environments that stay no terminations or truncations, and rewards without meaning.
+        """
+        rest = np.flatnonzero(~only)
+        if len(rest) == 0:
+            return self.transition(actions)
+        ended, features, simulations = self._ended[rest], self.features[rest], self.batch.state[rest].copy()
+        frames = None if self._frames is None else self._frames[rest]
+        sent = None if self._physics is None else self._physics.sent[rest]
+        self._ended[rest], self._some_ended = True, True  # as those that wait for a reset, whose time stands still
+        self._starts[rest] += 1
+        self._deadlines[rest] += 1
+        rewards, terms, terminations, truncations, diverged = self.transition(actions)
+        self.batch.state[rest], self.features[rest] = simulations, features
+        if self._frames is not None:
+            self._frames[rest] = frames
+        if self._physics is not None:
+            self._physics.sent[rest] = sent
+        terminations[rest], truncations[rest], self._ended[rest] = False, False, ended
+        self._some_ended = bool(self._ended.any())
+        return rewards, terms, terminations, truncations, diverged
+
     def observe(self, index: int | EllipsisType = ...) -> Observation:
         """Return the current observations (n, observation), or those of one environment, as new arrays."""
         return self._observe_now(index) if self._frames is None else self._frames[index].copy()

@@ -35,6 +35,7 @@ from gantry.runs.environments import one_line, open_env
 from gantry.runs.episodes import ROWS, Episode, as_number, as_vector, choose, step_limit
 from gantry.runs.scores import score
 from gantry.runs.seeds import environment_seed
+from gantry.runs.skills.environment import SkillsEnv
 from gantry.runs.teams import controller_in
 from gantry.types import Array, Options, Space
 
@@ -224,8 +225,10 @@ class _SimulatorSource:
         self._past = 0.0
         """Seconds that a trial's earlier episodes took."""
         env.state.watcher = lambda: self._within.append(self._snapshot())
-        self.action_space: Space = env.single_action_space
-        self.action_names = names_of(env.task.action_components)
+        self.action_space: Space = self.vector.single_action_space
+        self.action_names = action_names(self.vector)
+        self.elapsed = 1
+        """Steps of the task in the last step: more than 1 where actions are skills."""
         self.ended, self.cut, self._steps = True, False, 0
         if trail and not isinstance(env.task, PlanDrawable):
             raise GantryError(f"{env_id} has no point whose path could be drawn; leave out --trail")
@@ -284,6 +287,7 @@ class _SimulatorSource:
             self._past = self._steps * self._env.control_timestep
             if self._trail is not None:
                 self._trail.clear()
+        self.elapsed = int(infos.get("elapsed_steps", (1,))[0])
         self.ended = bool(terminations[0] or truncations[0])
         if not self.ended and self._steps >= self._limit:
             self.ended = self.cut = True
@@ -336,7 +340,7 @@ class _SimulatorSource:
 class _ForeignSource:
     """An episode of any other environment, which is drawn while it plays: by itself, or its MuJoCo model by us."""
 
-    streams = True
+    streams, elapsed = True, 1
 
     def __init__(
         self, env_id: str, options: Options, max_steps: int | None, camera: str | int | None,
@@ -446,6 +450,13 @@ class _ForeignSource:
         self._episode.env.close()
 
 
+def action_names(vector: VectorEnv) -> tuple[str, ...]:
+    """Return what each action of a task does, or each of the skills that are its actions."""
+    inner = vector.unwrapped
+    assert isinstance(inner, Simulator)
+    return vector.skill_names if isinstance(vector, SkillsEnv) else names_of(inner.task.action_components)
+
+
 def picture(env_id: str, drawn: object, size: tuple[int, int] | None) -> np.ndarray:
     """Return what an environment drew as (height, width, 3) uint8, scaled to fit `size` (width, height) if given.
 
@@ -533,7 +544,7 @@ def _play(
             prediction = PlanPrediction(planner.record.predicted_return, horizon)
         reward, terms, shares = source.step(action)
         total += reward
-        steps += 1
+        steps += source.elapsed
         so_far = float(score(env_id, total, float(steps)))
         overlay = _with_attention(_with_action(contents, source, action), policy)
         overlay = dataclasses.replace(overlay, score=so_far, terms=terms, shares=shares, notes=source.notes())

@@ -26,6 +26,8 @@ from gantry.types import SUCCESS, Infos, Json, Observation, Options
 
 FILES = "files"
 """Folder within a run's for the files that its environment's options name."""
+SKILLS = "skills"
+"""The option that names runs whose policies are the actions; see `gantry.runs.skills`."""
 
 
 def short_name(env_id: str) -> str:
@@ -45,6 +47,10 @@ def pack_options(env_options: Options, folder: Path) -> Json:
     """
     packed: Json = dict(env_options)
     for name, value in packed.items():
+        if name == SKILLS:
+            from gantry.runs.skills.policies import keep_skills
+
+            packed[name] = keep_skills(value, folder)
         path = Path(value) if isinstance(value, str) else None
         if path is None or not path.suffix or "\0" in str(path) or not path.is_file():
             continue
@@ -61,10 +67,13 @@ def pack_options(env_options: Options, folder: Path) -> Json:
 
 def unpack_options(packed: Options, folder: Path) -> Json:
     """Return options with the paths of the files that `pack_options` put into a run's folder, wherever that is now."""
-    return {
-        name: str(folder / value) if isinstance(value, str) and value.startswith(f"{FILES}/{name}/") else value
-        for name, value in packed.items()
-    }
+
+    def placed(name: str, value: object) -> object:
+        if isinstance(value, list) and name == SKILLS:
+            return [placed(name, each) for each in value]
+        return str(folder / value) if isinstance(value, str) and value.startswith(f"{FILES}/{name}/") else value
+
+    return {name: placed(name, value) for name, value in packed.items()}
 
 
 @overload
@@ -103,7 +112,7 @@ def open_env(
     Args:
         env_id: Gantry's, Gymnasium's or `module:ID`.
         num_envs: how many; None opens a single environment.
-        env_options: passed on to the environment.
+        env_options: passed on to the environment; `skills` names runs whose policies become its actions.
         autoreset_mode: when a task begins new episodes; other environments do so with SAME_STEP, or as their own vector
             implementation does.
         render_mode: Gymnasium's, such as `rgb_array`.
@@ -115,6 +124,11 @@ def open_env(
     options: Json = dict(env_options or {})
     if render_mode is not None:
         options["render_mode"] = render_mode
+    if SKILLS in options:
+        from gantry.runs.skills.environment import open_with_skills
+
+        above = open_with_skills(canonical, num_envs or 1, options, autoreset_mode)
+        return above if num_envs is not None else _OnlyOne(above)
     if num_envs is None and is_parallel(canonical):
         return _ForeignEnv(make(canonical, **options), canonical)
     if num_envs is None:

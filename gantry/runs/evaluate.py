@@ -19,7 +19,7 @@ from gantry.types import SUCCESS, Array, Json, Observation, Options
 MAX_EPISODES = 100_000
 COPIES = 8
 """Copies of an environment that others made which are open at once, where nobody says how many."""
-NO_METRICS = ("final_obs", "_final_obs", "objective", "trial_episode")
+NO_METRICS = ("final_obs", "_final_obs", "objective", "trial_episode", "elapsed_steps")
 """What the simulator says beside the task's metrics."""
 
 
@@ -183,7 +183,7 @@ def play_task(
                 used = (used or 0.0) + float(np.sum(rewards * running))
                 rewards = infos["objective"]
             returns += rewards * running
-            lengths += running
+            lengths += running * infos.get("elapsed_steps", 1)  # a skill takes several
             if "trial_episode" in infos:
                 _add_to_trials(trials, infos["trial_episode"], rewards, running)
             for name, values in infos["terms"].items():

@@ -8,14 +8,17 @@ from typing import Literal
 
 import gymnasium
 import numpy as np
+from gymnasium.vector import VectorEnv
 
 from gantry.envs.capabilities import Disturbable, declared_physics
 from gantry.envs.components import Component
 from gantry.envs.domain_randomization import PhysicalParameter
 from gantry.envs.simulator import Simulator
+from gantry.envs.task import Task
 from gantry.runs.environments import canonical_id, find_task, open_env
 from gantry.runs.inspect import space_in_words
 from gantry.runs.recipes import Recipe, default_options, recipes_of, stepping
+from gantry.runs.skills.environment import SkillsEnv
 from gantry.types import Json, Options, Space
 
 
@@ -98,7 +101,7 @@ def information(env_id: str, env_options: Options | None = None) -> Information:
             observation_space=space_in_words(observed),
             observation=tuple(task.observation_components if task is not None else ()) or components_of(observed),
             action_space=space_in_words(acted),
-            action=tuple(task.action_components if task is not None else ()) or components_of(acted),
+            action=_actions(env, task) or components_of(acted),
             options=_options(canonical),
             physics=declared_physics(task) if task is not None else {},
             disturbances=("pushes", "balls") if isinstance(task, Disturbable) else (),
@@ -109,6 +112,13 @@ def information(env_id: str, env_options: Options | None = None) -> Information:
         )
     finally:
         env.close()
+
+
+def _actions(env: VectorEnv, task: Task | None) -> tuple[Component, ...]:
+    """Return the numbers or the values of an action, as far as a task names them."""
+    if isinstance(env, SkillsEnv):
+        return env.action_components
+    return tuple(task.action_components if task is not None else ())
 
 
 def components_of(space: Space, key: str = "") -> tuple[Component, ...]:

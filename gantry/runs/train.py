@@ -15,7 +15,7 @@ from gantry.agents.protocol import Agent, AgentConfig, Metrics
 from gantry.errors import CannotWrite, GantryError, shown
 from gantry.files import config_from_json, config_to_json
 from gantry.runs.datasets.prefill import DatasetReference, begin_from
-from gantry.runs.environments import canonical_id, open_training_env
+from gantry.runs.environments import SKILLS, canonical_id, open_training_env
 from gantry.runs.evaluation_callback import EvaluationPlan, TrainingEvaluator
 from gantry.runs.folder import FolderMoved, Run, RunConfig, current_versions
 from gantry.runs.interrupts import deferring
@@ -54,6 +54,13 @@ def say_on_stderr(line: str) -> None:
 
 
 @runtime_checkable
+class AboveSkills(Protocol):
+    """An environment whose steps take several of the one below, and that counts those."""
+
+    environment_steps: int
+
+
+@runtime_checkable
 class CountsDivergences(Protocol):
     """An environment that counts its simulations that blew up."""
 
@@ -84,6 +91,10 @@ def make_agent(
     env_seed = environment_seed(purpose, seed, config.num_envs, env_id)
     env = open_training_env(env_id, config.num_envs, env_options)
     try:
+        if SKILLS in (env_options or {}):
+            from gantry.runs.skills.environment import discount_as
+
+            discount_as(agent, config, env)
         learner = agent_class(agent)(env, config, seed=seed, env_seed=env_seed)
     except BaseException:
         env.close()
@@ -275,6 +286,9 @@ class _Recorder:
         self._keeper = SnapshotKeeper(run, agent, written.total_steps) if written.snapshots else None
         env = agent.env.unwrapped
         self._simulator = env if isinstance(env, CountsDivergences) else None
+        self._above = agent.env if isinstance(agent.env, AboveSkills) else None
+        if self._above is not None and agent.steps and (rows := run.read_metrics()):
+            self._above.environment_steps = int(rows[-1]["environment_steps"])
         self._wall_before, self._steps_before = wall_before, agent.steps
         self._started = self._last_save = time.perf_counter()
         self._interval = CHECKPOINT_SECONDS
@@ -307,6 +321,7 @@ class _Recorder:
                 self.written.env_id, metrics.get("objective_mean", metrics["return_mean"]), metrics["length_mean"]
             ),
             **metrics,
+            **({} if self._above is None else {"environment_steps": float(self._above.environment_steps)}),
             "divergences": float(self._simulator.divergences if self._simulator is not None else 0),
             "wall_seconds": round(self.wall_seconds(), 3),
             "steps_per_second": round((self.agent.steps - self._steps_before) / max(self.seconds(), 1e-9), 1),

@@ -36,6 +36,12 @@ def register_shipped_tasks() -> None:
         summary="bring a two-link arm's fingertip to a target on a table",
     )
     register_task(
+        "gantry/ReachPlanarOrder-v0",
+        "gantry.envs.tasks.reach_planar_order:ReachPlanarOrder",
+        max_episode_steps=500,
+        summary="touch three targets with a two-link arm, in the order that the reward tells",
+    )
+    register_task(
         "gantry/Reach-v0",
         "gantry.envs.tasks.reach:Reach",
         max_episode_steps=150,
@@ -58,6 +64,12 @@ def register_shipped_tasks() -> None:
         f"{VACUUM}.cells:VacuumCells",
         max_episode_steps=300,
         summary="clean an apartment's floor cell by cell, without bumping into things",
+    )
+    register_task(
+        "gantry/VacuumHouse-v0",
+        f"{VACUUM}.house:VacuumHouse",
+        max_episode_steps=600,
+        summary="clean a house of eight rooms cell by cell, with a map of the way to each room's dirt",
     )
     register_task(
         "gantry/VacuumDrive-v0",

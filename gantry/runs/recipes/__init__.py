@@ -19,11 +19,13 @@ from gantry.agents.protocol import AgentConfig
 from gantry.envs.factory import steps_in_batches
 from gantry.envs.registry import find_task, is_parallel
 from gantry.errors import GantryError
-from gantry.runs.environments import registered_id
+from gantry.runs.environments import SKILLS, registered_id
 from gantry.types import Json, Options
 
 FAMILIES: dict[str, str] = {
     "gantry/CartPole": "gantry.runs.recipes.cart_pole",
+    "gantry/ReachPlanarOrder": "gantry.runs.recipes.skills",
+    "gantry/VacuumHouse": "gantry.runs.recipes.skills",
     "gantry/Reach": "gantry.runs.recipes.reach",
     "gantry/Vacuum": "gantry.runs.recipes.vacuum",
     **dict.fromkeys(
@@ -34,7 +36,7 @@ FAMILIES: dict[str, str] = {
 }
 """What an environment's id begins with → the module of its recipes; the first that fits."""
 
-ANY_TASK = frozenset({"physics", "disturb", "reward", "shaping", "observe_physics"})
+ANY_TASK = frozenset({"physics", "disturb", "reward", "shaping", "observe_physics", SKILLS, "skill_steps"})
 """Options that vary a task and leave it the same task, so that any recipe for the task fits them."""
 
 
@@ -50,6 +52,8 @@ class Recipe:
     """Environment steps that learning takes."""
     env_options: Options = dataclasses.field(default_factory=dict)
     """The environment's options that it was tuned for, where they are not the defaults."""
+    skill_steps: int | None = None
+    """Steps after which skills end, where its actions are skills; None: they are the environment's own."""
 
     @property
     def agent(self) -> str:
@@ -76,8 +80,8 @@ def register_recipe(recipe: Recipe) -> None:
     _REGISTERED.append(recipe)
 
 
-def _case(recipe: Recipe) -> tuple[str, str, Json]:
-    return registered_id(recipe.env_id), recipe.agent, dict(recipe.env_options)
+def _case(recipe: Recipe) -> tuple[str, str, Json, bool]:
+    return registered_id(recipe.env_id), recipe.agent, dict(recipe.env_options), recipe.skill_steps is not None
 
 
 def recipes_of(env_id: str) -> list[Recipe]:
@@ -94,8 +98,13 @@ def find_recipe(env_id: str, agent: str, asked: Options | None = None) -> Recipe
     A recipe fits where every option that was asked for has the value that the recipe was tuned for. Where several fit,
     the first one that was tuned for the environment's defaults is taken, then the first one.
     """
+    above = SKILLS in (asked or {})
     asked = {name: value for name, value in (asked or {}).items() if name not in ANY_TASK}
-    found = [recipe for recipe in recipes_of(env_id) if recipe.agent == agent.lower()]
+    found = [
+        recipe
+        for recipe in recipes_of(env_id)
+        if recipe.agent == agent.lower() and (recipe.skill_steps is not None) == above
+    ]
     if asked and found:
         usual = default_options(env_id)
         found = [

@@ -113,6 +113,8 @@ class VacuumCells(Vacuum):
         "stranded": STRANDED,
     }
 
+    counters: ClassVar[tuple[str, ...]] = COUNTERS
+
     def __init__(
         self,
         plan: str = "apartment",
@@ -123,7 +125,7 @@ class VacuumCells(Vacuum):
         battery: int | None = None,
         slip: float = 0.0,
     ) -> None:
-        super().__init__(plan, "cell", COUNTERS)
+        super().__init__(plan, "cell", self.counters)
         known = ("flat", "local", "planes")
         _require(observation in known, "observation", "'flat', 'local' or 'planes'", observation)
         _require(start in ("dock", "anywhere"), "start", "'dock' or 'anywhere'", start)
