@@ -227,7 +227,7 @@ def test_memoryless_ppo_guesses_what_has_gone():
 
 
 @each_kind
-@pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
+@pytest.mark.parametrize("mode", [pytest.param(SAME_STEP, marks=pytest.mark.slow), NEXT_STEP], ids=str)
 def test_resumed_in_mid_episode_it_gives_the_same_numbers(kind, mode):
     config = dataclasses.replace(TINY, memory=kind, num_envs=8, rollout_steps=4, learning_rate_schedule="linear")
     whole, expected = RecurrentPPO(Spot(8, mode=mode), config, seed=3), []

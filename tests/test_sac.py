@@ -141,7 +141,7 @@ def test_actor_and_critics_use_each_other_as_they_were_before_the_step():
 # Learning
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_learns_continuous_actions(seed):
     agent = SAC(Spot(), SACConfig(**SMALL), seed=seed)
     agent.learn(4_000)
