@@ -217,6 +217,7 @@ def test_ball_and_physics_keep_the_state():
     before, clock = simulator.batch.bind("qpos")[0].copy(), float(simulator.state.time[0])
     session.handle(messages.SetPhysics("cart_mass", 4.0))
     session.handle(messages.SetPhysics("motor_delay", 3.0))
+    session.handle(messages.SetPhysics("motor_sign", -0.3))
     session.handle(messages.Throw(1.0, 0.0))
     simulator = session.source._env
     assert np.array_equal(simulator.batch.bind("qpos")[0, :2], before)
@@ -226,6 +227,7 @@ def test_ball_and_physics_keep_the_state():
     assert unpack(latest["scene"])[0]["bodies"] == 6
     values = {each["name"]: each["value"] for each in unpack(latest["settings"])[0]["physics"]}
     assert (values["cart_mass"], values["motor_delay"], values["pole_mass"]) == (4.0, 3.0, 0.1)
+    assert values["motor_sign"] == -1.0, "the nearest of the values that it has"
     heights = [unpack(play(session, 5)["frame"])[1]["poses"].reshape(-1, 7)[3, 2] for _ in range(4)]
     assert max(heights) > 0.3  # it flies
 

@@ -197,6 +197,8 @@ class SimulatedSource:
         """Change a physical quantity; from now on all of them stay as they are."""
         if name not in self._declared:
             raise GantryError(f"unknown physical parameter {name!r}{nearest(name, self._declared)}")
+        if choices := self._declared[name].choices:  # a slider passes over what lies between them
+            value = min(choices, key=lambda choice: abs(choice - value))
         self._declared[name].check(name, value)
         if not self._declared.keys() <= self._env.physics_infos().get("physics", {}).keys():
             values = {each.name: each.value for each in self.physics()}
