@@ -240,10 +240,11 @@ def test_replay_reproduces_what_was_logged():
 @pytest.mark.slow
 def test_identification_recovers_hidden_physics():
     ranges = {"cart_mass": RANGES["cart_mass"], "pole_length": RANGES["pole_length"], "motor_delay": Range(0, 1)}
-    log = noisy_log(delay=1, steps=150, physics={"pole_mass": 0.1})
+    ranges["motor_sign"] = Range(-1, 1)
+    log = noisy_log(delay=1, steps=150, physics={"pole_mass": 0.1, "motor_sign": -1.0})
     found = identify(log, ranges, segment_seconds=0.5)
     for estimate in found.estimates:
-        true = TRUTH.get(estimate.name, 1.0)
+        true = {**TRUTH, "motor_sign": -1.0}.get(estimate.name, 1.0)
         assert estimate.value == pytest.approx(true, rel=0.05)
         half = (estimate.high - estimate.low) / 2
         assert abs(estimate.value - true) <= 3.0 * half
