@@ -34,11 +34,12 @@ ONE_BY_ONE: tuple[AgentConfig, ...] = (
     ),
     SACConfig(
         num_envs=2,
-        gradient_steps=1,
+        learning_starts=500,
         batch_size=128,
         learning_rate=1e-3,
         actor_learning_rate=1e-3,
         temperature_learning_rate=1e-3,
+        tau=0.01,
         initial_temperature=0.2,
         hidden_sizes=(128, 128),
     ),
