@@ -49,6 +49,10 @@ def place(path: Path) -> str | None:
     if path == DOCS / "measurements":
         return "measurements/index.md"
     if path.is_relative_to(DOCS):
+        if path.is_dir():
+            path /= "index.md"
+            if not path.exists():
+                return None
         return re.sub(r"\.ipynb$", ".md", path.relative_to(DOCS).as_posix())
     if inside in OUTSIDE:
         return OUTSIDE[inside]

@@ -42,6 +42,11 @@ def test_links_to_other_files_become_text_and_code_stays():
     assert site.with_links(text, site.DOCS / "ppo.md", "ppo.md") == expected
 
 
+def test_links_to_folders_lead_to_their_index_or_become_text():
+    text = "[course](docs/course), [notebooks](docs/notebooks)"
+    assert site.with_links(text, site.ROOT / "CHANGELOG.md", "changes.md") == "[course](course/index.md), notebooks"
+
+
 @pytest.mark.slow
 def test_site_builds_without_a_warning_and_needs_no_network(tmp_path):
     for package in ("mkdocs", "material", "mkdocstrings", "pymdownx"):
