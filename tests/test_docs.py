@@ -140,6 +140,7 @@ COSTLY = (
     "memory",
     "adaptation",
     "reward_design",
+    "skills",
 )
 """Pages whose commands take seconds: they run in the slow tests, and their flags are looked up in all."""
 

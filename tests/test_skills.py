@@ -1,5 +1,6 @@
 """Skills as actions: the environment above, its tasks, and runs that carry their skills with them."""
 
+import dataclasses
 import shutil
 
 import gymnasium
@@ -9,6 +10,7 @@ from gymnasium.vector import AutoresetMode
 
 from gantry.agents.ppo import PPO, PPOConfig
 from gantry.agents.q_learning import QLearningConfig
+from gantry.benchmark import skills
 from gantry.cli import main
 from gantry.envs import make, make_vec
 from gantry.errors import GantryError
@@ -295,3 +297,20 @@ def test_the_discount_within_skills_is_that_of_the_agent():
     discount_as("q-learning", QLearningConfig(gamma=0.7), env)
     assert env.gamma == 0.7
     assert isinstance(env.single_action_space, gymnasium.spaces.Discrete)
+
+
+@pytest.mark.slow
+def test_benchmark_counts_the_steps_of_skills_and_of_the_level_above(monkeypatch):
+    monkeypatch.setattr(skills, "EPISODES", 1)
+    task = dataclasses.replace(
+        skills.ARM, skill_steps=512, flat_steps=512, every=(256, 40), upper_steps=80, solved=0.0, metric="visited"
+    )
+    rows = []
+    monkeypatch.setitem(skills.TASKS, "tiny", task)
+    skills.measure(rows.append, 1, only=["tiny"])
+    values = {row.name: row.value for row in rows}
+    above, flat = (value for name, value in values.items() if "steps to" in name)
+    assert flat == 512
+    assert above >= 40
+    ratios = [value for name, value in values.items() if "over PPO's" in name]
+    assert ratios == [pytest.approx((above + 512) / flat), pytest.approx(above / flat)]

@@ -132,6 +132,13 @@ SUITES: dict[str, Suite] = {
         Protocol(seconds=120.0, checkpoints=20, episodes=10, final_episodes=100),
         "the same environments, every agent that has a counterpart in SB3, 5 seeds of 120 s: two days on two cores",
     ),
+    "skills": Suite(
+        ("gantry/VacuumHouse-v0", "gantry/ReachPlanarOrder-v0"),
+        ("ppo", "a2c", "sb3:ppo"),
+        5,
+        Protocol(steps=400_000, checkpoints=10, episodes=10, final_episodes=50),
+        "the tasks that skills are for, learned without them: PPO and A2C beside SB3's PPO, 5 seeds of 400,000 steps",
+    ),
     "memory": Suite(
         ("gantry.envs.velocity_masked:CartPoleNoVel-v1", "gantry.envs.velocity_masked:PendulumNoVel-v1"),
         ("ppo", "recurrent-ppo", "sb3:recurrent_ppo"),

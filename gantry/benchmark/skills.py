@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 
 from gantry.agents import save_agent
+from gantry.agents.ppo import PPOConfig
 from gantry.agents.protocol import Agent, AgentConfig, Metrics
 from gantry.benchmark.cases import FIRST_SEED
 from gantry.benchmark.in_processes import in_processes
@@ -42,6 +43,8 @@ class _Task:
     """Steps between evaluations: of PPO without skills, and decisions of the level above."""
     upper_steps: int = 1_600
     """Decisions of the level above."""
+    skill_config: AgentConfig | None = None
+    """Settings of training the skill; None: its recipe's."""
 
 
 HOUSE = _Task(
@@ -49,8 +52,11 @@ HOUSE = _Task(
     20_480, "dqn", "coverage", 0.95, 400_000, (65_536, 160),
 )  # fmt: skip
 ARM = _Task(
-    "three targets in order", "gantry/ReachPlanarOrder-v0", "gantry/ReachPlanar-v0", {}, 163_840, "dqn", "visited",
-    0.95, 600_000, (81_920, 160),
+    "three targets in order", "gantry/ReachPlanarOrder-v0", "gantry/ReachPlanar-v0", {}, 307_200, "dqn", "visited",
+    0.95, 600_000, (102_400, 160), skill_config=PPOConfig(
+        num_envs=64, rollout_steps=32, epochs=6, minibatch_size=512, learning_rate=1e-3,
+        learning_rate_schedule="linear", gamma=0.97, activation="relu",
+    ),
 )  # fmt: skip
 
 
@@ -130,8 +136,8 @@ def train_case(case: _Case) -> Learned:
         recipe = recipe_for(task.env_id, "ppo")
         return _learned(task, "ppo", recipe.config, task.flat_steps, case.seed, dict(recipe.env_options), task.every[0])
     with tempfile.TemporaryDirectory() as folder:
-        recipe = recipe_for(task.skill_env_id, "ppo", task.skill_options or None)
-        skill = make_agent("ppo", task.skill_env_id, recipe.config, case.seed, task.skill_options)
+        config = task.skill_config or recipe_for(task.skill_env_id, "ppo", task.skill_options).config
+        skill = make_agent("ppo", task.skill_env_id, config, case.seed, task.skill_options)
         skill.learn(task.skill_steps)
         save_agent(skill, folder)
         close_agent(skill)

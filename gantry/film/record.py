@@ -294,6 +294,7 @@ class _SimulatorSource:
         if self._trail is not None:
             self._extend_trail()
         reward, terms = shown_reward(rewards, infos)
+        terms = {name: term / max(self.elapsed, 1) for name, term in terms.items()}  # of a skill, the mean of its steps
         shares = {name: float(infos[name][0]) for name in drawing(self._env.task).shown_shares}
         return reward, terms, shares
 
