@@ -65,7 +65,7 @@ SWING_UP_TRIALS = dataclasses.replace(SWING_UP_RECURRENT, observe_action=False)
 RECIPES = (
     Recipe(SWING_UP, SWING_UP_PPO, total_steps=1_500_000),
     Recipe(SWING_UP, SWING_UP_RECURRENT, total_steps=2_000_000, env_options={"observe_velocity": False}),
-    Recipe(SWING_UP, SWING_UP_TRIALS, total_steps=2_400_000, env_options=TRIALS),
+    Recipe(SWING_UP, SWING_UP_TRIALS, total_steps=2_000_000, env_options=TRIALS),
     Recipe(SWING_UP, SWING_UP_PPO, total_steps=1_500_000, env_options=TRIALS),
     Recipe(SWING_UP, SWING_UP_PPO, total_steps=1_500_000, env_options=DISCRETE),
     Recipe(BALANCE, BALANCE_PPO, total_steps=1_000_000),
