@@ -23,7 +23,7 @@ from gantry.runs.evaluate import evaluate_agent
 from gantry.runs.train import make_agent
 
 FOREIGN = "small_parallel:parallel_env"
-TEAMS = ["gantry/VacuumTeam-v0"]
+TEAMS = ["gantry/VacuumTeam-v0", "gantry/ReachTeam-v0"]
 CASES = [(env_id, options) for env_id in TEAMS for options in variants(env_id)]
 
 

@@ -83,3 +83,9 @@ def register_shipped_tasks() -> None:
         max_episode_steps=400,
         summary="clean an apartment of eight rooms together, as a team of robots",
     )
+    register_task(
+        "gantry/ReachTeam-v0",
+        "gantry.envs.tasks.reach_team:ReachTeam",
+        max_episode_steps=200,
+        summary="bring the fingertips of two arms to a target each, in space that they share",
+    )

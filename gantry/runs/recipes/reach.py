@@ -9,6 +9,20 @@ from gantry.agents.sac import SACConfig
 from gantry.runs.recipes import Recipe
 
 RECIPES = (
+    Recipe(
+        "gantry/ReachTeam-v0",
+        PPOConfig(
+            num_envs=256,  # arms: 128 pairs
+            rollout_steps=32,
+            epochs=4,
+            minibatch_size=1024,
+            learning_rate=1e-3,
+            learning_rate_schedule="linear",
+            gamma=0.97,
+            gae_lambda=0.95,
+        ),
+        total_steps=600_000,
+    ),
     # The way to a target is short, so a near horizon learns it faster, but must still see the arm come to rest.
     Recipe(
         "gantry/ReachPlanar-v0",
