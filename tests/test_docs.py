@@ -139,6 +139,7 @@ COSTLY = (
     "dqn",
     "memory",
     "adaptation",
+    "teams",
     "reward_design",
     "skills",
 )

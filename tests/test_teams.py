@@ -64,6 +64,33 @@ def test_robot_sees_where_the_other_is_and_that_it_is_in_the_way():
     assert np.array_equal(second[-4:], [1.0, -x, 0.0, 0.5])
 
 
+def test_arms_see_each_other_from_both_sides():
+    """The second arm's frame is the first's turned by half a turn about the middle of the table."""
+    simulator = make_simulator("gantry/ReachTeam-v0", 2)
+    simulator.reset(seed=0)
+    state, task = simulator.state, simulator.task
+    state.qpos[1] = state.qpos[0, [2, 3, 0, 1]] + [np.pi, 0.0, np.pi, 0.0]
+    state.qvel[0] = [1.0, 2.0, 3.0, 4.0]
+    state.qvel[1] = [3.0, 4.0, 1.0, 2.0]
+    state.mocap_pos[1, :, :2] = -state.mocap_pos[0, ::-1, :2]
+    seen = task.observation(task.features(state)).reshape(2, 2, -1)
+    assert np.allclose(seen[0], seen[1, ::-1], atol=1e-6)
+    to_other, to_target, others_way = seen[0, 0, 8:10], seen[0, 0, 3:5], seen[0, 1, 12:14]
+    assert np.allclose(others_way, -to_target)
+    assert np.allclose(to_other, seen[0, 1, 8:10], atol=1e-6)  # each sees the other the same way, turned
+
+
+def test_arms_touch_and_stop_each_other():
+    simulator = make_simulator("gantry/ReachTeam-v0", 1)
+    simulator.reset(seed=0)
+    simulator.state.qpos[0] = [0.6, 0.0, np.pi - 0.6, 0.0]
+    for _ in range(10):
+        infos = simulator.step(np.array([[0.5, 0.0, -0.5, 0.0]], np.float32))[4]
+        if infos["touching"][0]:
+            break
+    assert infos["terms"]["touch"][0] == pytest.approx(-0.2)
+
+
 def test_dirt_is_found_by_one_robot_and_rewards_of_robots_add_up_to_the_teams():
     simulator = make_simulator(ID, 16, **SMALL, start="anywhere")
     simulator.reset(seed=3)

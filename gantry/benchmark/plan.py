@@ -139,6 +139,13 @@ SUITES: dict[str, Suite] = {
         Protocol(steps=400_000, checkpoints=10, episodes=10, final_episodes=50),
         "the tasks that skills are for, learned without them: PPO and A2C beside SB3's PPO, 5 seeds of 400,000 steps",
     ),
+    "teams": Suite(
+        ("gantry/VacuumTeam-v0", "gantry/ReachTeam-v0"),
+        ("ppo", "a2c", "sb3:ppo"),
+        5,
+        Protocol(seconds=120.0, checkpoints=10, episodes=10, final_episodes=50),
+        "robots that learn together, beside SB3's PPO of the whole team, 5 seeds of 120 s: an hour on two cores",
+    ),
     "memory": Suite(
         ("gantry.envs.velocity_masked:CartPoleNoVel-v1", "gantry.envs.velocity_masked:PendulumNoVel-v1"),
         ("ppo", "recurrent-ppo", "sb3:recurrent_ppo"),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gantry.benchmark.rows import Row
 
 
-IN_PARTS = ("memory", "adaptation", "skills", "transfer")
+IN_PARTS = ("memory", "adaptation", "skills", "teams", "transfer")
 """Benchmarks whose parts can be measured alone, several trainings at a time."""
 
 
@@ -31,8 +31,9 @@ class BenchArguments:
     planning step takes (about half an hour). `memory`: recurrent PPO where observations hide something, beside PPO and
     sb3-contrib's RecurrentPPO. `adaptation`: a memory in trials of hidden physics, beside PPO that sees them, PPO that
     does not, and optimal control (about 40 minutes). `skills`: steps to clean eight rooms and to touch targets in
-    order, with skills and without (half an hour). `transfer`: identification from noisy logs, and four ways to a
-    policy on the stand-in for a real cart-pole (over an hour). Run nothing else meanwhile. Examples:
+    order, with skills and without (half an hour). `teams`: three vacuum robots beside one, and two arms, with a critic
+    for each robot and a centralized one (about half an hour). `transfer`: identification from noisy logs, and four ways
+    to a policy on the stand-in for a real cart-pole (over an hour). Run nothing else meanwhile. Examples:
 
       gantry bench envs
 
@@ -40,21 +41,24 @@ class BenchArguments:
     """
 
     what: Annotated[
-        Literal["envs", "train", "parity", "optimizers", "planner", "memory", "adaptation", "skills", "transfer"],
+        Literal[
+            "envs", "train", "parity", "optimizers", "planner", "memory", "adaptation", "skills", "teams", "transfer"
+        ],
         tyro.conf.Positional,
     ]
     """The benchmark."""
     agents: tuple[str, ...] = ()
     """Measure only these agents, in `train` and `parity`; by default all."""
     seeds: int = 5
-    """Training seeds, in `train`, `parity`, `planner`, `memory`, `adaptation`, `skills` and `transfer`."""
+    """Training seeds, in `train`, `parity`, `planner`, and those that have parts (see --only)."""
     processes: int = 1
     """Trainings at a time, in those that have parts (see --only), where they count scores and steps, not seconds."""
     only: tuple[str, ...] = ()
     """Measure only these parts of `memory`: swing-up, memoryless, reach, vacuum, no-velocity, kinds, rates; of
-    `adaptation`: balance, swing-up; of `skills`: house, arm; or of `transfer`: identification, training."""
+    `adaptation`: balance, swing-up; of `skills`: house, arm; of `teams`: vacuum, reach; or of `transfer`:
+    identification, training."""
     out: Path | None = None
-    """Keep the runs of `memory` in folders below this one, for `gantry plot`."""
+    """Keep the runs of `memory` or `teams` in folders below this one, for `gantry plot`."""
     peers: bool = True
     """Also measure stable-baselines3, in `train` and `memory`."""
     json: bool = False
@@ -65,9 +69,13 @@ def _agents(arguments: BenchArguments) -> tuple[str, ...]:
     """Return the agents to measure; refuse unknown ones, and fewer than one seed (GantryError)."""
     if arguments.seeds < 1:
         raise GantryError(f"a benchmark takes at least 1 training seed, not {arguments.seeds}")
-    if (arguments.only and arguments.what not in IN_PARTS) or (arguments.out and arguments.what != "memory"):
+    if (arguments.only and arguments.what not in IN_PARTS) or (
+        arguments.out and arguments.what not in ("memory", "teams")
+    ):
         also = " and ".join(f"`{name}`" for name in IN_PARTS[1:])
-        raise GantryError(f"--only and --out are of `gantry bench memory`, --only also of {also}; leave them out")
+        raise GantryError(
+            f"--only and --out are of `gantry bench memory` and `teams`, --only also of {also}; leave them out"
+        )
     for agent in arguments.agents:
         config_class(agent)
     return tuple(map(str.lower, arguments.agents)) or tuple(AGENTS)
@@ -105,11 +113,13 @@ def main(words: Sequence[str]) -> None:
 
         planner.measure(report, arguments.seeds)
     elif arguments.what in IN_PARTS:
-        from gantry.benchmark import adaptation, memory, skills, transfer
+        from gantry.benchmark import adaptation, memory, skills, teams, transfer
 
         settings = arguments.seeds, arguments.processes, arguments.only
         if arguments.what == "memory":
             memory.measure(report, arguments.seeds, arguments.peers, *settings[1:], arguments.out)
+        elif arguments.what == "teams":
+            teams.measure(report, *settings, arguments.out)
         else:
             parts = {"adaptation": adaptation.measure, "skills": skills.measure, "transfer": transfer.measure}
             parts[arguments.what](report, *settings)

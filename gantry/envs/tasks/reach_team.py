@@ -161,8 +161,8 @@ class ReachTeam(Task, Team):
     def reward(self, features: Numeric, control: Numeric, next_features: Numeric) -> tuple[Numeric, dict[str, Numeric]]:
         """Return the sum of the arms' rewards, at most 1, and the terms.
 
-        `far` and `close`: means over the arms of Gaussians in the distance, with margins 0.4 m and 0.05 m; `touch`: -0.1
-        for each arm while they touch.
+        `far` and `close`: means over the arms of Gaussians in the distance, with margins 0.4 m and 0.05 m; `touch`:
+        -0.1 for each arm while they touch.
         """
         both = self._terms(next_features)
         terms = {name: term[..., 0] + term[..., 1] for name, term in both.items()}

@@ -21,7 +21,7 @@ RECIPES = (
             gamma=0.97,
             gae_lambda=0.95,
         ),
-        total_steps=600_000,
+        total_steps=400_000,
     ),
     # The way to a target is short, so a near horizon learns it faster, but must still see the arm come to rest.
     Recipe(

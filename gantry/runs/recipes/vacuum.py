@@ -50,10 +50,10 @@ RECIPES = (
     Recipe(
         "gantry/VacuumTeam-v0",
         PPOConfig(
-            num_envs=192,  # robots: 64 worlds of three
+            num_envs=96,  # robots: 32 worlds of three
             rollout_steps=32,
             epochs=4,
-            minibatch_size=2048,
+            minibatch_size=1024,
             learning_rate=1e-3,
             learning_rate_schedule="linear",
             gamma=0.97,
@@ -61,7 +61,7 @@ RECIPES = (
             hidden_sizes=(128, 128),
             normalize_observation=False,  # as in Vacuum-v0
         ),
-        total_steps=600_000,
+        total_steps=160_000,
     ),
     # Which dirt an action takes away depends on room and action together; only with β-NLL do the networks learn that
     # rather than explain it as noise.
