@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import tomllib
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import tyro
+from rich.console import Console
 
 from gantry import cli
 from gantry.benchmark import installation
@@ -20,6 +23,7 @@ from gantry.cli import COMMANDS
 from gantry.cli.arguments import arguments_of, flags_of
 from gantry.cli.completion import SHELLS, completion
 from gantry.cli.help import help_text
+from gantry.cli.output import watched
 from gantry.errors import GantryError
 from gantry.files import save_tensors
 from gantry.film.video import VideoWriter
@@ -125,6 +129,12 @@ def test_help_of_an_unknown_command_says_which_there_are(capsys):
     assert "did you mean train" in capsys.readouterr().err
 
 
+def test_bars_are_shown_in_terminals_and_notebooks(capsys):
+    assert watched(Console(force_jupyter=True))
+    assert watched(Console(force_terminal=True))
+    assert not watched(Console())
+
+
 # --- completion -----------------------------------------------------------------------------------------------------
 
 
@@ -137,24 +147,68 @@ def test_completion_names_commands_flags_and_values(shell, capsys):
     assert capsys.readouterr().out == script
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["rec"], {"record"}),
-        (["record", "--slow"], {"--slow-motion"}),
-        (["record", "x", "--renderer", "ra"], {"raycast"}),
-        (["train", "gantry/CartPoleSw"], {"gantry/CartPoleSwingUp-v0", "gantry/CartPoleSwingUpSparse-v0"}),
-        (["train", "--agent", "sa"], {"sac"}),
-        (["evaluate", "some"], set()),
-    ],
-)
-def test_completion_in_bash(words, expected, tmp_path):
-    (tmp_path / "gantry").write_text(completion("bash", COMMANDS))
-    line = " ".join(f"'{word}'" for word in ("gantry", *words))
-    program = f'source ./gantry; COMP_WORDS=({line}); COMP_CWORD={len(words)}; _gantry; echo "${{COMPREPLY[@]}}"'
-    done = subprocess.run(["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) == expected
+BEGUN = [
+    (["rec"], {"record"}),
+    (["record", "--slow"], {"--slow-motion"}),
+    (["record", "x", "--renderer", "ra"], {"raycast"}),
+    (["train", "gantry/CartPoleSw"], {"gantry/CartPoleSwingUp-v0", "gantry/CartPoleSwingUpSparse-v0"}),
+    (["train", "--agent", "sa"], {"sac"}),
+    (["evaluate", "some"], set()),
+]
+"""The words of a command line, the last one begun, and what may follow."""
+ZSH = """
+compdef() { : }
+_files() { : }
+compadd() { [[ $1 == -- ]] && shift; print -l -- ${(M)@:#$PREFIX*} }
+_describe() { compadd ${${(P)2}%%:*} }
+"""
+"""What zsh's completion system gives a script."""
+
+
+def completed(shell, words, folder):
+    """Return what a shell offers to complete the last word."""
+    line = ["gantry", *words]
+    (folder / "gantry").write_text(completion(shell, COMMANDS))
+    listed = " ".join(f"'{word}'" for word in line)
+    program = {
+        "bash": f'source ./gantry; COMP_WORDS=({listed}); COMP_CWORD={len(words)}; _gantry; echo "${{COMPREPLY[@]}}"',
+        "zsh": f"{ZSH}source ./gantry; words=({listed}); CURRENT={len(line)}; PREFIX={words[-1]}; _gantry",
+        "fish": f"source ./gantry; complete --do-complete '{' '.join(line)}' | string replace --regex '\\t.*' ''",
+    }[shell]
+    done = subprocess.run([shell, "-c", program], cwd=folder, capture_output=True, text=True, check=shell != "fish")
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize(("words", "expected"), BEGUN)
+def test_completion_offers_what_may_follow(shell, words, expected, tmp_path):
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell}")
+    assert completed(shell, words, tmp_path) == expected
+
+
+def test_fish_completion_is_made_of_whole_commands():
+    known = {"complete": {"-c", "-n", "-f", "-a", "-d", "-l", "-xa", "-r"}}
+    offered = {}
+    for line in completion("fish", COMMANDS).splitlines()[1:]:
+        command, *words = shlex.split(line)
+        flags = [word for word in words if re.fullmatch(r"-\w+", word)]
+        assert set(flags) <= known[command], line
+        condition, _, name = words[words.index("-n") + 1].partition(" ")
+        assert condition in ("__fish_use_subcommand", "__fish_seen_subcommand_from"), line
+        if "-l" in words:
+            offered.setdefault(name, set()).add(words[words.index("-l") + 1])
+    assert offered["record"] >= {"slow-motion", "no-overlay", "progress"}
+    assert {*COMMANDS} <= {*offered, "help", "list", "demo", "doctor", "table"}
+
+
+def test_zsh_completion_closes_what_it_opens():
+    script = re.sub(r"'[^']*'", "quoted", completion("zsh", COMMANDS))
+    assert script.count("'") == 0
+    for opened, closed in (("case ", "esac"), ("if ", "fi"), ("{", "}")):
+        starts = re.findall(rf"(?:^|[;\s]){re.escape(opened)}", script)
+        assert len(starts) == len(re.findall(rf"(?:^|[;\s]){closed}(?=$|[;\s])", script)), opened
+    assert script.count('"') % 2 == 0
 
 
 def test_completion_is_installed_where_the_shell_looks(tmp_path, monkeypatch, capsys):

@@ -218,6 +218,12 @@ def test_commands_export_and_evaluate(tmp_path, capsys):
         assert main(["evaluate", what, "--episodes", "3", "--json"]) == 0
         scores.append(json.loads(capsys.readouterr().out)["score"])
     assert scores[0] == scores[1]
+    assert main(["inspect", file, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["policy"]["agent"], found["policy"]["env_id"]) == ("dqn", "CartPole-v1")
+    assert found["operators"]["ArgMax"] == 1
+    assert found["inputs and outputs"]["action"] == "Discrete(2)"
+    assert all(found["weights"].values())
     for words, line in (
         (["export", str(run.folder), "policy.pt"], "must end in .onnx"),
         (["evaluate", file, "--stochastic"], "acts deterministically"),

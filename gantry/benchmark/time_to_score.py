@@ -175,6 +175,7 @@ PEERS = {
     "sbx": ("SBX", "peers"),
     "skrl": ("skrl", "peers"),
     "envpool": ("EnvPool", "peers"),
+    "ray": ("Ray", "cluster"),
 }
 """Modules of other suites → their names, and the extra that installs them."""
 

@@ -1,6 +1,7 @@
 """`gantry bench`: measure Gantry against other suites, side by side."""
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,6 +14,9 @@ from gantry.errors import GantryError
 
 if TYPE_CHECKING:
     from gantry.benchmark.rows import Row
+
+WITHOUT_SEEDS = ("optimizers", "cluster", "rendering")
+"""Benchmarks that no flag changes, each in the module of its name."""
 
 
 IN_PARTS = ("memory", "adaptation", "skills", "teams", "transfer")
@@ -33,7 +37,9 @@ class BenchArguments:
     does not, and optimal control (about 40 minutes). `skills`: steps to clean eight rooms and to touch targets in
     order, with skills and without (half an hour). `teams`: three vacuum robots beside one, and two arms, with a critic
     for each robot and a centralized one (about half an hour). `transfer`: identification from noisy logs, and four ways
-    to a policy on the stand-in for a real cart-pole (over an hour). Run nothing else meanwhile. Examples:
+    to a policy on the stand-in for a real cart-pole (over an hour). `cluster`: equal trainings in one worker and in
+    two, in processes and on Ray (some minutes). `rendering`: the ray caster's pictures beside OpenGL's (a minute). Run
+    nothing else meanwhile. Examples:
 
       gantry bench envs
 
@@ -42,7 +48,18 @@ class BenchArguments:
 
     what: Annotated[
         Literal[
-            "envs", "train", "parity", "optimizers", "planner", "memory", "adaptation", "skills", "teams", "transfer"
+            "envs",
+            "train",
+            "parity",
+            "optimizers",
+            "planner",
+            "memory",
+            "adaptation",
+            "skills",
+            "teams",
+            "transfer",
+            "cluster",
+            "rendering",
         ],
         tyro.conf.Positional,
     ]
@@ -104,10 +121,8 @@ def main(words: Sequence[str]) -> None:
         from gantry.benchmark import environments
 
         environments.measure(report)
-    elif arguments.what == "optimizers":
-        from gantry.benchmark import optimizers
-
-        optimizers.measure(report)
+    elif arguments.what in WITHOUT_SEEDS:
+        importlib.import_module(f"gantry.benchmark.{arguments.what}").measure(report)
     elif arguments.what == "planner":
         from gantry.benchmark import planner
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from gantry.cli.options import env_options
-from gantry.cli.output import console, parse, print_json
+from gantry.cli.output import console, parse, print_json, watched
 from gantry.errors import GantryError
 from gantry.types import Json
 
@@ -220,7 +220,7 @@ class _Live:
             TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[running]}"),
             console=screen,
-            disable=not screen.is_terminal,
+            disable=not watched(screen),
         )
         self._task = self._bar.add_task("", total=1.0, cells="", left="", running="")
 
@@ -240,7 +240,7 @@ class _Live:
         left = "" if math.isinf(share.seconds_left) else f"{_minutes(share.seconds_left)} left"
         cells = f"{share.done} of {share.total} trainings"
         self._bar.update(self._task, completed=share.share, cells=cells, left=left, running=", ".join(share.running))
-        if not self._screen.is_terminal and share.done != self._done:
+        if not watched(self._screen) and share.done != self._done:
             self._done = share.done
             self._screen.print(f"  {cells}  {left}")
             sys.stdout.flush()

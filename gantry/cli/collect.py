@@ -10,7 +10,7 @@ import tyro
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from gantry.cli.options import WHOLE_NUMBER, env_options
-from gantry.cli.output import console, parse, print_json
+from gantry.cli.output import console, parse, print_json, watched
 from gantry.runs.folder import Run
 
 
@@ -60,7 +60,7 @@ def main(words: Sequence[str]) -> None:
     agent, started = load_agent(run.policy_folder(arguments.policy)), time.perf_counter()
     options = {**config.env_options, **env_options(arguments.env, arguments.randomize, arguments.disturb)}
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, console=screen, disable=not screen.is_terminal) as bar:
+    with Progress(*columns, console=screen, disable=not watched(screen)) as bar:
         task = bar.add_task("collecting", total=arguments.steps)
         episodes, steps = collect(
             agent,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class InspectArguments:
-    """Show what a run, a policy, a trainer's state, a recipe or a film holds.
+    """Show what a run, a policy, a trainer's state, an exported policy, a recipe or a film holds.
 
     Every file is read whole and its checksum compared; nothing in it is executed. What is damaged is answered by one
     line and exit code 1. Examples:
@@ -26,10 +26,12 @@ class InspectArguments:
       gantry inspect runs/CartPoleSwingUp-v0-ppo-seed0
 
       gantry inspect videos/CartPoleSwingUp-v0-ppo-seed0.mp4 --json
+
+      gantry inspect policy.onnx
     """
 
     path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")]
-    """A run's or policy's folder, or a file: .json, .safetensors, .mp4, .gif."""
+    """A run's or policy's folder, or a file: .json, .safetensors, .onnx, .mp4, .gif."""
     json: bool = False
     """Print one JSON object for a program to read."""
 
@@ -73,4 +75,8 @@ def _sections(path: Path) -> "Sections":
         return inspect.inspect_tensors(path)
     if kind == ".json":
         return inspect.inspect_json(path)
-    raise GantryError(f"{shown(path)} is not a file that Gantry writes: .json, .safetensors, .mp4 or .gif")
+    if kind == ".onnx":
+        from gantry.export.inspect import inspect_onnx
+
+        return inspect_onnx(path)
+    raise GantryError(f"{shown(path)} is not a file that Gantry writes: .json, .safetensors, .onnx, .mp4 or .gif")

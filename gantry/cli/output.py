@@ -29,6 +29,11 @@ def console(json_output: bool) -> Console:
     return Console(file=sys.stderr if json_output else sys.stdout, highlight=False)
 
 
+def watched(screen: Console) -> bool:
+    """Return whether a bar can be shown: in a terminal or a notebook."""
+    return screen.is_terminal or screen.is_jupyter
+
+
 def print_json(content: Json) -> None:
     """Print one JSON object on one line, the last one of the output; NaN and infinity, which JSON lacks, as null."""
     print(json.dumps(_plain(content), allow_nan=False))

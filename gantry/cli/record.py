@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from gantry.cli.options import FILM_SIZE, env_options, environment_for, joined_size
-from gantry.cli.output import console, parse, print_json
+from gantry.cli.output import console, parse, print_json, watched
 from gantry.errors import GantryError
 from gantry.runs.environments import short_name
 from gantry.runs.folder import Run
@@ -240,7 +240,7 @@ def _speed(arguments: RecordArguments) -> float:
 
 def _bar(screen: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), "left")
-    return Progress(*columns, console=screen, disable=not (screen.is_terminal or screen.is_jupyter))
+    return Progress(*columns, console=screen, disable=not watched(screen))
 
 
 class _Episodes:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gantry.cli.options import WHOLE_NUMBER, arranged, env_options, parse_options, whole_number
-from gantry.cli.output import console, parse, print_json
+from gantry.cli.output import console, parse, print_json, watched
 from gantry.errors import GantryError, shown
 from gantry.files import config_from_json
 from gantry.runs.environments import canonical_id, registered_id
@@ -395,7 +395,7 @@ class _Listener:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=screen,
-            disable=not (screen.is_terminal or screen.is_jupyter),
+            disable=not watched(screen),
         )
         self._task = self._bar.add_task("training", total=total_steps, numbers="")
 
@@ -432,7 +432,7 @@ class _Listener:
             numbers += f"  plans in {row['planning_ms']:.0f} ms, {row['real_time_factor']:.1f} × real time"
         self._bar.update(self._task, completed=row["steps"], numbers=numbers)
         now = time.perf_counter()
-        if not (self._screen.is_terminal or self._screen.is_jupyter) and now - self._said > 10.0:
+        if not watched(self._screen) and now - self._said > 10.0:
             self._said = now
             self._screen.print(f"  {row['steps'] / self._total:4.0%}  {numbers}")
             sys.stdout.flush()

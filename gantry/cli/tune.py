@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gantry.cli.options import WHOLE_NUMBER, env_options
-from gantry.cli.output import console, parse, print_json
+from gantry.cli.output import console, parse, print_json, watched
 from gantry.runs.environments import canonical_id, short_name
 
 if TYPE_CHECKING:
@@ -87,10 +88,16 @@ def main(words: Sequence[str]) -> None:
         score, best = (f"{each:.1f}" if math.isfinite(each) else "–" for each in (trial.score, trial.best))
         line = f"trial {trial.number}: {score} ({trial.outcome}), best {best}; {trial.remaining} left"
         screen.print(f"{line}, about {_clock(left)}", soft_wrap=True, markup=False)
+        what = "trials" if trial.remaining else "training the best again"
+        bar.update(task, completed=plan.trials - trial.remaining, description=what)
 
     screen.print(f"{arguments.agent} in {env_id}: {arguments.trials} trials → {folder}", soft_wrap=True, markup=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, console=screen, disable=not watched(screen))
+    task = bar.add_task("trials", total=plan.trials)
     try:
-        result = tune(plan, folder, arguments.storage, told)
+        with bar:
+            result = tune(plan, folder, arguments.storage, told)
     except KeyboardInterrupt:
         screen.print("stopped; the same command goes on", soft_wrap=True)
         raise

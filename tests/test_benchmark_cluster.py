@@ -1,0 +1,55 @@
+"""`gantry bench cluster`: equal trainings in one worker and in two."""
+
+import pytest
+
+from gantry.benchmark import cluster
+from gantry.errors import GantryError
+
+
+class FakePool:
+    """A pool that takes a second for each training and worker, by a clock of its own."""
+
+    def __init__(self, monkeypatch, finishes=True):
+        self.now, self.finishes, self.calls = 0.0, finishes, []
+        monkeypatch.setattr(cluster.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(cluster, "run_pool", self)
+        monkeypatch.setattr(cluster, "run_ray_pool", self)
+        monkeypatch.setattr(cluster, "available", lambda: [0, 1, 2])
+        monkeypatch.setattr(cluster, "reason_without_peers", lambda peers, library: None)
+
+    def __call__(self, folders, work, cores_per_job, cores, preload, address=None):
+        self.calls.append((len(folders), len(cores)))
+        self.now += len(folders) / len(cores)
+        if self.finishes:
+            for folder in folders:
+                (folder / "result.json").write_text("{}")
+
+
+def test_cluster_rows_compare_two_workers_with_one(monkeypatch):
+    pool, rows = FakePool(monkeypatch), []
+    cluster.measure(rows.append, cells=4)
+    assert pool.calls == [(1, 1), (4, 1), (4, 2)] * 2
+    assert [row.value for row in rows] == [4.0, 0.5] * 2
+    assert [row.met for row in rows] == [None, True] * 2
+
+
+def test_cluster_row_says_what_is_missing(monkeypatch):
+    FakePool(monkeypatch)
+    monkeypatch.setattr(cluster, "reason_without_peers", lambda peers, library: "Ray is not installed")
+    rows = []
+    cluster.measure(rows.append, cells=2)
+    assert [row.note for row in rows][-1] == "Ray is not installed"
+    assert rows[-1].value is None
+
+
+def test_training_that_does_not_finish_is_an_error(monkeypatch):
+    FakePool(monkeypatch, finishes=False)
+    with pytest.raises(GantryError, match="did not finish"):
+        cluster.measure(print, cells=2)
+
+
+@pytest.mark.slow
+def test_cluster_trains_in_processes_and_on_ray():
+    rows = []
+    cluster.measure(rows.append, cells=2, steps=1_000)
+    assert [row.unit for row in rows] == ["s", "ratio"] * 2
