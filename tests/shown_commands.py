@@ -57,7 +57,7 @@ BUDGETS = {
 }
 """Command → the flags that are put in place of those shown."""
 PARSED_ALONE = ("bench", "benchmark", "demo", "view")
-EPISODE = 10
+EPISODE = 12
 """Time limit of every environment (control steps)."""
 RUN = re.compile(r"runs/(?P<env>\S+?-v\d+)-(?P<agent>[a-z0-9-]+?|\*)(?:-seed(?P<seed>\d+|\*))?$")
 MODULE = """
