@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLE = re.compile(
     r"(?P<open><!-- table: (?P<what>[^>]*?) -->\n)(?P<body>.*?)(?P<close><!-- end of table -->)", re.DOTALL
 )
-PAGES = {"pets": "planner", "recurrent_ppo": "memory"}
+PAGES = {"pets": "planner", "recurrent_ppo": "memory", "reach_team": "teams"}
 """Module of an agent or task → its page in docs/, where the name is another."""
 
 

@@ -8,9 +8,12 @@ from gantry.agents import load_agent, save_agent
 from gantry.agents.parts.centralized_critic import JointState
 from gantry.agents.parts.policy import Policy
 from gantry.agents.ppo import PPOConfig
+from gantry.cli import main
 from gantry.envs.robot_rows import RobotRows, make_robots, robot_observations
 from gantry.envs.simulator import make_simulator
 from gantry.errors import GantryError
+from gantry.film.record import record
+from gantry.runs.datasets.collect import collect
 from gantry.runs.evaluate import evaluate_agent
 from gantry.runs.train import make_agent
 
@@ -243,6 +246,24 @@ def test_policy_of_a_team_acts_for_every_robot_and_fits_other_teams_of_the_same_
     assert alone.metrics["path_length"] < result.metrics["path_length"]
     with pytest.raises(GantryError, match=r"in a team of 3 robots; a policy fits teams"):
         evaluate_agent(loaded, ID, 3, 0, {**short, "robots": 3})
+
+
+def test_teams_are_filmed_and_not_collected(tmp_path):
+    short = {**SMALL, "max_episode_steps": 1}
+    agent = make_agent("ppo", ID, PPOConfig(num_envs=2, hidden_sizes=(8,)), 0, short)
+    film = record(agent, ID, tmp_path / "team.gif", env_options=short, size=(64, 64), overlay=False, backend="raycast")
+    assert film.frames > 1
+    with pytest.raises(GantryError, match="single robots, and gantry/VacuumTeam-v0 is a team's"):
+        collect(agent, ID, tmp_path / "team-v0", short, episodes=1)
+
+
+@pytest.mark.slow
+def test_policies_of_teams_are_exported(tmp_path):
+    pytest.importorskip("onnx")
+    assert main(["train", ID, "--steps", "8", "--config.num-envs", "2", "--config.rollout-steps", "4", "--out",
+                 str(tmp_path / "run"), "--env", "plan=studio", "robots=2"]) == 0  # fmt: skip
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "team.onnx")]) == 0
+    assert main(["evaluate", str(tmp_path / "team.onnx"), "--episodes", "1", "--max-steps", "3"]) == 0
 
 
 def test_centralized_critic_needs_a_team():

@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import FrameStackObservation
 
 from gantry.envs.mujoco_log import keep_log_out_of_files, quiet
@@ -53,6 +53,9 @@ def make_vec(env_id: str, num_envs: int = 1, **options: Any) -> VectorEnv[Any, A
     Raises:
         GantryError: the id is unknown, or the environment cannot be made with these options.
     """
+    if is_parallel(env_id):
+        options.pop("wrappers", None)
+        return SyncVectorEnv([lambda: make(env_id, **options)] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
     with _making(env_id) as spec, contextlib.ExitStack() as after_first:
         wrappers = options.pop("wrappers", ())
         if (stack := _foreign_stack(spec, options)) != 1:

@@ -9,7 +9,7 @@ import numpy as np
 from gantry.agents.parts.spaces import ObservationMap
 from gantry.agents.protocol import Agent, EpisodicActor
 from gantry.export.onnx_policy import OnnxPolicy
-from gantry.runs.environments import open_env
+from gantry.runs.environments import open_training_env
 from gantry.runs.seeds import environment_seed
 from gantry.types import Options
 
@@ -44,7 +44,7 @@ def check_export(
         env_options: of the environment.
         observations: how many, at least.
     """
-    env = open_env(env_id, COPIES, env_options)
+    env = open_training_env(env_id, COPIES, env_options)
     seen, differences = 0, []
     try:
         observation, _ = env.reset(seed=environment_seed("test", 0, COPIES, env_id))
@@ -55,8 +55,8 @@ def check_export(
             actions, exported = agent.act(observation), policy.act(observation)
             distance = np.abs(exported.astype(np.float64) - actions.astype(np.float64))
             distance /= np.maximum(1.0, np.abs(actions))
-            differences.append(distance.reshape(COPIES, -1).max(axis=1))
-            seen += COPIES
+            differences.append(distance.reshape(len(actions), -1).max(axis=1))
+            seen += len(actions)
             observation = env.step(actions)[0]
     finally:
         env.close()

@@ -13,7 +13,7 @@ from gantry.agents.parts.spaces import ObservationMap
 from gantry.errors import GantryError, shown
 from gantry.export.graph import MEMORY, NEEDED
 from gantry.files import space_from_json
-from gantry.runs.environments import open_env, registered_id
+from gantry.runs.environments import open_training_env, registered_id
 from gantry.runs.evaluate import Evaluation, evaluate
 from gantry.types import Array, Json, Observation, Options, Space
 
@@ -161,7 +161,7 @@ def evaluate_policy(
             )
     elif registered_id(env_id) == registered_id(policy.env_id):
         options = {**policy.env_options, **options}
-    env = open_env(env_id, 1, options)
+    env = open_training_env(env_id, 1, options)
     try:
         policy.check_fit(env.single_observation_space, env.single_action_space)
     finally:

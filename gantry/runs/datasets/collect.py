@@ -13,6 +13,7 @@ from gantry.errors import GantryError
 from gantry.runs.datasets.minari_files import DatasetWriter, leaves
 from gantry.runs.environments import open_env
 from gantry.runs.seeds import environment_seed
+from gantry.runs.teams import robots_in
 from gantry.types import Array, Infos, Observation, Options
 
 NUM_ENVS = 128
@@ -71,6 +72,8 @@ def collect(
     first = environment_seed("training", seed, number, env_id)
     env = open_env(env_id, number, env_options)
     try:
+        if robots_in(env) is not None:
+            raise GantryError(f"data sets hold the episodes of single robots, and {env_id} is a team's")
         writer = DatasetWriter(folder, env, env_id, env_options or {}, agent.name)
         try:
             _play(agent, env, writer, first, quota, steps is not None, deterministic, progress)
