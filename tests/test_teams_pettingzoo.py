@@ -17,8 +17,9 @@ from gantry.agents.ppo import PPOConfig
 from gantry.cli import main
 from gantry.envs import parallel_env
 from gantry.envs.parallel_rows import JointEnv, ParallelRows
+from gantry.envs.registry import registered_id
 from gantry.errors import GantryError
-from gantry.runs.environments import open_env, open_training_env
+from gantry.runs.environments import open_env, open_training_env, short_name
 from gantry.runs.evaluate import evaluate_agent
 from gantry.runs.train import make_agent
 
@@ -122,6 +123,15 @@ def test_foreign_environments_train_evaluate_and_resume(tmp_path, monkeypatch, c
     found = json.loads(capsys.readouterr().out)
     assert found["length_mean"] == 4
     assert 30 <= found["return_mean"] <= 39
+
+
+def test_environments_are_told_apart_and_named_by_their_modules(tmp_path, capsys):
+    assert registered_id(FOREIGN) == FOREIGN
+    assert short_name(FOREIGN) == "small_parallel"
+    run = str(tmp_path / "run")
+    assert main(["train", FOREIGN, "--agent", "dqn", "--steps", "40", "--out", run, "--config.num-envs", "2"]) == 0
+    assert main(["evaluate", run, "--env-id", TEAMS[0]]) == 1
+    assert "has other observations or actions" in capsys.readouterr().err
 
 
 def test_policy_of_other_agents_gets_one_line():

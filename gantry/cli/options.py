@@ -66,11 +66,11 @@ def environment_for(config: "RunConfig", agent: "Agent", env_id: str | None, cha
     Raises:
         GantryError: the other environment's observations or actions are not the policy's.
     """
-    from gantry.runs.environments import open_env, registered_id
+    from gantry.runs.environments import open_training_env, registered_id
 
     if env_id is None or registered_id(env_id) == registered_id(config.env_id):
         return config.env_id, {**config.env_options, **changes}
-    env = open_env(env_id, 1, changes)
+    env = open_training_env(env_id, 1, changes)
     found, wanted = ((each.single_observation_space, each.single_action_space) for each in (env, agent.env))
     env.close()
     if found != wanted:

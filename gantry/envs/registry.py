@@ -149,7 +149,12 @@ def require_task(env_id: str) -> TaskSpec:
 
 
 def registered_id(env_id: str) -> str:
-    """Return the id under which Gymnasium knows an environment: without the module of `module:ID`."""
+    """Return the id under which Gymnasium knows an environment: without the module of `module:ID`.
+
+    PettingZoo's environments are known by their modules, and keep them.
+    """
+    if is_parallel(env_id):
+        return env_id
     return env_id.rpartition(":")[2]
 
 
