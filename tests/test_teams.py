@@ -14,7 +14,7 @@ from gantry.envs.simulator import make_simulator
 from gantry.errors import GantryError
 from gantry.film.record import record
 from gantry.runs.datasets.collect import collect
-from gantry.runs.evaluate import evaluate_agent
+from gantry.runs.evaluate import Exploring, evaluate_agent
 from gantry.runs.train import make_agent
 
 ID = "gantry/VacuumTeam-v0"
@@ -253,6 +253,8 @@ def test_teams_are_filmed_and_not_collected(tmp_path):
     agent = make_agent("ppo", ID, PPOConfig(num_envs=2, hidden_sizes=(8,)), 0, short)
     film = record(agent, ID, tmp_path / "team.gif", env_options=short, size=(64, 64), overlay=False, backend="raycast")
     assert film.frames > 1
+    sampled = Exploring(agent)
+    assert len({sampled.act(np.zeros((1, agent.policy.observations.size))).item() for _ in range(40)}) == 4
     with pytest.raises(GantryError, match="single robots, and gantry/VacuumTeam-v0 is a team's"):
         collect(agent, ID, tmp_path / "team-v0", short, episodes=1)
 

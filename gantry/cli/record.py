@@ -85,6 +85,8 @@ class RecordArguments:
     """Push the robot at random times, or throw balls at it."""
     reward: str | None = None
     """Weights of the reward's named terms in place of those of the training; scores are of the task's own reward."""
+    stochastic: bool = False
+    """Let the policy act as it explores, not deterministically."""
     step_time_limit: float | None = None
     """Seconds that a step of an environment that others made may take; one that hangs ends the command."""
     json: bool = False
@@ -97,9 +99,12 @@ def main(words: Sequence[str]) -> None:
     config = Run(arguments.run).read_config()
     from gantry.agents import load_agent
     from gantry.film.record import record
+    from gantry.runs.evaluate import Exploring
 
     screen = console(arguments.json)
     if arguments.compare or arguments.progress:
+        if arguments.stochastic:
+            raise GantryError("--stochastic films one run; leave out --compare and --progress")
         _several(arguments, screen)
         return
     agent = load_agent(arguments.run)
@@ -107,7 +112,7 @@ def main(words: Sequence[str]) -> None:
     path = film_path(arguments.out, arguments.format, Path("videos") / arguments.run.resolve().name)
     with step_time_limit(arguments.step_time_limit), _bar(screen) as bar:
         film = record(
-            agent,
+            Exploring(agent) if arguments.stochastic else agent,
             env_id,
             path,
             title=film_title(env_id) if arguments.title is None else arguments.title,

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import numpy as np
+from gymnasium.vector import VectorEnv
 
 from gantry.agents.protocol import Agent, EpisodicActor
 from gantry.envs.registry import is_task
@@ -290,6 +291,22 @@ def evaluate_agent(
         num_envs = agent.config.num_envs
     act, begin = policy_of(agent, deterministic)
     return evaluate(act, env_id, episodes, seed, env_options, purpose, begin, num_envs, max_steps)
+
+
+class Exploring:
+    """An agent that acts as it explores, and says nothing of why it acts."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def begin(self, env: VectorEnv) -> None:
+        """Begin new episodes in all environments of `env`."""
+        if isinstance(self._agent, EpisodicActor):
+            self._agent.begin(env)
+
+    def act(self, observation: Observation) -> Array:
+        """Return sampled actions (k, *action shape) for a batch of observations (k, *observation shape)."""
+        return self._agent.act(observation, deterministic=False)
 
 
 def policy_of(agent: Agent, deterministic: bool = True) -> tuple[Act, Begin | None]:
