@@ -230,7 +230,7 @@ def test_commands_export_and_evaluate(tmp_path, capsys):
         (["evaluate", file, "--stochastic"], "acts deterministically"),
         (["evaluate", file, "--env-id", SWING_UP], "the policy observes"),
         (["evaluate", file, "--env-id", "gantry/CartPoleBalance-v0"], "the policy observes"),
-        (["evaluate", str(run.folder), "--env-id", SWING_UP], "is for exported policies"),
+        (["evaluate", str(run.folder), "--env-id", SWING_UP], "has other observations or actions"),
         (["evaluate", str(tmp_path / "none.onnx")], "No such file"),
     ):
         assert main(words) == 1

@@ -122,8 +122,8 @@ SUITES: dict[str, Suite] = {
         (*OWN, *CLASSIC, *MUJOCO),
         ("ppo", "sac", "sb3:ppo", "sb3:sac"),
         5,
-        Protocol(seconds=20.0, checkpoints=5, episodes=4, final_episodes=20),
-        "our nine worlds and eight of Gymnasium's, PPO and SAC beside SB3's, 5 seeds of 20 s: 80 minutes on two cores",
+        Protocol(seconds=15.0, checkpoints=5, episodes=4, final_episodes=20),
+        "our nine worlds and eight of Gymnasium's, PPO and SAC beside SB3's, 5 seeds of 15 s: an hour on two cores",
     ),
     "full": Suite(
         (*OWN, *CLASSIC, *MUJOCO),

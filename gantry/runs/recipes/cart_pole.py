@@ -41,26 +41,30 @@ BALANCE_PPO = PPOConfig(
     clip_range=0.3,
 )
 
-# PPO's settings with a small memory. A joint gradient with the critic's is clipped less.
+# PPO's settings with a small memory. Gradients through twice as many steps, at a smaller rate and clipped harder, keep
+# swing-up where it is once it is found: with those of the trials below it comes and goes.
 SWING_UP_RECURRENT = RecurrentPPOConfig(
     num_envs=128,
-    rollout_steps=32,
+    rollout_steps=64,
     epochs=4,
-    minibatch_size=1024,
-    learning_rate=1.5e-3,
+    minibatch_size=2048,
+    learning_rate=7e-4,
     learning_rate_schedule="linear",
-    clip_range=0.3,
+    clip_range=0.2,
     gae_lambda=0.98,
     normalize_observation=False,
     memory_size=32,
-    max_gradient_norm=2.0,
+    max_gradient_norm=0.5,
 )
 
 # Trials in a hidden physics: the environment shows the action before; exploration that is bold for long would tell the
 # physics by itself, and leave a policy that acts without it with nothing to go by.
 TRIALS = {"trial": 4}
-BALANCE_TRIALS = dataclasses.replace(SWING_UP_RECURRENT, observe_action=False, gae_lambda=0.95, initial_log_std=-1.0)
-SWING_UP_TRIALS = dataclasses.replace(SWING_UP_RECURRENT, observe_action=False)
+SWING_UP_TRIALS = dataclasses.replace(
+    SWING_UP_RECURRENT, rollout_steps=32, minibatch_size=1024, learning_rate=1.5e-3, clip_range=0.3, max_gradient_norm=2.0,
+    observe_action=False,
+)  # fmt: skip
+BALANCE_TRIALS = dataclasses.replace(SWING_UP_TRIALS, gae_lambda=0.95, initial_log_std=-1.0)
 
 RECIPES = (
     Recipe(SWING_UP, SWING_UP_PPO, total_steps=1_500_000),
