@@ -21,6 +21,8 @@ from gantry.plots.comparison import Estimate, Line, draw_estimates, draw_lines
 from gantry.types import Json
 
 FILMS = "films"
+MIDDLE_GRAY = "#767676"
+"""Ink of figures by themselves, readable on light and on dark pages."""
 VERSUS = (
     "In how many environments our agent's mean final score is at or above that of the other library's, and in how many "
     "the 95 % interval of the difference lies above or below zero."
@@ -65,7 +67,9 @@ class Report:
         self.versus = comparison.versus()
 
     def write(self, folder: Path) -> Path:
-        """Write `report.html`, `report.md`, `results.csv`, `curves.csv`, `table.tex` and `results.json`.
+        """Write `report.html`, `report.md`, `results.csv`, `curves.csv`, `table.tex`, `results.json` and `figures/`.
+
+        The figures are those over all environments, one SVG each.
 
         Returns:
             The page.
@@ -78,6 +82,9 @@ class Report:
         write_text(folder / "curves.csv", self.curves_csv())
         write_text(folder / "table.tex", self.latex())
         write_json(folder / "results.json", self.to_json())
+        for title, figure in self._aggregate_figures().items():
+            name = title.replace(" ", "_").lower()
+            write_text(folder / "figures" / f"{name}.svg", figure.replace("currentColor", MIDDLE_GRAY))
         page = folder / "report.html"
         write_text(page, self.html())
         return page
@@ -288,7 +295,7 @@ class Report:
             *self._against_others_html(),
             "<h2>Over all environments</h2>",
             f"<p>{html.escape(self._about_aggregates())}</p>",
-            f'<div class="figures">{"".join(self._aggregate_figures())}</div>',
+            f'<div class="figures">{"".join(self._aggregate_figures().values())}</div>',
             "<h2>Learning curves</h2>",
             "<p>Mean over seeds of the deterministic policy's score on evaluation episodes, with its 95 % interval. "
             "Over seconds, a training that ended by itself keeps its score.</p>",
@@ -413,17 +420,18 @@ class Report:
 
     # Figures
 
-    def _aggregate_figures(self) -> list[str]:
+    def _aggregate_figures(self) -> dict[str, str]:
+        """Return title → SVG."""
         order = self.comparison.algorithms
-        figures = []
+        figures = {}
         for name, values in self.aggregates.items():
             estimates = [_estimate(algorithm, values[algorithm]) for algorithm in order]
             label = "lower is better" if name == "optimality gap" else "normalized score"
-            figures.append(draw_estimates(estimates, order, label, name))
+            figures[name] = draw_estimates(estimates, order, label, name)
         if self.improvements:
             estimates = [_estimate(f"{first} > {second}", found) for first, second, found in self.improvements]
             title = "probability of improvement"
-            figures.append(draw_estimates(estimates, order, "P(first ends above second)", title, 0.5))
+            figures[title] = draw_estimates(estimates, order, "P(first ends above second)", title, 0.5)
         thresholds, profiles = self.comparison.profiles()
         if profiles:
             lines = [
@@ -431,7 +439,7 @@ class Report:
                 for name, found in profiles.items()
             ]
             title = "performance profiles"
-            figures.append(draw_lines(lines, order, "normalized score τ", "share of trainings above τ", title))
+            figures[title] = draw_lines(lines, order, "normalized score τ", "share of trainings above τ", title)
         return figures
 
     def _curve_figures(self, environment: str) -> list[str]:
