@@ -61,8 +61,8 @@ SWING_UP_RECURRENT = RecurrentPPOConfig(
 # physics by itself, and leave a policy that acts without it with nothing to go by.
 TRIALS = {"trial": 4}
 SWING_UP_TRIALS = dataclasses.replace(
-    SWING_UP_RECURRENT, rollout_steps=32, minibatch_size=1024, learning_rate=1.5e-3, clip_range=0.3, max_gradient_norm=2.0,
-    observe_action=False,
+    SWING_UP_RECURRENT, rollout_steps=32, minibatch_size=1024, learning_rate=1.5e-3, clip_range=0.3,
+    max_gradient_norm=2.0, observe_action=False,
 )  # fmt: skip
 BALANCE_TRIALS = dataclasses.replace(SWING_UP_TRIALS, gae_lambda=0.95, initial_log_std=-1.0)
 
