@@ -49,7 +49,7 @@ class _Task:
 
 HOUSE = _Task(
     "eight rooms", "gantry/VacuumHouse-v0", "gantry/VacuumHouse-v0", {"observation": "asked", "start": "anywhere"},
-    20_480, "dqn", "coverage", 0.95, 400_000, (65_536, 160),
+    20_480, "dqn", "coverage", 0.95, 131_072, (65_536, 160),
 )  # fmt: skip
 ARM = _Task(
     "three targets in order", "gantry/ReachPlanarOrder-v0", "gantry/ReachPlanar-v0", {}, 307_200, "dqn", "visited",
