@@ -33,6 +33,7 @@ def reduced(code):
 def test_evaluation_shows_an_escaped_table():
     fields = {field.name: 0 for field in dataclasses.fields(Evaluation)}
     fields |= {"score": 512.0, "score_ci95": (500.0, 520.0), "success": 0.5, "terms": {"<b>near": 0.5}, "metrics": {}}
+    fields["trial_scores"] = ()
     result = Evaluation(**fields)
     shown = result._repr_html_()
     assert shown.startswith("<table>")
