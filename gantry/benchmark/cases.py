@@ -7,17 +7,43 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from gantry.agents import agent_class
-from gantry.agents.protocol import Agent, Callback
+from gantry.agents.protocol import Agent, AgentConfig, Callback
 from gantry.benchmark.rows import Report, Row
 from gantry.runs.evaluate import Evaluation, evaluate
+from gantry.runs.folder import Run
 from gantry.runs.recipes import recipe_for
-from gantry.runs.train import close_agent, make_agent
+from gantry.runs.train import close_agent, make_agent, resume, train
 from gantry.types import Json
 
 FIRST_SEED = 100
 """Recipes were tuned on seeds below 100."""
+
+
+def trained(
+    env_id: str, agent: str, config: AgentConfig, steps: int, seed: int, env_options: Json, folder: Path | None
+) -> Agent:
+    """Return an agent that has learned for `steps` environment steps, with its environments closed.
+
+    Args:
+        env_id: the environment, as every other argument but the last as `train` takes it.
+        agent: the agent's id.
+        config: its settings.
+        steps: environment steps in all.
+        seed: the training seed.
+        env_options: the environment's.
+        folder: where the run is kept; one that was stopped there goes on, one that had ended is taken as it is. None:
+            it is not kept.
+    """
+    if folder is None:
+        learner = make_agent(agent, env_id, config, seed, env_options)
+        learner.learn(steps)
+        close_agent(learner)
+        return learner
+    run = Run(folder)
+    return resume(run) if run.exists() else train(run, env_id, agent, config, steps, seed, env_options)
 
 
 @dataclasses.dataclass(frozen=True)

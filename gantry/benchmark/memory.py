@@ -13,15 +13,14 @@ from gantry.agents.parts.threads import torch_threads
 from gantry.agents.ppo import PPOConfig
 from gantry.agents.protocol import AgentConfig
 from gantry.agents.recurrent_ppo import RecurrentPPOConfig
-from gantry.benchmark.cases import FIRST_SEED
+from gantry.benchmark.cases import FIRST_SEED, trained
 from gantry.benchmark.in_processes import in_processes
 from gantry.benchmark.rows import Report, Row
 from gantry.errors import GantryError, nearest
 from gantry.runs.environments import short_name
 from gantry.runs.evaluate import Evaluation, evaluate_agent
-from gantry.runs.folder import Run
 from gantry.runs.recipes import recipe_for
-from gantry.runs.train import close_agent, make_agent, train
+from gantry.runs.train import close_agent, make_agent
 from gantry.types import Json
 
 SWING_UP, REACH, VACUUM = "gantry/CartPoleSwingUp-v0", "gantry/ReachPlanar-v0", "gantry/Vacuum-v0"
@@ -116,7 +115,7 @@ def measure(
         peers: also measure sb3-contrib's RecurrentPPO.
         processes: trainings at a time.
         only: names of `PARTS`; all where there is none.
-        out: keep the runs in folders below it.
+        out: keep the runs in folders below it; those that are there already go on where they stopped.
 
     Raises:
         GantryError: an unknown part.
@@ -199,13 +198,7 @@ PARTS: Mapping[str, Callable[[_Bench], None]] = {
 
 def _trained(case: _Case) -> Evaluation:
     """Train, and return the result of test episodes."""
-    if case.folder is not None:
-        run = Run(case.folder)
-        learner = train(run, case.env_id, case.agent, case.config, case.steps, case.seed, case.env_options)
-    else:
-        learner = make_agent(case.agent, case.env_id, case.config, case.seed, case.env_options)
-        learner.learn(case.steps)
-        close_agent(learner)
+    learner = trained(case.env_id, case.agent, case.config, case.steps, case.seed, case.env_options, case.folder)
     return evaluate_agent(learner, case.env_id, 100, env_options=case.env_options, purpose="test")
 
 

@@ -5,16 +5,13 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from gantry.agents import load_agent
 from gantry.agents.ppo import PPOConfig
-from gantry.benchmark.cases import FIRST_SEED
+from gantry.benchmark.cases import FIRST_SEED, trained
 from gantry.benchmark.in_processes import in_processes
 from gantry.benchmark.rows import Report, Row
 from gantry.errors import GantryError, nearest
 from gantry.runs.evaluate import Evaluation, evaluate_agent
-from gantry.runs.folder import Run
 from gantry.runs.recipes import recipe_for, tuned_config
-from gantry.runs.train import close_agent, make_agent, train
 from gantry.types import Json
 
 VACUUM, REACH = "gantry/VacuumTeam-v0", "gantry/ReachTeam-v0"
@@ -84,14 +81,7 @@ def _metric(result: Evaluation, metric: str) -> float:
 
 def _trained(case: _Case) -> list[Evaluation]:
     """Train, and return the results of test episodes, in which the policy acts as it explores."""
-    if case.folder is not None and (run := Run(case.folder)).exists():
-        learner = load_agent(case.folder)
-    elif case.folder is not None:
-        learner = train(run, case.env_id, "ppo", case.config, case.steps, case.seed, case.options)
-    else:
-        learner = make_agent("ppo", case.env_id, case.config, case.seed, case.options)
-        learner.learn(case.steps)
-        close_agent(learner)
+    learner = trained(case.env_id, "ppo", case.config, case.steps, case.seed, case.options, case.folder)
     return [
         evaluate_agent(learner, case.env_id, EPISODES, env_options=options, purpose="test", deterministic=False)
         for options in case.scored
@@ -108,7 +98,7 @@ def measure(
         seeds: training seeds.
         processes: trainings at a time.
         only: names of `PARTS`; all where there is none.
-        out: keep the runs in folders below it; those that are there already are scored without training anew.
+        out: keep the runs in folders below it; those that are there already go on where they stopped.
 
     Raises:
         GantryError: an unknown part.
