@@ -16,9 +16,8 @@ from gantry.agents.protocol import AgentConfig
 from gantry.benchmark.cases import FIRST_SEED
 from gantry.benchmark.in_processes import in_processes
 from gantry.benchmark.plan import TRIALS
-from gantry.benchmark.rows import Report, Row
+from gantry.benchmark.rows import Report, Row, chosen_parts
 from gantry.envs.domain_randomization import Range, parse_quantity
-from gantry.errors import GantryError, nearest
 from gantry.optimal_control.solve import solve
 from gantry.runs.evaluate import evaluate_agent
 from gantry.runs.recipes import recipe_for
@@ -92,10 +91,7 @@ def measure(
     Raises:
         GantryError: an unknown part.
     """
-    for part in only:
-        if part not in ENVIRONMENTS:
-            raise GantryError(f"the adaptation benchmark has no part {part!r}{nearest(part, ENVIRONMENTS)}")
-    for env_id in [ENVIRONMENTS[part] for part in only or ENVIRONMENTS]:
+    for env_id in [ENVIRONMENTS[part] for part in chosen_parts("adaptation", ENVIRONMENTS, only)]:
         plans = [(env_id, where, index) for where in PLACES for index in range(SAMPLES)]
         planned = np.reshape(list(in_processes(planned_score, plans, processes)), (len(PLACES), SAMPLES))
         optimum = dict(zip(PLACES, planned.mean(axis=1).tolist(), strict=True))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,7 @@ from gantry.agents.protocol import AgentConfig
 from gantry.agents.recurrent_ppo import RecurrentPPOConfig
 from gantry.benchmark.cases import FIRST_SEED, trained
 from gantry.benchmark.in_processes import in_processes
-from gantry.benchmark.rows import Report, Row
-from gantry.errors import GantryError, nearest
+from gantry.benchmark.rows import Report, Row, chosen_parts, report_median
 from gantry.runs.environments import short_name
 from gantry.runs.evaluate import Evaluation, evaluate_agent
 from gantry.runs.recipes import recipe_for
@@ -91,10 +89,8 @@ class _Bench:
         ]
         results = list(in_processes(_trained, cases, self.processes))
         values = [_metric(result, metric) for result in results]
-        median, note = statistics.median(values), ", ".join(f"{value:.3g}" for value in values)
         name = f"{env_id.removeprefix('gantry/')}: {what}: {metric}, median of {self.seeds} seeds"
-        self.report(Row(name, median, metric, target, better, note))
-        return median
+        return report_median(self.report, name, values, metric, target, better)
 
 
 def _metric(result: Evaluation, metric: Metric) -> float:
@@ -120,11 +116,9 @@ def measure(
     Raises:
         GantryError: an unknown part.
     """
-    for name in only:
-        if name not in PARTS:
-            raise GantryError(f"`gantry bench memory` has no part {name!r}{nearest(name, PARTS)}")
+    names = chosen_parts("memory", PARTS, only)
     bench = _Bench(report, seeds, processes, peers, out)
-    for name in only or PARTS:
+    for name in names:
         PARTS[name](bench)
 
 

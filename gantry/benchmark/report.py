@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import functools
 import html
 import io
 import json
@@ -82,7 +83,7 @@ class Report:
         write_text(folder / "curves.csv", self.curves_csv())
         write_text(folder / "table.tex", self.latex())
         write_json(folder / "results.json", self.to_json())
-        for title, figure in self._aggregate_figures().items():
+        for title, figure in self._aggregate_figures.items():
             name = title.replace(" ", "_").lower()
             write_text(folder / "figures" / f"{name}.svg", figure.replace("currentColor", MIDDLE_GRAY))
         page = folder / "report.html"
@@ -295,7 +296,7 @@ class Report:
             *self._against_others_html(),
             "<h2>Over all environments</h2>",
             f"<p>{html.escape(self._about_aggregates())}</p>",
-            f'<div class="figures">{"".join(self._aggregate_figures().values())}</div>',
+            f'<div class="figures">{"".join(self._aggregate_figures.values())}</div>',
             "<h2>Learning curves</h2>",
             "<p>Mean over seeds of the deterministic policy's score on evaluation episodes, with its 95 % interval. "
             "Over seconds, a training that ended by itself keeps its score.</p>",
@@ -420,6 +421,7 @@ class Report:
 
     # Figures
 
+    @functools.cached_property
     def _aggregate_figures(self) -> dict[str, str]:
         """Return title → SVG."""
         order = self.comparison.algorithms

@@ -7,10 +7,11 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from gantry.envs.batch import available_cores
+from gantry.errors import GantryError, nearest
 from gantry.runs.folder import current_versions
 from gantry.types import Json
 
@@ -62,6 +63,28 @@ class Row:
 
 
 Report = Callable[[Row], None]
+
+
+def report_median(
+    report: Report, name: str, values: Sequence[float], unit: str, target: float | None = None,
+    better: Literal["higher", "lower"] = "higher",
+) -> float:  # fmt: skip
+    """Report the median over seeds, with the seeds' own values as the note, and return it."""
+    median = statistics.median(values)
+    report(Row(name, median, unit, target, better, ", ".join(f"{value:.3g}" for value in values)))
+    return median
+
+
+def chosen_parts(benchmark: str, parts: Collection[str], only: Sequence[str]) -> list[str]:
+    """Return the parts of `gantry bench BENCHMARK` that are asked for; all of them where none is.
+
+    Raises:
+        GantryError: there is no such part.
+    """
+    for name in only:
+        if name not in parts:
+            raise GantryError(f"`gantry bench {benchmark}` has no part {name!r}{nearest(name, parts)}")
+    return list(only or parts)
 
 
 def machine() -> Json:

@@ -11,8 +11,7 @@ from gantry.agents.ppo import PPOConfig
 from gantry.agents.protocol import Agent, AgentConfig, Metrics
 from gantry.benchmark.cases import FIRST_SEED
 from gantry.benchmark.in_processes import in_processes
-from gantry.benchmark.rows import Report, Row
-from gantry.errors import GantryError
+from gantry.benchmark.rows import Report, Row, chosen_parts
 from gantry.runs.evaluate import evaluate_agent
 from gantry.runs.recipes import recipe_for
 from gantry.runs.train import AboveSkills, close_agent, make_agent
@@ -96,9 +95,7 @@ def measure(report: Report, seeds: int = 5, processes: int = 1, only: Sequence[s
     Raises:
         GantryError: there is no such part.
     """
-    if unknown := set(only) - TASKS.keys():
-        raise GantryError(f"skills has the parts {', '.join(TASKS)}, not {min(unknown)!r}")
-    for task in (TASKS[name] for name in only or TASKS):
+    for task in (TASKS[name] for name in chosen_parts("skills", TASKS, only)):
         target = 1.0 / 3.0 if task is HOUSE else None
         above = _results(report, task, True, seeds, processes)
         flat = _results(report, task, False, seeds, processes)

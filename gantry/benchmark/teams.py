@@ -1,15 +1,13 @@
 """`gantry bench teams`: three robots beside one, learning with a critic for each and with a centralized one."""
 
 import dataclasses
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from gantry.agents.ppo import PPOConfig
 from gantry.benchmark.cases import FIRST_SEED, trained
 from gantry.benchmark.in_processes import in_processes
-from gantry.benchmark.rows import Report, Row
-from gantry.errors import GantryError, nearest
+from gantry.benchmark.rows import Report, Row, chosen_parts, report_median
 from gantry.runs.evaluate import Evaluation, evaluate_agent
 from gantry.runs.recipes import recipe_for, tuned_config
 from gantry.types import Json
@@ -64,13 +62,8 @@ class _Bench:
     def median(self, what: str, results: Sequence[Evaluation], metric: str, target: float | None = None) -> float:
         """Report the median of a metric over seeds, which is to be low, and return it."""
         values = [_metric(result, metric) for result in results]
-        median, note = statistics.median(values), ", ".join(f"{value:.3g}" for value in values)
-        higher = metric in ("success", "score")
-        self.report(
-            Row(f"{what}: {metric}, median of {self.seeds} seeds", median, metric, target,
-                "higher" if higher else "lower", note)
-        )  # fmt: skip
-        return median
+        name, higher = f"{what}: {metric}, median of {self.seeds} seeds", metric in ("success", "score")
+        return report_median(self.report, name, values, metric, target, "higher" if higher else "lower")
 
 
 def _metric(result: Evaluation, metric: str) -> float:
@@ -103,10 +96,7 @@ def measure(
     Raises:
         GantryError: an unknown part.
     """
-    for name in only:
-        if name not in PARTS:
-            raise GantryError(f"`gantry bench teams` has no part {name!r}{nearest(name, PARTS)}")
-    for name in only or PARTS:
+    for name in chosen_parts("teams", PARTS, only):
         PARTS[name](_Bench(report, seeds, processes, out))
 
 

@@ -9,10 +9,9 @@ import numpy as np
 from gantry.agents.protocol import Agent
 from gantry.benchmark.cases import FIRST_SEED
 from gantry.benchmark.in_processes import in_processes
-from gantry.benchmark.rows import Report, Row
+from gantry.benchmark.rows import Report, Row, chosen_parts
 from gantry.envs.domain_randomization import Range
 from gantry.envs.factory import make_vec
-from gantry.errors import GantryError, nearest
 from gantry.runs.evaluate import evaluate_agent
 from gantry.runs.recipes import recipe_for
 from gantry.runs.train import close_agent, make_agent
@@ -69,12 +68,10 @@ def measure(report: Report, seeds: int = 5, processes: int = 1, only: Sequence[s
     Raises:
         GantryError: an unknown part.
     """
-    for part in only:
-        if part not in PARTS:
-            raise GantryError(f"the transfer benchmark has no part {part!r}{nearest(part, PARTS)}")
-    if "identification" in (only or PARTS):
+    parts = chosen_parts("transfer", PARTS, only)
+    if "identification" in parts:
         _measure_identification(report, REPETITIONS if seeds >= 5 else seeds * REPETITIONS // 20, processes)
-    if "training" in (only or PARTS):
+    if "training" in parts:
         _measure_training(report, seeds, processes)
 
 

@@ -4,6 +4,7 @@ from gantry.agents.dqn import DQNConfig
 from gantry.agents.ppo import PPOConfig
 from gantry.agents.q_learning import QLearningConfig
 from gantry.runs.recipes import Recipe
+from gantry.runs.recipes.vacuum import VACUUM_PPO
 
 # What a skill brings is summed over its steps, so values are large: a nearer horizon than usual keeps them small, and
 # makes a goal that brings nothing cost more.
@@ -27,18 +28,7 @@ RECIPES = (
     # Without skills, as on gantry/Vacuum-v0.
     Recipe(
         "gantry/VacuumHouse-v0",
-        PPOConfig(
-            num_envs=256,
-            rollout_steps=32,
-            epochs=4,
-            minibatch_size=2048,
-            learning_rate=1e-3,
-            learning_rate_schedule="linear",
-            gamma=0.97,
-            entropy_coefficient=0.002,
-            hidden_sizes=(128, 128),
-            normalize_observation=False,
-        ),
+        VACUUM_PPO,
         total_steps=400_000,
     ),
     # The skill has a compass to follow, which a small network learns from few steps.

@@ -8,21 +8,24 @@ from gantry.agents.q_learning import QLearningConfig
 from gantry.agents.recurrent_ppo import RecurrentPPOConfig
 from gantry.runs.recipes import Recipe
 
+VACUUM_PPO = PPOConfig(
+    num_envs=256,
+    rollout_steps=32,
+    epochs=4,
+    minibatch_size=2048,
+    learning_rate=1e-3,
+    learning_rate_schedule="linear",
+    gamma=0.97,
+    entropy_coefficient=0.002,
+    hidden_sizes=(128, 128),
+    normalize_observation=False,  # all lie in [0, 1], and what is rare should not look enormous
+)
+"""PPO's settings where a robot cleans cell by cell."""
+
 RECIPES = (
     Recipe(
         "gantry/Vacuum-v0",
-        PPOConfig(
-            num_envs=256,
-            rollout_steps=32,
-            epochs=4,
-            minibatch_size=2048,
-            learning_rate=1e-3,
-            learning_rate_schedule="linear",
-            gamma=0.97,
-            entropy_coefficient=0.002,
-            hidden_sizes=(128, 128),
-            normalize_observation=False,  # all lie in [0, 1], and what is rare should not look enormous
-        ),
+        VACUUM_PPO,
         total_steps=500_000,
     ),
     # A wider memory, as it must hold where the robot is and where it has been. Observations are flags, and changes of
