@@ -148,12 +148,21 @@ def load_tensors(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]
     Raises:
         GantryError: the file is missing, or it is no whole safetensors file.
     """
+    return _load(path, "pt")
+
+
+def load_arrays(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """Read a safetensors file as `load_tensors` does, but to NumPy's arrays, so that PyTorch is not imported."""
+    return _load(path, "np")
+
+
+def _load(path: Path, framework: str) -> tuple[dict[str, Any], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise GantryError(f"cannot read {path}: no such file; is this a folder that `gantry train` made?")
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework=framework) as file:
             metadata = json.loads((file.metadata() or {}).get("metadata", "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError, RecursionError, MemoryError) as error:

@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from gantry.agents import (
     agent_class,
     agent_of_config,
 )
+from gantry.agents.parts import policy_file
 from gantry.agents.parts.spaces import Spaces
 from gantry.cli import main
 from gantry.errors import GantryError
@@ -37,6 +40,7 @@ from gantry.runs.folder import Run, RunConfig, current_versions
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+from gantry.export import saved_policy  # noqa: E402
 from gantry.export.check import check_export  # noqa: E402
 from gantry.export.onnx_file import export_policy  # noqa: E402
 from gantry.export.onnx_policy import OnnxPolicy, evaluate_policy  # noqa: E402
@@ -195,6 +199,25 @@ def test_export_gives_the_same_bytes(tmp_path):
     for name in ("one.onnx", "two.onnx"):
         export_policy(run, tmp_path / name)
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
+
+
+def test_export_reads_the_files_without_pytorch(tmp_path):
+    run, _ = make_run(tmp_path / "run", PPOConfig(), SWING_UP)
+    words = ["export", str(run.folder), str(tmp_path / "policy.onnx")]
+    code = f"import sys; from gantry.cli import main; assert main({words}) == 0; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert (tmp_path / "policy.onnx").exists()
+
+
+def test_export_refuses_a_damaged_policy_in_one_line(tmp_path):
+    assert saved_policy.FORMAT == policy_file.FORMAT
+    run, _ = make_run(tmp_path / "run", PPOConfig(), SWING_UP)
+    numbers = run.folder / "policy.safetensors"
+    content = bytearray(numbers.read_bytes())
+    content[-1] ^= 1
+    numbers.write_bytes(content)
+    with pytest.raises(GantryError, match="its checksum does not fit"):
+        export_policy(run, tmp_path / "policy.onnx")
 
 
 def test_evaluation_equals_that_of_the_run(tmp_path):

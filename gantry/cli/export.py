@@ -44,7 +44,7 @@ def main(words: Sequence[str]) -> None:
     written = run.read_config()
     from gantry.export.onnx_file import export_policy
 
-    agent = export_policy(run, arguments.out, arguments.policy)
+    export_policy(run, arguments.out, arguments.policy)
     seconds = time.perf_counter() - started
     screen = console(arguments.json)
     screen.print(
@@ -52,9 +52,11 @@ def main(words: Sequence[str]) -> None:
     )
     found = {}
     if arguments.check:
+        from gantry.agents import load_agent
         from gantry.export.check import check_export
         from gantry.export.onnx_policy import OnnxPolicy
 
+        agent = load_agent(run.policy_folder(arguments.policy))
         check = check_export(agent, OnnxPolicy(arguments.out), written.env_id, written.env_options)
         found = dataclasses.asdict(check)
         screen.print(

@@ -11,23 +11,22 @@ from pathlib import Path
 
 import numpy as np
 
-from gantry.agents import load_agent
-from gantry.agents.protocol import Agent
-from gantry.agents.recurrent_ppo import RecurrentPPO
 from gantry.envs.components import Component
 from gantry.export.graph import MEMORY, NEXT_MEMORY, Graph
 from gantry.export.policies import add_policy
+from gantry.export.saved_policy import SavedPolicy, read_policy
 from gantry.files import space_to_json, write_bytes
+from gantry.runs.environments import open_env
 from gantry.runs.folder import Run, current_versions
-from gantry.runs.info import information
+from gantry.runs.info import interface
 from gantry.types import Json
 
 FORMAT = "1"
 """Version of the metadata."""
 
 
-def export_policy(run: Run, path: Path, policy: str = "last") -> Agent:
-    """Write a run's policy to an ONNX file, whole or not at all; returns the policy's agent.
+def export_policy(run: Run, path: Path, policy: str = "last") -> None:
+    """Write a run's policy to an ONNX file, whole or not at all; PyTorch is not imported.
 
     Args:
         run: where it was trained.
@@ -37,34 +36,35 @@ def export_policy(run: Run, path: Path, policy: str = "last") -> Agent:
     Raises:
         GantryError: no such policy, or it is not a network; onnx is not installed; the file cannot be written.
     """
-    agent, graph = load_agent(run.policy_folder(policy)), Graph()
-    observations, actions = add_policy(graph, agent, "observation", "action")
-    inputs = {"observation": (np.dtype(np.float32), (observations.size,))}
-    outputs = {"action": (np.dtype(actions.dtype), actions.shape)}
-    if isinstance(agent, RecurrentPPO):
-        inputs[MEMORY] = outputs[NEXT_MEMORY] = (np.dtype(np.float32), (agent.policy.size,))
-    metadata = {name: json.dumps(value) for name, value in _metadata(run, agent, policy).items()}
+    saved, graph = read_policy(run.policy_folder(policy)), Graph()
+    remembered = add_policy(graph, saved, "observation", "action")
+    inputs = {"observation": (np.dtype(np.float32), (saved.observations.size,))}
+    outputs = {"action": (np.dtype(saved.actions.dtype), saved.actions.shape)}
+    if remembered:
+        inputs[MEMORY] = outputs[NEXT_MEMORY] = (np.dtype(np.float32), (remembered,))
+    metadata = {name: json.dumps(value) for name, value in _metadata(run, saved, policy).items()}
     write_bytes(path, graph.model(inputs, outputs, metadata))
-    return agent
 
 
-def _metadata(run: Run, agent: Agent, policy: str) -> Json:
+def _metadata(run: Run, saved: SavedPolicy, policy: str) -> Json:
     """Return what the file says of itself beside the graph."""
     written = run.read_config()
-    known = information(written.env_id, written.env_options)
+    env = open_env(written.env_id, 1, written.env_options)
+    known = interface(env)
+    env.close()
     return {
         "gantry_format": FORMAT,
         "env_id": written.env_id,
         "env_options": written.env_options,
         "agent": written.agent,
         "seed": written.seed,
-        "steps": agent.steps,
-        "score": _score(run, agent.steps, policy),
+        "steps": saved.steps,
+        "score": _score(run, saved.steps, policy),
         "control_seconds": known.control_seconds,
         "observation": _components(known.observation),
         "action": _components(known.action),
-        "observation_space": space_to_json(agent.env.single_observation_space),
-        "action_space": space_to_json(agent.env.single_action_space),
+        "observation_space": space_to_json(saved.observation_space),
+        "action_space": space_to_json(saved.action_space),
         "versions": {**written.versions, "exported_by": current_versions()["gantry"]},
     }
 

@@ -4,104 +4,92 @@ The arithmetic is that of `act`: normalizer, network, action scaling and bounds,
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
-from gantry.agents.a2c import A2C
-from gantry.agents.ddpg import DDPG
-from gantry.agents.dqn import DQN
-from gantry.agents.parts.networks import MLP
-from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.spaces import ActionMap, ObservationMap
-from gantry.agents.policy_search import PolicySearch
-from gantry.agents.ppo import PPO
-from gantry.agents.protocol import Agent, EpisodicActor, PlanningAgent, Tabular
-from gantry.agents.recurrent_ppo import RecurrentPPO
-from gantry.agents.reinforce import Reinforce
-from gantry.agents.sac import SAC
 from gantry.errors import GantryError
 from gantry.export.graph import MEMORY, NEXT_MEMORY, Graph
-from gantry.export.memories import add_features
+from gantry.export.memories import add_memory
+from gantry.export.saved_policy import SavedPolicy
 
 ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "elu": "Elu"}
+LIMIT, EPSILON = 10.0, 1e-8
+"""Numbers of `ObservationNormalizer`: normalized observations are clipped to ±LIMIT, EPSILON is added to variances."""
 
 
-def add_policy(graph: Graph, agent: Agent, observation: str, action: str) -> tuple[ObservationMap, ActionMap]:
-    """Add an agent's deterministic policy to a graph; that of recurrent PPO also maps `MEMORY` to `NEXT_MEMORY`.
+@dataclass(frozen=True)
+class Layout:
+    """What an agent calls the parts of its policy."""
+
+    network: str
+    normalizer: str
+    squashed: bool | None = None
+    """Whether actions are tanh of the network's outputs; None: where the settings say so."""
+
+
+_ON_POLICY, _OFF_POLICY = Layout("policy.network", "policy.normalizer"), Layout("actor", "normalizer", squashed=True)
+LAYOUTS = {
+    **dict.fromkeys(("ppo", "a2c", "reinforce", "cem", "nes", "recurrent-ppo"), _ON_POLICY),
+    **dict.fromkeys(("ddpg", "td3", "sac"), _OFF_POLICY),
+    "dqn": Layout("network", "normalizer", squashed=False),
+}
+WHY_NOT = {
+    "planner": "it plans anew in every step, and its policy is not a network",
+    "q-learning": "its policy is a table; `gantry.load` gives it as an array, `table`",
+}
+
+
+def add_policy(graph: Graph, policy: SavedPolicy, observation: str, action: str) -> int:
+    """Add a saved deterministic policy to a graph; that of recurrent PPO also maps `MEMORY` to `NEXT_MEMORY`.
 
     Args:
         graph: gets the nodes.
-        agent: whose policy.
+        policy: which.
         observation: the name of the observation vectors, (B, d) float32.
         action: the name that the environment's actions get, (B, *action shape).
 
     Returns:
-        The maps of the policy, which say how observations become vectors and what actions are.
+        How many numbers the policy remembers from step to step.
 
     Raises:
-        GantryError: the agent's policy is not a network.
+        GantryError: the policy is not a network.
     """
-    if isinstance(agent, PPO | A2C | Reinforce):
-        policy, size = agent.policy, agent.policy.actions.size
-        network = policy.own_network if policy.own_network is not None else _shared_body(agent)
-        outputs = add_network(graph, network, add_normalizer(graph, policy.normalizer, observation), size)
-        squashed = agent.config.squash_actions
-        maps = policy.observations, policy.actions
-    elif isinstance(agent, PolicySearch):
-        network, squashed = agent.policy.network, agent.config.squash_actions
-        outputs = add_network(graph, network, add_normalizer(graph, agent.policy.normalizer, observation))
-        maps = agent.policy.observations, agent.policy.actions
-    elif isinstance(agent, DDPG | SAC | DQN):
-        replay = agent.replay
-        maps = replay.observations, replay.actions
-        if replay.relative_goals:
-            observation = add_relative_goals(graph, replay.observations, observation)
-        inputs = add_normalizer(graph, replay.normalizer, observation)
-        if isinstance(agent, DQN):
-            outputs, squashed = add_network(graph, agent.network, inputs), False
-            if agent.config.dueling:
-                outputs = add_duel(graph, outputs, replay.actions.size)
-        else:  # of SAC's outputs, the mean
-            actor = agent.acting_actor if isinstance(agent, SAC) else agent.actor
-            outputs, squashed = add_network(graph, actor, inputs, replay.actions.size), True
-    elif isinstance(agent, RecurrentPPO):
-        base, squashed = agent.policy.base, agent.config.squash_actions
-        inputs = add_normalizer(graph, base.normalizer, observation)
-        features, remembered = add_features(graph, agent.policy, inputs, MEMORY)
-        outputs = add_network(graph, agent.policy.network, features, base.actions.size)
-        if agent.policy.actions:
-            remembered.append(add_encoded_action(graph, base.actions, outputs, squashed))
+    layout = LAYOUTS.get(policy.agent)
+    if layout is None:
+        why = WHY_NOT.get(policy.agent, "its policy is not a network that this version knows")
+        raise GantryError(f"{policy.agent} cannot be exported: {why}")
+    config, actions = policy.config, policy.actions
+    squashed = bool(config["squash_actions"]) if layout.squashed is None else layout.squashed
+    network = "body" if config.get("shared_body") else layout.network
+    if config.get("relative_goals"):
+        observation = add_relative_goals(graph, policy.observations, observation)
+    inputs = add_normalizer(graph, policy, layout.normalizer, observation)
+    size, remembered = 0, list[str]()
+    if "memory" in config:
+        inputs, remembered, size = add_memory(graph, policy, inputs, MEMORY)
+    if config.get("dueling"):
+        outputs = add_duel(graph, add_network(graph, policy, network, inputs), actions.size)
+    else:  # of SAC's outputs, the mean; of a body shared with a critic, the actor's
+        outputs = add_network(graph, policy, network, inputs, actions.size)
+    if remembered:
+        if config["observe_action"]:
+            remembered.append(add_encoded_action(graph, actions, outputs, squashed))
         graph.add("Concat", *remembered, output=NEXT_MEMORY, axis=1)
-        maps = base.observations, base.actions
-    else:
-        raise GantryError(f"{agent.name} cannot be exported: {_why_not(agent)}")
-    add_action(graph, maps[1], outputs, squashed, action)
-    return maps
+    add_action(graph, actions, outputs, squashed, action)
+    return size
 
 
-def _shared_body(agent: PPO | A2C | Reinforce) -> MLP:
-    assert isinstance(agent, A2C)
-    assert agent.body is not None
-    return agent.body
-
-
-def _why_not(agent: Agent) -> str:
-    if isinstance(agent, PlanningAgent):
-        return "it plans anew in every step, and its policy is not a network"
-    if isinstance(agent, Tabular):
-        return "its policy is a table; `gantry.load` gives it as an array, `table`"
-    if isinstance(agent, EpisodicActor):
-        return "it carries something from step to step that this version does not know"
-    return "its policy is not a network that this version knows"
-
-
-def add_normalizer(graph: Graph, normalizer: ObservationNormalizer, observation: str) -> str:
+def add_normalizer(graph: Graph, policy: SavedPolicy, name: str, observation: str) -> str:
     """Add the normalization of observations (B, d); returns the network's inputs."""
-    if not normalizer.enabled:
+    if not policy.config["normalize_observation"]:
         return observation
-    shifted = graph.add("Sub", observation, graph.constant("mean", normalizer.shift))
-    scaled = graph.add("Mul", shifted, graph.constant("inverse_std", normalizer.scale))
-    limit = np.float32(normalizer.limit)
+    mean, variance = policy.array(f"{name}.mean"), policy.array(f"{name}.variance")
+    scale = (1.0 / np.sqrt(variance + EPSILON)).astype(np.float32)
+    shifted = graph.add("Sub", observation, graph.constant("mean", mean.astype(np.float32)))
+    scaled = graph.add("Mul", shifted, graph.constant("inverse_std", scale))
+    limit = np.float32(LIMIT)
     return graph.add("Clip", scaled, graph.constant("low", np.array(-limit)), graph.constant("high", np.array(limit)))
 
 
@@ -114,17 +102,16 @@ def add_relative_goals(graph: Graph, observations: ObservationMap, observation: 
     return graph.add("Sub", observation, graph.add("Mul", reached, graph.constant("desired", chosen)))
 
 
-def add_network(graph: Graph, network: MLP, inputs: str, size: int | None = None) -> str:
+def add_network(graph: Graph, policy: SavedPolicy, name: str, inputs: str, size: int | None = None) -> str:
     """Add a network; returns its first `size` outputs, by default all."""
-    hidden, last = inputs, len(network.weights) - 1
-    for index, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
+    hidden, last = inputs, sum(each.endswith(".weight") for each in policy.under(name)) - 1
+    for index in range(last + 1):
         kept = slice(size) if index == last else slice(None)
-        names = (
-            graph.constant("weight", weight[:, kept].cpu().numpy()), graph.constant("bias", bias[kept].cpu().numpy())
-        )  # fmt: skip
+        weight, bias = policy.array(f"{name}.{index}.weight"), policy.array(f"{name}.{index}.bias")
+        names = graph.constant("weight", weight[:, kept]), graph.constant("bias", bias[kept])
         hidden = graph.add("Gemm", hidden, *names)
         if index < last:
-            hidden = graph.add(ACTIVATIONS[network.activation], hidden)
+            hidden = graph.add(ACTIVATIONS[policy.config["activation"]], hidden)
     return hidden
 
 

@@ -14,7 +14,6 @@ from gantry.envs.capabilities import Disturbable, declared_physics
 from gantry.envs.components import Component
 from gantry.envs.domain_randomization import PhysicalParameter
 from gantry.envs.simulator import Simulator
-from gantry.envs.task import Task
 from gantry.runs.environments import canonical_id, find_task, open_env
 from gantry.runs.inspect import space_in_words
 from gantry.runs.recipes import Recipe, default_options, recipes_of, stepping
@@ -30,6 +29,18 @@ class Option:
     default: object
     choices: tuple[object, ...] = ()
     """Its values, where they are few and known."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Interface:
+    """What goes into and comes out of an environment's policies."""
+
+    control_seconds: float | None
+    """Simulated seconds per control step, where known."""
+    observation: tuple[Component, ...]
+    """The numbers that are observed."""
+    action: tuple[Component, ...]
+    """The numbers of an action, or the values of a Discrete one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,16 +103,16 @@ def information(env_id: str, env_options: Options | None = None) -> Information:
             env.action_space.seed(0)
             terms = tuple(name for name in env.step(env.action_space.sample())[4]["terms"] if name[0] != "_")
         limit = getattr(env.spec, "max_episode_steps", None)
-        observed, acted = env.single_observation_space, env.single_action_space
+        numbers = interface(env)
         return Information(
             env_id=canonical,
             summary=spec.summary if spec is not None else "",
             time_limit=limit,
-            control_seconds=inner.control_timestep if isinstance(inner, Simulator) else None,
-            observation_space=space_in_words(observed),
-            observation=tuple(task.observation_components if task is not None else ()) or components_of(observed),
-            action_space=space_in_words(acted),
-            action=_actions(env, task) or components_of(acted),
+            control_seconds=numbers.control_seconds,
+            observation_space=space_in_words(env.single_observation_space),
+            observation=numbers.observation,
+            action_space=space_in_words(env.single_action_space),
+            action=numbers.action,
             options=_options(canonical),
             physics=declared_physics(task) if task is not None else {},
             disturbances=("pushes", "balls") if isinstance(task, Disturbable) else (),
@@ -114,11 +125,19 @@ def information(env_id: str, env_options: Options | None = None) -> Information:
         env.close()
 
 
-def _actions(env: VectorEnv, task: Task | None) -> tuple[Component, ...]:
-    """Return the numbers or the values of an action, as far as a task names them."""
+def interface(env: VectorEnv) -> Interface:
+    """Return what goes into and comes out of policies in an environment, as far as its task names it."""
+    inner = env.unwrapped
+    task = inner.task if isinstance(inner, Simulator) else None
+    observed = task.observation_components if task is not None else ()
+    acted = task.action_components if task is not None else ()
     if isinstance(env, SkillsEnv):
-        return env.action_components
-    return tuple(task.action_components if task is not None else ())
+        acted = env.action_components
+    return Interface(
+        inner.control_timestep if isinstance(inner, Simulator) else None,
+        tuple(observed) or components_of(env.single_observation_space),
+        tuple(acted) or components_of(env.single_action_space),
+    )
 
 
 def components_of(space: Space, key: str = "") -> tuple[Component, ...]:

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from gantry.agents.parts.policy_file import load_agent
 from gantry.agents.parts.spaces import ObservationMap
 from gantry.agents.protocol import Agent, Controller, EpisodicActor
 from gantry.envs.capabilities import Subgoals
@@ -36,6 +35,8 @@ def load_skill(folder: str | Path) -> Skill:
     path = Path(folder)
     if not (path / POLICY_FILES[0]).is_file():
         raise GantryError(f"no skill at {shown(path)}: name the folder of a run that `gantry train` has finished")
+    from gantry.agents import load_agent  # imports PyTorch
+
     agent: Agent = load_agent(path)
     if isinstance(agent, EpisodicActor):
         raise GantryError(f"{shown(path)} is a run of {agent.name}, which remembers or plans: it cannot be a skill yet")
