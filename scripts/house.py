@@ -15,7 +15,7 @@ LATER = {
     "a centralized critic": ("parts.centralized_critic",),
     "composite spaces": ("parts.encodings",),
     "data sets": ("parts.experience",),
-    "checksums and checks of files": ("parts.tensor_checks",),
+    "checksums and checks of files": ("parts.tensor_checks", "parts.policy_format"),
 }
 """What was added to the agents after their bound on code lines was set: what for → modules of gantry.agents."""
 

@@ -4,6 +4,8 @@ import sys
 
 import gantry
 from gantry.agents import config_class
+from gantry.agents.models.ensemble import EnsembleConfig
+from gantry.agents.models.plan_search import SearchConfig
 from gantry.runs import train as training
 from gantry.runs.evaluation_callback import EvaluationPlan
 from gantry.runs.folder import Run
@@ -23,9 +25,23 @@ RUNS = {
     "cem": (SHORT, 600, {}),
     "nes": (SHORT, 600, {}),
     "q-learning": ("FrozenLake-v1", 4_000, {"report_steps": 10}),
-    "planner": (SHORT, 60, {"initial_random_steps": 10, "fit_every": 10}),
+    "planner": (
+        SHORT, 60,
+        {
+            "initial_random_steps": 10, "fit_every": 10,
+            "search": SearchConfig(horizon=3, population=8, iterations=1, elites=2),
+            "model": EnsembleConfig(ensemble_size=2, hidden_sizes=(4,), gradient_steps=4),
+        },
+    ),
+    "team": ("gantry/VacuumTeam-v0", 600, {**ON_POLICY, "centralized_critic": True}),
+    "skills": ("gantry/ReachPlanarOrder-v0", 200, ON_POLICY),
+}  # fmt: skip
+"""Agent, or kind of a task that PPO learns → environment, steps, settings."""
+
+OPTIONS = {
+    "team": {"plan": "studio", "robots": 2, "max_episode_steps": 10},
+    "skills": {"skill_steps": 3, "max_episode_steps": 20},
 }
-"""Agent → environment, steps, settings."""
 
 
 def work(folder: str, agent: str, checkpoint_seconds: float) -> None:
@@ -38,8 +54,15 @@ def work(folder: str, agent: str, checkpoint_seconds: float) -> None:
         if run.exists():
             training.resume(run)
         else:
-            config = config_class(agent)(num_envs=2, **settings)
+            name = "ppo" if agent in OPTIONS else agent
+            options = {**OPTIONS.get(agent, {})}
+            if agent == "skills":  # barely trained, and taken along in the run's folder
+                skill = Run(run.folder.with_name("skill"))
+                if not skill.exists():
+                    training.train(skill, "gantry/ReachPlanar-v0", name, config_class(name)(**ON_POLICY), 64)
+                options["skills"] = [str(skill.folder)]
+            config = config_class(name)(num_envs=2, **settings)
             plan = EvaluationPlan(every_steps=steps // 4, episodes=1)
-            training.train(run, env_id, agent, config, steps, evaluation=plan)
+            training.train(run, env_id, name, config, steps, evaluation=plan, env_options=options)
     except KeyboardInterrupt:
         sys.exit(130)

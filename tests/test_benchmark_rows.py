@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gantry.benchmark import environments, rows, time_to_score
+from gantry.benchmark import environments, rows, saving, time_to_score
 from gantry.benchmark.rows import Row, median_rate, median_ratio, second_core
 from gantry.benchmark.time_to_score import reason_without_peers
 from gantry.cli import main
@@ -92,3 +92,12 @@ def test_bad_arguments_are_one_line_before_anything_is_measured(words, line, cap
     assert line in said.err
     assert len(said.err.splitlines()) == 1
     assert not said.out
+
+
+def test_saving_is_measured_with_and_without_checksums(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = []
+    saving.measure(found.append, (0.001, 0.002), 2)
+    assert [row.name for row in found] == [f"saving {size} MB: time that the checksum adds" for size in (0.001, 0.002)]
+    assert all(row.value > -100.0 for row in found)
+    assert list(tmp_path.iterdir()) == []

@@ -28,7 +28,6 @@ from gantry.agents import (
     agent_class,
     agent_of_config,
 )
-from gantry.agents.parts import policy_file
 from gantry.agents.parts.spaces import Spaces
 from gantry.cli import main
 from gantry.errors import GantryError
@@ -40,7 +39,6 @@ from gantry.runs.folder import Run, RunConfig, current_versions
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from gantry.export import saved_policy  # noqa: E402
 from gantry.export.check import check_export  # noqa: E402
 from gantry.export.onnx_file import export_policy  # noqa: E402
 from gantry.export.onnx_policy import OnnxPolicy, evaluate_policy  # noqa: E402
@@ -210,7 +208,6 @@ def test_export_reads_the_files_without_pytorch(tmp_path):
 
 
 def test_export_refuses_a_damaged_policy_in_one_line(tmp_path):
-    assert saved_policy.FORMAT == policy_file.FORMAT
     run, _ = make_run(tmp_path / "run", PPOConfig(), SWING_UP)
     numbers = run.folder / "policy.safetensors"
     content = bytearray(numbers.read_bytes())

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from gantry.errors import GantryError
 from gantry.files import load_tensors, read_json, replacing, save_tensors, write_json, write_text
@@ -57,6 +58,27 @@ def test_tensors_and_metadata_round_trip(tmp_path):
     for name, tensor in TENSORS.items():
         assert tensors[name].dtype == tensor.dtype
         assert torch.equal(tensors[name], tensor)
+
+
+def test_long_tensors_are_read_by_the_library_too(tmp_path):
+    path = tmp_path / "x.safetensors"
+    tensors = {"long": torch.arange(400_000.0), "odd": torch.arange(2**21 + 3) % 7 == 0, **TENSORS}
+    save_tensors(path, tensors, {"step": "1"})
+    found, theirs = load_tensors(path)[0], load_file(path)
+    assert found.keys() == theirs.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(found[name], tensor)
+        assert torch.equal(theirs[name], tensor)
+
+
+def test_file_without_a_checksum_is_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_tensors(path, TENSORS, checksum=False)
+    with pytest.raises(GantryError, match="it has no checksum"):
+        load_tensors(path)
+    save_file({"a": torch.zeros(2)}, path)
+    with pytest.raises(GantryError, match="it has no checksum"):
+        load_tensors(path)
 
 
 def test_equal_content_gives_equal_bytes(tmp_path):
@@ -215,16 +237,20 @@ def test_damaged_tensor_file_is_one_line(tmp_path):
 
 @settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(0, 255))
-def test_changed_byte_is_read_or_refused(tmp_path_factory, position, value):
+def test_changed_byte_is_refused_or_changes_nothing(tmp_path_factory, position, value):
     path = tmp_path_factory.mktemp("tensors") / "x.safetensors"
-    save_tensors(path, TENSORS)
+    save_tensors(path, TENSORS, {"step": "12"})
     content = bytearray(path.read_bytes())
     content[position % len(content)] = value
     path.write_bytes(content)
     try:
-        load_tensors(path)
+        found, metadata = load_tensors(path)
     except GantryError as error:
         assert "\n" not in str(error)  # noqa: PT017 (either outcome is right)
+    else:
+        assert metadata == {"step": "12"}
+        assert found.keys() == TENSORS.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
 
 
 def test_deeply_nested_json_is_one_line(tmp_path):

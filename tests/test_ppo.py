@@ -14,11 +14,10 @@ from safetensors.torch import save_file
 import gantry
 from gantry.agents import load_agent
 from gantry.agents.parts.spaces import Spaces
-from gantry.agents.parts.tensor_checks import sealed
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.ppo import PPO, PPOConfig, approximate_kl, clipped_surrogate, value_loss
 from gantry.errors import GantryError
-from gantry.files import load_tensors, save_tensors
+from gantry.files import json_checksum, load_tensors, save_tensors
 
 SMALL = PPOConfig(num_envs=16, rollout_steps=16, minibatch_size=64, epochs=4, learning_rate=3e-3, gamma=0.5)
 
@@ -392,8 +391,8 @@ def edit(folder, **changes):
     content = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps(content))
     tensors, metadata = load_tensors(folder / "policy.safetensors")
-    del metadata["checksum"]
-    save_tensors(folder / "policy.safetensors", tensors, sealed(tensors, metadata, content))
+    metadata["description"] = json_checksum(content)
+    save_tensors(folder / "policy.safetensors", tensors, metadata)
 
 
 def config_with(folder, **changes):
@@ -452,7 +451,7 @@ def test_damaged_tensors_are_named(trained, folder, change):
     if change == "more":
         tensors["critic.0.weightier"] = torch.zeros(1)
     description = json.loads((folder / "policy.json").read_text())
-    metadata = sealed(tensors, {"agent": "ppo", "steps": "1000"}, description)
+    metadata = {"agent": "ppo", "steps": "1000", "description": json_checksum(description)}
     save_tensors(folder / "policy.safetensors", tensors, metadata)
     with pytest.raises(GantryError, match=r"critic\.0\.weight"):
         load_agent(folder)

@@ -15,7 +15,7 @@ from gantry.errors import GantryError
 if TYPE_CHECKING:
     from gantry.benchmark.rows import Row
 
-WITHOUT_SEEDS = ("optimizers", "cluster", "rendering")
+WITHOUT_SEEDS = ("optimizers", "cluster", "rendering", "saving")
 """Benchmarks that no flag changes, each in the module of its name."""
 
 
@@ -38,8 +38,9 @@ class BenchArguments:
     order, with skills and without (half an hour). `teams`: three vacuum robots beside one, and two arms, with a critic
     for each robot and a centralized one (about half an hour). `transfer`: identification from noisy logs, and four ways
     to a policy on the stand-in for a real cart-pole (over an hour). `cluster`: equal trainings in one worker and in
-    two, in processes and on Ray (some minutes). `rendering`: the ray caster's pictures beside OpenGL's (a minute). Run
-    nothing else meanwhile. Examples:
+    two, in processes and on Ray (some minutes). `rendering`: the ray caster's pictures beside OpenGL's (a minute).
+    `saving`: what checksums add to the time of a save to the disk of this folder (a minute). Run nothing else
+    meanwhile. Examples:
 
       gantry bench envs
 
@@ -60,6 +61,7 @@ class BenchArguments:
             "transfer",
             "cluster",
             "rendering",
+            "saving",
         ],
         tyro.conf.Positional,
     ]

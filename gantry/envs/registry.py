@@ -142,9 +142,13 @@ def require_task(env_id: str) -> TaskSpec:
     Raises:
         GantryError: no such task; the message names the nearest ones.
     """
+    from gymnasium.envs.registration import registry
+
     spec = find_task(env_id)
+    if spec is None and registered_id(env_id) in registry:
+        raise GantryError(f"{shown(env_id)} is not one of Gantry's tasks (`gantry list`), and only these can do this")
     if spec is None:
-        raise GantryError(f"unknown environment {env_id!r}{nearest(registered_id(env_id), _specs)}")
+        raise GantryError(f"unknown environment {shown(env_id)!r}{nearest(registered_id(env_id), _specs)}")
     return spec
 
 

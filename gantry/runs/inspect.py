@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import gymnasium
 
+from gantry.agents.parts.policy_format import read_policy
 from gantry.errors import GantryError, shown
-from gantry.files import load_tensors, read_json, space_from_json
+from gantry.files import load_tensors, read_json, read_tensors, space_from_json
 from gantry.runs.folder import Run, flattened
 from gantry.types import Json, Space
 
@@ -45,19 +46,16 @@ def inspect_policy(folder: Path) -> Sections:
     Raises:
         GantryError: one is missing or damaged, or they do not belong together.
     """
-    from gantry.agents.parts.tensor_checks import check_seal
-
-    described, numbers = folder / "policy.json", folder / "policy.safetensors"
-    content = read_json(described)
-    tensors, metadata = load_tensors(numbers)
-    check_seal(tensors, metadata, numbers, content)
+    content, tensors, metadata = read_policy(folder, load_tensors)
     try:
         spaces = {
             name: space_in_words(space_from_json(content[name])) for name in ("observation_space", "action_space")
         }
         known: Json = {"agent": content["agent"], "environment": content["env_id"], "format": content["format"]}
     except (KeyError, TypeError, ValueError, AssertionError, OverflowError, MemoryError) as error:
-        raise GantryError(f"{shown(described)} is damaged ({shown(error)}); restore it or train again") from error
+        raise GantryError(
+            f"{shown(folder / 'policy.json')} is damaged ({shown(error)}); restore it or train again"
+        ) from error
     settings = content.get("config")
     return {
         "policy": {**known, **spaces, "steps": metadata.get("steps", "unknown"), **_sizes(tensors), "checksum": "fits"},
@@ -81,18 +79,12 @@ def inspect_tensors(path: Path) -> Sections:
     Raises:
         GantryError: it is damaged.
     """
-    from gantry.agents.parts.tensor_checks import check_seal
-
-    tensors, metadata = load_tensors(path)
-    checksum = "none"
-    if "checksum" in metadata:
-        check_seal(tensors, metadata, path)
-        checksum = "fits"
+    tensors, _, has_checksum = read_tensors(path)
     parts: dict[str, list[Tensor]] = {}
     for name, tensor in tensors.items():
         parts.setdefault(name.partition(".")[0], []).append(tensor)
     told = {name: f"{len(group)} tensors, {_numbers(group)}" for name, group in sorted(parts.items())}
-    return {"tensors": {**_sizes(tensors), "checksum": checksum, **told}}
+    return {"tensors": {**_sizes(tensors), "checksum": "fits" if has_checksum else "none", **told}}
 
 
 def inspect_json(path: Path) -> Sections:

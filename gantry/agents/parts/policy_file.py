@@ -13,24 +13,22 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from gantry.agents import agent_class, config_class
+from gantry.agents.parts.policy_format import FORMAT, read_policy
 from gantry.agents.parts.spaces import ObservationMap, Spaces
-from gantry.agents.parts.tensor_checks import check_finite, check_seal, sealed
+from gantry.agents.parts.tensor_checks import check_finite
 from gantry.agents.protocol import Agent
 from gantry.errors import GantryError
 from gantry.files import (
     config_from_json,
     config_to_json,
+    json_checksum,
     load_tensors,
-    read_json,
     save_tensors,
     space_from_json,
     space_to_json,
     write_json,
 )
 from gantry.types import Space
-
-FORMAT = 3
-"""Version of the files' layout."""
 
 
 @runtime_checkable
@@ -44,13 +42,13 @@ class TargetNetworks(Protocol):
 def save_agent(agent: Agent, folder: str | Path) -> None:
     """Write all that acting needs to a folder, which is made where it does not exist.
 
-    A checksum holds the two files together. Everything is looked at before the first file is replaced.
+    Each has a checksum, that of `policy.json` in the other file, as both belong together. Everything is looked at
+    before the first file is replaced.
 
     Raises:
         GantryError: the policy holds NaN or infinite numbers, or the files cannot be written.
     """
     path, env, tensors = Path(folder), agent.env, agent.checkpoint.policy_state()
-    metadata = {"agent": agent.name, "format": str(FORMAT), "steps": str(agent.steps)}
     description = {
         "format": FORMAT,
         "agent": agent.name,
@@ -59,8 +57,9 @@ def save_agent(agent: Agent, folder: str | Path) -> None:
         "action_space": space_to_json(env.single_action_space),
         "config": config_to_json(agent.config),
     }
+    metadata = {"agent": agent.name, "steps": str(agent.steps), "description": json_checksum(description)}
     check_finite(tensors, path)
-    save_tensors(path / "policy.safetensors", tensors, sealed(tensors, metadata, description))
+    save_tensors(path / "policy.safetensors", tensors, metadata)
     write_json(path / "policy.json", description)
 
 
@@ -74,14 +73,7 @@ def load_agent(folder: str | Path, env: VectorEnv | None = None, seed: int = 0) 
         GantryError: a file is missing, damaged, of an unknown agent or of another format, or does not fit `env`.
     """
     path, numbers = Path(folder) / "policy.json", Path(folder) / "policy.safetensors"
-    content = read_json(path)
-    found = content.get("format")
-    if found != FORMAT:
-        raise GantryError(
-            f"{path} was written by another version of Gantry (format {found!r}, not {FORMAT}); train again"
-        )
-    tensors, metadata = load_tensors(numbers)
-    check_seal(tensors, metadata, numbers, content)
+    content, tensors, metadata = read_policy(path.parent, load_tensors)
     name = content.get("agent")
     if not isinstance(name, str):
         raise GantryError(f"{path} is damaged (it names no agent); restore it or train again")

@@ -1,47 +1,11 @@
 """Checks of tensors before they are written to files, and of what was read before anything is made of it."""
 
-import json
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from gantry.errors import GantryError, shown
-from gantry.types import Json, Options
-
-LONGEST = 2**20
-"""Bytes up to which a tensor's checksum is a CRC; a longer one's is the sum of its 64-bit words, six times as fast."""
-
-
-def sealed(tensors: Mapping[str, torch.Tensor], metadata: dict[str, str], beside: Json | None = None) -> dict[str, str]:
-    """Return metadata with a checksum of all tensors, of itself, and of the JSON file that belongs beside."""
-    return {**metadata, "checksum": _checksum(tensors, metadata, beside)}
-
-
-def check_seal(tensors: Mapping[str, torch.Tensor], metadata: Options, where: Path, beside: Json | None = None) -> None:
-    """Refuse what `sealed` did not return the metadata of; raises GantryError."""
-    if isinstance(metadata, dict):
-        rest = {name: text for name, text in metadata.items() if name != "checksum"}
-        if metadata.get("checksum") == _checksum(tensors, rest, beside):
-            return
-    other = "" if beside is None else ", or is not of the same save as policy.json"
-    raise GantryError(f"{shown(where)} is damaged{other} (its checksum does not fit); restore it or train again")
-
-
-def _checksum(tensors: Mapping[str, torch.Tensor], metadata: Options, beside: Json | None) -> str:
-    total = zlib.crc32(json.dumps([metadata, beside], sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
-        content = tensor.reshape(-1).view(torch.uint8).numpy()
-        if len(content) > LONGEST:
-            whole = len(content) // 8 * 8
-            words = int(np.add.reduce(content[:whole].view(np.uint64)))
-            total, content = zlib.crc32(words.to_bytes(8, "little"), total), content[whole:]
-        total = zlib.crc32(content.tobytes(), total)
-    return f"{total:08x}"
+from gantry.errors import GantryError
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
