@@ -16,6 +16,7 @@ A page holds a table between two comments, and the first says which table:
 | `action ENV` | the same of actions |
 | `physics ENV` | physical quantities of a task that can be set or randomized |
 | `physics` | those that every task has |
+| `report NAME HEADING` | the table below a heading of `docs/results/NAME/report.md`, as `gantry benchmark` wrote it |
 
 `python -m scripts.docs --check` writes nothing and fails where a page has drifted from the code.
 """
@@ -57,7 +58,9 @@ def written(page: Path) -> str:
     prefix = {ROOT: "docs/", ROOT / "docs": ""}.get(page.parent, "../")
 
     def fill(found: re.Match[str]) -> str:
-        return f"{found['open']}{table(found['what'], prefix)}{found['close']}"
+        kind, *words = found["what"].split()
+        body = report(words[0], words[1:]) if kind == "report" else table(found["what"], prefix)
+        return f"{found['open']}{body}{found['close']}"
 
     return TABLE.sub(fill, page.read_text(encoding="utf-8"))
 
@@ -226,6 +229,20 @@ def physics(words: Sequence[str]) -> Iterator[Sequence[str]]:
     quantities: Mapping[str, Any] = COMMON if task is None else task.physics
     for name, each in quantities.items():
         yield f"`{name}`", each.meaning, each.unit, f"{each.default:g}", each.accepted
+
+
+def report(name: str, heading: Sequence[str]) -> str:
+    """Return the table below a heading, given by its words, of the report of a published benchmark.
+
+    Raises:
+        ValueError: the report has no such heading.
+    """
+    title = " ".join(heading)
+    text = (ROOT / "docs" / "results" / name / "report.md").read_text(encoding="utf-8")
+    found = re.search(rf"^## {re.escape(title)}\n.*?^(\|.*?\n)\n", text, re.DOTALL | re.MULTILINE)
+    if found is None:
+        raise ValueError(f"docs/results/{name}/report.md has no table below {title!r}")
+    return found[1]
 
 
 def main() -> int:

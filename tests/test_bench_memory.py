@@ -51,5 +51,5 @@ def test_parts_report_what_their_tasks_are_about(cases):
 def test_unknown_parts_are_refused(capsys):
     with pytest.raises(GantryError, match=r"no part 'swing'.*did you mean swing-up"):
         rows_of(["swing"])
-    assert main(["bench", "envs", "--only", "swing-up"]) == 1
+    assert main(["bench", "optimizers", "--only", "swing-up"]) == 1
     assert "--only and --out are of `gantry bench memory`" in capsys.readouterr().err

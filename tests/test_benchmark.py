@@ -8,6 +8,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,11 +16,10 @@ import torch
 
 from gantry import cli
 from gantry.benchmark import cell as cells_module
-from gantry.benchmark import contenders, plan
+from gantry.benchmark import contenders, films, plan
 from gantry.benchmark.cell import finished, read_reason, read_result, run_job
 from gantry.benchmark.checkpoints import Checkpoints
 from gantry.benchmark.comparison import Comparison
-from gantry.benchmark.films import film_cells
 from gantry.benchmark.our_training import OurTraining
 from gantry.benchmark.plan import FIRST_SEED, Protocol, plan_cells, without_impossible
 from gantry.benchmark.pool import State
@@ -27,6 +27,7 @@ from gantry.benchmark.report import Report
 from gantry.benchmark.results import Missing, Training, joined, read_included
 from gantry.benchmark.their_training import zoo_settings
 from gantry.errors import CannotWrite, GantryError
+from gantry.film.video import VideoWriter, film_facts
 from gantry.runs.evaluate import Evaluation
 from gantry.runs.seeds import environment_seed
 
@@ -192,7 +193,8 @@ def test_schedules_follow_the_clock_of_a_budget_in_seconds(tmp_path, monkeypatch
 
 def benchmark(folder, *words):
     base = ["--steps", "60", "--checkpoints", "2", "--episodes", "1", "--final-episodes", "2", "--no-ilqr"]
-    return cli.main(["benchmark", *base, *words, "--out", str(folder)])
+    films = [] if "--films" in words else ["--no-films"]
+    return cli.main(["benchmark", *base, *films, *words, "--out", str(folder)])
 
 
 SMALL = ["--envs", "CartPole-v1", "--agents", "cem", "nes", "--seeds", "2"]
@@ -205,12 +207,20 @@ def scores(folder):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A benchmark of two agents and two seeds."""
+    """A benchmark of two agents and two seeds, with films of two frames."""
+
+    def film(policy, env_id, path, title, size, **_):
+        assert policy.act(np.zeros((8, 4), np.float32)).shape == (8,)
+        with VideoWriter(path, 30, size) as writer:
+            for shade in (60, 120):
+                writer.add(np.full((size[1], size[0], 3), shade, np.uint8))
+
     folder = tmp_path_factory.mktemp("whole")
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gantry.benchmark.run.run_pool", inline)
-        assert benchmark(folder, *SMALL) == 0
+        patch.setattr(films, "record", film)
+        assert benchmark(folder, *SMALL, "--films") == 0
     torch.set_num_threads(threads)
     return folder
 
@@ -241,7 +251,9 @@ def test_benchmark_goes_on_where_it_was_stopped(whole, tmp_path, inline_pool, mo
     (half / "metrics.csv").write_text("steps,sco")
     begun = []
     monkeypatch.setattr(
-        cells_module, "_run", lambda cell, path, run=cells_module._run: begun.append(cell) or run(cell, path)
+        cells_module,
+        "_run",
+        lambda cell, path, film, run=cells_module._run: begun.append(cell) or run(cell, path, film),
     )
     assert benchmark(folder, *SMALL) == 0
     assert {(cell.algorithm, cell.seed) for cell in begun} == {("nes", 101), ("cem", 101)}
@@ -283,28 +295,36 @@ def test_full_disk_leaves_cells_unfinished(tmp_path, inline_pool, monkeypatch, c
     assert finished(folder)
 
 
-def test_films_of_cells_are_in_the_report(whole, tmp_path, inline_pool, monkeypatch):
-    folder = tmp_path / "again"
-    shutil.copytree(whole, folder)
-    shown = []
-
-    def film(takes, path, size):
-        shown.extend(take.label for take in takes)
-        write_bytes(path, b"film")
-
-    monkeypatch.setattr("gantry.film.side_by_side.record_side_by_side", film)
-    for _ in range(2):
-        assert benchmark(folder, *SMALL, "--films") == 0
-    assert shown == ["cem", "nes"]  # once
-    assert base64.b64encode(b"film").decode() in (folder / "report.html").read_text(encoding="utf-8")
+def test_first_trainings_are_filmed_side_by_side(whole):
+    films_of = [path.relative_to(whole / "cells") for path in sorted((whole / "cells").rglob(films.PART))]
+    assert [path.parts[1:3] for path in films_of] == [("cem", "seed100"), ("nes", "seed100")]
+    path = whole / "films" / "CartPole-v1.mp4"
+    facts = film_facts(path)
+    assert (facts["width"], facts["height"]) == (640, 240)
+    assert base64.b64encode(path.read_bytes()).decode() in (whole / "report.html").read_text(encoding="utf-8")
+    before = path.stat()
+    films.join_parts(whole, plan.read_plan(whole)[0])
+    assert path.stat() == before
 
 
-def test_films_are_left_for_later_where_there_is_no_encoder(whole, monkeypatch):
-    monkeypatch.setattr("gantry.benchmark.films.importlib.util.find_spec", lambda name: None)
-    lines = []
-    film_cells(whole, plan.read_plan(whole)[0], lines.append)
-    assert len(lines) == 1
-    assert "--report-only --films" in lines[0]
+def test_cells_of_later_seeds_and_failing_films_leave_none(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise GantryError("no pygame")
+
+    monkeypatch.setattr(films, "record", refuse)
+    cells = plan_cells(["CartPole-v1"], {}, ["nes"], 2, TINY)
+    assert [films.film_part(None, cell, {}, tmp_path) for cell in cells] == ["no pygame", ""]
+
+
+@pytest.mark.parametrize(
+    ("fps", "steps", "expected"), [(30, 300, (1.0, 300)), (20, 1_000, (5.0, 1_000)), (None, None, (10 / 3, 1_000))]
+)
+def test_long_episodes_play_faster_in_films(fps, steps, expected, monkeypatch):
+    env = SimpleNamespace(
+        spec=SimpleNamespace(max_episode_steps=steps), metadata={"render_fps": fps}, close=lambda: None
+    )
+    monkeypatch.setattr(films, "open_env", lambda *_: env)
+    assert films._pace("made-up", {}) == pytest.approx(expected)
 
 
 def test_another_benchmark_joins_where_this_one_has_no_result(whole, tmp_path, inline_pool, capsys):

@@ -3,6 +3,7 @@
 import pytest
 
 from gantry.benchmark import cluster
+from gantry.benchmark.pool import State
 from gantry.errors import GantryError
 
 
@@ -17,8 +18,9 @@ class FakePool:
         monkeypatch.setattr(cluster, "available", lambda: [0, 1, 2])
         monkeypatch.setattr(cluster, "reason_without_peers", lambda peers, library: None)
 
-    def __call__(self, folders, work, cores_per_job, cores, preload, address=None):
+    def __call__(self, folders, work, cores_per_job, cores, preload, watch, address=None):
         self.calls.append((len(folders), len(cores)))
+        watch(State(frozenset(folders), len(folders), ()))
         self.now += len(folders) / len(cores)
         if self.finishes:
             for folder in folders:
@@ -26,11 +28,12 @@ class FakePool:
 
 
 def test_cluster_rows_compare_two_workers_with_one(monkeypatch):
-    pool, rows = FakePool(monkeypatch), []
-    cluster.measure(rows.append, cells=4)
+    pool, rows, told = FakePool(monkeypatch), [], []
+    cluster.measure(rows.append, told.append, cells=4)
     assert pool.calls == [(1, 1), (4, 1), (4, 2)] * 2
     assert [row.value for row in rows] == [4.0, 0.5] * 2
     assert [row.met for row in rows] == [None, True] * 2
+    assert told[-2:] == ["Ray, 1 worker: 4 of 4 trainings", "Ray, 2 workers: 4 of 4 trainings"]
 
 
 def test_cluster_row_says_what_is_missing(monkeypatch):

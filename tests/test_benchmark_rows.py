@@ -8,6 +8,7 @@ from gantry.benchmark import environments, rows, saving, time_to_score
 from gantry.benchmark.rows import Row, median_rate, median_ratio, second_core
 from gantry.benchmark.time_to_score import reason_without_peers
 from gantry.cli import main
+from gantry.errors import GantryError
 
 
 def test_medians_carry_the_quartiles_of_their_rounds():
@@ -57,6 +58,14 @@ def test_a_suite_that_is_missing_is_a_row_that_says_how_to_install_it(monkeypatc
     assert reason_without_peers(True, "sbx") == "SBX is not installed (pip install 'gantry-rl[peers]')"
     assert reason_without_peers(True) == "stable-baselines3 is not installed (pip install 'gantry-rl[baselines]')"
     assert reason_without_peers(False, "skrl") == "left out"
+
+
+def test_parts_of_the_simulation_benchmark_can_be_measured_alone():
+    found = []
+    environments.measure(found.append, ["plan"], 1)
+    assert [row.name for row in found] == ["loading the plan of eight rooms"]
+    with pytest.raises(GantryError, match=r"no part 'plam'.*did you mean"):
+        environments.measure(found.append, ["plam"], 1)
 
 
 @pytest.mark.slow

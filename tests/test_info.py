@@ -56,7 +56,7 @@ def test_info_follows_the_options_and_is_json_for_programs(capsys):
     known = json.loads(capsys.readouterr().out)
     assert known["action_space"] == "Discrete(3)"
     assert known["physics"]["cart_mass"]["low"] < 1.0 < known["physics"]["cart_mass"]["high"]
-    assert {"agent": "ppo", "total_steps": 1_000_000, "env_options": {}} in known["recipes"]
+    assert {"agent": "ppo", "total_steps": 1_000_000, "env_options": {}, "source": ""} in known["recipes"]
     assert {option["name"]: option["choices"] for option in known["options"]}["actions"] == ["continuous", "discrete"]
 
 

@@ -50,6 +50,11 @@ def test_shipped_recipe_is_found_for_its_case_and_its_environment_opens(recipe):
     open_env(recipe.env_id, 2, recipe.env_options).close()
 
 
+def test_recipes_that_were_not_tuned_here_say_where_they_are_from():
+    assert {recipe.source for recipe in recipes_of("Swimmer-v5")} == {"RL Baselines3 Zoo, not tuned here"}
+    assert {recipe.source for recipe in recipes_of(BALANCE)} == {""}
+
+
 def test_the_recipe_follows_the_options_that_are_asked_for():
     usual, discrete = recipe_for(BALANCE, "ppo"), recipe_for(BALANCE, "ppo", {"actions": "discrete"})
     assert usual.env_options == {}

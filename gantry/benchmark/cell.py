@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from gantry.agents.protocol import Controller
 from gantry.benchmark.checkpoints import Checkpoints
 from gantry.benchmark.contenders import contender
 from gantry.benchmark.plan import CELL, Cell, read_cell
@@ -59,6 +60,10 @@ class Training(Protocol):
         """Write the policy, if it can be, into the cell's folder."""
         ...
 
+    def policy(self) -> Controller:
+        """Return the deterministic policy, for a film."""
+        ...
+
     def close(self) -> None:
         """Close the training environments."""
         ...
@@ -69,12 +74,13 @@ def finished(folder: Path) -> bool:
     return (folder / RESULT).exists() or (folder / FAILED).exists()
 
 
-def run_job(folder: Path, cores: tuple[int, ...] = ()) -> int:
+def run_job(folder: Path, cores: tuple[int, ...] = (), film: bool = False) -> int:
     """Run the job of a folder to its result, in a process of its own: a cell, or a reference for scores.
 
     Args:
         folder: with its `cell.json` or `reference.json`.
         cores: processor cores to stay on; none: anywhere.
+        film: whether cells of the first seed film their policy.
 
     Returns:
         FINISHED, or STOP where the disk is full or the folder cannot be written.
@@ -85,7 +91,10 @@ def run_job(folder: Path, cores: tuple[int, ...] = ()) -> int:
     try:
         _clear(folder)
         try:
-            result = measure_reference(folder) if (folder / REFERENCE).exists() else _run(read_cell(folder), folder)
+            if (folder / REFERENCE).exists():
+                result = measure_reference(folder)
+            else:
+                result = _run(read_cell(folder), folder, film)
         except (Exception, SystemExit) as error:  # whatever a foreign environment raises
             if isinstance(error, CannotWrite) or getattr(error, "errno", None) in NO_ROOM:
                 raise  # which says nothing about the cell
@@ -121,10 +130,11 @@ def progress_of(folder: Path) -> float:
         return 0.0
 
 
-def _run(cell: Cell, folder: Path) -> Json:
+def _run(cell: Cell, folder: Path, film: bool) -> Json:
     """Train and evaluate, and return the result."""
     import torch
 
+    from gantry.benchmark.films import film_part
     from gantry.benchmark.rows import machine
 
     began = time.perf_counter()
@@ -147,6 +157,8 @@ def _run(cell: Cell, folder: Path) -> Json:
         final = training.evaluate(protocol.final_episodes, "test")
         checkpoints.evaluation_seconds += time.perf_counter() - before
         training.save()
+        took = time.perf_counter() - began
+        no_film = film_part(training.policy(), cell, training.env_options, folder) if film else ""
     finally:
         training.close()
     return {
@@ -158,7 +170,9 @@ def _run(cell: Cell, folder: Path) -> Json:
         "cpu_seconds": round(cpu, 4),
         "evaluation_seconds": round(checkpoints.evaluation_seconds, 4),
         "preparation_seconds": round(prepared, 4),
-        "wall_seconds": round(time.perf_counter() - began, 4),
+        "wall_seconds": round(took, 4),
+        "film_seconds": round(time.perf_counter() - began - took, 4),
+        "no_film": no_film,
         "cores": available_cores(),
         "num_envs": training.num_envs,
         "settings": training.settings,

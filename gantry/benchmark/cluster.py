@@ -8,15 +8,16 @@ from pathlib import Path
 
 from gantry.benchmark.cell import RESULT, read_reason, run_job
 from gantry.benchmark.plan import CELLS, Protocol, claim, plan_cells
-from gantry.benchmark.pool import Outcome, available, run_pool
+from gantry.benchmark.pool import Outcome, State, available, run_pool
 from gantry.benchmark.ray_pool import run_ray_pool
 from gantry.benchmark.rows import Report, Row
 from gantry.benchmark.time_to_score import SWING_UP, reason_without_peers
 from gantry.errors import GantryError
 
 CELL_COUNT = 12
-STEPS = 300_000
-"""Environment steps of a training: some seconds on one core, beside which starting its process is little."""
+STEPS = 50_000
+"""Environment steps of a training: more than a second on one core. Starting its process, which Ray does from nothing,
+takes some seconds more; so all trainings together, four times over, take less than three minutes on two cores."""
 TARGET = 0.6
 """What two workers' time over one's should be at most."""
 NEEDED = ("torch", "mujoco", "gantry.benchmark.cell", "gantry.benchmark.our_training", "gantry.agents.ppo")
@@ -24,14 +25,25 @@ NEEDED = ("torch", "mujoco", "gantry.benchmark.cell", "gantry.benchmark.our_trai
 Pool = Callable[..., dict[Path, Outcome]]
 
 
-def measure(report: Report, cells: int = CELL_COUNT, steps: int = STEPS) -> None:
+def measure(
+    report: Report, tell: Callable[[str], None] | None = None, cells: int = CELL_COUNT, steps: int = STEPS
+) -> None:
     """Measure and report every row.
 
     Args:
         report: called with each row as soon as it is known.
+        tell: called with a line whenever a training has ended.
         cells: how many equal trainings there are.
         steps: environment steps of each.
     """
+
+    def timed(pool: Pool, name: str, cells: int, steps: int, workers: int) -> float:
+        of_whom = f"{name}, {workers} worker{'s' if workers > 1 else ''}"
+        return _seconds(
+            pool, cells, steps, workers,
+            lambda state: None if tell is None else tell(f"{of_whom}: {state.done} of {state.total} trainings"),
+        )  # fmt: skip
+
     pools: dict[str, Pool] = {"processes": run_pool, "Ray": functools.partial(run_ray_pool, address="local")}
     for name, pool in pools.items():
         of_ratio = f"{cells} equal trainings, {name}: two workers' time over one's"
@@ -41,13 +53,13 @@ def measure(report: Report, cells: int = CELL_COUNT, steps: int = STEPS) -> None
         if why is not None:
             report(Row(of_ratio, None, "ratio", TARGET, "lower", why))
             continue
-        _seconds(pool, 1, 1, 1)  # what only the first one waits for
-        one, two = (_seconds(pool, cells, steps, workers) for workers in (1, 2))
+        timed(pool, name, 1, 1, 1)  # what only the first one waits for
+        one, two = (timed(pool, name, cells, steps, workers) for workers in (1, 2))
         report(Row(f"{cells} equal trainings, {name}: one worker's time", one, "s"))
         report(Row(of_ratio, two / one, "ratio", TARGET, "lower", f"{two:.1f} s"))
 
 
-def _seconds(pool: Pool, cells: int, steps: int, workers: int) -> float:
+def _seconds(pool: Pool, cells: int, steps: int, workers: int, watch: Callable[[State], None]) -> float:
     """Return the seconds in which so many workers, a core each, train so many cells, a cluster's start included.
 
     Raises:
@@ -59,7 +71,7 @@ def _seconds(pool: Pool, cells: int, steps: int, workers: int) -> float:
         claim(Path(name), planned)
         folders = [Path(name) / CELLS / cell.name for cell in planned]
         began = time.perf_counter()
-        pool(folders, run_job, 1, available()[:workers], NEEDED)
+        pool(folders, run_job, 1, available()[:workers], NEEDED, watch)
         took = time.perf_counter() - began
         for folder in folders:
             if not (folder / RESULT).exists():

@@ -4,14 +4,14 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 from mujoco.batch import Batch
 
-from gantry.benchmark.rows import Report, Row, median_rate, median_ratio, rounds, seconds
+from gantry.benchmark.rows import Report, Row, chosen_parts, median_rate, median_ratio, rounds, seconds
 from gantry.benchmark.time_to_score import reason_without_peers
 from gantry.envs.simulator import Simulator, make_simulator
 from gantry.errors import described
@@ -33,25 +33,26 @@ OWN_PHYSICS = {
 """Environments compared with their own bare physics → vector steps, and targets for the rate and for the share."""
 
 
-def measure(report: Report, repeats: int = 15) -> None:
+def measure(report: Report, only: Sequence[str] = (), repeats: int = 15) -> None:
     """Measure and report every row.
 
     Args:
         report: called with each row as soon as it is known.
+        only: the parts to measure, see PARTS; none: all.
         repeats: rounds of each comparison; medians are reported.
+
+    Raises:
+        GantryError: there is no such part.
     """
+    for name in chosen_parts("envs", PARTS, only):
+        PARTS[name](report, repeats)
+
+
+def _against_bare_physics(report: Report, repeats: int) -> None:
     for num_envs in (256, 4096):
         _against_bare_batch(report, num_envs, repeats)
     for env_id in OWN_PHYSICS:
         _against_own_physics(report, env_id, max(3, repeats // 2))
-    _randomized(report, repeats)
-    _plan_loading(report)
-    _against_gymnasium(report, repeats)
-    against_envpool(report, repeats)
-    _single(report, repeats)
-    _threads(report, repeats)
-    _memory(report)
-    _import_time(report)
 
 
 def _stepper(env: gymnasium.vector.VectorEnv, vector_steps: int, reset: bool = True) -> Callable[[], None]:
@@ -168,8 +169,8 @@ def _randomized(report: Report, repeats: int) -> None:
     report(Row("swing-up: throughput that randomized physics cost", share, "share", 0.15, "lower"))
 
 
-def _plan_loading(report: Report) -> None:
-    times = [seconds(lambda: make_simulator("gantry/Vacuum-v0", 1, plan="eight_rooms")) for _ in range(5)]
+def _plan_loading(report: Report, repeats: int) -> None:
+    times = [seconds(lambda: make_simulator("gantry/Vacuum-v0", 1, plan="eight_rooms")) for _ in range(min(5, repeats))]
     report(Row("loading the plan of eight rooms", statistics.median(times), "s", 1.0, "lower"))
 
 
@@ -257,14 +258,28 @@ def peak_memory() -> int:
     return int(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout)
 
 
-def _memory(report: Report) -> None:
+def _memory(report: Report, repeats: int) -> None:
     report(Row("resident memory with 4096 environments", peak_memory() / 2**20, "MiB", 1024.0, "lower"))
 
 
-def _import_time(report: Report) -> None:
+def _import_time(report: Report, repeats: int) -> None:
     def spent(module: str) -> float:
         program = f"import time; begun = time.perf_counter(); import {module}; print(time.perf_counter() - begun)"
         return float(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout)
 
-    extra = [spent("gantry") - spent("gymnasium") for _ in range(7)]
+    extra = [spent("gantry") - spent("gymnasium") for _ in range(min(7, repeats))]
     report(Row("import gantry, beyond import gymnasium", statistics.median(extra), "s", 0.3, "lower"))
+
+
+PARTS: dict[str, Callable[[Report, int], None]] = {
+    "physics": _against_bare_physics,
+    "randomization": _randomized,
+    "plan": _plan_loading,
+    "gymnasium": _against_gymnasium,
+    "envpool": against_envpool,
+    "single": _single,
+    "threads": _threads,
+    "memory": _memory,
+    "import": _import_time,
+}
+"""Name of a part, for --only → what measures it, given the number of rounds."""

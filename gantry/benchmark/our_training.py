@@ -33,7 +33,8 @@ class OurTraining:
         config = default_settings(*asked) if recipe is None else recipe.config
         self.env_options: Json = {**({} if recipe is None else recipe.env_options), **cell.env_options}
         how = stepping(cell.env_id, cell.env_options)
-        self.note = f"default settings for environments stepped {how}" if recipe is None else "recipe"
+        of_defaults = f"default settings for environments stepped {how}"
+        self.note = of_defaults if recipe is None else f"recipe{recipe.source and f' ({recipe.source})'}"
         """Where its settings are from."""
         self.settings: Json = config_to_json(config)
         self.num_envs: int = config.num_envs
@@ -82,6 +83,10 @@ class OurTraining:
         """Play episodes with the deterministic policy."""
         self._copy = acting_copy(self._agent, self._copy)
         return evaluate_agent(self._copy, self._cell.env_id, episodes, 0, self.env_options, purpose)
+
+    def policy(self) -> Agent:
+        """Return the deterministic policy, for a film."""
+        return acting_copy(self._agent, self._copy)
 
     def save(self) -> None:
         """Write metrics and policy into the run's folder."""

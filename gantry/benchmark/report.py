@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from gantry.benchmark.comparison import THRESHOLD, Comparison, Entry
+from gantry.benchmark.films import FILMS, SECONDS
 from gantry.benchmark.reference import published
 from gantry.benchmark.results import Missing, Training
 from gantry.benchmark.statistics import Interval, TimeToThreshold
@@ -21,7 +22,6 @@ from gantry.files import write_json, write_text
 from gantry.plots.comparison import Estimate, Line, draw_estimates, draw_lines
 from gantry.types import Json
 
-FILMS = "films"
 MIDDLE_GRAY = "#767676"
 """Ink of figures by themselves, readable on light and on dark pages."""
 VERSUS = (
@@ -175,9 +175,10 @@ class Report:
         evaluation = sum(each["evaluation_seconds"] for each in details)
         whole = sum(each["wall_seconds"] for each in details)
         share = (whole - training - evaluation) / whole
+        filming = sum(each.get("film_seconds", 0.0) for each in details)
         return (
             f"Training took {training:,.0f} s in all, evaluation {evaluation:,.0f} s, which no clock counts; "
-            f"preparing and saving took {share:.1%} of the cells' time."
+            f"preparing and saving took {share:.1%} of the cells' time. Filming took {filming:,.0f} s beside it."
         )
 
     # Formats
@@ -299,7 +300,8 @@ class Report:
             f'<div class="figures">{"".join(self._aggregate_figures.values())}</div>',
             "<h2>Learning curves</h2>",
             "<p>Mean over seeds of the deterministic policy's score on evaluation episodes, with its 95 % interval. "
-            "Over seconds, a training that ended by itself keeps its score.</p>",
+            "Over seconds, a training that ended by itself keeps its score. Films show one evaluation episode with the "
+            f"policy of each algorithm's first training; those longer than {SECONDS:g} s play faster.</p>",
         ]
         for environment in comparison.environments:
             figures = "".join(self._curve_figures(environment))
@@ -459,11 +461,14 @@ class Report:
         return figures
 
     def _film(self, environment: str) -> str:
-        """Return the environment's film, where `films/` holds one."""
+        """Return the environment's film, where `films/` holds one, else why there is none."""
         for path in (self.folder / FILMS).glob("*.mp4"):
             if path.stem == registered_id(environment).rpartition("/")[2]:
                 data = base64.b64encode(path.read_bytes()).decode()
                 return f'<video controls muted loop src="data:video/mp4;base64,{data}"></video>'
+        for training in self.comparison.trainings:
+            if training.environment == environment and training.details.get("no_film"):
+                return f"<p><small>No film: {html.escape(training.details['no_film'])}</small></p>"
         return ""
 
     def _published_sources(self) -> str:

@@ -43,8 +43,9 @@ def run_benchmark(
     folder: Path,
     cells: Sequence[Cell],
     watch: Callable[[Progress], None] | None = None,
-    work: Work = run_job,
+    work: Work | None = None,
     ilqr: bool = True,
+    films: bool = False,
     command: str = "",
     ray: str | None = None,
 ) -> None:
@@ -54,8 +55,9 @@ def run_benchmark(
         folder: the benchmark's; each cell gets a folder below it.
         cells: see `plan_cells`.
         watch: called often.
-        work: what a cell's process does.
+        work: what a cell's process does; by default `run_job`.
         ilqr: also score optimal control, where it can handle the environment.
+        films: whether the cells of the first seed film their policies.
         command: what asked for them, for the report.
         ray: the Ray cluster to run on, see `run_ray_pool`; None runs them in processes of this machine.
 
@@ -84,6 +86,7 @@ def run_benchmark(
 
         cores = {cell.protocol.cores for cell in cells}
         pool = run_pool if ray is None else functools.partial(run_ray_pool, address=ray)
+        work = work or functools.partial(run_job, film=films)
         outcomes = pool(jobs, work, max(cores), available(), _preload(cells), tell)
         lost = [folders[path].name for path, how in outcomes.items() if how == "lost" and path in folders]
         if "stopped" in outcomes.values():

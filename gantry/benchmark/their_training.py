@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 import numpy as np
 
+from gantry.agents.protocol import Controller
 from gantry.benchmark.checkpoints import Checkpoints
 from gantry.benchmark.contenders import LIBRARIES, Contender, contender
 from gantry.benchmark.plan import Cell
 from gantry.envs.registry import is_task, registered_id
+from gantry.runs.episodes import Act, Begin
 from gantry.runs.evaluate import Evaluation, evaluate
 from gantry.runs.seeds import Purpose, environment_seed
 from gantry.types import Json
@@ -77,7 +79,7 @@ class TheirTraining:
         self._env = self._make_env()
         kind = getattr(importlib.import_module(who.module), LIBRARIES[who.library][who.algorithm])
         settings = _constructor_settings(self.settings, self._env.action_space)
-        policy = _policy(self.settings, who, self._env.observation_space)
+        policy = _policy_name(self.settings, who, self._env.observation_space)
         self._remembers = "Lstm" in policy
         self._model = kind(policy, self._env, seed=cell.seed, **settings)
         # The model has seeded its environments with its own seed, which those of the next training would share.
@@ -132,6 +134,10 @@ class TheirTraining:
         actions, self._memory = self._model.predict(seen, state=self._memory, deterministic=True)
         return actions
 
+    def policy(self) -> Controller:
+        """Return the deterministic policy, for a film."""
+        return _RecurrentPolicy(self._act, self._forget) if self._remembers else _Policy(self._act)
+
     def save(self) -> None:
         """Save nothing."""
 
@@ -140,7 +146,22 @@ class TheirTraining:
         self._env.close()
 
 
-def _policy(settings: Json, who: Contender, space: gymnasium.Space) -> str:
+class _Policy:
+    """A policy, from the function that acts."""
+
+    def __init__(self, act: Act) -> None:
+        self.act = act
+
+
+class _RecurrentPolicy(_Policy):
+    """One that must hear that episodes begin."""
+
+    def __init__(self, act: Act, begin: Begin) -> None:
+        super().__init__(act)
+        self.begin = begin
+
+
+def _policy_name(settings: Json, who: Contender, space: gymnasium.Space) -> str:
     name = str(settings.get("policy", "MlpPolicy"))
     if who.algorithm == "recurrent_ppo" and "Lstm" not in name:
         name = name.replace("Policy", "LstmPolicy")

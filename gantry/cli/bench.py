@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from gantry.agents import AGENTS, config_class
-from gantry.cli.output import console, parse, print_json
+from gantry.cli.output import console, parse, print_json, telling
 from gantry.errors import GantryError
 
 if TYPE_CHECKING:
     from gantry.benchmark.rows import Row
 
-WITHOUT_SEEDS = ("optimizers", "cluster", "rendering", "saving")
+WITHOUT_SEEDS = ("optimizers", "rendering", "saving")
 """Benchmarks that no flag changes, each in the module of its name."""
 
 
@@ -38,7 +38,7 @@ class BenchArguments:
     order, with skills and without (half an hour). `teams`: three vacuum robots beside one, and two arms, with a critic
     for each robot and a centralized one (about half an hour). `transfer`: identification from noisy logs, and four ways
     to a policy on the stand-in for a real cart-pole (over an hour). `cluster`: equal trainings in one worker and in
-    two, in processes and on Ray (some minutes). `rendering`: the ray caster's pictures beside OpenGL's (a minute).
+    two, in processes and on Ray (three minutes). `rendering`: the ray caster's pictures beside OpenGL's (a minute).
     `saving`: what checksums add to the time of a save to the disk of this folder (a minute). Run nothing else
     meanwhile. Examples:
 
@@ -73,7 +73,8 @@ class BenchArguments:
     processes: int = 1
     """Trainings at a time, in those that have parts (see --only), where they count scores and steps, not seconds."""
     only: tuple[str, ...] = ()
-    """Measure only these parts of `memory`: swing-up, memoryless, reach, vacuum, no-velocity, kinds, rates; of
+    """Measure only these parts of `envs`: physics, randomization, plan, gymnasium, envpool, single, threads, memory,
+    import; of `memory`: swing-up, memoryless, reach, vacuum, no-velocity, kinds, rates; of
     `adaptation`: balance, swing-up; of `skills`: house, arm; of `teams`: vacuum, reach; or of `transfer`:
     identification, training."""
     out: Path | None = None
@@ -88,10 +89,10 @@ def _agents(arguments: BenchArguments) -> tuple[str, ...]:
     """Return the agents to measure; refuse unknown ones, and fewer than one seed (GantryError)."""
     if arguments.seeds < 1:
         raise GantryError(f"a benchmark takes at least 1 training seed, not {arguments.seeds}")
-    if (arguments.only and arguments.what not in IN_PARTS) or (
+    if (arguments.only and arguments.what not in (*IN_PARTS, "envs")) or (
         arguments.out and arguments.what not in ("memory", "teams")
     ):
-        also = " and ".join(f"`{name}`" for name in IN_PARTS[1:])
+        also = " and ".join(f"`{name}`" for name in ("envs", *IN_PARTS[1:]))
         raise GantryError(
             f"--only and --out are of `gantry bench memory` and `teams`, --only also of {also}; leave them out"
         )
@@ -122,7 +123,12 @@ def main(words: Sequence[str]) -> None:
     if arguments.what == "envs":
         from gantry.benchmark import environments
 
-        environments.measure(report)
+        environments.measure(report, arguments.only)
+    elif arguments.what == "cluster":
+        from gantry.benchmark import cluster
+
+        with telling(screen) as tell:
+            cluster.measure(report, tell)
     elif arguments.what in WITHOUT_SEEDS:
         importlib.import_module(f"gantry.benchmark.{arguments.what}").measure(report)
     elif arguments.what == "planner":

@@ -64,8 +64,8 @@ class BenchmarkArguments:
     """Give our agents their recipes; with --no-recipes their default settings."""
     ilqr: bool = True
     """Measure scores by optimal control where it can solve the environment."""
-    films: bool = False
-    """Film our agents side by side in each environment, for the report."""
+    films: bool = True
+    """Show an episode of every algorithm's first training in the report, side by side."""
     ray: str | None = None
     """Run on Ray: local, auto (the cluster that runs here), or a cluster's address; by default in processes here."""
     env: tuple[str, ...] = ()
@@ -106,7 +106,15 @@ def main(words: Sequence[str]) -> None:
         screen.print(f"{len(cells)} trainings → {folder}", soft_wrap=True, markup=False)
         with _Live(screen) as live:
             try:
-                run_benchmark(folder, cells, live.update, ilqr=arguments.ilqr, command=command, ray=arguments.ray)
+                run_benchmark(
+                    folder,
+                    cells,
+                    live.update,
+                    ilqr=arguments.ilqr,
+                    films=arguments.films,
+                    command=command,
+                    ray=arguments.ray,
+                )
             except KeyboardInterrupt:
                 live.stop()
                 screen.print(f"stopped; go on with: {command}", soft_wrap=True, markup=False)
@@ -124,9 +132,9 @@ def main(words: Sequence[str]) -> None:
         reasons = "; ".join(dict.fromkeys(each.reason for each in missing)) or "nothing was run"
         raise GantryError(f"there is no result to report in {folder}: {reasons}")
     if arguments.films:
-        from gantry.benchmark.films import film_cells
+        from gantry.benchmark.films import join_parts
 
-        film_cells(folder, cells, lambda line: screen.print(line, soft_wrap=True, markup=False))
+        join_parts(folder, cells)
     goals = {name: goal for name in {each.environment for each in trainings} if (goal := goal_of(name)) is not None}
     about: Json = {"command": command}
     if cells:

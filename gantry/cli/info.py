@@ -75,10 +75,11 @@ def main(words: Sequence[str]) -> None:
                 [f"{name}={_plain(value)}" for name, value in r.env_options.items()]
                 + ["above skills (--skills)"] * (r.skill_steps is not None)
             ),
+            r.source,
         )
         for r in known.recipes
     )
-    _show(screen, "recipes (gantry train ENV --agent NAME)", ("agent", "steps", "options"), recipes)
+    _show(screen, "recipes (gantry train ENV --agent NAME)", ("agent", "steps", "options", "from"), recipes)
     rest = "agents" if not known.recipes else "other agents"
     screen.print(
         f"\n{'' if known.recipes else 'recipes: none; '}{rest} use their default settings for environments stepped "

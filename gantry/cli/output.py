@@ -1,9 +1,10 @@
 """What the commands share in talking to people and to programs."""
 
+import contextlib
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import tyro
@@ -32,6 +33,24 @@ def console(json_output: bool) -> Console:
 def watched(screen: Console) -> bool:
     """Return whether a bar can be shown: in a terminal or a notebook."""
     return screen.is_terminal or screen.is_jupyter
+
+
+@contextlib.contextmanager
+def telling(screen: Console) -> Iterator[Callable[[str], None]]:
+    """Yield what shows how far something is: in one changing line, or where no one watches, a line for each change."""
+    if watched(screen):
+        with screen.status("") as status:
+            yield status.update
+        return
+    last = ""
+
+    def tell(line: str) -> None:
+        nonlocal last
+        if line != last:
+            screen.print(f"  {line}", soft_wrap=True, markup=False)
+            last = line
+
+    yield tell
 
 
 def print_json(content: Json) -> None:

@@ -146,6 +146,8 @@ def train_run(words: Sequence[str]) -> Run:
             case = " ".join((f"{agent_id} in {env_id}", *(f"{option}" for option in arguments.env)))
             how = stepping(env_id, parse_options(arguments.env))
             _say(screen, f"there is no recipe for {case}: default settings for environments stepped {how} are used")
+        elif recipe is not None and recipe.source:
+            _say(screen, f"recipe for {recipe.total_steps:,} steps, from {recipe.source}")
         listening = _Listener(screen, run, total_steps, arguments.track)
         with step_time_limit(arguments.step_time_limit), listening as listener:
             agent = _learn(asked, run, total_steps, evaluation, listener)

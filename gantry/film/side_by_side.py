@@ -16,7 +16,7 @@ from gantry.film.video import VideoWriter, film_frames
 from gantry.types import Options
 
 COLUMNS = 3
-"""Films in a row, at most."""
+"""Films in a row, at most; four make a square."""
 HOLD_FRAMES = 20
 """Frames for which the last picture of a part stays, so that its score can be read, where another part follows."""
 
@@ -66,19 +66,34 @@ def record_side_by_side(
         raise GantryError("a comparison needs at least two runs: gantry record RUN --compare RUN …")
     width, height = _even(size or SIZE)
     with _parts(takes, seed, (width, height), backend, speed, max_steps, progress) as films:
-        columns = min(COLUMNS, len(takes))
-        rows = -(-len(takes) // columns)
-        with contextlib.ExitStack() as stack:
-            readers = [stack.enter_context(contextlib.closing(film_frames(film.path))) for film in films]
-            writer = stack.enter_context(VideoWriter(path, FRAMES_PER_SECOND, (columns * width, rows * height)))
-            sheet = np.zeros((rows * height, columns * width, 3), np.uint8)
-            for pictures in itertools.zip_longest(*readers):
-                for number, picture in enumerate(pictures):
-                    if picture is not None:
-                        top, left = number // columns * height, number % columns * width
-                        sheet[top : top + height, left : left + width] = picture
-                writer.add(sheet)
+        join_side_by_side([film.path for film in films], path, (width, height))
     return films
+
+
+def join_side_by_side(parts: Sequence[Path], path: Path, size: tuple[int, int]) -> None:
+    """Write a film that shows several films at once; a part that has ended keeps its last picture.
+
+    Args:
+        parts: the films, from the left, row by row.
+        path: the video file; its suffix chooses the format.
+        size: width and height of each part in pixels.
+
+    Raises:
+        GantryError: a part cannot be read, or the film cannot be written.
+    """
+    width, height = size
+    columns = 2 if len(parts) == 4 else min(COLUMNS, len(parts))
+    rows = -(-len(parts) // columns)
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(contextlib.closing(film_frames(part))) for part in parts]
+        writer = stack.enter_context(VideoWriter(path, FRAMES_PER_SECOND, (columns * width, rows * height)))
+        sheet = np.zeros((rows * height, columns * width, 3), np.uint8)
+        for pictures in itertools.zip_longest(*readers):
+            for number, picture in enumerate(pictures):
+                if picture is not None:
+                    top, left = number // columns * height, number % columns * width
+                    sheet[top : top + height, left : left + width] = picture
+            writer.add(sheet)
 
 
 def record_in_turn(

@@ -79,7 +79,12 @@ class Information:
             plain[name] = [dataclasses.asdict(entry) for entry in plain[name]]
         plain["physics"] = {name: dataclasses.asdict(parameter) for name, parameter in self.physics.items()}
         plain["recipes"] = [
-            {"agent": recipe.agent, "total_steps": recipe.total_steps, "env_options": dict(recipe.env_options)}
+            {
+                "agent": recipe.agent,
+                "total_steps": recipe.total_steps,
+                "env_options": dict(recipe.env_options),
+                "source": recipe.source,
+            }
             for recipe in self.recipes
         ]
         return plain

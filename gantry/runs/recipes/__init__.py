@@ -54,6 +54,8 @@ class Recipe:
     """The environment's options that it was tuned for, where they are not the defaults."""
     skill_steps: int | None = None
     """Steps after which skills end, where its actions are skills; None: they are the environment's own."""
+    source: str = ""
+    """Where the settings are from, if they were not tuned here."""
 
     @property
     def agent(self) -> str:
