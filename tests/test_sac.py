@@ -13,7 +13,6 @@ from gantry.agents.sac import (
     SAC,
     SACConfig,
     actor_loss,
-    average_share,
     critic_loss,
     mean_and_log_std,
     sample_action,
@@ -171,31 +170,6 @@ def test_learning_starts_with_uniformly_random_actions():
     actions = agent.replay.buffer.gather(torch.arange(3_990)).action.numpy()
     assert np.histogram(actions, 4, (-1.0, 1.0))[0].min() > 900
     assert torch.equal(agent.actor.vector, before)
-
-
-def test_average_weighs_gradient_steps_by_a_power_of_their_number():
-    weights, average = np.zeros(50), 0.0
-    for step in range(1, 51):
-        share = average_share(step, 2.0)
-        weights *= 1.0 - share
-        weights[step - 1] = share
-        average += share * (step - average)
-    number = np.arange(1.0, 51.0)
-    np.testing.assert_allclose(weights, number * (number + 1) / (number * (number + 1)).sum())
-    assert average == pytest.approx(weights @ number)
-
-
-def test_acts_by_the_average_of_the_actor_and_learns_as_without():
-    plain, averaging = (SAC(Spot(), SACConfig(**SMALL, average_exponent=exponent), seed=1) for exponent in (None, 3.0))
-    averaging.replay.random.set_state(plain.replay.random.get_state())  # the average's first weights came from it
-    for agent in (plain, averaging):
-        agent.learn(1_600)
-    assert torch.equal(averaging.actor.vector, plain.actor.vector)
-    observation = np.array([0.2, 0.4], np.float32)
-    outputs = averaging.acting_actor(torch.from_numpy(observation)[None])
-    assert averaging.act(observation)[0] == pytest.approx(float(mean_and_log_std(outputs)[0].tanh()[0, 0].detach()))
-    assert averaging.act(observation)[0] != plain.act(observation)[0]
-    assert {"actor.0.weight", "average_actor.0.weight"} <= set(averaging.checkpoint.policy_state())
 
 
 def test_actions_are_sampled_around_the_median():

@@ -77,9 +77,6 @@ class SACConfig:
     target_entropy: float | None = None
     """Mean entropy of the policy that the temperature is learned for, in nats, with actions in ±1; None: minus the
     number of action dimensions."""
-    average_exponent: float | None = None
-    """η: act by an average of the actor's weights after each gradient step t, weighed by about t^η; None: by the actor
-    itself. Exploration, and all learning, is the actor's."""
     normalize_observation: bool = False
     """Scale observations by their running mean and standard deviation."""
     hidden_sizes: tuple[int, ...] = (256, 256)
@@ -106,7 +103,7 @@ class SACConfig:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
         require_replay(self, self.tau, self.hidden_sizes, self.device)
         require_at_least(self, 0, "temperature_learning_rate")
-        require_positive(self, "actor_learning_rate", "initial_temperature", "average_exponent")
+        require_positive(self, "actor_learning_rate", "initial_temperature")
 
 
 def mean_and_log_std(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -163,15 +160,6 @@ def temperature_loss(log_temperature: torch.Tensor, log_prob: torch.Tensor, targ
     return -log_temperature * (log_prob.detach() + target_entropy).mean()
 
 
-def average_share(step: int, exponent: float) -> float:
-    """Return the share of gradient step t = 1, 2, … in a running average whose weights grow by about t^η.
-
-    The first step's is 1, then it falls as (η + 1) / (η + t): it averages about the last 1 / (η + 1) of all steps,
-    however many there will be (polynomial-decay averaging).
-    """
-    return (exponent + 1.0) / (exponent + step)
-
-
 class Temperature:
     """The weight of entropy α, learned by its logarithm.
 
@@ -203,7 +191,6 @@ class SAC:
     Attributes:
         actor: from observations (B, d), as the networks see them, to mean and log std before the tanh (B, 2 A).
         critics: two, from observations and actions side by side (B, d + A) to soft values (B, 1).
-        acting_actor: the network that `act` asks: the average of the actor's weights, or the actor itself.
         target_critics: the critics' slowly moving copies.
         previous_actor: the actor as it was before the latest gradient step, which sampled the next actions.
         previous_critics: the critics as they were before it, which the actor climbed.
@@ -235,14 +222,11 @@ class SAC:
             self.actor = network(size, *config.hidden_sizes, 2 * action_size)
             self.critics = [network(size + action_size, *config.hidden_sizes, 1) for _ in range(2)]
             self.target_critics = [network(*critic.sizes) for critic in self.critics]
-            self.acting_actor = self.actor if config.average_exponent is None else network(*self.actor.sizes)
             self.previous_actor = network(*self.actor.sizes)
             self.previous_critics = [network(*critic.sizes) for critic in self.critics]
         for critic in self.previous_critics:
             critic.vector.requires_grad_(False)
-        hard_update(self.acting_actor, self.actor)
         self.temperature = Temperature(config.initial_temperature, config.device)
-        average = {} if config.average_exponent is None else {"average_actor": self.acting_actor}
         self.reset_targets()
         self.actor_optimizer = Adam([self.actor.vector])
         self.critic_optimizers = [Adam([critic.vector]) for critic in self.critics]
@@ -250,7 +234,6 @@ class SAC:
         self.checkpoint = Checkpoint(
             policy={
                 "actor": self.actor,
-                **average,
                 "critic_1": self.critics[0],
                 "critic_2": self.critics[1],
                 "temperature": self.temperature,
@@ -291,7 +274,7 @@ class SAC:
         """
 
         def choose(inputs: torch.Tensor) -> torch.Tensor:
-            outputs = self.acting_actor(inputs)
+            outputs = self.actor(inputs)
             if deterministic:
                 return mean_and_log_std(outputs)[0].tanh()
             return sample_action(outputs, self._noise(len(inputs), self.replay.acting_random))[0]
@@ -391,9 +374,6 @@ class SAC:
             first, second = (critic(inputs).squeeze(1) for critic in self.previous_critics)
             loss = actor_loss(torch.minimum(first, second), log_prob, temperature)
             descend(loss, self.actor_optimizer, rate, config.max_gradient_norm)
-            if config.average_exponent is not None:
-                share = average_share(self.actor_optimizer.steps, config.average_exponent)
-                polyak_update(self.acting_actor, self.actor, share)
             loss = temperature_loss(self.temperature.log, log_prob, self.target_entropy)
             descend(loss, self.temperature_optimizer, self._decayed(config.temperature_learning_rate, progress))
             return -log_prob.detach().mean().item()

@@ -171,6 +171,7 @@ RECIPES = (
             learning_rate_schedule="linear",
             n_step=2,
             tau=0.02,
+            gamma=0.98,  # with 0.99 the cart comes to rest up to 0.4 m off the center in one training of six
             initial_temperature=0.05,
             target_entropy=-2.0,
             hidden_sizes=(128, 128),
