@@ -92,6 +92,7 @@ def test_skrl_learns_by_our_clock(monkeypatch):
     ("words", "line"),
     [
         (["envs", "--seeds", "0"], "at least 1 training seed, not 0"),
+        (["memory", "--seeds", "9" * 30], "at most 10,000 seeds"),
         (["train", "--agents", "ppo", "pqo"], "pqo"),
     ],
 )

@@ -218,3 +218,10 @@ def test_tasks_declare_their_capabilities():
         task = make_task(env_id)
         assert isinstance(task, Task)
         assert {each for each in every if isinstance(task, each)} == capabilities
+
+
+def test_environment_of_another_suite_is_not_called_unknown():
+    with pytest.raises(GantryError, match="CartPole-v1 is not one of Gantry's tasks"):
+        make_task("CartPole-v1")
+    with pytest.raises(GantryError, match="unknown environment 'CartPole-v999'"):
+        make_task("CartPole-v999")

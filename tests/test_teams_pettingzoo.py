@@ -117,8 +117,9 @@ def test_foreign_environments_train_evaluate_and_resume(tmp_path, monkeypatch, c
     flags += ["--config.centralized-critic"] * centralized
     assert main(["train", FOREIGN, "--agent", "ppo", "--steps", "300", *flags]) == 0
     run = "runs/small_parallel-ppo-seed0"
-    assert main(["train", FOREIGN, "--agent", "ppo", "--steps", "400", "--resume"]) == 0
     capsys.readouterr()
+    assert main(["train", FOREIGN, "--agent", "ppo", "--steps", "400", "--resume"]) == 0
+    assert f"the state of {FOREIGN} cannot be saved: new episodes begin here" in capsys.readouterr().out
     assert main(["evaluate", run, "--episodes", "3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["length_mean"] == 4

@@ -1,6 +1,8 @@
 """From simulation to a real robot: grids of physics, the control loop, logs, identification, the stand-in."""
 
+import dataclasses
 import json
+import math
 import time
 
 import numpy as np
@@ -165,6 +167,12 @@ def test_failing_robot_gets_one_line(agent):
         control(Broken(), agent, 1.0)
 
 
+@pytest.mark.parametrize("changes", [{"seconds": 1e300}, {"seconds": math.nan}, {"seed": -1}, {"explore": math.inf}])
+def test_drives_out_of_range_get_one_line(agent, changes):
+    with pytest.raises(GantryError, match="a drive takes"):
+        control(Broken(), agent, **{"seconds": 1.0, **changes})
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("nothing", "module:Class"), ("no_module:Robot", "cannot make"), ("gantry.errors:GantryError", "cannot make"),
@@ -269,12 +277,23 @@ def test_what_cannot_be_identified_gets_one_line():
     assert "at 100 Hz" in message(Log(log.env_id, 100.0, log.episodes, log.observations, log.actions), RANGES)
     assert "cannot be replayed" in message(Log("gantry/Vacuum-v0", 50.0, log.episodes, log.observations, log.actions),
                                            {"mass": Range(0.5, 2.0)})  # fmt: skip
+    assert "not one of Gantry's tasks" in message(dataclasses.replace(log, env_id="CartPole-v1"), RANGES)
     assert "too short" in message(noisy_log(steps=5), RANGES)
     # Masses and the motor's strength only show in their ratio.
     assert "does not tell" in message(log, {"mass": Range(0.5, 2.0), "gear": Range(0.5, 2.0)})
 
 
 # Commands
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"segment_seconds": math.nan}, {"segment_seconds": math.inf}, {"segment_seconds": 0.0}, {"seed": -1},
+     {"seed": 10**30}, {"confidence": math.nan}],
+)  # fmt: skip
+def test_identifications_out_of_range_get_one_line(changes):
+    with pytest.raises(GantryError, match=r"segments take|between 0 and 1"):
+        identify(noisy_log(steps=3), {"cart_mass": Range(0.5, 2.0)}, **changes)
 
 
 def test_commands_grid_drive_and_identify(tmp_path, monkeypatch, capsys):

@@ -647,6 +647,7 @@ def test_curve_is_thinned_and_ends_with_the_last_row():
         (["no/such/run"], "no run at no/such/run"),
         (["--training", "a", "b"], "name one"),
         (["CartPoleSwingUp-v0", "--port", "99999"], "--port"),
+        (["CartPoleSwingUp-v0", "--seed", "-1"], "a seed must be from 0"),
         (["CartPoleSwingUp-v0", "--host", "0.0.0.0"], "--allow-network"),
     ],
 )

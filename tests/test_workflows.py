@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 import signal
 import subprocess
@@ -233,6 +234,7 @@ def test_wrong_usage_is_one_line_and_leaves_nothing_behind(words, expected, tmp_
 def test_wrong_film_settings_are_one_line(finished, tmp_path, capsys):
     for flags, expected in (
         (["--out", str(tmp_path / "film.avi")], "mp4"),
+        (["--out", ""], "the name of a film"),
         (["--out", str(tmp_path / "film.mp4"), "--format", "gif"], "disagree"),
         (["--out", str(tmp_path / "film.mp4"), "--size", "0", "10"], "pixels"),
         (["--out", str(tmp_path / "film.mp4"), "--camera", "sideways"], "sideways"),
@@ -283,6 +285,16 @@ def test_closed_pipe_causes_no_traceback():
         f"{sys.executable} -m gantry list | head -1", shell=True, capture_output=True, text=True, check=False
     )
     assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1"])
+def test_output_of_any_encoding_causes_no_traceback(encoding, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding))
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--help"])
+    sys.stdout.flush()
+    assert b"--seed" in written.getvalue()
 
 
 def test_python_m_gantry_runs_like_the_command():

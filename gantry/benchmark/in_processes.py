@@ -25,7 +25,7 @@ def in_processes(function: Callable[[Case], Result], cases: Sequence[Case], proc
         yield from map(function, cases)
         return
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(processes, context, _one_thread) as pool:
+    with concurrent.futures.ProcessPoolExecutor(min(processes, len(cases)), context, _one_thread) as pool:
         yield from pool.map(function, cases)
 
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gantry.benchmark.contenders import contender
-from gantry.errors import GantryError, nearest
+from gantry.errors import GantryError, nearest, shown
 from gantry.files import config_from_json, config_to_json, read_json, write_json
 from gantry.runs.environments import canonical_id, open_env, short_name
+from gantry.runs.seeds import MOST_REPETITIONS
 from gantry.types import Json
 
 FIRST_SEED = 100
@@ -188,6 +189,8 @@ def plan_cells(
     """
     if not env_ids or not algorithms or seeds < 1:
         raise GantryError("a benchmark needs --envs, --agents or --baselines, and at least one seed (or a --suite)")
+    if seeds > MOST_REPETITIONS:
+        raise GantryError(f"a benchmark takes at most {MOST_REPETITIONS:,} seeds, not {shown(seeds)}")
     environments = [canonical_id(env_id) for env_id in env_ids]
     for algorithm in algorithms:
         contender(algorithm).check()

@@ -10,7 +10,8 @@ import tyro
 
 from gantry.agents import AGENTS, config_class
 from gantry.cli.output import console, parse, print_json, telling
-from gantry.errors import GantryError
+from gantry.errors import GantryError, shown
+from gantry.runs.seeds import MOST_REPETITIONS
 
 if TYPE_CHECKING:
     from gantry.benchmark.rows import Row
@@ -86,9 +87,11 @@ class BenchArguments:
 
 
 def _agents(arguments: BenchArguments) -> tuple[str, ...]:
-    """Return the agents to measure; refuse unknown ones, and fewer than one seed (GantryError)."""
+    """Return the agents to measure; refuse unknown ones, and seeds out of range (GantryError)."""
     if arguments.seeds < 1:
         raise GantryError(f"a benchmark takes at least 1 training seed, not {arguments.seeds}")
+    if arguments.seeds > MOST_REPETITIONS:
+        raise GantryError(f"a benchmark takes at most {MOST_REPETITIONS:,} seeds, not {shown(arguments.seeds)}")
     if (arguments.only and arguments.what not in (*IN_PARTS, "envs")) or (
         arguments.out and arguments.what not in ("memory", "teams")
     ):

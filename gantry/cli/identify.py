@@ -1,6 +1,7 @@
 """`gantry identify`: fit physical quantities to a robot's log."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +48,8 @@ def main(words: Sequence[str]) -> None:
     from gantry.transfer.identify import identify
     from gantry.transfer.log import Log
 
+    if not 0.0 <= arguments.widen < math.inf:
+        raise GantryError(f"intervals are widened by a factor of at least 0, not {arguments.widen}")
     asked: Json = parse_options([word.strip() for word in arguments.physics.split(",") if word.strip()])
     ranges = {}
     for name, text in asked.items():

@@ -281,6 +281,8 @@ def film_path(out: Path | None, kind: str | None, default: Path) -> Path:
     """Return the film's path from the flags; a suffix and a format that disagree are an error."""
     if out is None:
         return default.with_name(f"{default.name}.{kind or 'mp4'}")
+    if not out.name:
+        raise GantryError("--out takes the name of a film, such as film.mp4")
     if not out.suffix:
         return out.with_name(f"{out.name}.{kind or 'mp4'}")
     if kind is not None and out.suffix.lower() != f".{kind}":

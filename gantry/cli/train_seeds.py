@@ -17,9 +17,9 @@ from gantry.cli.output import console, print_json
 from gantry.envs.batch import available_cores
 from gantry.errors import GantryError
 from gantry.runs.interrupts import StopRequest, deferring, stop_with_parent
+from gantry.runs.seeds import MOST_REPETITIONS
 from gantry.types import Json
 
-MOST_SEEDS = 10_000
 FORWARD_SECONDS = 0.2
 """How long a signal may wait before the processes hear of it."""
 
@@ -47,8 +47,8 @@ def train_seeds(words: Sequence[str]) -> None:
     flags.add_argument("--json", action="store_true")
     given, rest = flags.parse_known_args(list(words))
     count, first = whole_number(given.seeds, "--seeds"), whole_number(given.seed, "--seed")
-    if not 1 <= count <= MOST_SEEDS:
-        raise GantryError(f"--seeds must be from 1 to {MOST_SEEDS}, not {count}")
+    if not 1 <= count <= MOST_REPETITIONS:
+        raise GantryError(f"--seeds must be from 1 to {MOST_REPETITIONS}, not {count}")
     trainings = []
     for seed in range(first, first + count):
         out = ["--out", str(Path(given.out) / f"seed{seed}")] if given.out else []

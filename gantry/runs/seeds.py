@@ -14,6 +14,8 @@ Purpose = Literal["training", "evaluation", "test", "tuning"]
 
 SEEDS = 2**40
 """Seeds of each purpose."""
+MOST_REPETITIONS = 10_000
+"""Trainings that differ in their seeds alone, of one command."""
 FOREIGN_EPISODES_PER_SEED = 2**17
 """Episodes that a seed has room for in environments that others made, in all purposes but training."""
 

@@ -20,6 +20,7 @@ Whole quantities, such as `motor_delay`, are tried one by one.
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -125,6 +126,8 @@ def identify(
     declared = _checked(log.env_id, ranges)
     if not 0.0 < confidence < 1.0:
         raise GantryError(f"the confidence must be between 0 and 1, not {confidence:g}")
+    if not 0.0 < segment_seconds < math.inf or not 0 <= seed < 2**63:
+        raise GantryError("segments take a positive number of seconds, and a seed is from 0 to 2^63 - 1")
     names = tuple(ranges)
     replay = Replay(log, names, max(3, round(segment_seconds * log.rate)))
     whole = [name for name in names if declared[name].integer or declared[name].choices]

@@ -66,6 +66,10 @@ class Drive:
     """1000 × mean reward, where the robot tells its reward."""
 
 
+MOST_STEPS = 10**8
+"""Of a drive, whose log is kept in memory: three weeks at 50 Hz."""
+
+
 def control(
     robot: RealRobot,
     agent: Agent,
@@ -96,6 +100,8 @@ def control(
         raise GantryError("a drive takes a positive number of seconds, and noise of at least 0")
     if not 0 < robot.rate < math.inf:
         raise GantryError(f"the robot's rate must be positive, not {robot.rate}")
+    if seconds * robot.rate > MOST_STEPS or not 0 <= seed < 2**63:
+        raise GantryError(f"a drive takes at most {MOST_STEPS:,} control steps, and a seed from 0 to 2^63 - 1")
     waits = not isinstance(robot, SimulatedRobot) if real_time is None else real_time
     period, steps = 1.0 / robot.rate, max(1, round(seconds * robot.rate))
     per_episode = max(1, round(episode_seconds * robot.rate))

@@ -78,6 +78,7 @@ class Session:
 
     def _open(self, index: int) -> None:
         show = self._shows[index]
+        self._first_seed = environment_seed("evaluation", self._seed, MOST_EPISODES, show.env_id)
         source = open_source(show.env_id, show.options, self._max_steps)
         if self._source is not None:
             self._source.close()
@@ -111,9 +112,8 @@ class Session:
     def _begin(self) -> None:
         """Begin the episode that is due."""
         source = self.source
-        env_id = self._shows[self.index].env_id
-        first = environment_seed("evaluation", self._seed, MOST_EPISODES, env_id)
-        self._frames: deque[Frame] = deque([source.begin(first + self.episode % MOST_EPISODES)])
+        seed = self._first_seed + self.episode % MOST_EPISODES
+        self._frames: deque[Frame] = deque([source.begin(seed)])
         self.clock, self._steps, self._return, self._reward = 0.0, 0, 0.0, 0.0
         self._markers: Sequence[Marker] = ()
         self._samples: deque[list[float]] = deque(maxlen=SAMPLES)

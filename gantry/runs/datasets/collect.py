@@ -64,12 +64,12 @@ def collect(
     share = episodes or steps or 1
     many = num_envs or (NUM_ENVS if is_task(env_id) else agent.config.num_envs)
     number = min(many, share)
-    quota = share // number + (np.arange(number) < share % number)
-    if isinstance(agent, EpisodicActor) and (steps is not None or quota.max() > 1):
+    if isinstance(agent, EpisodicActor) and (steps is not None or share > number):
         if steps is not None or num_envs is not None:
             raise GantryError(f"{agent.name} begins all its episodes at once: collect --episodes, without --num-envs")
-        number, quota = share, np.ones(share, np.int64)
-    first = environment_seed("training", seed, number, env_id)
+        number = share
+    first = environment_seed("training", seed, number, env_id)  # refuses too many
+    quota = share // number + (np.arange(number) < share % number)
     env = open_env(env_id, number, env_options)
     try:
         if robots_in(env) is not None:
