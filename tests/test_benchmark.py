@@ -9,6 +9,7 @@ import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from gantry.benchmark.pool import State
 from gantry.benchmark.report import Report
 from gantry.benchmark.results import Missing, Training, joined, read_included
 from gantry.benchmark.their_training import zoo_settings
+from gantry.cli.benchmark import BenchmarkArguments
 from gantry.errors import CannotWrite, GantryError
 from gantry.film.video import VideoWriter, film_facts
 from gantry.runs.evaluate import Evaluation
@@ -62,6 +64,11 @@ def test_plan_has_every_algorithm_in_every_environment_from_every_seed():
     assert {cell.env_id for cell in cells} == {"Pendulum-v1", "gantry/CartPoleBalance-v0"}
     assert {cell.seed for cell in cells} == {FIRST_SEED, FIRST_SEED + 1, FIRST_SEED + 2}
     assert cells[0].name == "Pendulum-v1/ppo/seed100"
+
+
+def test_every_suite_can_be_chosen_on_the_command_line():
+    (choices, _) = get_args(get_type_hints(BenchmarkArguments)["suite"])
+    assert get_args(choices) == tuple(plan.SUITES)
 
 
 def test_every_suite_can_be_planned(monkeypatch):

@@ -21,6 +21,7 @@ from gantry.types import Json
 LAST_FILES = ("result.json", "failed.json")
 """Files that say that a job has ended: written after all others."""
 HINT = "is one running there, and is its token known here (ray get-auth-token)?"
+LOCAL_HINT = "is this machine busy with other work? Without --ray the same runs in processes"
 Files = dict[str, bytes]
 
 
@@ -156,6 +157,8 @@ def _connected(address: str, cores: int) -> Iterator[Any]:
     try:
         ray.init(**settings)
     except Exception as error:
+        if address == "local":
+            raise GantryError(f"cannot start a Ray cluster here ({described(error)}): {LOCAL_HINT}") from error
         raise GantryError(f"cannot connect to the Ray cluster {address!r} ({described(error)}): {HINT}") from error
     try:
         yield ray

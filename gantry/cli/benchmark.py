@@ -44,7 +44,7 @@ class BenchmarkArguments:
     """Agents of Gantry (`gantry list`), with their recipes; by default those of the suite."""
     baselines: tuple[str, ...] = ()
     """Others: sb3:ALGORITHM as its users run it, sb3-batched:ALGORITHM at its best, sbx:ALGORITHM."""
-    suite: Literal["quick", "standard", "full", "memory", "adaptation", "transfer", "skills"] | None = None
+    suite: Literal["quick", "standard", "full", "skills", "teams", "memory", "adaptation", "transfer"] | None = None
     """A set of environments, algorithms and budgets; the other flags change it."""
     seeds: int | None = None
     """Trainings of each algorithm in each environment; by default the suite's, or 5."""
