@@ -119,7 +119,7 @@ def test_an_update_is_a_clipped_step_down_the_loss_written_out(shared, discrete)
     agent = A2C(Spot(discrete=discrete), config, seed=2)
     agent.learn(800)
     tensors = agent.checkpoint.state()
-    squares = [tensors[f"optimizer.{index}.square"] for index in range(len(agent.optimizer.parameters))]
+    squares = [tensors[f"optimizer.squares.{index}"] for index in range(len(agent.optimizer.parameters))]
     batch = collected(agent)
     names = ["body"] if shared else ["policy.network", "critic"]
     rebuilt = [leaves(tensors, name) for name in names]

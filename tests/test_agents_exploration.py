@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from gantry.agents.parts.checkpoint import restore, state_of
 from gantry.agents.parts.exploration import Noise, make_noise
 
 
@@ -53,7 +54,7 @@ def test_restored_noise_is_the_same(kind):
     random = generator()
     for _ in range(3):
         one.sample(0.5, random)
-    other.load_state(one.state())
+    restore(other, state_of(one))
     random, same = generator(1), generator(1)
     for _ in range(3):
         assert torch.equal(one.sample(0.5, random), other.sample(0.5, same))

@@ -129,7 +129,7 @@ def test_buffer_holds_what_the_environment_reported(mode):
         return observation, reward, terminated, truncated, infos
 
     env.step = recording
-    agent.stepper.stagger = False
+    agent.stepper.staggering = None
     agent.learn(90)
     found = agent.replay.buffer.table.numpy()[: agent.replay.buffer.filled][
         agent.replay.buffer.mask[: agent.replay.buffer.filled]

@@ -532,7 +532,7 @@ def test_broken_update_is_undone():
     with pytest.raises(RuntimeError, match="broken"):
         agent.learn(100, lambda agent, metrics: states.append(agent.checkpoint.state()))
     end = agent.checkpoint.state()
-    parts = ("dynamics.", "dataset.", "collector.", "random.", "reward_model.", "dynamics_optimizer.")
+    parts = ("dynamics.", "dataset.", "collector.", "random.", "reward_model.", "optimizers.dynamics.")
     assert agent.steps == 40 == len(agent.dataset)
     assert all(torch.equal(end[name], tensor) for name, tensor in states[-1].items() if name.startswith(parts))
 

@@ -305,7 +305,7 @@ def test_foreign_trainer_states_are_refused():
         agent.checkpoint.load_state(trainer_state(PPO(Spot(3), SMALL)))
     with pytest.raises(GantryError, match="missing"):
         agent.checkpoint.load_state({})
-    for name in ("random.state", "stepper.counts", "actor_optimizer.0.mean"):
+    for name in ("random.state", "stepper.counts", "actor_optimizer.means.0"):
         with pytest.raises(GantryError, match=name.partition(".")[2]):
             agent.checkpoint.load_state({other: tensor for other, tensor in tensors.items() if other != name})
 

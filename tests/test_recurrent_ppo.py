@@ -280,7 +280,7 @@ def test_time_limit_bootstraps_from_the_last_observation_with_its_memory():
     agent = RecurrentPPO(Spot(4, length=3), dataclasses.replace(
         TINY, num_envs=4, rollout_steps=3, gae_lambda=0.0, observe_change=False))  # fmt: skip
     agent.stepper.begin_episodes()
-    agent.stepper.stagger = False
+    agent.stepper.staggering = None
     finals, step = [], agent.stepper.step
     agent.stepper.step = lambda *given: finals.append(step(*given)) or finals[-1]
     part = agent.collect(10**9)

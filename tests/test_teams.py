@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from gantry.agents import load_agent, save_agent
-from gantry.agents.parts.centralized_critic import JointState
+from gantry.agents.parts.centralized_critic import TeamRollout
 from gantry.agents.parts.policy import Policy
+from gantry.agents.parts.vector_stepper import VectorStepper
 from gantry.agents.ppo import PPOConfig
 from gantry.cli import main
 from gantry.envs.robot_rows import RobotRows, make_robots, robot_observations
@@ -181,13 +182,13 @@ def test_worlds_are_whole():
 def test_joint_state_is_own_observation_then_the_others_in_a_circle():
     env = make_robots(ID, 6, plan="studio", robots=3)
     policy = Policy(env.single_observation_space, env.single_action_space, CONFIG, torch.Generator())
-    state = JointState(env, policy)
+    rollout = TeamRollout(VectorStepper(env, 0), policy, 1, torch.Generator())
     inputs = torch.arange(12.0).reshape(1, 6, 2)  # of two numbers each
-    found = state.joint(inputs)[0].tolist()
+    found = rollout.joint(inputs)[0].tolist()
     assert found[0] == [0, 1, 2, 3, 4, 5]
     assert found[1] == [2, 3, 4, 5, 0, 1]
     assert found[5] == [10, 11, 6, 7, 8, 9]
-    assert state.size == 3 * policy.observations.size
+    assert rollout.critic_size == 3 * policy.observations.size
 
 
 def test_centralized_critic_values_the_last_joint_states_of_episodes():
@@ -215,8 +216,8 @@ def test_centralized_critic_values_the_last_joint_states_of_episodes():
 
 def test_worlds_are_cut_whole_when_first_episodes_are_staggered():
     agent = make_agent("ppo", ID, CONFIG, 0, SMALL)
-    assert agent.stepper.stagger
-    cuts = agent.stepper._cuts.reshape(4, 2)
+    assert agent.stepper.staggering is not None
+    cuts = agent.stepper.staggering.cuts.reshape(4, 2)
     assert np.array_equal(cuts[:, 0], cuts[:, 1])
     assert len(np.unique(cuts)) == 4
 

@@ -21,11 +21,10 @@ from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.policy import Policy
 from gantry.agents.parts.rmsprop import RMSprop
 from gantry.agents.parts.rollouts import Batch, Rollout, standardized
-from gantry.agents.parts.settings import settled
+from gantry.agents.parts.settings import Count, NotNegative, Positive, Share, ShareBelow1, require, settled, validate
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
 from gantry.types import Array, Observation, SearchSpace
 
@@ -37,29 +36,29 @@ TwoOutputs = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 class A2CConfig:
     """Settings of A2C."""
 
-    num_envs: int = 64
+    num_envs: Count = 64
     """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
-    rollout_steps: int = 5
+    rollout_steps: Count = 5
     """Steps of every environment between updates (n of n-step returns)."""
-    learning_rate: float = 7e-4
+    learning_rate: Positive = 7e-4
     """The optimizer's step size."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
     """Keep the learning rate, or decay it linearly to 0 at the last step of `learn`."""
-    gamma: float = 0.99
+    gamma: Share = 0.99
     """Discount per step."""
-    gae_lambda: float = 1.0
+    gae_lambda: Share = 1.0
     """λ of generalized advantage estimation; 1 gives the paper's returns of up to `rollout_steps` steps."""
-    entropy_coefficient: float = 0.0
+    entropy_coefficient: NotNegative = 0.0
     """Weight of the entropy bonus."""
-    value_coefficient: float = 0.5
+    value_coefficient: Positive = 0.5
     """Weight of the critic's loss."""
-    max_gradient_norm: float = 0.5
+    max_gradient_norm: Positive = 0.5
     """Clip the gradient norm, over all networks together, to this."""
     optimizer: Literal["rmsprop", "rmsprop-pytorch", "adam"] = "rmsprop"
     """`rmsprop` is the paper's, whose first steps are short; PyTorch's form takes long ones."""
-    optimizer_epsilon: float = 1e-5
+    optimizer_epsilon: Positive = 1e-5
     """ε of the optimizer."""
-    rmsprop_decay: float = 0.99
+    rmsprop_decay: ShareBelow1 = 0.99
     """α of RMSprop: decay of the running mean of the squared gradient."""
     normalize_advantage: bool = False
     """Shift and scale the advantages of each update to mean 0 and standard deviation 1."""
@@ -81,11 +80,11 @@ class A2CConfig:
     """Bring Box actions within their bounds by a tanh that is learned through, instead of by clipping."""
     stagger_first_episodes: bool = True
     """Cut first episodes short at evenly spread times, so that a rollout holds every phase of an episode."""
-    report_every: int = 10
+    report_every: Count = 10
     """Updates per row of metrics, which is also the most that an interrupt undoes."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the networks are; small ones learn fastest on the CPU."""
-    torch_threads: int = 1
+    torch_threads: Count = 1
     """PyTorch's threads in updates (acting takes one); another number rounds differently."""
     search_space: ClassVar[SearchSpace] = {
         "num_envs": (4, 256, True), "rollout_steps": (4, 64, True), "learning_rate": (1e-4, 1e-2, True),
@@ -96,14 +95,9 @@ class A2CConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        require_at_least(self, 1, "num_envs", "rollout_steps", "torch_threads", "report_every")
-        require_positive(self, "learning_rate", "value_coefficient", "max_gradient_norm", "optimizer_epsilon")
-        require_between(self, 0.0, 1.0, "gamma", "gae_lambda")
-        require_at_least(self, 0.0, "entropy_coefficient")
-        require(0.0 <= self.rmsprop_decay < 1.0, "rmsprop_decay", "from 0 to below 1", self.rmsprop_decay)
+        validate(self)
         scaled = self.action_scaling == "bounds" or not self.squash_actions
         require(scaled, "action_scaling", "bounds with squash_actions", self.action_scaling)
-        require_network(self.hidden_sizes, self.device)
 
 
 def policy_loss(log_prob: torch.Tensor, advantage: torch.Tensor) -> torch.Tensor:
@@ -163,9 +157,9 @@ class A2C:
         self.checkpoint = Checkpoint(
             policy={"policy": self.policy, **networks, "return_moments": self.return_normalizer.moments},
             trainer={
+                "stepper": self.stepper,
                 "optimizer": self.optimizer,
                 "return_normalizer": self.return_normalizer,
-                "stepper": self.stepper,
                 "random": self._random,
                 "acting_random": self._acting_random,
             },

@@ -25,14 +25,23 @@ from gantry.agents.parts.network_pass import Pass
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.replay import Minibatch
-from gantry.agents.parts.replay_collector import ReplayCollector, bounded_actions, mean_metrics, require_replay
+from gantry.agents.parts.replay_collector import ReplayCollector, bounded_actions, mean_metrics
 from gantry.agents.parts.schedules import Schedule, check_schedule, decayed, scheduled
-from gantry.agents.parts.settings import settled
+from gantry.agents.parts.settings import (
+    Count,
+    Fraction,
+    NotNegative,
+    Positive,
+    Share,
+    Whole,
+    require,
+    settled,
+    validate,
+)
 from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.validation import require, require_at_least, require_positive
 from gantry.types import Array, Observation, SearchSpace
 
 
@@ -40,41 +49,41 @@ from gantry.types import Array, Observation, SearchSpace
 class DDPGConfig:
     """Settings of DDPG."""
 
-    num_envs: int = 16
+    num_envs: Count = 16
     """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
-    buffer_size: int = 1_000_000
+    buffer_size: Count = 1_000_000
     """Transitions that are kept; newer ones replace the oldest."""
-    learning_starts: int = 1_000
+    learning_starts: Whole = 1_000
     """Environment steps of uniformly random actions before the first update."""
-    train_freq: int = 1
+    train_freq: Count = 1
     """Vector steps between updates."""
-    gradient_steps: int = 1
+    gradient_steps: Count = 1
     """Gradient steps per update."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Transitions per gradient step."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Adam's step size for the critics."""
-    actor_learning_rate: float = 1e-3
+    actor_learning_rate: Positive = 1e-3
     """Adam's step size for the actor."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
     """Keep both learning rates, or decay them linearly to 0 at the last step of `learn`."""
-    max_gradient_norm: float | None = None
+    max_gradient_norm: Positive | None = None
     """Clip the gradient norm of each network to this; None: no clipping."""
-    gamma: float = 0.99
+    gamma: Share = 0.99
     """Discount per step."""
-    n_step: int = 1
+    n_step: Count = 1
     """Steps of real rewards in a target before a value stands in for the rest, at most."""
-    tau: float = 0.005
+    tau: Fraction = 0.005
     """τ: share of the way that the target networks move towards the learned ones with each gradient step."""
-    saturation_penalty: float = 0.01
+    saturation_penalty: NotNegative = 0.01
     """Weight of the mean square of the actor's outputs before their tanh, relative to the critic's mean gradient: keeps
     actions from sticking to their bounds, where the tanh passes no gradient on; 0: no penalty."""
     exploration: Exploration = "gaussian"
     """Noise on the actions: independent from step to step, or correlated in time."""
-    noise_start: float = 0.1
+    noise_start: NotNegative = 0.1
     """Initial standard deviation of the noise (of what a step adds, if correlated), as a share of the action bounds'
     half-width."""
-    noise_end: float = 0.1
+    noise_end: NotNegative = 0.1
     """Final standard deviation, reached when `noise_fraction` of learning has passed."""
     noise_fraction: float = 1.0
     """Share of learning in which the noise gets from its start to its end."""
@@ -82,17 +91,17 @@ class DDPGConfig:
     """How it gets there; `constant` stays at the start."""
     twin_critics: bool = False
     """TD3: learn two critics and use the lower target, delay the actor, and smooth the target's actions."""
-    policy_delay: int = 2
+    policy_delay: Count = 2
     """TD3: gradient steps of the critics per step of the actor and the target networks."""
-    target_policy_noise: float = 0.2
+    target_policy_noise: NotNegative = 0.2
     """TD3: standard deviation of the noise on the target's actions, as a share of the bounds' half-width."""
-    target_noise_clip: float = 0.5
+    target_noise_clip: NotNegative = 0.5
     """TD3: bound of that noise."""
     target_min: float | None = None
     """The least possible return, to which the critics' targets are clipped; None: no bound."""
     target_max: float | None = None
     """The greatest possible return, to which the critics' targets are clipped; None: no bound."""
-    hindsight_goals: int = 0
+    hindsight_goals: Whole = 0
     """Hindsight replay, for environments with goals: transitions that get another goal for each one that keeps its own
     (k; 4 in the paper); 0: no hindsight replay."""
     relative_goals: bool = False
@@ -105,11 +114,11 @@ class DDPGConfig:
     """Nonlinearity of the hidden layers."""
     stagger_first_episodes: bool = True
     """Cut first episodes short at evenly spread times, so that episodes do not all end together."""
-    report_every: int = 50
+    report_every: Count = 50
     """Vector steps per row of metrics, which is also what an interrupt may undo."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the networks are; small ones learn fastest on the CPU."""
-    torch_threads: int = 1
+    torch_threads: Count = 1
     """PyTorch's threads for the actor and for the critics; another number rounds differently."""
     search_space: ClassVar[SearchSpace] = {
         "num_envs": (4, 64, True), "train_freq": (1, 8, True), "gradient_steps": (1, 16, True),
@@ -121,11 +130,7 @@ class DDPGConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        require_replay(self, self.tau, self.hidden_sizes, self.device)
-        require_at_least(self, 1, "policy_delay")
-        require_at_least(self, 0, "saturation_penalty", "noise_start", "noise_end", "hindsight_goals")
-        require_at_least(self, 0, "target_policy_noise", "target_noise_clip")
-        require_positive(self, "actor_learning_rate")
+        validate(self)
         check_schedule("noise", self.noise_schedule, self.noise_start, self.noise_end, self.noise_fraction)
         low, high = self.target_min, self.target_max
         if low is not None and high is not None:

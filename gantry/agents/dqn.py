@@ -24,14 +24,13 @@ from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.priorities import Priorities
 from gantry.agents.parts.replay import Minibatch
-from gantry.agents.parts.replay_collector import ReplayCollector, mean_metrics, require_replay
+from gantry.agents.parts.replay_collector import ReplayCollector, mean_metrics
 from gantry.agents.parts.schedules import Schedule, check_schedule, decayed, scheduled
-from gantry.agents.parts.settings import settled
+from gantry.agents.parts.settings import Count, Fraction, Positive, Share, Whole, settled, validate
 from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.validation import require_at_least, require_between
 from gantry.errors import GantryError
 from gantry.types import Array, Observation, SearchSpace
 
@@ -40,39 +39,39 @@ from gantry.types import Array, Observation, SearchSpace
 class DQNConfig:
     """Settings of DQN."""
 
-    num_envs: int = 16
+    num_envs: Count = 16
     """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
-    buffer_size: int = 1_000_000
+    buffer_size: Count = 1_000_000
     """Transitions that are kept; newer ones replace the oldest."""
-    learning_starts: int = 1_000
+    learning_starts: Whole = 1_000
     """Environment steps of uniformly random actions before the first update."""
-    train_freq: int = 1
+    train_freq: Count = 1
     """Vector steps between updates."""
-    gradient_steps: int = 1
+    gradient_steps: Count = 1
     """Gradient steps per update."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Transitions per gradient step."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Adam's step size."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
     """Keep the learning rate, or decay it linearly to 0 at the last step of `learn`."""
-    max_gradient_norm: float | None = None
+    max_gradient_norm: Positive | None = None
     """Clip the gradient norm to this; None: no clipping."""
-    gamma: float = 0.99
+    gamma: Share = 0.99
     """Discount per step."""
-    n_step: int = 1
+    n_step: Count = 1
     """Steps of real rewards in a target before a value stands in for the rest, at most."""
-    epsilon_start: float = 1.0
+    epsilon_start: Share = 1.0
     """Initial probability of a random action, ε."""
-    epsilon_end: float = 0.05
+    epsilon_end: Share = 0.05
     """Final ε, reached when `epsilon_fraction` of learning has passed."""
     epsilon_fraction: float = 0.2
     """Share of learning in which ε gets from its start to its end."""
     epsilon_schedule: Schedule = "linear"
     """How it gets there; `constant` stays at the start."""
-    target_update_interval: int = 200
+    target_update_interval: Count = 200
     """Gradient steps between moves of the target network (C)."""
-    tau: float = 1.0
+    tau: Fraction = 1.0
     """Share of the way that the target network then moves towards the learned one; 1 copies it."""
     double: bool = False
     """Double Q-learning: the learned network chooses the next action, the target network gives its value."""
@@ -80,9 +79,9 @@ class DQNConfig:
     """One output for the value of the state, and one for the advantage of each action."""
     prioritized: bool = False
     """Sample transitions with larger temporal-difference errors more often."""
-    priority_exponent: float = 0.6
+    priority_exponent: Share = 0.6
     """α: exponent of the priorities; 0 samples uniformly."""
-    importance_exponent: float = 0.4
+    importance_exponent: Share = 0.4
     """β: initial exponent of the importance weights that correct the bias; rises linearly to 1 at the last step."""
     normalize_observation: bool = False
     """Scale observations by their running mean and standard deviation."""
@@ -92,11 +91,11 @@ class DQNConfig:
     """Nonlinearity of the hidden layers."""
     stagger_first_episodes: bool = True
     """Cut first episodes short at evenly spread times, so that episodes do not all end together."""
-    report_every: int = 50
+    report_every: Count = 50
     """Vector steps per row of metrics, which is also what an interrupt may undo."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the networks are; small ones learn fastest on the CPU."""
-    torch_threads: int = 1
+    torch_threads: Count = 1
     """PyTorch's threads; another number rounds differently."""
     search_space: ClassVar[SearchSpace] = {
         "num_envs": (4, 64, True), "train_freq": (1, 16, True), "gradient_steps": (1, 32, True),
@@ -108,9 +107,7 @@ class DQNConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        require_replay(self, self.tau, self.hidden_sizes, self.device)
-        require_at_least(self, 1, "target_update_interval")
-        require_between(self, 0.0, 1.0, "epsilon_start", "epsilon_end", "priority_exponent", "importance_exponent")
+        validate(self)
         check_schedule("epsilon", self.epsilon_schedule, self.epsilon_start, self.epsilon_end, self.epsilon_fraction)
 
 

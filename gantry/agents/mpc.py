@@ -18,7 +18,6 @@ from gantry.agents.models.model_rollouts import Model
 from gantry.agents.models.plan_search import PlanningResult, PlanSearch
 from gantry.agents.models.planning_model import PlanningModel, planning_model_of
 from gantry.agents.models.reward_model import ToEnvironment
-from gantry.agents.parts.checkpoint import Tensors, prefixed, under
 from gantry.agents.parts.spaces import ObservationMap
 from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError, GantryWarning
@@ -78,6 +77,8 @@ class MPC:
         keep_record: keep `record` of each planning step; does not change the actions.
         record: of the last planning step of environment 0, or None.
     """
+
+    STATE = ("warm_start", "actions", "steps_left")
 
     def __init__(
         self, observations: ObservationMap, to_environment: ToEnvironment, search: PlanSearch,
@@ -199,15 +200,3 @@ class MPC:
         paths, predicted = chosen.trajectories[:, :, 0], float(chosen.rewards.sum(0).mean())
         elites = min(self.search.config.elites, len(rollouts.returns))
         return PlanningRecord(rollouts.trajectories, rollouts.returns, paths, elites, predicted)
-
-    # Saving
-
-    def state(self) -> Tensors:
-        """Return copies of the plans and actions under way."""
-        plans = prefixed("warm_start", self.warm_start.state())
-        return {**plans, "actions": self.actions.clone(), "steps_left": self.steps_left.clone()}
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        self.warm_start.load_state(under(tensors, "warm_start"))
-        self.actions, self.steps_left = tensors["actions"].clone(), tensors["steps_left"].clone()

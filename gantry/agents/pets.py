@@ -29,13 +29,21 @@ from gantry.agents.models.planning_model import PlanningModel, planning_model_of
 from gantry.agents.models.reward_model import LearnedReward, RewardModel, TaskReward
 from gantry.agents.models.terminal_value import TerminalValue
 from gantry.agents.mpc import MPC
-from gantry.agents.parts.checkpoint import Checkpoint, Part, Tensors
+from gantry.agents.parts.checkpoint import Checkpoint
 from gantry.agents.parts.experience import Experience
-from gantry.agents.parts.settings import settled
+from gantry.agents.parts.settings import (
+    Count,
+    NotNegative,
+    Share,
+    ShareBelow1,
+    require,
+    require_memory,
+    settled,
+    validate,
+)
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.validation import require, require_at_least, require_between, require_memory
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
 from gantry.errors import GantryError
 from gantry.types import Array, Observation, SearchSpace
@@ -54,34 +62,34 @@ class PlannerConfig:
     """How plans are optimized."""
     model: EnsembleConfig = dataclasses.field(default_factory=EnsembleConfig)
     """The ensemble and its training; learned rewards and values use single networks with the same settings."""
-    action_repeat: int = 1
+    action_repeat: Count = 1
     """Environment steps for which each action is held; a planning step takes as many."""
-    discount: float = 1.0
+    discount: Share = 1.0
     """γ per planning step, within the horizon."""
     terminal_value: bool = False
     """Add a learned value of a plan's last state; needs a discount below 1."""
-    uncertainty_penalty: float = 0.0
+    uncertainty_penalty: NotNegative = 0.0
     """Subtract this per planning step and standard deviation by which the particles disagree; needs 2 particles."""
     reward: Literal["auto", "task", "learned"] = "auto"
     """task: the environment's own reward and termination functions. learned: networks. auto: task where offered."""
-    particles: int = 1
+    particles: Count = 1
     """Particles per action sequence, spread over the ensemble's members."""
     propagation: Propagation = "ts_infinity"
     """Trajectory sampling. ts_infinity: a particle follows one member. ts1: another member at each planning step."""
     sample_predictions: bool = False
     """Sample the predicted Gaussians in rollouts; otherwise propagate their means."""
-    initial_random_steps: int = 100
+    initial_random_steps: Count = 100
     """Planning steps with random actions before the first fit, summed over all environments."""
-    fit_every: int = 50
+    fit_every: Count = 50
     """Planning steps between fits, summed over all environments."""
-    validation_fraction: float = 0.1
+    validation_fraction: ShareBelow1 = 0.1
     """Fraction of the transitions held out from training, to stop fits early."""
     angle_columns: tuple[int, ...] = ()
     """Feature columns that hold joint angles in rad, at most 7; columns that depend on them alone are then computed by
     learned kinematics."""
-    num_envs: int = 1
+    num_envs: Count = 1
     """Environments stepped at once."""
-    torch_threads: int = 1
+    torch_threads: Count = 1
     """PyTorch's threads; another number rounds differently."""
     search_space: ClassVar[SearchSpace] = {
         "search.horizon": (5, 40, True), "search.population": (32, 256, True), "search.iterations": (1, 6, False),
@@ -92,12 +100,8 @@ class PlannerConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        require_at_least(self, 1, "action_repeat", "particles", "initial_random_steps", "fit_every", "num_envs")
-        require_at_least(self, 1, "torch_threads")
+        validate(self)
         require_memory(self.particles * self.search.population, "particles", "the predicted states")
-        require_at_least(self, 0.0, "uncertainty_penalty")
-        require_between(self, 0.0, 1.0, "discount", "validation_fraction")
-        require(self.validation_fraction < 1.0, "validation_fraction", "below 1", self.validation_fraction)
         require(self.uncertainty_penalty == 0.0 or self.particles > 1, "particles",
                 "at least 2 with an uncertainty_penalty", self.particles)  # fmt: skip
         require(not self.terminal_value or self.discount < 1.0, "discount", "below 1 with a terminal_value",
@@ -174,14 +178,14 @@ class PETS:
         self._pending = PendingTransitions(env.num_envs, size)
         self.accuracy: list[ModelAccuracy] = []
         models = {"dynamics": self.dynamics, "reward_model": self.reward_model, "terminal_value": self.terminal_value}
-        learned_models = {name: model for name, model in models.items() if model is not None}
-        parts: dict[str, Part] = {
-            f"{name}_optimizer": optimizer
-            for model in learned_models.values() for name, optimizer in model.optimizers.items()
-        }  # fmt: skip
-        parts |= {"dataset": self.dataset, "collector": self.collector, "pending": self._pending}
-        generators = {"random": self._random, "acting_random": self._acting_random}
-        self.checkpoint = Checkpoint(learned_models, {**parts, "stepper": self.stepper, **generators})
+        self.checkpoint = Checkpoint(
+            policy=models,
+            trainer={
+                "optimizers": {name: model.optimizers for name, model in models.items() if model is not None},
+                "dataset": self.dataset, "collector": self.collector, "pending": self._pending,
+                "stepper": self.stepper, "random": self._random, "acting_random": self._acting_random,
+            },
+        )  # fmt: skip
 
     def _model_for(self, planning_model: PlanningModel | None) -> Model:
         """Return the model to plan with in an environment that offers `planning_model`.
@@ -339,20 +343,14 @@ class PendingTransitions:
         rewards: (n,) summed since then.
     """
 
+    STATE = ("features", "rewards")
+
     def __init__(self, num_envs: int, feature_size: int) -> None:
         self.features, self.rewards = torch.zeros(num_envs, feature_size), torch.zeros(num_envs)
 
     def start(self, env_ids: Tensor, features: Tensor) -> None:
         """Start planning steps in environments (k,), given the features (n, d) of all."""
         self.features[env_ids], self.rewards[env_ids] = features[env_ids], 0.0
-
-    def state(self) -> Tensors:
-        """Return copies of both."""
-        return {"features": self.features.clone(), "rewards": self.rewards.clone()}
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        self.features, self.rewards = tensors["features"].clone(), tensors["rewards"].clone()
 
 
 class PlanningLog:

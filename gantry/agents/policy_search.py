@@ -26,14 +26,13 @@ from gantry.agents import agent_of_config
 from gantry.agents.optimizers.cross_entropy import CrossEntropy
 from gantry.agents.optimizers.nes import NaturalEvolutionStrategy
 from gantry.agents.optimizers.sampling import SamplingState
-from gantry.agents.parts.checkpoint import Checkpoint, Tensors, prefixed, under
+from gantry.agents.parts.checkpoint import Checkpoint, Tensors, state_of
 from gantry.agents.parts.networks import MLP, Activation, layer_shapes
 from gantry.agents.parts.normalization import ObservationNormalizer
-from gantry.agents.parts.settings import settled
+from gantry.agents.parts.settings import Count, Fraction, NotNegative, Positive, require, settled, validate
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.validation import require, require_at_least, require_network, require_positive
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
 from gantry.errors import GantryWarning
 from gantry.types import Array, Observation, SearchSpace
@@ -45,21 +44,21 @@ ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "elu": torch.nn.functiona
 class CEMConfig:
     """Settings of the cross-entropy method on policies."""
 
-    num_envs: int = 64
+    num_envs: Count = 64
     """Population: policies per generation, each acting in one environment."""
-    episodes: int = 1
+    episodes: Count = 1
     """Whole episodes that judge a policy."""
-    elite_fraction: float = 0.2
+    elite_fraction: Fraction = 0.2
     """Fraction of the population that the Gaussian is refitted to."""
     covariance: Literal["full", "diagonal"] = "diagonal"
     """diagonal: a standard deviation per parameter. full: (P, P), for up to some hundred parameters."""
-    smoothing: float = 1.0
+    smoothing: Fraction = 1.0
     """Weight of the elites' mean in the new mean."""
-    covariance_smoothing: float = 0.6
+    covariance_smoothing: Fraction = 0.6
     """Weight of the elites' covariance in the new one; the smaller, the longer the Gaussian stays wide."""
-    initial_std: float = 1.0
+    initial_std: Positive = 1.0
     """Standard deviation of each parameter in the first generation."""
-    min_std: float = 0.0
+    min_std: NotNegative = 0.0
     """Lower bound on every parameter's standard deviation; keeps the search going where returns are noisy."""
     hidden_sizes: tuple[int, ...] = ()
     """Widths of the hidden layers; none: the policy is linear."""
@@ -77,10 +76,8 @@ class CEMConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        _check_common(self)
-        for name in ("elite_fraction", "smoothing", "covariance_smoothing"):
-            require(0.0 < getattr(self, name) <= 1.0, name, "above 0 and at most 1", getattr(self, name))
-        require_at_least(self, 0.0, "min_std")
+        validate(self)
+        require(self.num_envs >= 2, "num_envs", "at least 2, the smallest population", self.num_envs)
 
     def optimizer(self) -> CrossEntropy:
         """Return the method, for a population of `num_envs`."""
@@ -92,19 +89,19 @@ class CEMConfig:
 class NESConfig:
     """Settings of natural evolution strategies on policies."""
 
-    num_envs: int = 64
+    num_envs: Count = 64
     """Population: policies per generation, each acting in one environment; even, as samples come in pairs."""
-    episodes: int = 1
+    episodes: Count = 1
     """Whole episodes that judge a policy."""
     covariance: Literal["full", "diagonal", "fixed"] = "diagonal"
     """diagonal: a standard deviation per parameter. full: (P, P). fixed: only the mean moves."""
     shaping: Literal["rank", "standardized"] = "rank"
     """Weigh returns by their rank in the generation, or by their distance from the mean in standard deviations."""
-    mean_learning_rate: float = 1.0
+    mean_learning_rate: Positive = 1.0
     """Step size of the mean."""
-    covariance_learning_rate: float | None = None
+    covariance_learning_rate: Positive | None = None
     """Step size of the covariance; by default that of the method's papers."""
-    initial_std: float = 1.0
+    initial_std: Positive = 1.0
     """Standard deviation of each parameter in the first generation."""
     hidden_sizes: tuple[int, ...] = ()
     """Widths of the hidden layers; none: the policy is linear."""
@@ -122,21 +119,12 @@ class NESConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        _check_common(self)
+        validate(self)
         require(self.num_envs % 2 == 0, "num_envs", "even, since samples come in pairs", self.num_envs)
-        require_positive(self, "mean_learning_rate", "covariance_learning_rate")
 
     def optimizer(self) -> NaturalEvolutionStrategy:
         """Return the method, for a population of `num_envs`."""
         return NaturalEvolutionStrategy.from_config(self, population=self.num_envs)
-
-
-def _check_common(config: CEMConfig | NESConfig) -> None:
-    """Refuse values of the settings that both methods have."""
-    require(config.num_envs >= 2, "num_envs", "at least 2, the smallest population", config.num_envs)
-    require_at_least(config, 1, "episodes")
-    require(0.0 < config.initial_std < math.inf, "initial_std", "above 0", config.initial_std)
-    require_network(config.hidden_sizes, "cpu")
 
 
 def population_outputs(
@@ -170,6 +158,8 @@ class DeterministicPolicy:
         generator: of the initial weights.
     """
 
+    STATE = ("network", "normalizer")
+
     def __init__(self, env: VectorEnv | Spaces, config: CEMConfig | NESConfig, generator: torch.Generator) -> None:
         self.observations = ObservationMap(env.single_observation_space)
         self.actions = ActionMap(env.single_action_space)
@@ -195,15 +185,6 @@ class DeterministicPolicy:
         with torch.no_grad(), torch_threads(1):
             actions = self.environment_actions(self.network(self.normalizer.inputs(vectors, "cpu")))
         return actions[0] if single else actions
-
-    def state(self) -> Tensors:
-        """Return copies of the network's parameters and the normalizer's statistics."""
-        return {**prefixed("network", self.network.state()), **prefixed("normalizer", self.normalizer.state())}
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        self.network.load_state(under(tensors, "network"))
-        self.normalizer.load_state(under(tensors, "normalizer"))
 
 
 @dataclasses.dataclass
@@ -261,10 +242,10 @@ class SearchState:
 
     def state(self) -> Tensors:
         """Return copies of the Gaussian, the best point and its value, and the number of updates."""
-        tensors = {name: value.clone() for name, value in vars(self.current).items() if isinstance(value, torch.Tensor)}
-        tensors.pop("population", None)  # updates do not depend on the population before
-        value = torch.tensor(self.current.value, dtype=torch.float64)
-        return {**tensors, "value": value, "iteration": torch.tensor(self.current.iteration)}
+        kept = dataclasses.replace(self.current, population=None)  # on which updates do not depend
+        return state_of(
+            {name: part for name, part in vars(kept).items() if isinstance(part, torch.Tensor | float | int)}
+        )
 
     def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned."""

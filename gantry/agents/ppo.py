@@ -25,11 +25,10 @@ from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.policy import Policy
 from gantry.agents.parts.rollouts import Batch, Rollout, minibatches, standardized
-from gantry.agents.parts.settings import settled
+from gantry.agents.parts.settings import Count, NotNegative, Positive, Share, require, settled, validate
 from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
 from gantry.types import Array, Observation, SearchSpace
 
@@ -38,33 +37,33 @@ from gantry.types import Array, Observation, SearchSpace
 class PPOConfig:
     """Settings of PPO."""
 
-    num_envs: int = 64
+    num_envs: Count = 64
     """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
-    rollout_steps: int = 64
+    rollout_steps: Count = 64
     """Steps of every environment between updates (T)."""
-    epochs: int = 4
+    epochs: Count = 4
     """Passes over each rollout (K)."""
-    minibatch_size: int = 1024
+    minibatch_size: Count = 1024
     """Transitions per gradient step, at most; a rollout is split evenly into as few minibatches as that allows."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Adam's step size."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
     """Keep the learning rate, or decay it linearly to 0 at the last step of `learn`."""
-    gamma: float = 0.99
+    gamma: Share = 0.99
     """Discount per step."""
-    gae_lambda: float = 0.95
+    gae_lambda: Share = 0.95
     """λ of generalized advantage estimation: 0 trusts the critic alone, 1 the returns alone."""
-    clip_range: float = 0.2
+    clip_range: Positive = 0.2
     """ε: how far the ratio of new to old probability is rewarded for moving from 1."""
-    clip_value: float | None = None
+    clip_value: Positive | None = None
     """Clip the change of a value from its old estimate to this in the critic's loss; None: no clipping."""
-    target_kl: float | None = None
+    target_kl: Positive | None = None
     """Skip the actor's remaining epochs once an epoch's mean KL divergence from the old policy exceeds this (nats)."""
-    entropy_coefficient: float = 0.0
+    entropy_coefficient: NotNegative = 0.0
     """Weight of the entropy bonus."""
-    value_coefficient: float = 0.5
+    value_coefficient: Positive = 0.5
     """Weight of the critic's loss; as the critic has its own Adam, it matters only through gradient clipping."""
-    max_gradient_norm: float = 0.5
+    max_gradient_norm: Positive = 0.5
     """Clip the gradient norm of the actor and of the critic, each, to this."""
     normalize_advantage: bool = True
     """Shift and scale the advantages of each gradient step to mean 0 and standard deviation 1."""
@@ -88,7 +87,7 @@ class PPOConfig:
     """Cut first episodes short at evenly spread times, so that a rollout holds every phase of an episode."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the networks are; small ones learn fastest on the CPU."""
-    torch_threads: int = 1
+    torch_threads: Count = 1
     """PyTorch's threads for each network in updates (acting takes one); another number rounds differently."""
     search_space: ClassVar[SearchSpace] = {
         "num_envs": (4, 256, True), "rollout_steps": (16, 512, True), "epochs": (2, 16, True),
@@ -100,14 +99,9 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        require_at_least(self, 1, "num_envs", "rollout_steps", "epochs", "minibatch_size", "torch_threads")
-        require_positive(self, "learning_rate", "clip_range", "clip_value", "target_kl")
-        require_positive(self, "value_coefficient", "max_gradient_norm")
-        require_between(self, 0.0, 1.0, "gamma", "gae_lambda")
-        require_at_least(self, 0.0, "entropy_coefficient")
+        validate(self)
         scaled = self.action_scaling == "bounds" or not self.squash_actions
         require(scaled, "action_scaling", "bounds with squash_actions", self.action_scaling)
-        require_network(self.hidden_sizes, self.device)
 
 
 def clipped_surrogate(log_ratio: torch.Tensor, advantage: torch.Tensor, clip_range: float) -> torch.Tensor:
@@ -177,20 +171,16 @@ class PPO:
         self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
         with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads
             self.policy = Policy(env.single_observation_space, env.single_action_space, config, self._random)
-            size, team = self.policy.observations.size, None
+            kind = Rollout
             if config.centralized_critic:
-                from gantry.agents.parts.centralized_critic import JointState  # for teams alone
-
-                team = JointState(env, self.policy)
-                size = team.size
-            sizes = (size, *config.hidden_sizes, 1)
+                from gantry.agents.parts.centralized_critic import TeamRollout as kind  # for teams alone
+            self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed), config.stagger_first_episodes)
+            self.rollout = kind(self.stepper, self.policy, config.rollout_steps, self._random)
+            sizes = (self.rollout.critic_size, *config.hidden_sizes, 1)
             self.critic = MLP(sizes, config.activation, 1.0, self._random, config.device)
         self.actor_optimizer, self.critic_optimizer = Adam(self.policy.parameters), Adam([self.critic.vector])
         self.return_normalizer = ReturnNormalizer(env.num_envs, config.gamma, config.normalize_return)
-        self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed), config.stagger_first_episodes)
-        self.rollout = Rollout(self.stepper, self.policy, config.rollout_steps, self._random)
-        self.rollout.team = team
-        critic = {"critic": self.critic}  # acting does without it, and a centralized one is of one size of team alone
+        critic, team = {"critic": self.critic}, config.centralized_critic  # such a critic is of one size of team alone
         self.checkpoint = Checkpoint(
             policy={
                 "policy": self.policy,
@@ -198,11 +188,11 @@ class PPO:
                 "return_moments": self.return_normalizer.moments,
             },
             trainer={
+                "stepper": self.stepper,
                 **(critic if team else {}),
                 "actor_optimizer": self.actor_optimizer,
                 "critic_optimizer": self.critic_optimizer,
                 "return_normalizer": self.return_normalizer,
-                "stepper": self.stepper,
                 "random": self._random,
                 "acting_random": self._acting_random,
             },

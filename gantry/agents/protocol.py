@@ -101,6 +101,13 @@ class Optimizer(Protocol):
         """Move the parameters by one step, with the gradients multiplied by `scale` (clipping)."""
 
 
+@runtime_checkable
+class TeamEnv(Protocol):
+    """A vector environment of robots: `team_size` neighbors act in the same world and begin together."""
+
+    team_size: int
+
+
 class AgentClass(Protocol):
     """The class of an agent: how to build one without knowing which algorithm it is."""
 

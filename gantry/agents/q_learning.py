@@ -25,14 +25,13 @@ import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.parts.checkpoint import Checkpoint, Part, Tensors
+from gantry.agents.parts.checkpoint import Checkpoint
 from gantry.agents.parts.encodings import MOST_CATEGORIES
 from gantry.agents.parts.replay import ReplayBuffer
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
-from gantry.agents.parts.settings import settled
+from gantry.agents.parts.settings import Count, Fraction, Share, Whole, require_memory, settled, validate
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.validation import require, require_at_least, require_between, require_memory
 from gantry.agents.parts.vector_stepper import Transition, VectorStepper, reset_seed
 from gantry.errors import GantryError
 from gantry.types import Array, Observation, SearchSpace, Space
@@ -41,35 +40,35 @@ Integers = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 
 NOT_CHOSEN = -1
-"""SARSA's next action where none has been chosen yet."""
+"""SARSA's next action where none has been chosen yet, as an episode begins."""
 
 
 @dataclasses.dataclass(frozen=True)
 class QLearningConfig:
     """Settings of Q-learning."""
 
-    num_envs: int = 16
+    num_envs: Count = 16
     """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
-    report_steps: int = 32
+    report_steps: Count = 32
     """Steps of every environment per update, that is, between two reports of metrics."""
     rule: Literal["q-learning", "double", "sarsa"] = "q-learning"
     """Value of the next state: its largest action value; double: the other of two tables' value of the best action;
     sarsa: the value of the action taken next."""
-    gamma: float = 0.99
+    gamma: Share = 0.99
     """Discount per step."""
-    learning_rate_start: float = 0.1
+    learning_rate_start: Fraction = 0.1
     """Initial learning rate α: the fraction of the way to its target that a value moves."""
-    learning_rate_end: float = 0.1
+    learning_rate_end: Fraction = 0.1
     """Final learning rate."""
     learning_rate_fraction: float = 1.0
     """Fraction of learning after which the final learning rate is reached."""
     learning_rate_schedule: Literal["constant", "linear", "exponential", "visits"] = "constant"
     """How α changes; or `visits`: α = (number of visits of this state and action) ** -visit_power."""
-    visit_power: float = 1.0
+    visit_power: Fraction = 1.0
     """Exponent for the `visits` schedule: 1 averages all targets; 0.5 to 1 converges too, and forgets early ones."""
-    epsilon_start: float = 1.0
+    epsilon_start: Share = 1.0
     """Initial probability of a random action."""
-    epsilon_end: float = 0.05
+    epsilon_end: Share = 0.05
     """Final probability of a random action."""
     epsilon_fraction: float = 0.5
     """Fraction of learning after which the final probability is reached."""
@@ -77,11 +76,11 @@ class QLearningConfig:
     """How the probability of a random action changes."""
     initial_value: float = 0.0
     """Initial Q value; an optimistic one makes the agent explore."""
-    replay_batches: int = 0
+    replay_batches: Whole = 0
     """Batches of past transitions to learn from after each step of the environments."""
-    replay_batch_size: int = 256
+    replay_batch_size: Count = 256
     """Transitions per replayed batch."""
-    replay_capacity: int = 65_536
+    replay_capacity: Count = 65_536
     """Transitions kept for replay, at most; the oldest are overwritten."""
     search_space: ClassVar[SearchSpace] = {
         "num_envs": (1, 64, True), "learning_rate_start": (0.01, 1.0, True), "learning_rate_end": (0.01, 1.0, True),
@@ -92,11 +91,7 @@ class QLearningConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        require_at_least(self, 1, "num_envs", "report_steps", "replay_batch_size", "replay_capacity")
-        require_at_least(self, 0, "replay_batches")
-        require_between(self, 0.0, 1.0, "gamma", "epsilon_start", "epsilon_end")
-        for name in ("learning_rate_start", "learning_rate_end", "visit_power"):
-            require(0.0 < getattr(self, name) <= 1.0, name, "above 0 and at most 1", getattr(self, name))
+        validate(self)
         if self.rule == "sarsa" and self.replay_batches:
             raise GantryError("SARSA is on-policy and cannot learn from old transitions; set replay_batches to 0")
         check_schedule("epsilon", self.epsilon_schedule, self.epsilon_start, self.epsilon_end, self.epsilon_fraction)
@@ -202,6 +197,8 @@ class QTables:
         epsilon: probability of a random action.
     """
 
+    STATE = ("values", "visits", "epsilon")
+
     def __init__(self, shape: tuple[int, int, int], initial_value: float, epsilon: float) -> None:
         self.values = np.full(shape, initial_value)
         self.visits = np.zeros(shape, np.int64)
@@ -210,31 +207,6 @@ class QTables:
     def action_values(self, states: Integers) -> Numbers:
         """Return Q(s, ·) (k, A) of states (k,), the mean of both tables in double Q-learning."""
         return self.values[:, states].mean(axis=0)
-
-    def state(self) -> Tensors:
-        """Return copies of the tables, the visit counts and the exploration rate."""
-        epsilon = torch.tensor(self.epsilon, dtype=torch.float64)
-        return {"values": torch.tensor(self.values), "visits": torch.tensor(self.visits), "epsilon": epsilon}
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        self.values, self.visits = tensors["values"].numpy().copy(), tensors["visits"].numpy().copy()
-        self.epsilon = float(tensors["epsilon"])
-
-
-class NextActions:
-    """The actions (n,) that SARSA has chosen for the coming step, NOT_CHOSEN where an episode begins."""
-
-    def __init__(self, num_envs: int) -> None:
-        self.actions = np.full(num_envs, NOT_CHOSEN)
-
-    def state(self) -> Tensors:
-        """Return a copy of the actions."""
-        return {"actions": torch.tensor(self.actions)}
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        self.actions = tensors["actions"].numpy().copy()
 
 
 def table_size(observation_space: Space, action_space: Space) -> tuple[int, int]:
@@ -292,18 +264,19 @@ class QLearning:
         require_memory(config.report_steps * env.num_envs * (2 * actions + 1), "report_steps", "random numbers")
         require_memory(2 * config.replay_batches * config.replay_batch_size, "replay_batches", "a replay")
         self.q = QTables((tables, states, actions), config.initial_value, config.epsilon_start)
-        self._next = NextActions(env.num_envs)
+        self._next_actions = np.full(env.num_envs, NOT_CHOSEN)  # of SARSA, for the coming step
         self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed))
-        trainer: dict[str, Part | torch.Generator] = {
-            "next": self._next, "stepper": self.stepper, "random": self._random, "acting_random": self._acting_random,
-        }  # fmt: skip
         self._replay: ReplayBuffer | None = None
         if config.replay_batches:
             capacity = max(config.replay_capacity, 2 * env.num_envs)  # the least that the buffer takes
-            self._replay = trainer["replay"] = ReplayBuffer(
-                capacity, env.num_envs, 1, 1, config.gamma, setting="replay_capacity"
-            )
-        self.checkpoint = Checkpoint(policy={"q": self.q}, trainer=trainer)
+            self._replay = ReplayBuffer(capacity, env.num_envs, 1, 1, config.gamma, setting="replay_capacity")
+        self.checkpoint = Checkpoint(
+            policy={"q": self.q},
+            trainer={
+                "next_actions": self._next_actions, "stepper": self.stepper, "replay": self._replay,
+                "random": self._random, "acting_random": self._acting_random,
+            },
+        )  # fmt: skip
 
     @property
     def steps(self) -> int:
@@ -392,14 +365,14 @@ class QLearning:
         states = self.stepper.observation.argmax(axis=1)
         actions = epsilon_greedy(self.q.action_values(states), self.q.epsilon, noise)
         if self.config.rule == "sarsa":
-            actions = np.where(self._next.actions == NOT_CHOSEN, actions, self._next.actions)
+            actions = np.where(self._next_actions == NOT_CHOSEN, actions, self._next_actions)
         step = self.stepper.step(self._actions.to_environment(actions), budget)
         next_states = self.stepper.observation.argmax(axis=1)
         next_states[step.final_envs] = step.final_observations.argmax(axis=1)
         next_actions = None
         if self.config.rule == "sarsa":
             next_actions = epsilon_greedy(self.q.action_values(next_states), self.q.epsilon, next_noise)
-            self._next.actions = np.where(~step.done & step.mask, next_actions, NOT_CHOSEN)
+            self._next_actions[:] = np.where(~step.done & step.mask, next_actions, NOT_CHOSEN)
         rewards = step.rewards.astype(np.float64)
         discounts = None if step.elapsed is None else (self.config.gamma**step.elapsed).astype(np.float64)
         return Transitions(states, actions, rewards, next_states, step.terminated, next_actions, discounts), step

@@ -21,18 +21,17 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from gantry.agents.parts.advantages import gae
-from gantry.agents.parts.checkpoint import Checkpoint, Tensors
+from gantry.agents.parts.checkpoint import Checkpoint
 from gantry.agents.parts.episode_memory import Attention, Kind
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.recurrent_policy import RecurrentPolicy
 from gantry.agents.parts.rollouts import Rollout, standardized
-from gantry.agents.parts.settings import settled
+from gantry.agents.parts.settings import Count, NotNegative, Positive, Share, require, settled, validate
 from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
 from gantry.agents.parts.vector_stepper import Transition, VectorStepper, reset_seed
 from gantry.agents.ppo import approximate_kl, clipped_surrogate, value_loss
 from gantry.types import Array, Observation, SearchSpace
@@ -44,45 +43,45 @@ class RecurrentPPOConfig:
 
     memory: Kind = "gru"
     """gru or lstm: a recurrent network. attention: a gated transformer over a window of past steps."""
-    memory_size: int = 64
+    memory_size: Count = 64
     """Numbers that the memory hands to actor and critic; of attention, a multiple of its heads."""
     observe_change: bool = True
     """Let the memory take the observation's change since the step before, on a running scale of its own."""
     observe_action: bool = True
     """Let the memory take the action before beside the observation."""
-    attention_window: int = 32
+    attention_window: Count = 32
     """Steps that each layer of attention looks back at."""
-    attention_heads: int = 4
+    attention_heads: Count = 4
     """Heads of each layer of attention."""
-    attention_layers: int = 1
+    attention_layers: Count = 1
     """Layers of attention."""
-    num_envs: int = 64
+    num_envs: Count = 64
     """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
-    rollout_steps: int = 64
+    rollout_steps: Count = 64
     """Steps of every environment between updates (T), and so how far back in time gradients flow."""
-    epochs: int = 4
+    epochs: Count = 4
     """Passes over each rollout (K)."""
-    minibatch_size: int = 1024
+    minibatch_size: Count = 1024
     """Transitions per gradient step, at most: whole sequences of T, of at least one environment."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Adam's step size."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
     """Keep the learning rate, or decay it linearly to 0 at the last step of `learn`."""
-    gamma: float = 0.99
+    gamma: Share = 0.99
     """Discount per step."""
-    gae_lambda: float = 0.95
+    gae_lambda: Share = 0.95
     """λ of generalized advantage estimation: 0 trusts the critic alone, 1 the returns alone."""
-    clip_range: float = 0.2
+    clip_range: Positive = 0.2
     """ε: how far the ratio of new to old probability is rewarded for moving from 1."""
-    clip_value: float | None = None
+    clip_value: Positive | None = None
     """Clip the change of a value from its old estimate to this in the critic's loss; None: no clipping."""
-    target_kl: float | None = None
+    target_kl: Positive | None = None
     """Skip the remaining epochs once an epoch's mean KL divergence from the old policy exceeds this (nats)."""
-    entropy_coefficient: float = 0.0
+    entropy_coefficient: NotNegative = 0.0
     """Weight of the entropy bonus."""
-    value_coefficient: float = 0.5
+    value_coefficient: Positive = 0.5
     """Weight of the critic's loss."""
-    max_gradient_norm: float = 0.5
+    max_gradient_norm: Positive = 0.5
     """Clip the gradient norm of actor, critic and memory together to this."""
     normalize_advantage: bool = True
     """Shift and scale the advantages of each gradient step to mean 0 and standard deviation 1."""
@@ -104,7 +103,7 @@ class RecurrentPPOConfig:
     """Cut first episodes short at evenly spread times, so that a rollout holds every phase of an episode."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the networks are; small ones learn fastest on the CPU."""
-    torch_threads: int = 1
+    torch_threads: Count = 1
     """PyTorch's threads in updates (acting takes one); another number rounds differently."""
     search_space: ClassVar[SearchSpace] = {
         "memory": ["gru", "lstm"], "memory_size": (16, 128, True), "num_envs": (16, 256, True),
@@ -116,18 +115,11 @@ class RecurrentPPOConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        require(self.memory in ("gru", "lstm", "attention"), "memory", "gru, lstm or attention", self.memory)
-        require_at_least(self, 1, "num_envs", "rollout_steps", "epochs", "minibatch_size", "torch_threads")
-        require_at_least(self, 1, "memory_size", "attention_window", "attention_heads", "attention_layers")
-        require_positive(self, "learning_rate", "clip_range", "clip_value", "target_kl")
-        require_positive(self, "value_coefficient", "max_gradient_norm")
-        require_between(self, 0.0, 1.0, "gamma", "gae_lambda")
-        require_at_least(self, 0.0, "entropy_coefficient")
-        scaled = self.action_scaling == "bounds" or not self.squash_actions
-        require(scaled, "action_scaling", "bounds with squash_actions", self.action_scaling)
+        validate(self)
         whole = self.memory != "attention" or self.memory_size % self.attention_heads == 0
         require(whole, "memory_size", f"a multiple of attention_heads ({self.attention_heads})", self.memory_size)
-        require_network((self.memory_size, *self.hidden_sizes), self.device)
+        scaled = self.action_scaling == "bounds" or not self.squash_actions
+        require(scaled, "action_scaling", "bounds with squash_actions", self.action_scaling)
 
 
 @dataclasses.dataclass
@@ -154,19 +146,12 @@ class Sequences:
         return Sequences(*(column.index_select(1, envs) for column in vars(self).values()))
 
 
+@dataclasses.dataclass
 class Remembered:
-    """What is remembered of the episodes under way, (n, size), as a part of the agent's state."""
+    """What is remembered of the episodes under way, (n, size)."""
 
-    def __init__(self, memory: torch.Tensor) -> None:
-        self.memory = memory
-
-    def state(self) -> Tensors:
-        """Return a copy."""
-        return {"memory": self.memory.cpu().clone()}
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        self.memory = tensors["memory"].reshape(self.memory.shape).to(self.memory.device, copy=True)
+    STATE = ("memory",)
+    memory: torch.Tensor
 
 
 class RecurrentPPO:
@@ -211,9 +196,9 @@ class RecurrentPPO:
         self.checkpoint = Checkpoint(
             policy={"policy": self.policy, "critic": self.critic, "return_moments": self.return_normalizer.moments},
             trainer={
+                "stepper": self.stepper,
                 "optimizer": self.optimizer,
                 "return_normalizer": self.return_normalizer,
-                "stepper": self.stepper,
                 "memory": self._remembered,
                 "random": self._random,
                 "acting_random": self._acting_random,

@@ -24,11 +24,10 @@ from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.policy import Policy
 from gantry.agents.parts.rollouts import Rollout, minibatches
-from gantry.agents.parts.settings import settled
+from gantry.agents.parts.settings import Count, NotNegative, Positive, Share, require, settled, validate
 from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.validation import require, require_at_least, require_between, require_network, require_positive
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
 from gantry.errors import GantryWarning
 from gantry.types import Array, Observation, SearchSpace
@@ -44,30 +43,30 @@ BLOCK = 64
 class ReinforceConfig:
     """Settings of REINFORCE."""
 
-    num_envs: int = 16
+    num_envs: Count = 16
     """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
-    episodes: int = 16
+    episodes: Count = 16
     """Whole episodes per update (N); best a multiple of `num_envs`, as environments without an episode stand idle."""
     baseline: Baseline = "value"
     """Subtracted from the returns: nothing, the mean return of the batch's other episodes, or a learned value."""
-    gamma: float = 0.99
+    gamma: Share = 0.99
     """Discount per step."""
     discount_states: bool = False
     """Weigh step t of an episode by γ^t, as the exact gradient of the discounted return requires; rarely done, as late
     steps are then hardly learned from."""
-    learning_rate: float = 1e-2
+    learning_rate: Positive = 1e-2
     """Adam's step size for the policy."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
     """Keep the learning rates, or decay them linearly to 0 at the last step of `learn`."""
-    value_learning_rate: float = 1e-2
+    value_learning_rate: Positive = 1e-2
     """Adam's step size for the learned value."""
-    value_epochs: int = 4
+    value_epochs: Count = 4
     """Passes over each batch to fit the learned value."""
-    value_minibatch_size: int = 1024
+    value_minibatch_size: Count = 1024
     """Transitions per gradient step of the learned value, at most."""
-    entropy_coefficient: float = 0.0
+    entropy_coefficient: NotNegative = 0.0
     """Weight of the entropy bonus."""
-    max_gradient_norm: float = 0.5
+    max_gradient_norm: Positive = 0.5
     """Clip the gradient norm of the policy and of the learned value, each, to this."""
     normalize_advantage: bool = True
     """Divide the advantages of each batch by their standard deviation; their mean stays."""
@@ -89,7 +88,7 @@ class ReinforceConfig:
     """Compute each episode's own gradient and report the variance of their mean; slower, and learns the same."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the networks are; small ones learn fastest on the CPU."""
-    torch_threads: int = 1
+    torch_threads: Count = 1
     """PyTorch's threads for each network in updates (acting takes one); another number rounds differently."""
     search_space: ClassVar[SearchSpace] = {
         "num_envs": (4, 64, True), "episodes": (4, 64, True), "learning_rate": (1e-3, 5e-2, True),
@@ -100,13 +99,9 @@ class ReinforceConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        require_at_least(self, 1, "num_envs", "episodes", "value_epochs", "value_minibatch_size", "torch_threads")
-        require_positive(self, "learning_rate", "value_learning_rate", "max_gradient_norm")
-        require_between(self, 0.0, 1.0, "gamma")
-        require_at_least(self, 0.0, "entropy_coefficient")
+        validate(self)
         scaled = self.action_scaling == "bounds" or not self.squash_actions
         require(scaled, "action_scaling", "bounds with squash_actions", self.action_scaling)
-        require_network(self.hidden_sizes, self.device)
 
 
 @dataclasses.dataclass
@@ -228,10 +223,10 @@ class Reinforce:
         self.checkpoint = Checkpoint(
             policy={"policy": self.policy, **learned, "return_moments": self.return_normalizer.moments},
             trainer={
+                "stepper": self.stepper,
                 "optimizer": self.optimizer,
                 **trained,
                 "return_normalizer": self.return_normalizer,
-                "stepper": self.stepper,
                 "random": self._random,
                 "acting_random": self._acting_random,
             },

@@ -20,20 +20,19 @@ from typing import ClassVar, Literal, Self
 import torch
 from gymnasium.vector import VectorEnv
 
-from gantry.agents.parts.checkpoint import Checkpoint, Tensors
+from gantry.agents.parts.checkpoint import Checkpoint
 from gantry.agents.parts.network_pass import Pass
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.replay import Minibatch
-from gantry.agents.parts.replay_collector import ReplayCollector, bounded_actions, mean_metrics, require_replay
+from gantry.agents.parts.replay_collector import ReplayCollector, bounded_actions, mean_metrics
 from gantry.agents.parts.schedules import decayed
-from gantry.agents.parts.settings import settled
+from gantry.agents.parts.settings import Count, Fraction, NotNegative, Positive, Share, Whole, settled, validate
 from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.squashed import squashed_log_prob
 from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.validation import require_at_least, require_positive
 from gantry.types import Array, Observation, SearchSpace
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
@@ -44,35 +43,35 @@ LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 class SACConfig:
     """Settings of SAC."""
 
-    num_envs: int = 16
+    num_envs: Count = 16
     """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
-    buffer_size: int = 1_000_000
+    buffer_size: Count = 1_000_000
     """Transitions that are kept; newer ones replace the oldest."""
-    learning_starts: int = 1_000
+    learning_starts: Whole = 1_000
     """Environment steps of uniformly random actions before the first update."""
-    train_freq: int = 1
+    train_freq: Count = 1
     """Vector steps between updates."""
-    gradient_steps: int = 1
+    gradient_steps: Count = 1
     """Gradient steps per update."""
-    batch_size: int = 256
+    batch_size: Count = 256
     """Transitions per gradient step."""
-    learning_rate: float = 3e-4
+    learning_rate: Positive = 3e-4
     """Adam's step size for the critics."""
-    actor_learning_rate: float = 3e-4
+    actor_learning_rate: Positive = 3e-4
     """Adam's step size for the actor."""
-    temperature_learning_rate: float = 3e-4
+    temperature_learning_rate: NotNegative = 3e-4
     """Adam's step size for the logarithm of the temperature; 0 keeps the temperature."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
     """Keep the learning rates, or decay them linearly to 0 at the last step of `learn`."""
-    max_gradient_norm: float | None = None
+    max_gradient_norm: Positive | None = None
     """Clip the gradient norm of each network to this; None: no clipping."""
-    gamma: float = 0.99
+    gamma: Share = 0.99
     """Discount per step."""
-    n_step: int = 1
+    n_step: Count = 1
     """Steps of real rewards in a target before a value stands in for the rest, at most."""
-    tau: float = 0.005
+    tau: Fraction = 0.005
     """τ: share of the way that the target critics move towards the learned ones with each gradient step."""
-    initial_temperature: float = 1.0
+    initial_temperature: Positive = 1.0
     """Initial α: the weight of entropy, in units of reward per nat."""
     target_entropy: float | None = None
     """Mean entropy of the policy that the temperature is learned for, in nats, with actions in ±1; None: minus the
@@ -85,11 +84,11 @@ class SACConfig:
     """Nonlinearity of the hidden layers."""
     stagger_first_episodes: bool = True
     """Cut first episodes short at evenly spread times, so that episodes do not all end together."""
-    report_every: int = 50
+    report_every: Count = 50
     """Vector steps per row of metrics, which is also what an interrupt may undo."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the networks are; small ones learn fastest on the CPU."""
-    torch_threads: int = 1
+    torch_threads: Count = 1
     """PyTorch's threads for the actor and for the critics; another number rounds differently."""
     search_space: ClassVar[SearchSpace] = {
         "num_envs": (4, 64, True), "train_freq": (1, 8, True), "gradient_steps": (1, 16, True),
@@ -101,9 +100,7 @@ class SACConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        require_replay(self, self.tau, self.hidden_sizes, self.device)
-        require_at_least(self, 0, "temperature_learning_rate")
-        require_positive(self, "actor_learning_rate", "initial_temperature")
+        validate(self)
 
 
 def mean_and_log_std(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,16 +164,10 @@ class Temperature:
         log: () log α, a leaf that requires gradients.
     """
 
+    STATE = ("log",)
+
     def __init__(self, initial: float, device: str) -> None:
         self.log = torch.full((), math.log(initial), device=device).requires_grad_()
-
-    def state(self) -> Tensors:
-        """Return a copy of log α."""
-        return {"log": self.log.detach().cpu().clone()}
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        self.log.detach().copy_(tensors["log"])
 
 
 class SAC:

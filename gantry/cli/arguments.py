@@ -117,6 +117,7 @@ def _unwrapped(hint: object) -> tuple[object, Sequence[object]]:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         rest = [each for each in typing.get_args(hint) if each is not type(None)]
         hint = rest[0] if len(rest) == 1 else hint
+        hint = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
     return hint, notes
 
 

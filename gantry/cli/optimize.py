@@ -106,7 +106,7 @@ def configured(name: str, words: Sequence[str]) -> "Method":
     Raises:
         GantryError: an unknown setting, or a value of the wrong kind.
     """
-    from gantry.agents.parts.validation import TOO_LARGE  # imports PyTorch
+    from gantry.agents.parts.settings import TOO_LARGE  # imports PyTorch
 
     kind = method_class(name)
     fields = {field.name: field for field in dataclasses.fields(kind)}

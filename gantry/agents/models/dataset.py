@@ -1,10 +1,12 @@
 """Transition dataset: every transition ever observed, in order, for fitting dynamics and reward models."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from gantry.agents.parts.checkpoint import Tensors
 
 
 @dataclasses.dataclass
@@ -61,11 +63,11 @@ class TransitionDataset:
         """Append transitions, better many at once: all are copied."""
         self.transitions = Transitions.concatenate([self.transitions, *new])
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> Tensors:
         """Return copies of all transitions."""
         return {name: column.clone() for name, column in vars(self.transitions).items()}
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned."""
         if len({len(column) for column in tensors.values()}) > 1:
             raise ValueError("the columns of the dataset differ in length")

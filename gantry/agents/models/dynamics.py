@@ -4,7 +4,7 @@ Source: PETS (Chua et al. 2018, arXiv:1805.12114), section 5: trajectory samplin
 with a few particles; a particle keeps its ensemble member for the whole horizon (TS∞) or switches at each step (TS1).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gantry.agents.models.ensemble import Ensemble, EnsembleConfig, FitResult, mean_and_std
 from gantry.agents.models.kinematics import LearnedKinematics
-from gantry.agents.parts.checkpoint import prefixed, under
+from gantry.agents.parts.checkpoint import Stateful, Tensors, restore, state_of
 
 Propagation = Literal["ts1", "ts_infinity"]
 
@@ -147,19 +147,17 @@ class DynamicsModel:
 
     # Saving
 
-    def state(self) -> dict[str, Tensor]:
-        """Return copies of everything that predictions depend on."""
-        own = {name: getattr(self, name).clone() for name in COLUMN_STATE}
-        kinematics = {} if self.kinematics is None else prefixed("kinematics", self.kinematics.state())
-        return {**self.ensemble.state(), **own, **kinematics, "fitted": torch.tensor(self.fitted)}
+    def _parts(self) -> dict[str, Stateful]:
+        return {"kinematics": self.kinematics, **{name: getattr(self, name) for name in COLUMN_STATE}}
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+    def state(self) -> Tensors:
+        """Return copies of everything that predictions depend on."""
+        return {**self.ensemble.state(), **state_of(self._parts()), "fitted": torch.tensor(self.fitted)}
+
+    def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned."""
         self.ensemble.load_state(tensors)
-        for name in COLUMN_STATE:
-            setattr(self, name, tensors[name].clone())
-        if self.kinematics is not None:
-            self.kinematics.load_state(under(tensors, "kinematics"))
+        restore(self._parts(), tensors)
         self.fitted = bool(tensors["fitted"])
         self._cache_columns()
 

@@ -9,14 +9,15 @@ where data are scarce (epistemic uncertainty). docs/dynamics.md lists the depart
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import silu, softplus
 
-from gantry.agents.parts.optim import Adam
-from gantry.agents.parts.validation import require, require_at_least, require_finite, require_network, require_positive
+from gantry.agents.parts.checkpoint import Tensors, restore, state_of
+from gantry.agents.parts.optim import Adam, require_finite
+from gantry.agents.parts.settings import Count, NotNegative, Positive, Share, require, require_memory, validate
 from gantry.errors import GantryError
 
 MIN_STD = 1e-6
@@ -38,21 +39,21 @@ STATE = ("input_mean", "input_std", "output_mean", "output_std", "min_log_varian
 class EnsembleConfig:
     """Settings of a probabilistic ensemble."""
 
-    ensemble_size: int = 5
+    ensemble_size: Count = 5
     """E, number of networks; they differ in their initial weights and in the data they see."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers, each followed by SiLU."""
-    learning_rate: float = 2e-3
+    learning_rate: Positive = 2e-3
     """Adam's step size."""
-    weight_decay: float = 1e-4
+    weight_decay: NotNegative = 1e-4
     """Decoupled weight decay, multiplied by the learning rate."""
-    minibatch_size: int = 64
+    minibatch_size: Count = 64
     """Transitions per gradient step and member."""
-    gradient_steps: int = 300
+    gradient_steps: Count = 300
     """Maximum gradient steps per fit."""
-    patience: int = 4
+    patience: Count = 4
     """Stop a fit after this many validations (one every 50 steps) in which no member improved."""
-    beta_nll: float = 0.0
+    beta_nll: Share = 0.0
     """β of the β-NLL loss, in [0, 1]: scale each gradient by σ^2β, so that hard-to-learn structure is not taken for
     noise (Seitzer, Tavakoli, Antic and Martius, ICLR 2022, arXiv:2203.09168). 0: plain negative log-likelihood."""
     bootstrap: bool = True
@@ -60,12 +61,8 @@ class EnsembleConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        require_at_least(self, 1, "ensemble_size", "minibatch_size", "gradient_steps", "patience")
-        require_positive(self, "learning_rate")
-        require_at_least(self, 0.0, "weight_decay")
-        require(0.0 <= self.beta_nll <= 1.0, "beta_nll", "from 0 to 1", self.beta_nll)
+        validate(self)
         require(len(self.hidden_sizes) > 0, "hidden_sizes", "at least one width", self.hidden_sizes)
-        require_network(self.hidden_sizes, "cpu", self.ensemble_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +135,9 @@ class Ensemble:
         weights = [(config.ensemble_size, fan_in, fan_out) for fan_in, fan_out in layers]
         biases = [(config.ensemble_size, 1, fan_out) for _, fan_out in layers]
         self._shapes: list[tuple[int, ...]] = [*weights, *biases, (output_size,), (output_size,)]
-        self.vector = torch.zeros(sum(math.prod(shape) for shape in self._shapes))
+        length = sum(math.prod(shape) for shape in self._shapes)
+        require_memory(4 * length, "hidden_sizes" if config.ensemble_size == 1 else "ensemble_size or hidden_sizes")
+        self.vector = torch.zeros(length)
         self._gradient = torch.zeros_like(self.vector)
         self.weights, self.biases, self.min_log_variance, self.max_log_variance = self._split(self.vector)
         self._gradients = self._split(self._gradient)
@@ -217,7 +216,7 @@ class Ensemble:
             self._keep_improved(best_weights, improved)
             stale = 0 if bool(improved.any()) else stale + 1
         self.vector.copy_(best_weights)
-        fitted = total, self.vector, *self.optimizer.state().values()
+        fitted = total, self.vector, *state_of(self.optimizer).values()
         require_finite(*(float(tensor.double().abs().sum()) for tensor in fitted))
         validation_loss = float(best_loss.mean()) if len(validation_x) else math.nan
         return FitResult(steps, float(total) / interval, validation_loss)
@@ -350,14 +349,13 @@ class Ensemble:
 
     # Saving
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> Tensors:
         """Return copies of the parameters and normalization statistics."""
-        return {name: tensor.clone() for name, tensor in self._tensors().items()}
+        return state_of(self._tensors())
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned."""
-        for name, tensor in self._tensors().items():
-            tensor.copy_(tensors[name])
+        restore(self._tensors(), tensors)
         self._fold_normalization()
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -5,12 +5,12 @@ Link positions are linear in the products of (1, cos q, sin q) over the joints, 
 determine the coefficients, which then hold everywhere; a network that predicts changes is accurate only near the data.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from gantry.agents.parts.validation import require
+from gantry.agents.parts.settings import require
 
 MAX_ANGLES = 7
 """Limit of 3^7 products; a fit costs the third power of their number."""
@@ -30,6 +30,8 @@ class LearnedKinematics:
         weights: (3^k, 3^l, d) coefficients of the products of the first k and the remaining l angles.
         linear: (d, d) coefficients of the constant columns.
     """
+
+    STATE = ("columns", "weights", "linear")
 
     def __init__(self, feature_size: int, angle_columns: Sequence[int]) -> None:
         """Start without kinematic columns; `fit` finds them.
@@ -97,16 +99,6 @@ class LearnedKinematics:
         partial = (first @ self.weights[:, :, columns].flatten(1)).view(len(flat), second.shape[1], -1)
         values = torch.bmm(second[:, None], partial)[:, 0] + flat @ self.linear[:, columns]
         return flat.index_copy(1, columns, values).view(features.shape)
-
-    # Saving
-
-    def state(self) -> dict[str, Tensor]:
-        """Return copies of columns and coefficients."""
-        return {"columns": self.columns.clone(), "weights": self.weights.clone(), "linear": self.linear.clone()}
-
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what `state` returned."""
-        self.columns, self.weights, self.linear = (tensors[name].clone() for name in ("columns", "weights", "linear"))
 
 
 def _ridge_solution(gram: Tensor, moment: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -18,7 +17,7 @@ from gantry.agents.optimizers.mppi import PathIntegral
 from gantry.agents.optimizers.problem import Bounds, Problem
 from gantry.agents.optimizers.random_shooting import RandomShooting
 from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState
-from gantry.agents.parts.validation import require_at_least, require_between, require_memory
+from gantry.agents.parts.settings import Count, Share, require_memory, validate
 from gantry.errors import GantryError
 
 OptimizerName = Literal["icem", "cem", "mppi", "random-shooting", "gradient"]
@@ -35,19 +34,19 @@ class SearchConfig:
 
     optimizer: OptimizerName = "icem"
     """Optimizer of action sequences. For Discrete actions, icem and cem use a categorical distribution."""
-    horizon: int = 25
+    horizon: Count = 25
     """H, planning steps to look ahead."""
-    population: int = 64
+    population: Count = 64
     """Action sequences in the first iteration of a planning step."""
-    iterations: int = 3
+    iterations: Count = 3
     """Iterations per planning step; for gradient: gradient steps from the best of one population."""
     elites: int = 8
     """Best action sequences that the sampling distribution is refitted to (icem, cem, Discrete actions)."""
-    keep_elite_fraction: float = 0.3
+    keep_elite_fraction: Share = 0.3
     """Fraction of the elites reused in the next iteration and the next planning step (icem, Discrete actions)."""
     colored_noise_exponent: float = 2.0
     """β of noise with power spectrum 1 / f^β (icem); 0: white noise, 2: random walk."""
-    momentum: float = 0.1
+    momentum: Share = 0.1
     """Share of the old mean and standard deviation kept in each update (icem, cem)."""
     population_decay_factor: float = 1.25
     """Divide the population by this after each iteration (icem)."""
@@ -61,9 +60,8 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        require_at_least(self, 1, "horizon", "population", "iterations")
+        validate(self)
         require_memory(self.horizon * (self.population + 1), "horizon or population", "the sampled plans")
-        require_between(self, 0.0, 1.0, "keep_elite_fraction", "momentum")
         make_optimizer(self, discrete=False)  # checks its own settings
 
 
@@ -90,6 +88,8 @@ class WarmStart:
         available: (n,) bool, there is a plan to start from.
     """
 
+    STATE = ("mean", "elites", "available")
+
     mean: Tensor
     elites: Tensor
     available: Tensor
@@ -97,14 +97,6 @@ class WarmStart:
     def reset(self, env_ids: Tensor) -> None:
         """Discard the plans of some environments (an index or a mask)."""
         self.available[env_ids] = False
-
-    def state(self) -> dict[str, Tensor]:
-        """Return copies of all fields."""
-        return {"mean": self.mean.clone(), "elites": self.elites.clone(), "available": self.available.clone()}
-
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore what `state` returned."""
-        self.mean, self.elites, self.available = (tensors[name].clone() for name in ("mean", "elites", "available"))
 
 
 @dataclasses.dataclass

@@ -1,7 +1,7 @@
 """Reward models: reward and termination of predicted transitions, either the task's own functions or learned."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from gantry.agents.models.dataset import Transitions
 from gantry.agents.models.ensemble import Ensemble, EnsembleConfig, mean_and_std
 from gantry.agents.models.planning_model import PlanningModel
-from gantry.agents.parts.checkpoint import prefixed, under
+from gantry.agents.parts.checkpoint import Stateful, Tensors, restore, state_of
 from gantry.agents.parts.networks import MLP
 from gantry.agents.parts.optim import Adam, descend
 from gantry.errors import GantryError
@@ -71,7 +71,7 @@ class LearnedReward:
         self._termination_optimizer = Adam([self._termination.vector])
         self.optimizers = {"reward": self._reward.optimizer, "termination": self._termination_optimizer}
         self._feature_mean, self._feature_std = torch.zeros(feature_size), torch.ones(feature_size)
-        self._can_terminate = False
+        self._can_terminate = torch.tensor(False)
 
     def features(self, observations: NDArray[np.float32]) -> Tensor:
         """Return observations (k, d) as they are."""
@@ -87,7 +87,7 @@ class LearnedReward:
         self._reward.fit(inputs, data.rewards[:, None], data.validation, generator)
         if bool(data.terminated.any()):
             self._fit_termination(data.next_features, data.terminated.float(), generator)
-            self._can_terminate = True
+            self._can_terminate.fill_(True)
 
     def _fit_termination(self, next_features: Tensor, terminated: Tensor, generator: torch.Generator) -> None:
         """Minimize the cross-entropy of terminated (N,), with balanced classes in each minibatch."""
@@ -113,18 +113,19 @@ class LearnedReward:
             inputs = (next_features - self._feature_mean) / self._feature_std
             return self._termination(inputs.reshape(-1, inputs.shape[-1])).view(inputs.shape[:-1]) > 0.0
 
-    def state(self) -> dict[str, Tensor]:
-        """Return copies of everything that predictions depend on."""
-        networks = prefixed("reward", self._reward.state()) | prefixed("termination", self._termination.state())
-        features = {"feature_mean": self._feature_mean.clone(), "feature_std": self._feature_std.clone()}
-        return {**networks, "can_terminate": torch.tensor(self._can_terminate), **features}
+    def _parts(self) -> dict[str, Stateful]:
+        return {
+            "reward": self._reward, "termination": self._termination, "can_terminate": self._can_terminate,
+            "feature_mean": self._feature_mean, "feature_std": self._feature_std,
+        }  # fmt: skip
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+    def state(self) -> Tensors:
+        """Return copies of everything that predictions depend on."""
+        return state_of(self._parts())
+
+    def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned."""
-        self._reward.load_state(under(tensors, "reward"))
-        self._termination.load_state(under(tensors, "termination"))
-        self._can_terminate = bool(tensors["can_terminate"])
-        self._feature_mean, self._feature_std = tensors["feature_mean"].clone(), tensors["feature_std"].clone()
+        restore(self._parts(), tensors)
 
 
 RewardModel = TaskReward | LearnedReward

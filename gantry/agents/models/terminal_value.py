@@ -5,13 +5,12 @@ value of a plan, Lowrey, Rajeswaran, Kakade, Todorov and Mordatch, "Plan online,
 (arXiv:1811.01848). Targets are r + γ V(s') on the dataset, fitted a few rounds after each fit of the dynamics model.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from gantry.agents.models.dataset import Transitions
 from gantry.agents.models.ensemble import Ensemble, EnsembleConfig
+from gantry.agents.parts.checkpoint import Tensors
 
 ITERATIONS = 3
 """Fitted value iterations per fit; each fits to the values of the one before."""
@@ -43,10 +42,10 @@ class TerminalValue:
             targets = data.rewards + continues * self(data.next_features)
             self._network.fit(data.features, targets[:, None], data.validation, generator)
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> Tensors:
         """Return copies of everything that values depend on."""
         return self._network.state()
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned."""
         self._network.load_state(tensors)

@@ -17,7 +17,7 @@ from torch.nn.functional import one_hot
 
 from gantry.agents.optimizers.problem import Bounds
 from gantry.agents.optimizers.sampling import EliteMethod, SamplingState, all_equal, elites_and_ties, weighted_mean
-from gantry.agents.parts.validation import require, require_between
+from gantry.agents.parts.settings import Fraction, Share
 from gantry.errors import GantryError
 
 
@@ -25,16 +25,10 @@ from gantry.errors import GantryError
 class CategoricalCrossEntropy(EliteMethod):
     """Settings of the cross-entropy method over discrete actions; its states' mean holds probabilities."""
 
-    smoothing: float = 0.7
+    smoothing: Fraction = 0.7
     """s, the share of the elites in the new probabilities."""
-    uniform_fraction: float = 0.3
+    uniform_fraction: Share = 0.3
     """Share of the uniform distribution mixed in when a plan is advanced, so that every action may be sampled again."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        super().__post_init__()
-        require(0 < self.smoothing <= 1, "smoothing", "above 0 and at most 1", self.smoothing)
-        require_between(self, 0, 1, "uniform_fraction")
 
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> SamplingState:
         """Return the state around probabilities (horizon, choices); bounds have no meaning here.

@@ -30,7 +30,7 @@ from gantry.agents.optimizers.sampling import (
     require_elites,
     weighted_mean,
 )
-from gantry.agents.parts.validation import require, require_at_least, require_memory
+from gantry.agents.parts.settings import Fraction, NotNegative, require_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +43,11 @@ class CrossEntropy(SamplingMethod):
     """k, how many of the population the Gaussian is refitted to."""
     covariance: Literal["full", "diagonal"] = "full"
     """full: (d, d), for up to some hundred coordinates. diagonal: a standard deviation per coordinate."""
-    smoothing: float = 1.0
+    smoothing: Fraction = 1.0
     """s, the weight of the new mean; 1 forgets the old one."""
-    covariance_smoothing: float = 0.6
+    covariance_smoothing: Fraction = 0.6
     """Weight of the new covariance; the smaller, the longer the Gaussian stays wide."""
-    min_std: float = 0.0
+    min_std: NotNegative = 0.0
     """Lower bound on each coordinate's standard deviation, in the units of the point."""
     around: Literal["new", "old"] = "old"
     """The center c: the elites' own mean, or the mean that was sampled from."""
@@ -56,11 +56,6 @@ class CrossEntropy(SamplingMethod):
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
         super().__post_init__()
         require_elites(self.elites, self.population)
-        require(self.covariance in ("full", "diagonal"), "covariance", "full or diagonal", self.covariance)
-        require(self.around in ("new", "old"), "around", "new or old", self.around)
-        for name in ("smoothing", "covariance_smoothing"):
-            require(0 < getattr(self, name) <= 1, name, "above 0 and at most 1", getattr(self, name))
-        require_at_least(self, 0, "min_std")
 
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> SamplingState:
         """Return the state around a start (*shape)."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gantry.agents.optimizers.minimize import State, Stop
 from gantry.agents.optimizers.problem import Bounds, Problem, project
-from gantry.agents.parts.validation import require, require_at_least
+from gantry.agents.parts.settings import Count, Positive, require, validate
 
 MIN_STEP_SIZE, MAX_STEP_SIZE = 1e-10, 1e10
 """Limits of the spectral step size."""
@@ -52,26 +52,22 @@ class GradientDescent:
     """fixed: α is always `step_size`. backtracking: twice the last α, contracted until the value falls. spectral:
     from the last move s and the change y of the gradient, either s·s / s·y or the least of the last few s·y / y·y,
     contracted where needed."""
-    step_size: float | None = None
+    step_size: Positive | None = None
     """α of every step (fixed; by default 0.01), or of the first trial (other rules; by default a step of length 1)."""
     contraction: float = 0.5
     """Factor on α in backtracking, between 0 and 1."""
     sufficient_decrease: float = 1e-4
     """Armijo's c, between 0 and 1: the share of the decrease predicted by the gradient that a step must reach."""
-    memory: int = 10
+    memory: Count = 10
     """Values that the nonmonotone line search of the spectral rule compares with; 1 makes it monotone."""
     gradient_tolerance: float = 1e-8
     """Stop when no entry of the projected gradient is larger."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        kinds = ("fixed", "backtracking", "spectral")
-        require(self.rule in kinds, "rule", "fixed, backtracking or spectral", self.rule)
-        size = self.step_size
-        require(size is None or 0 < size < math.inf, "step_size", "above 0", size)
+        validate(self)
         for name in ("contraction", "sufficient_decrease"):
             require(0 < getattr(self, name) < 1, name, "above 0 and below 1", getattr(self, name))
-        require_at_least(self, 1, "memory")
 
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> DescentState:
         """Return the state at a start (*shape)."""

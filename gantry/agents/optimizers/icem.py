@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gantry.agents.optimizers.problem import Bounds, project
 from gantry.agents.optimizers.sampling import EliteMethod, SamplingState, all_equal, elites_and_ties, weighted_mean
-from gantry.agents.parts.validation import require, require_at_least
+from gantry.agents.parts.settings import Count, NotNegative, ShareBelow1, require
 from gantry.errors import GantryError
 
 
@@ -27,27 +27,24 @@ from gantry.errors import GantryError
 class ImprovedCrossEntropy(EliteMethod):
     """Settings of iCEM."""
 
-    colored_noise_exponent: float = 2.0
+    colored_noise_exponent: NotNegative = 2.0
     """β: 0 is white noise, 2 a random walk's, above smoother still."""
     population_decay_factor: float = 1.25
     """Each population is smaller than the one before by this factor, but never below twice the elites."""
-    momentum: float = 0.1
+    momentum: ShareBelow1 = 0.1
     """Share of the old mean and standard deviation that remains."""
-    min_std: float = 0.0
+    min_std: NotNegative = 0.0
     """Lower bound on each coordinate's standard deviation."""
     include_mean: bool = True
     """Put the mean itself among the samples, from the second iteration on."""
-    horizon: int = 1
+    horizon: Count = 1
     """Time steps in a flat point; a point (horizon, actions) brings its own."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
         super().__post_init__()
-        require_at_least(self, 1, "horizon", "population_decay_factor")
-        require_at_least(self, 0, "min_std")
-        require(0 <= self.momentum < 1, "momentum", "from 0 to below 1", self.momentum)
-        exponent = self.colored_noise_exponent
-        require(0 <= exponent < math.inf, "colored_noise_exponent", "at least 0", exponent)
+        factor = self.population_decay_factor
+        require(factor >= 1, "population_decay_factor", "at least 1", factor)
 
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> SamplingState:
         """Return the state around a start (horizon, actions) or (d,)."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gantry.agents.optimizers.problem import Bounds, Evaluations, Problem, describe
-from gantry.agents.parts.validation import require_at_least
+from gantry.agents.parts.settings import Count, validate
 from gantry.errors import GantryError
 
 Reason = Literal["converged", "stalled", "target", "evaluations", "iterations"]
@@ -63,15 +63,15 @@ class Method(Protocol):
 class Budget:
     """Limits on a minimization, whatever the method's own criterion says."""
 
-    evaluations: int = 100_000
+    evaluations: Count = 100_000
     """Evaluations of values, gradients and Hessians together; a step once begun is finished."""
-    iterations: int = 10_000
+    iterations: Count = 10_000
     """Steps of the method, at most."""
     target: float | None = None
     """Stop at this value or a lower one."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "evaluations", "iterations")
+        validate(self)
 
 
 @dataclasses.dataclass(frozen=True)

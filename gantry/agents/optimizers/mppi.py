@@ -10,36 +10,28 @@ on their unit; and Σ may shrink by a constant factor, without which the mean ne
 """
 
 import dataclasses
-import math
 
 import torch
 from torch import Tensor
 
 from gantry.agents.optimizers.problem import project
 from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState, all_equal
-from gantry.agents.parts.validation import require, require_at_least
+from gantry.agents.parts.settings import Fraction, NotNegative, Positive
 
 
 @dataclasses.dataclass(frozen=True)
 class PathIntegral(SamplingMethod):
     """Settings of MPPI."""
 
-    temperature: float = 0.1
+    temperature: Positive = 0.1
     """λ: towards 0 only the best sample counts, towards infinity all count alike. In the unit of the costs, or in
     their standard deviation where they are standardized."""
     standardize: bool = True
     """Divide the costs of a population by their standard deviation."""
-    control_weight: float = 0.0
+    control_weight: NotNegative = 0.0
     """γ, the weight of the control cost u·Σ⁻¹ ε; it draws plans towards zero."""
-    std_decay: float = 1.0
+    std_decay: Fraction = 1.0
     """Multiply the standard deviations by this factor after each update; above 0 and at most 1."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        super().__post_init__()
-        require(0 < self.temperature < math.inf, "temperature", "above 0", self.temperature)
-        require(0 < self.std_decay <= 1, "std_decay", "above 0 and at most 1", self.std_decay)
-        require_at_least(self, 0, "control_weight")
 
     def refit(self, state: SamplingState, population: Tensor, values: Tensor) -> SamplingState:
         """Move the mean to the weighted mean of the samples; where all are worth the same, nothing moves."""

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from gantry.agents.optimizers.problem import Bounds, project
 from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState
-from gantry.agents.parts.validation import require, require_memory, require_positive
+from gantry.agents.parts.settings import Positive, require, require_memory
 
 MAX_RESAMPLES = 8
 """How often a sample outside the bounds is sampled again before it is shortened."""
@@ -45,21 +45,17 @@ class NaturalEvolutionStrategy(SamplingMethod):
     divided by their standard deviation."""
     antithetic: bool = True
     """Sample z in pairs z, −z, which cancels the value at the mean out of the gradient."""
-    mean_learning_rate: float = 1.0
+    mean_learning_rate: Positive = 1.0
     """η_μ, learning rate of the mean."""
-    covariance_learning_rate: float | None = None
+    covariance_learning_rate: Positive | None = None
     """η_A, learning rate of A; by default the papers' (9 + 3 ln d) / (5 d √d) for a full, (3 + ln d) / (5 √d)
     for a diagonal one."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
         super().__post_init__()
-        kinds = ("full", "diagonal", "fixed")
-        require(self.covariance in kinds, "covariance", "full, diagonal or fixed", self.covariance)
-        require(self.shaping in ("rank", "standardized"), "shaping", "rank or standardized", self.shaping)
         fits = self.population >= 2 and not (self.antithetic and self.population % 2)
         require(fits, "population", "at least 2, and even where antithetic", self.population)
-        require_positive(self, "mean_learning_rate", "covariance_learning_rate")
 
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> SamplingState:
         """Return the state around a start (*shape)."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gantry.agents.optimizers.minimize import State, Stop
 from gantry.agents.optimizers.problem import Bounds, Problem, project
-from gantry.agents.parts.validation import require, require_positive
+from gantry.agents.parts.settings import Positive, require, validate
 
 BACKTRACKS = 30
 """Contractions of a step before the trust region takes over, and of the radius before the method stops."""
@@ -45,16 +45,15 @@ class Newton:
     """Lower bound on the modified Hessian's eigenvalues, as a share of the largest."""
     gradient_tolerance: float = 1e-8
     """Stop when no entry of the free gradient is larger and the Hessian has no negative eigenvalue."""
-    radius: float = 1.0
+    radius: Positive = 1.0
     """Initial trust-region radius, in the units of the point."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        require(self.strategy in ("damped", "trust-region"), "strategy", "damped or trust-region", self.strategy)
+        validate(self)
         decrease, ratio = self.sufficient_decrease, self.min_eigenvalue_ratio
         require(0 < decrease < 0.5, "sufficient_decrease", "above 0 and below 0.5", decrease)
         require(0 < ratio < 1, "min_eigenvalue_ratio", "above 0 and below 1", ratio)
-        require_positive(self, "radius")
 
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> NewtonState:
         """Return the state at a start (*shape)."""

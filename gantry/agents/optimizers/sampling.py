@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gantry.agents.optimizers.minimize import State, Stop
 from gantry.agents.optimizers.problem import Bounds, Problem, check_finite, project
-from gantry.agents.parts.validation import require, require_at_least, require_between, require_memory
+from gantry.agents.parts.settings import Count, Positive, Share, require, require_memory, validate
 from gantry.errors import GantryError
 
 
@@ -62,9 +62,9 @@ class SamplingState(State):
 class SamplingMethod(ABC):
     """Settings that every sampling method has."""
 
-    population: int = 100
+    population: Count = 100
     """m, points per iteration."""
-    initial_std: float | None = None
+    initial_std: Positive | None = None
     """Standard deviation of the first population, in the units of the point; by default a quarter of the bounds' width,
     or 1 where there are none."""
     std_tolerance: float = 1e-9
@@ -72,9 +72,7 @@ class SamplingMethod(ABC):
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        require_at_least(self, 1, "population")
-        std = self.initial_std
-        require(std is None or 0 < std < math.inf, "initial_std", "above 0", std)
+        validate(self)
 
     @classmethod
     def from_config(cls, config: object, **others: Any) -> Self:
@@ -144,14 +142,13 @@ class EliteMethod(SamplingMethod):
 
     elites: int = 10
     """K, how many of the population the distribution is refitted to."""
-    keep_elite_fraction: float = 0.3
+    keep_elite_fraction: Share = 0.3
     """Fraction of the elites that takes part in the next population."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
         super().__post_init__()
         require_elites(self.elites, self.population)
-        require_between(self, 0, 1, "keep_elite_fraction")
 
     def kept(self, elites: Tensor) -> Tensor:
         """Return the elites (k, *shape) for the next population, of those (K, *shape) sorted best first."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gantry.agents.optimizers.minimize import State, Stop
 from gantry.agents.optimizers.problem import Bounds, Problem, project
-from gantry.agents.parts.validation import require
+from gantry.agents.parts.settings import Positive, validate
 
 FARTHEST = 4.0
 """Largest distance to a parabola's vertex that is trusted, in step lengths."""
@@ -43,15 +43,14 @@ class ThreePoint:
 
     directions: Literal["conjugate", "random"] = "conjugate"
     """conjugate: a step is a sweep over d lines that become conjugate. random: a step is one random line."""
-    step_size: float = 1.0
+    step_size: Positive = 1.0
     """Initial step length, in the units of the point."""
     step_tolerance: float = 1e-9
     """Stop when no step length is larger; in the units of the point."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
-        require(self.directions in ("conjugate", "random"), "directions", "conjugate or random", self.directions)
-        require(0 < self.step_size < math.inf, "step_size", "above 0", self.step_size)
+        validate(self)
 
     def begin(self, start: Tensor, value: float = math.inf, bounds: Bounds | None = None) -> ThreePointState:
         """Return the state at a start (*shape)."""

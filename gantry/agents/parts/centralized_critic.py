@@ -5,42 +5,37 @@ games", 2022 (arXiv:2103.01955). The joint state is the observations of all of a
 and then the others in a circle, so that one network values every robot's situation.
 """
 
-from typing import TYPE_CHECKING
+import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
-from gantry.agents.parts.spaces import Spaces
-from gantry.agents.parts.vector_stepper import TeamEnv, Transition
+from gantry.agents.parts.normalization import ReturnNormalizer
+from gantry.agents.parts.policy import Policy
+from gantry.agents.parts.rollouts import Batch, Rollout
+from gantry.agents.parts.vector_stepper import VectorStepper
+from gantry.agents.protocol import TeamEnv
 from gantry.errors import GantryError
 
-if TYPE_CHECKING:
-    from gantry.agents.parts.policy import Policy
 
-
-class JointState:
-    """The inputs of a centralized critic.
-
-    Args:
-        env: a vector environment of robots, those of each world side by side; or spaces alone, for a policy that only
-            acts and whose critic values nothing.
-        policy: normalizes observations.
-
-    Attributes:
-        size: numbers of a joint state, k d.
+class TeamRollout(Rollout):
+    """A rollout of robots, those of each world side by side, whose critic sees the joint state, of k d numbers.
 
     Raises:
         GantryError: the environment is not one of teams.
     """
 
-    def __init__(self, env: VectorEnv | Spaces, policy: "Policy") -> None:
+    def __init__(self, stepper: VectorStepper, policy: Policy, steps: int, generator: torch.Generator) -> None:
+        super().__init__(stepper, policy, steps, generator)
+        env = stepper.env
         if isinstance(env, VectorEnv) and not isinstance(env, TeamEnv):
             raise GantryError(
                 "centralized_critic is for teams, such as gantry/VacuumTeam-v0: this environment has single robots"
             )
-        team = env.team_size if isinstance(env, TeamEnv) else 1
-        self._policy, self.size = policy, team * policy.observations.size
+        team = env.team_size if isinstance(env, TeamEnv) else 1  # of spaces alone, where a critic values nothing
+        self.critic_size *= team
         own = np.arange(env.num_envs)
         self._others = torch.from_numpy((own - own % team)[:, None] + (own[:, None] + np.arange(team)) % team)
 
@@ -48,17 +43,24 @@ class JointState:
         """Return the joint states (..., n, k d) of the inputs (..., n, d) of n robots."""
         return inputs[..., self._others, :].flatten(-2)
 
-    def last(self, finals: list[tuple[int, Transition]], inputs: torch.Tensor) -> torch.Tensor:
-        """Return the joint states (K, k d) in which K episodes ended.
+    def critic_inputs(self, length: int) -> torch.Tensor:
+        """Return the joint states of the first steps, (length n, k d)."""
+        return self.joint(self.inputs[:length]).flatten(0, 1)
 
-        Args:
-            finals: steps where episodes ended, and what happened there.
-            inputs: (T + 1, n, d), what the robots saw, those whose episodes go on also after the step.
-        """
+    def last_critic_inputs(self) -> torch.Tensor:
+        """Return the joint states (K, k d) in which episodes ended; robots whose episodes go on are seen after it."""
         found = []
-        for time, transition in finals:
-            after = inputs[time + 1].clone()
-            seen = self._policy.normalizer.inputs(transition.final_observations, self._policy.device)
-            after[transition.final_envs] = seen.to(after.device)
-            found.append(self.joint(after)[transition.final_envs])
+        for time, step in self.finals:
+            after = self.inputs[time + 1].clone()
+            seen = self.policy.normalizer.inputs(step.final_observations, self.policy.device)
+            after[step.final_envs] = seen.to(after.device)
+            found.append(self.joint(after)[step.final_envs])
         return torch.cat(found)
+
+    def batch(
+        self, critic: Callable[[torch.Tensor], torch.Tensor], normalizer: ReturnNormalizer, gamma: float, lam: float
+    ) -> Batch:
+        """Return the transitions that count, with joint states for the critic."""
+        batch, kept = super().batch(critic, normalizer, gamma, lam), np.flatnonzero(self.mask[: self.length])
+        joint = self.critic_inputs(self.length).index_select(0, torch.from_numpy(kept))
+        return dataclasses.replace(batch, critic_inputs=joint.to(self.policy.device))

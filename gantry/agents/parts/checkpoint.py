@@ -1,23 +1,40 @@
-"""Saving, resuming and undoing, in one place for all agents: each part says its state once, as tensors."""
+"""Saving, resuming and undoing, in one place for all agents: each part names its state once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 
 from gantry.errors import GantryError
+from gantry.types import Array
 
 Tensors = dict[str, torch.Tensor]
 
 
+@runtime_checkable
+class Named(Protocol):
+    """An object whose state is that of some of its attributes: a normalizer, an optimizer."""
+
+    @property
+    def STATE(self) -> tuple[str, ...]:
+        """Their names."""
+
+
+@runtime_checkable
 class Part(Protocol):
-    """Something with a state: a network, an optimizer, running statistics, a buffer."""
+    """An object that says its state itself, as one that grows does: a buffer, an environment's stepper."""
 
     def state(self) -> Tensors:
         """Return copies of everything that the part's behavior depends on, on the CPU."""
 
     def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned; raises KeyError, ValueError or RuntimeError where it does not fit."""
+
+
+Leaf = torch.Tensor | Array | float | torch.Generator
+Stateful = Named | Part | Leaf | Mapping[str, "Stateful"] | Sequence["Stateful"] | None
+"""What has a state: also several such things together; None has none."""
 
 
 @runtime_checkable
@@ -31,6 +48,65 @@ class Undoable(Protocol):
         """Return to the last `mark`, exactly."""
 
 
+def state_of(part: Stateful) -> Tensors:
+    """Return copies, on the CPU, of everything that a part's behavior depends on; names within names have dots."""
+    if isinstance(part, Part):
+        return part.state()
+    if isinstance(part, torch.Generator):
+        return {"state": part.get_state()}
+    if isinstance(part, float | int):
+        return {"": torch.tensor(part, dtype=torch.float64 if isinstance(part, float) else None)}
+    if (shared := _shared(part)) is not None:
+        return {"": shared.cpu().clone()}
+    inner = {name: state_of(each) for name, each in _inner(part).items()}
+    return {f"{name}.{key}".rstrip("."): tensor for name, state in inner.items() for key, tensor in state.items()}
+
+
+def restore(part: Stateful, tensors: Tensors, name: str = "") -> None:
+    """Restore in place what `state_of` returned, or what is under a name in it.
+
+    Raises:
+        KeyError, ValueError, RuntimeError: it does not fit.
+    """
+    if isinstance(part, Part):
+        part.load_state(under(tensors, name) if name else tensors)
+    elif isinstance(part, torch.Generator):
+        part.set_state(tensors[f"{name}.state"])
+    elif (shared := _shared(part)) is not None:
+        if shared.shape != tensors[name].shape:
+            raise ValueError(f"{name} is {tuple(tensors[name].shape)}, not {tuple(shared.shape)}")
+        shared.copy_(tensors[name])
+    else:
+        for each, inner in _inner(part).items():
+            full = f"{name}.{each}".lstrip(".")
+            if isinstance(inner, float | int):
+                setattr(part, each, type(inner)(tensors[full].item()))
+            else:
+                restore(inner, tensors, full)
+
+
+def under(tensors: Tensors, prefix: str) -> Tensors:
+    """Return the tensors whose names begin with "prefix.", without that prefix."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def _shared(part: Stateful) -> torch.Tensor | None:
+    """Return a tensor or an array as a tensor with the same memory."""
+    if isinstance(part, np.ndarray):
+        part = torch.from_numpy(part)
+    return part.detach() if isinstance(part, torch.Tensor) else None
+
+
+def _inner(part: Stateful) -> Mapping[str, Stateful]:
+    """Return what a part consists of, by name."""
+    if isinstance(part, Named):
+        return {name: getattr(part, name) for name in part.STATE}
+    if isinstance(part, Sequence):
+        return {str(index): each for index, each in enumerate(part)}
+    return part if isinstance(part, Mapping) else {}
+
+
 class Checkpoint:
     """The state of an agent, gathered from its parts.
 
@@ -39,30 +115,30 @@ class Checkpoint:
         trainer: further parts that learning depends on: optimizers, buffers, generators, the environment's stepper.
     """
 
-    def __init__(self, policy: Mapping[str, Part], trainer: Mapping[str, Part | torch.Generator]) -> None:
-        self._policy = dict(policy)
-        self._parts: dict[str, Part | torch.Generator] = {**policy, **trainer}
-        self._undoable = {name: part for name, part in self._parts.items() if isinstance(part, Undoable)}
-        self._copies: dict[str, Tensors] = {}
+    def __init__(self, policy: Mapping[str, Stateful], trainer: Mapping[str, Stateful]) -> None:
+        self._policy, self._parts = dict(policy), {**policy, **trainer}
+        objects: Mapping[str, object] = self._parts
+        self._undoable = {name: part for name, part in objects.items() if isinstance(part, Undoable)}
+        self._copied = {name: part for name, part in self._parts.items() if name not in self._undoable}
+        self._copy: Tensors = {}
 
     def policy_state(self) -> Tensors:
         """Return copies of the policy's tensors, named "part.tensor"."""
-        return _gathered(self._policy)
+        return state_of(self._policy)
 
     def load_policy_state(self, tensors: Tensors, where: str) -> None:
         """Restore what `policy_state` returned, read from `where`; raises GantryError where it does not fit."""
         from gantry.agents.parts.tensor_checks import check_tensors  # not needed for learning
 
         check_tensors(tensors, self.policy_state(), where)
-        for name, part in self._policy.items():
-            part.load_state(under(tensors, name))
+        restore(self._policy, tensors)
 
     def state(self) -> Tensors:
         """Return copies of everything that further learning depends on, named "part.tensor".
 
         The table of a replay buffer is no copy, for the sake of memory: write or copy it before learning goes on.
         """
-        return _gathered(self._parts)
+        return state_of(self._parts)
 
     def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned, in this process or another; the agent must have the same settings.
@@ -75,8 +151,7 @@ class Checkpoint:
         policy = {name: tensor for name, tensor in tensors.items() if name.partition(".")[0] in self._policy}
         check_tensors(policy, self.policy_state(), "the trainer state")
         try:
-            for name, part in self._parts.items():
-                _load(part, under(tensors, name))
+            restore(self._parts, tensors)
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
             line = " ".join(str(error).split())
             raise GantryError(f"the trainer state is damaged or of other settings ({line}); train again") from error
@@ -85,37 +160,10 @@ class Checkpoint:
         """Begin an update that `rollback` undoes."""
         for undoable in self._undoable.values():
             undoable.mark()
-        self._copies = {name: _state(part) for name, part in self._parts.items() if name not in self._undoable}
+        self._copy = state_of(self._copied)
 
     def rollback(self) -> None:
         """Undo everything since the last `mark`, exactly."""
         for undoable in self._undoable.values():
             undoable.rollback()
-        for name, tensors in self._copies.items():
-            _load(self._parts[name], tensors)
-
-
-def prefixed(prefix: str, tensors: Tensors) -> Tensors:
-    """Return the tensors under the names "prefix.name"."""
-    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
-
-
-def under(tensors: Mapping[str, torch.Tensor], prefix: str) -> Tensors:
-    """Return the tensors whose names begin with "prefix.", without that prefix."""
-    start = f"{prefix}."
-    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
-
-
-def _gathered(parts: Mapping[str, Part | torch.Generator]) -> Tensors:
-    return {name: tensor for key, part in parts.items() for name, tensor in prefixed(key, _state(part)).items()}
-
-
-def _state(part: Part | torch.Generator) -> Tensors:
-    return {"state": part.get_state()} if isinstance(part, torch.Generator) else part.state()
-
-
-def _load(part: Part | torch.Generator, tensors: Tensors) -> None:
-    if isinstance(part, torch.Generator):
-        part.set_state(tensors["state"])
-    else:
-        part.load_state(tensors)
+        restore(self._copied, self._copy)

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gantry.agents.parts.checkpoint import Tensors
-
 Exploration = Literal["gaussian", "ornstein-uhlenbeck"]
 
 
@@ -29,6 +27,8 @@ class Noise:
         time_step: Δt (s); 1 counts time in steps, as Lillicrap et al. do.
     """
 
+    STATE = ("_noise",)
+
     def __init__(self, num_envs: int, size: int, theta: float, time_step: float = 1.0) -> None:
         self._decay, self._root = 1.0 - theta * time_step, time_step**0.5
         self._noise = torch.zeros(num_envs, size)
@@ -41,14 +41,6 @@ class Noise:
     def begin_episodes(self, envs: NDArray[np.int64]) -> None:
         """Set the process of the environments `envs` (k,) back to 0."""
         self._noise[torch.from_numpy(envs)] = 0.0
-
-    def state(self) -> Tensors:
-        """Return the value of the process, (n, A)."""
-        return {"noise": self._noise.clone()}
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        self._noise.copy_(tensors["noise"])
 
 
 def make_noise(kind: Exploration, num_envs: int, size: int) -> Noise:

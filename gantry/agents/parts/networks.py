@@ -7,12 +7,14 @@ without the graph where a loss says its derivative itself.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 
-from gantry.agents.parts.validation import require_memory
+from gantry.agents.parts.checkpoint import Tensors, restore, state_of
+from gantry.agents.parts.settings import require_memory
 
 Activation = Literal["tanh", "relu", "elu"]
 
@@ -36,8 +38,8 @@ class MLP:
         device: str = "cpu",
     ) -> None:  # fmt: skip
         self.sizes, self.activation = tuple(sizes), activation
-        self._shapes = list(layer_shapes(self.sizes).values())
-        self._lengths = [torch.Size(shape).numel() for shape in self._shapes]
+        self._shapes = layer_shapes(self.sizes)
+        self._lengths = list(map(math.prod, self._shapes.values()))
         # Parameters, their gradient, and an optimizer's two means of it.
         require_memory(4 * sum(self._lengths), "hidden_sizes", f"a network of widths {self.sizes}")
         flat = torch.zeros(sum(self._lengths))
@@ -54,7 +56,8 @@ class MLP:
 
     def _split(self, flat: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Return views of a (P,) vector: the weights and the biases."""
-        parts = [part.view(shape) for part, shape in zip(torch.split(flat, self._lengths), self._shapes, strict=True)]
+        pieces = zip(torch.split(flat, self._lengths), self._shapes.values(), strict=True)
+        parts = [part.view(shape) for part, shape in pieces]
         return parts[0::2], parts[1::2]
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -131,17 +134,18 @@ class MLP:
         else:
             gradient.mul_(outputs.clamp(max=0).add_(1))
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """Return copies of the parameters, on the CPU, named "0.weight", "0.bias", "1.weight" and so on."""
-        parts = torch.split(self.vector.detach().cpu().clone(), self._lengths)
-        shapes = layer_shapes(self.sizes).items()
-        return {name: part.view(shape) for part, (name, shape) in zip(parts, shapes, strict=True)}
+    def _layers(self) -> dict[str, torch.Tensor]:
+        """Return views of the parameters, by name."""
+        views = itertools.chain(*zip(self.weights, self.biases, strict=True))
+        return dict(zip(self._shapes, views, strict=True))
 
-    def load_state(self, tensors: dict[str, torch.Tensor]) -> None:
+    def state(self) -> Tensors:
+        """Return copies of the parameters, on the CPU, named "0.weight", "0.bias", "1.weight" and so on."""
+        return state_of(self._layers())
+
+    def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned."""
-        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            weight.copy_(tensors[f"{index}.weight"])
-            bias.copy_(tensors[f"{index}.bias"])
+        restore(self._layers(), tensors)
 
 
 class _Node(torch.autograd.Function):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gantry.agents.parts.checkpoint import Tensors
+from gantry.agents.parts.checkpoint import Tensors, restore, state_of
 
 
 class RunningMoments:
@@ -19,6 +19,8 @@ class RunningMoments:
         variance: (d,) float64, of the population (divided by the count); 1 until something was seen.
         count: number of vectors seen.
     """
+
+    STATE = ("mean", "variance", "count")
 
     def __init__(self, size: int) -> None:
         self.mean, self.variance, self.count = np.zeros(size), np.ones(size), 0
@@ -40,16 +42,6 @@ class RunningMoments:
         self.variance = self.variance * (self.count / total) + batch_variance * share + between
         self.mean = self.mean + difference * share
         self.count = total
-
-    def state(self) -> Tensors:
-        """Return the statistics as tensors: mean (d,), variance (d,), count ()."""
-        mean, variance = (torch.from_numpy(array.copy()) for array in (self.mean, self.variance))
-        return {"mean": mean, "variance": variance, "count": torch.tensor(self.count, dtype=torch.int64)}
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        self.mean, self.variance = (tensors[name].numpy().copy() for name in ("mean", "variance"))
-        self.count = int(tensors["count"])
 
 
 class ObservationNormalizer:
@@ -90,11 +82,11 @@ class ObservationNormalizer:
 
     def state(self) -> Tensors:
         """Return the statistics as tensors."""
-        return self.moments.state()
+        return state_of(self.moments)
 
     def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned."""
-        self.moments.load_state(tensors)
+        restore(self.moments, tensors)
         self._refresh()
 
 
@@ -124,6 +116,8 @@ class ReturnNormalizer:
     return is summed forward in time, as is customary since OpenAI's baselines: cheap, and of the true one's scale.
     """
 
+    STATE = ("sums",)  # beside the moments, which judge a policy's returns and so are saved with it
+
     def __init__(self, num_envs: int, gamma: float, enabled: bool, limit: float = 10.0, epsilon: float = 1e-8) -> None:
         self.gamma, self.enabled, self.limit, self.epsilon = gamma, enabled, limit, epsilon
         self.moments = RunningMoments(1)
@@ -151,12 +145,3 @@ class ReturnNormalizer:
         self.moments.update(sums[mask].reshape(-1, 1))
         scaled = rewards / self.scale
         return np.clip(scaled, -self.limit, self.limit, out=scaled)
-
-    def state(self) -> Tensors:
-        """Return the statistics and the running sums as tensors."""
-        return {**self.moments.state(), "sums": torch.from_numpy(self.sums.copy())}
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        self.moments.load_state(tensors)
-        self.sums = tensors["sums"].numpy().copy()

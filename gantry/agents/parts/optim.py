@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gantry.agents.parts.checkpoint import Tensors
-from gantry.agents.parts.validation import require_finite
+from gantry.errors import GantryError
 
 if TYPE_CHECKING:
     from gantry.agents.protocol import Optimizer
@@ -16,6 +15,15 @@ if TYPE_CHECKING:
 def joint_norm(gradients: Sequence[torch.Tensor]) -> float:
     """Return the Euclidean norm of all gradients together."""
     return math.hypot(*(float(torch.linalg.vector_norm(gradient)) for gradient in gradients))
+
+
+def require_finite(*values: float) -> None:
+    """Stop learning by a GantryError when a loss or a gradient norm is NaN or infinite."""
+    if not all(map(math.isfinite, values)):
+        raise GantryError(
+            "learning stopped: the loss or its gradient is NaN or infinite; lower learning_rate, or look for huge "
+            "values in observations, rewards and action bounds"
+        )
 
 
 def descend(
@@ -45,13 +53,15 @@ class Adam:
     of learning. `betas` are β₁ and β₂, of the running mean of the gradient and of its square; ε is added to the root.
     """
 
+    STATE = ("steps", "means", "squares")
+
     def __init__(
         self, parameters: Sequence[torch.Tensor], betas: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-5
     ) -> None:
         self.parameters, self.betas, self.epsilon, self.steps = list(parameters), betas, epsilon, 0
         self._targets = [parameter.detach() for parameter in self.parameters]
-        self._means = [torch.zeros_like(target) for target in self._targets]
-        self._squares = [torch.zeros_like(target) for target in self._targets]
+        self.means = [torch.zeros_like(target) for target in self._targets]
+        self.squares = [torch.zeros_like(target) for target in self._targets]
         self._count = torch.zeros((), device=self._targets[0].device)
 
     def step(self, gradients: Sequence[torch.Tensor], learning_rate: float, scale: float = 1.0) -> None:
@@ -62,20 +72,6 @@ class Adam:
         counts = [self._count.fill_(self.steps)] * len(self._targets)
         # One pass over memory: the formula's operations, one after another, take three to five times as long.
         torch._fused_adam_(
-            self._targets, list(gradients), self._means, self._squares, [], counts, lr=learning_rate,
+            self._targets, list(gradients), self.means, self.squares, [], counts, lr=learning_rate,
             beta1=self.betas[0], beta2=self.betas[1], weight_decay=0.0, eps=self.epsilon, amsgrad=False, maximize=False,
         )  # fmt: skip
-
-    def state(self) -> Tensors:
-        """Return copies of the running means and of the step count."""
-        tensors = {"steps": torch.tensor(self.steps, dtype=torch.int64)}
-        for index, (mean, square) in enumerate(zip(self._means, self._squares, strict=True)):
-            tensors[f"{index}.mean"], tensors[f"{index}.square"] = mean.cpu().clone(), square.cpu().clone()
-        return tensors
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        self.steps = int(tensors["steps"])
-        for index, (mean, square) in enumerate(zip(self._means, self._squares, strict=True)):
-            mean.copy_(tensors[f"{index}.mean"])
-            square.copy_(tensors[f"{index}.square"])

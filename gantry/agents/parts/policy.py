@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gantry.agents.parts.checkpoint import Tensors, prefixed, under
+from gantry.agents.parts.checkpoint import Stateful, Tensors, restore, state_of
 from gantry.agents.parts.gaussian import Gaussian
 from gantry.agents.parts.networks import MLP
 from gantry.agents.parts.normalization import ObservationNormalizer
@@ -99,17 +99,14 @@ class Policy:
             return self.distribution.mode(output)
         return self.distribution.sample(output, self.distribution.noise((len(output),), generator).to(self.device))
 
+    def _parts(self) -> dict[str, Stateful]:
+        learned = self.distribution.parameters()
+        return {"network": self.own_network, "distribution": learned, "normalizer": self.normalizer}
+
     def state(self) -> Tensors:
         """Return copies of the network's parameters, the distribution's, and the normalizer's statistics."""
-        own = {} if self.own_network is None else prefixed("network", self.own_network.state())
-        learned = {name: tensor.detach().cpu().clone() for name, tensor in self.distribution.parameters().items()}
-        return {**own, **prefixed("distribution", learned), **prefixed("normalizer", self.normalizer.state())}
+        return state_of(self._parts())
 
     def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned."""
-        if self.own_network is not None:
-            self.own_network.load_state(under(tensors, "network"))
-        with torch.no_grad():
-            for name, tensor in self.distribution.parameters().items():
-                tensor.copy_(tensors[f"distribution.{name}"])
-        self.normalizer.load_state(under(tensors, "normalizer"))
+        restore(self._parts(), tensors)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gantry.agents.parts.checkpoint import Tensors, prefixed, under
+from gantry.agents.parts.checkpoint import Stateful, Tensors, restore, state_of
 from gantry.agents.parts.episode_memory import Kind, Memory, make_memory
 from gantry.agents.parts.networks import MLP
 from gantry.agents.parts.normalization import RunningMoments
@@ -176,23 +176,15 @@ class RecurrentPolicy:
             actions = base.actions.to_environment(base.distribution.action(sample).cpu().numpy())
             return actions, self.with_action(memory, sample)
 
+    def _parts(self) -> dict[str, Stateful]:
+        moments = {"change_moments": self.change_moments} if self.changes else {}
+        return {**moments, "memory": self.memory.leaves, "network": self.network}
+
     def state(self) -> Tensors:
         """Return copies of the learned tensors and of the normalizer's statistics."""
-        leaves = {name: leaf.detach().cpu().clone() for name, leaf in self.memory.leaves.items()}
-        moments = prefixed("change_moments", self.change_moments.state()) if self.changes else {}
-        return {
-            **moments,
-            **prefixed("memory", leaves),
-            **prefixed("network", self.network.state()),
-            **self.base.state(),
-        }
+        return {**state_of(self._parts()), **self.base.state()}
 
     def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned."""
-        with torch.no_grad():
-            for name, leaf in self.memory.leaves.items():
-                leaf.copy_(tensors[f"memory.{name}"])
-        self.network.load_state(under(tensors, "network"))
+        restore(self._parts(), tensors)
         self.base.load_state(tensors)
-        if self.changes:
-            self.change_moments.load_state(under(tensors, "change_moments"))

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Tensors
-from gantry.agents.parts.validation import require_finite, require_memory
+from gantry.agents.parts.optim import require_finite
+from gantry.agents.parts.settings import require_memory
 from gantry.agents.parts.vector_stepper import Transition
 from gantry.errors import GantryError
 

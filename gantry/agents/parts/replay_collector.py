@@ -10,7 +10,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.parts.checkpoint import Part
+from gantry.agents.parts.checkpoint import Stateful
 from gantry.agents.parts.experience import Experience
 from gantry.agents.parts.exploration import Noise
 from gantry.agents.parts.hindsight import Hindsight, make_goals_relative
@@ -18,23 +18,16 @@ from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.priorities import Priorities
 from gantry.agents.parts.replay import Minibatch, ReplayBuffer
 from gantry.agents.parts.schedules import scheduled
+from gantry.agents.parts.settings import require_memory
 from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, Update
-from gantry.agents.parts.validation import (
-    require,
-    require_at_least,
-    require_between,
-    require_memory,
-    require_network,
-    require_positive,
-)
 from gantry.agents.parts.vector_stepper import Transition, VectorStepper, reset_seed
 from gantry.errors import GantryError
 from gantry.types import Array, Observation, Space
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+    pass
 
 Explore = Callable[[torch.Tensor, float], torch.Tensor]
 """Actions, (n, A) or (n,), from network inputs (n, d) and the share of learning that has passed."""
@@ -133,13 +126,12 @@ class ReplayCollector:
         self.buffer = ReplayBuffer(capacity, env.num_envs, size, action_size, config.gamma, config.n_step)
 
     @property
-    def parts(self) -> dict[str, Part | torch.Generator]:
+    def parts(self) -> dict[str, Stateful]:
         """What further learning depends on, for the checkpoint."""
-        parts: dict[str, Part | torch.Generator | None] = {
+        return {
             "stepper": self.stepper, "buffer": self.buffer, "noise": self.noise, "priorities": self.priorities,
             "random": self.random, "acting_random": self.acting_random,
         }  # fmt: skip
-        return {name: part for name, part in parts.items() if part is not None}
 
     # What networks see
 
@@ -269,17 +261,6 @@ def mean_metrics(names: Sequence[str], records: Sequence[tuple[float, ...]]) -> 
     """Return the means of what gradient steps returned, by name; NaN where there was none."""
     means = torch.tensor(records).mean(0).tolist() if records else [math.nan] * len(names)
     return dict(zip(names, means, strict=True))
-
-
-def require_replay(config: "DataclassInstance", tau: float, hidden_sizes: tuple[int, ...], device: str) -> None:
-    """Refuse settings that no agent with a replay buffer can work with; raises GantryError."""
-    require_at_least(config, 1, "num_envs", "buffer_size", "train_freq", "gradient_steps", "batch_size", "n_step")
-    require_at_least(config, 1, "report_every", "torch_threads")
-    require_at_least(config, 0, "learning_starts")
-    require_positive(config, "learning_rate", "max_gradient_norm")
-    require_between(config, 0.0, 1.0, "gamma")
-    require(0.0 < tau <= 1.0, "tau", "above 0 and at most 1", tau)
-    require_network(hidden_sizes, device)
 
 
 def bounded_actions(agent: str, space: Space) -> ActionMap:

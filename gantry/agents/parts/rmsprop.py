@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 import torch
 
-from gantry.agents.parts.checkpoint import Tensors
-
 
 class RMSprop:
     """Step against the gradient divided by the root of its running mean square.
@@ -25,6 +23,8 @@ class RMSprop:
         pytorch: use PyTorch's form, not TensorFlow's.
     """
 
+    STATE = ("squares",)
+
     def __init__(
         self, parameters: Sequence[torch.Tensor], decay: float = 0.99, epsilon: float = 1e-5, pytorch: bool = False
     ) -> None:
@@ -33,20 +33,11 @@ class RMSprop:
         self.decay = decay
         self.epsilon = epsilon
         self.pytorch = pytorch
-        self._squares = [torch.full_like(target, 0.0 if pytorch else 1.0) for target in self._targets]
+        self.squares = [torch.full_like(target, 0.0 if pytorch else 1.0) for target in self._targets]
 
     def step(self, gradients: Sequence[torch.Tensor], learning_rate: float, scale: float = 1.0) -> None:
         """Move the parameters by one step, with the gradients multiplied by `scale` (clipping)."""
-        for target, square, gradient in zip(self._targets, self._squares, gradients, strict=True):
+        for target, square, gradient in zip(self._targets, self.squares, gradients, strict=True):
             square.mul_(self.decay).addcmul_(gradient, gradient, value=(1.0 - self.decay) * scale * scale)
             root = square.sqrt().add_(self.epsilon) if self.pytorch else square.add(self.epsilon).sqrt_()
             target.addcdiv_(gradient, root, value=-learning_rate * scale)
-
-    def state(self) -> Tensors:
-        """Return copies of the running mean squares, on the CPU."""
-        return {f"{index}.square": square.cpu().clone() for index, square in enumerate(self._squares)}
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        for index, square in enumerate(self._squares):
-            square.copy_(tensors[f"{index}.square"])

@@ -6,7 +6,6 @@ differently by alignment, and two runs of one seed must agree to the last bit.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,11 +14,8 @@ from numpy.typing import NDArray
 from gantry.agents.parts.advantages import gae
 from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.policy import Policy
-from gantry.agents.parts.validation import require_memory
+from gantry.agents.parts.settings import require_memory
 from gantry.agents.parts.vector_stepper import Transition, VectorStepper
-
-if TYPE_CHECKING:
-    from gantry.agents.parts.centralized_critic import JointState
 
 CHUNK = 4096
 """Observations that the critic values at once after a rollout: enough to be quick, few enough to stay in the cache."""
@@ -35,7 +31,7 @@ class Batch:
     advantage: torch.Tensor  # (N,)
     target: torch.Tensor  # (N,) λ-return
     value: torch.Tensor  # (N,) at the time of the rollout
-    critic_inputs: torch.Tensor | None = None  # (N, k d) of a centralized critic; None: the same as the actor's
+    critic_inputs: torch.Tensor | None = None  # (N, critic_size); None: the same as the actor's
 
 
 class Rollout:
@@ -54,10 +50,8 @@ class Rollout:
         samples: (T, n, A) float32, or (T, n) or (T, n, m) int64, what the policy's distribution sampled.
         rewards, terminated, done, mask: (T, n) as `Transition` has them.
         elapsed: (T, n) likewise, or None where every step takes the time 1.
-        team: makes the inputs of a centralized critic; None: the critic sees what the actor sees.
+        critic_size: numbers that a critic sees: those that the actor sees, d, but in a `TeamRollout`.
     """
-
-    team: "JointState | None" = None
 
     def __init__(self, stepper: VectorStepper, policy: Policy, steps: int, generator: torch.Generator) -> None:
         self.stepper, self.policy, self.steps, self._generator = stepper, policy, steps, generator
@@ -72,6 +66,7 @@ class Rollout:
         self.rewards = np.zeros(shape, np.float32)
         self.terminated, self.done, self.mask = np.zeros((3, *shape), np.bool_)
         self.elapsed: NDArray[np.int64] | None = None
+        self.critic_size = size
         self.length, self.finals = 0, list[tuple[int, Transition]]()  # the latter of the steps where episodes ended
 
     def collect(self, budget: int) -> None:
@@ -127,10 +122,14 @@ class Rollout:
         ends[:-1] |= ~self.mask[1 : self.length]
         return ends
 
-    def _critic_inputs(self, length: int) -> torch.Tensor:
-        """Return what the critic sees in the first steps, (length n, d)."""
-        inputs = self.inputs[:length]
-        return (inputs if self.team is None else self.team.joint(inputs)).flatten(0, 1)
+    def critic_inputs(self, length: int) -> torch.Tensor:
+        """Return what the critic sees in the first steps, (length n, critic_size)."""
+        return self.inputs[:length].flatten(0, 1)
+
+    def last_critic_inputs(self) -> torch.Tensor:
+        """Return what it sees where episodes ended, (K, critic_size), in the order of `finals`."""
+        last_observations = np.concatenate([step.final_observations for _, step in self.finals])
+        return self.policy.normalizer.inputs(last_observations, self.policy.device)
 
     def values(self, critic: Callable[[torch.Tensor], torch.Tensor]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return V(s_t) and V(s_{t+1}), (T, n) each; where an episode ended, s_{t+1} is its own last observation."""
@@ -140,15 +139,10 @@ class Rollout:
             return torch.cat(parts).reshape(-1).cpu().numpy()
 
         with torch.no_grad():
-            values = value(self._critic_inputs(self.length + 1)).reshape(self.length + 1, -1)
+            values = value(self.critic_inputs(self.length + 1)).reshape(self.length + 1, -1)
             next_values = values[1:].copy()
             if self.finals:
-                if self.team is None:
-                    last_observations = np.concatenate([step.final_observations for _, step in self.finals])
-                    last_inputs = self.policy.normalizer.inputs(last_observations, self.policy.device)
-                else:
-                    last_inputs = self.team.last(self.finals, self.inputs)
-                last = value(last_inputs)
+                last = value(self.last_critic_inputs())
                 times = np.concatenate([np.full(len(step.final_envs), time) for time, step in self.finals])
                 next_values[times, np.concatenate([step.final_envs for _, step in self.finals])] = last
         return values[:-1], next_values
@@ -172,8 +166,6 @@ class Rollout:
             log_prob = self.policy.distribution.log_prob(outputs.to(device), samples.to(device)).cpu()
         advantage, value = (torch.from_numpy(array.reshape(-1)) for array in (advantages, values))
         columns = [inputs, samples, log_prob, advantage, value + advantage, value]
-        if self.team is not None:
-            columns.append(self._critic_inputs(length))
         if not mask.all():
             kept = torch.from_numpy(np.flatnonzero(mask))
             columns = [column.index_select(0, kept) for column in columns]

@@ -1,4 +1,7 @@
-"""Steps any Gymnasium vector environment, whatever its autoreset mode, and counts its steps and episodes."""
+"""Steps any Gymnasium vector environment, whatever its autoreset mode, and counts its steps and episodes.
+
+What few environments need is in `autoreset` and `staggering`, imported where there is one.
+"""
 
 import contextlib
 import math
@@ -7,17 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.parts.checkpoint import Tensors, Undoable, under
+from gantry.agents.parts.checkpoint import Stateful, Tensors, Undoable, restore, state_of, under
 from gantry.agents.parts.spaces import ObservationMap, Spaces
 from gantry.errors import GantryError
 from gantry.types import SUCCESS, Array, Infos
 
 if TYPE_CHECKING:
-    from gantry.agents.parts.objective import ObjectiveReturns
+    from gantry.agents.parts.autoreset import SameStep
+    from gantry.agents.parts.staggering import Staggering
 
 WINDOW = 100
 """Finished episodes that metrics are means of."""
@@ -32,13 +35,6 @@ class ResumableEnv(Protocol):
 
     def set_state(self, state: dict[str, Array]) -> None:
         """Restore the state."""
-
-
-@runtime_checkable
-class TeamEnv(Protocol):
-    """A vector environment of robots: `team_size` neighbors act in the same world and begin together."""
-
-    team_size: int
 
 
 @dataclass
@@ -64,13 +60,12 @@ def reset_seed(env: VectorEnv | Spaces, seed: int, env_seed: int | None) -> int:
 
 
 class VectorStepper:
-    """Steps a vector environment (SAME_STEP, NEXT_STEP or DISABLED autoreset) and hands out flat observations.
+    """Steps a vector environment of any autoreset mode and hands out flat observations.
 
     Args:
         env: the environment, or the spaces alone for a policy that only acts.
         seed: of the environment's first reset.
-        stagger: truncate first episodes at evenly spread times, so that environments do not run in phase; needs a time
-            limit. An environment that ignores the `reset_mask` of `reset` counts as truncated everywhere, once.
+        stagger: truncate first episodes at evenly spread times (see `Staggering`); needs a time limit.
 
     Attributes:
         env_id: the environment's id, where known.
@@ -81,39 +76,41 @@ class VectorStepper:
         restarted: the episodes under way began without the ones before having ended.
         must_reset: (n,) environments whose coming step does not count, whatever their action: it only resets them
             (NEXT_STEP autoreset), or they wait for the rest of their team (`infos["waiting"]`).
+        staggering: cuts first episodes; None where they are not cut.
     """
+
+    staggering: "Staggering | None" = None
+    _stepped: "VectorEnv | SameStep | None" = None
+    schedule_steps: int | None = None
+    env_id: str | None = None
 
     def __init__(self, env: VectorEnv | Spaces, seed: int, stagger: bool = False) -> None:
         self.env, self.num_envs = env, env.num_envs
         self._observations = ObservationMap(env.single_observation_space)
-        self.mode, limit = AutoresetMode.SAME_STEP, 0
-        self.env_id: str | None = None
-        self.schedule_steps: int | None = None
         if isinstance(env, VectorEnv):
-            try:
-                self.mode = AutoresetMode(mode := env.metadata.get("autoreset_mode"))
-            except ValueError:
-                line = f"metadata['autoreset_mode'] is {mode!r}; set it to a gymnasium AutoresetMode"
-                raise GantryError(f"the vector environment's {line}") from None
-            limit = (env.spec.max_episode_steps if env.spec is not None else None) or 0
+            self._stepped = env
+            if env.metadata.get("autoreset_mode") != AutoresetMode.SAME_STEP:
+                from gantry.agents.parts.autoreset import SameStep
+
+                self._stepped = SameStep(env)
             self.env_id = env.spec.id if env.spec is not None else None
-        self.stagger = bool(stagger and limit and self.num_envs > 1)
-        # Environment i is cut after so many steps; the last one's cut is the time limit itself.
-        team = env.team_size if isinstance(env, TeamEnv) else 1
-        worlds = self.num_envs // team
-        self._cuts = (np.arange(1, worlds + 1) * limit // worlds).repeat(team)
+            limit = env.spec.max_episode_steps if env.spec is not None else None
+            if stagger and limit and self.num_envs > 1:
+                from gantry.agents.parts.staggering import Staggering
+
+                self.staggering = Staggering(env, limit)
         self.observation = np.zeros((self.num_envs, self._observations.size), np.float32)
         self._ones = np.ones(self.observation.size, np.float32)
-        self.steps, self._vector_steps, self.episodes, self.restarted = 0, 0, 0, True
+        self.steps, self.episodes, self.restarted = 0, 0, True
         self._seed, self._seeded = seed, False
         self.must_reset = np.zeros(self.num_envs, np.bool_)
-        self._first_episode = np.ones(self.num_envs, np.bool_)
-        self._returns, self._lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)  # of those under way
-        self._recent: deque[tuple[float, float, float]] = deque(maxlen=WINDOW)  # return, length, success
-        self._objective: ObjectiveReturns | None = None  # where an environment says what its own reward is
+        self._sums = np.zeros((3, self.num_envs))  # of the episodes under way: rewards, lengths, objectives
+        self._objective_known = False  # whether the environment says what its own reward is, beside another one
+        self._recent: deque[tuple[float, ...]] = deque(maxlen=WINDOW)  # return, length, objective, success
         self._copy: Tensors = {}
 
-    def _reset(self, **settings: Any) -> NDArray[np.float32]:
+    def reset(self, **settings: Any) -> NDArray[np.float32]:
+        """Reset the environment, and return its observation vectors (n, d); raises GantryError as `step` does."""
         assert isinstance(self.env, VectorEnv)
         with np.errstate(over="ignore"):
             observation = self._observations.vectors(self.env.reset(**settings)[0])
@@ -124,17 +121,16 @@ class VectorStepper:
         """Reset the environment with its seed, unless episodes are already under way."""
         if not self._seeded:
             self.restart(self._seed)
-            self._first_episode[:] = True
-            self._vector_steps, self._seeded = 0, True
+            if self.staggering is not None:
+                self.staggering.begin()
+            self._seeded = True
 
     def restart(self, seed: int | None = None) -> None:
         """Begin all episodes anew; without a seed the environment's random streams continue."""
-        self.observation = self._reset(seed=seed)
+        self.observation = self.reset(seed=seed)
         self.must_reset[:] = False
         self.restarted = True
-        self._returns[:], self._lengths[:] = 0.0, 0
-        if self._objective is not None:
-            self._objective.running[:] = 0.0
+        self._sums[:] = 0.0
 
     def step(self, actions: Array, budget: int | None = None, only: NDArray[np.bool_] | None = None) -> Transition:
         """Take one vector step.
@@ -147,148 +143,93 @@ class VectorStepper:
         Raises:
             GantryError: an observation or a reward is NaN or infinite.
         """
-        assert isinstance(self.env, VectorEnv)
+        assert self._stepped is not None
         mask = ~self.must_reset
         if only is not None:
             mask &= only
         if budget is not None and budget < self.num_envs:
             mask &= np.cumsum(mask) <= budget
-        raw, given, terminated, truncated, infos = self.env.step(actions)
+        raw, given, terminated, truncated, infos = self._stepped.step(actions)
         with np.errstate(over="ignore", invalid="ignore"):
             observation, rewards = self._observations.vectors(raw), np.asarray(given, np.float32)
             total = observation.reshape(-1) @ self._ones + rewards @ self._ones[: self.num_envs]  # the quickest look
         done = np.logical_or(terminated, truncated) & ~self.must_reset
-        self._vector_steps += 1
-        ended = np.flatnonzero(done)
-        if len(ended) == 0:
-            final = observation[:0]
-        elif self.mode == AutoresetMode.SAME_STEP:
+        ended, final = np.flatnonzero(done), observation[:0]
+        if len(ended):
             if "final_obs" not in infos:
                 raise GantryError("the vector environment resets in the same step but its infos hold no 'final_obs'")
             final = self._observations.vectors(infos["final_obs"], ended)
-        else:
-            final = observation[ended]
-            if self.mode == AutoresetMode.DISABLED:
-                observation = self._reset(options={"reset_mask": done})
-        if self.mode == AutoresetMode.NEXT_STEP:
-            self.must_reset = done.copy()
-        elif (waiting := infos.get("waiting")) is not None:
+        if (waiting := infos.get("waiting")) is not None:
             self.must_reset = np.asarray(waiting, np.bool_)
         if len(ended) or not math.isfinite(total):
             _check_finite(observation, final, rewards)
         self.observation = observation
         elapsed = infos.get("elapsed_steps")  # of a semi-Markov decision process, whose discount is γ to this power
         transition = Transition(rewards, np.asarray(terminated, np.bool_), done, mask, ended, final, elapsed)
-        cut = self._cut(transition) if self.stagger else np.zeros(self.num_envs, np.bool_)
+        counts = mask
+        if self.staggering is not None and self.staggering.active:
+            counts = mask & ~self.staggering.cut(transition, self)
         self.restarted = False
         self.steps += int(np.count_nonzero(mask))
-        self._returns += transition.rewards * mask
-        self._lengths += mask if elapsed is None else elapsed * mask
+        self._sums[0] += rewards * mask
+        self._sums[1] += mask if elapsed is None else elapsed * mask
         if (objective := infos.get("objective")) is not None and np.shape(objective) == (self.num_envs,):
-            self._objective_returns().add(objective, mask)
+            self._objective_known = True
+            self._sums[2] += objective * mask
         for env in transition.final_envs.tolist():
-            self._end_episode(env, mask[env] and not cut[env], infos)
+            if counts[env]:
+                self._recent.append((*self._sums[:, env].tolist(), _success(infos, env)))
+                self.episodes += 1
+            self._sums[:, env] = 0.0
         return transition
-
-    def _end_episode(self, env: int, counts: bool, infos: Infos) -> None:
-        """Keep what the episode that ended in `env` brought, if it counts, and begin to add up the next one's."""
-        if counts:
-            self._recent.append((self._returns[env], self._lengths[env], _success(infos, env)))
-            self.episodes += 1
-        self._returns[env], self._lengths[env] = 0.0, 0
-        if self._objective is not None:
-            self._objective.end_episode(env, counts)
-
-    def _objective_returns(self) -> "ObjectiveReturns":
-        from gantry.agents.parts.objective import ObjectiveReturns as Returns  # few environments have one
-
-        self._objective = self._objective or Returns(self.num_envs, WINDOW)
-        return self._objective
 
     def metrics(self) -> dict[str, float]:
         """Return steps, finished episodes, and means over the last ones; NaN while there is nothing to average.
 
         `objective_mean` is the mean return of the environment's own reward, where it rewards something else.
         """
-        means = [math.nan] * 4
+        means = [math.nan] * 5
         if self._recent:
-            returns, lengths, successes = zip(*self._recent, strict=True)
-            total, duration, number = math.fsum(returns), math.fsum(lengths), len(returns)
+            *columns, successes = zip(*self._recent, strict=True)
+            total, duration, objective = map(math.fsum, columns)
+            number = len(successes)
             known = [success for success in successes if not math.isnan(success)]  # some tell it only where it is true
             success = math.fsum(known) / number if known else math.nan
-            means = [total / number, duration / number, total / duration, success]
-        names = ("return_mean", "length_mean", "reward_mean", "success_mean")
+            means = [total / number, duration / number, total / duration, success, objective / number]
+        names = ("return_mean", "length_mean", "reward_mean", "success_mean", "objective_mean")
         counts = {"steps": float(self.steps), "episodes": float(self.episodes)}
-        objective = {} if self._objective is None else {"objective_mean": self._objective.mean()}
-        return {**counts, **dict(zip(names, means, strict=True)), **objective}
-
-    def _cut(self, transition: Transition) -> NDArray[np.bool_]:
-        """Truncate the first episodes whose time has come; returns which (n,)."""
-        self._first_episode &= ~transition.done
-        cut = self._first_episode & (self._cuts <= self._vector_steps)
-        if not cut.any():
-            self.stagger = bool(self._first_episode.any())
-            return cut
-        before, self.observation = self.observation, self._reset(options={"reset_mask": cut})
-        if not np.array_equal(self.observation[~cut], before[~cut]):  # the option is unknown: everything was reset
-            cut, self.stagger = ~transition.done, False
-            self.must_reset[:] = False
-        self._first_episode &= ~cut
-        transition.done |= cut
-        final = np.zeros_like(before)
-        final[transition.final_envs] = transition.final_observations
-        final[cut] = before[cut]
-        transition.final_envs = np.flatnonzero(transition.done)
-        transition.final_observations = final[transition.final_envs]
-        return cut
+        return {**counts, **dict(zip(names[: 4 + self._objective_known], means, strict=False))}
 
     # Saving, resuming and undoing
 
-    def _arrays(self) -> dict[str, Array]:
-        arrays = (self.observation, self.must_reset, self._first_episode, self._returns, self._lengths)
-        return dict(zip(("observation", "must_reset", "first_episode", "returns", "lengths"), arrays, strict=True))
+    def _parts(self) -> dict[str, Stateful]:
+        arrays = {"observation": self.observation, "must_reset": self.must_reset, "sums": self._sums}
+        return {**arrays, "staggering": self.staggering}
 
     def state(self, with_env: bool = True) -> Tensors:
         """Return everything that stepping depends on, with the environment's own state where it hands that out."""
+        env = self._resumable_env() if with_env else None
         try:
             self.begin_episodes()
         except GantryError:  # it broke, and what was learned before is to be saved all the same
-            with_env = False
-        tensors = {name: torch.from_numpy(array.copy()) for name, array in self._arrays().items()}
-        tensors["recent"] = torch.from_numpy(np.array(self._recent, np.float64).reshape(-1, 3))
-        counts = [self.steps, self._vector_steps, self.episodes, self._seed, self.stagger, self.restarted]
-        tensors["counts"] = torch.tensor(counts)
-        if self._objective is not None:
-            tensors |= self._objective.state()
-        if with_env and (resumable := self._resumable_env()) is not None:
-            for name, array in resumable.get_state().items():
-                content = np.array(array)
-                kind = content.dtype
-                if kind.kind == "u" and kind.itemsize > 1:  # PyTorch has few unsigned types
-                    content = content.view(f"i{kind.itemsize}")
-                tensors[f"env.{kind}.{name}"] = torch.from_numpy(content)
-        return tensors
+            env = None
+        counts = [self.steps, self.episodes, self._seed, self.restarted, self._objective_known]
+        recent = np.array(self._recent, np.float64).reshape(-1, 4)
+        of_env = {} if env is None else {name: np.array(array) for name, array in env.get_state().items()}
+        return state_of({**self._parts(), "counts": np.array(counts), "recent": recent, "env": of_env})
 
     def load_state(self, tensors: Tensors) -> None:
         """Restore what `state` returned; an environment without a state of its own begins new, unseen episodes."""
         if len(tensors["observation"]) != self.num_envs:
             raise ValueError(f"it is of {len(tensors['observation'])} environments, not of {self.num_envs}")
-        self.steps, self._vector_steps, self.episodes, self._seed, stagger, restarted = tensors["counts"].tolist()
-        self.stagger, self.restarted = bool(stagger), bool(restarted)
-        for name, array in self._arrays().items():
-            array[...] = tensors[name].numpy()
+        restore(self._parts(), tensors)
+        self.steps, self.episodes, self._seed, restarted, known = tensors["counts"].tolist()
+        self.restarted, self._objective_known = bool(restarted), bool(known)
         self._recent = deque(map(tuple, tensors["recent"].tolist()), WINDOW)
-        self._objective = None
-        if "objective" in tensors:
-            self._objective_returns().load_state(tensors)
-        resumable, content = self._resumable_env(), under(tensors, "env")
-        self._seeded = resumable is not None and bool(content)
-        if resumable is not None and content:
-            state = {}
-            for key, tensor in content.items():
-                kind, _, name = key.partition(".")
-                state[name] = tensor.numpy().copy().view(kind)
-            resumable.set_state(state)
+        env, content = self._resumable_env(), under(tensors, "env")
+        self._seeded = env is not None and bool(content)
+        if env is not None and content:
+            env.set_state({name: tensor.numpy().copy() for name, tensor in content.items()})
         else:
             self._seed += self.steps
 
