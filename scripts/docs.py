@@ -221,14 +221,15 @@ def interval(low: float, high: float) -> str:
 
 
 def physics(words: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Yield a row per physical quantity of a task, or of all tasks."""
+    """Yield a row per physical quantity of a task, but those of all tasks; or of all tasks."""
     from gantry.envs.domain_randomization import COMMON
     from gantry.envs.registry import require_task
 
     task: Any = require_task(words[0]).load_class() if words else None
-    quantities: Mapping[str, Any] = COMMON if task is None else task.physics
+    quantities: Mapping[str, Any] = COMMON if task is None else {**task.common_physics, **task.physics}
     for name, each in quantities.items():
-        yield f"`{name}`", each.meaning, each.unit, f"{each.default:g}", each.accepted
+        if task is None or name not in COMMON:
+            yield f"`{name}`", each.meaning, each.unit, f"{each.default:g}", each.accepted
 
 
 def report(name: str, heading: Sequence[str]) -> str:

@@ -68,7 +68,9 @@ def _compiled(shape: str, size: str, mass: float) -> mujoco.MjModel:
     return mujoco.MjModel.from_xml_string(text)
 
 
-def _cart_pole_of(length: float, pole_mass: float, cart_mass: float, motor_sign: float = 1.0) -> mujoco.MjModel:
+def _cart_pole_of(
+    length: float, pole_mass: float, cart_mass: float, motor_sign: float = 1.0, rail_friction: float = 0.0
+) -> mujoco.MjModel:
     """The cart-pole, written out anew with other numbers."""
     return mujoco.MjModel.from_xml_string(f"""
     <mujoco>
@@ -76,7 +78,7 @@ def _cart_pole_of(length: float, pole_mass: float, cart_mass: float, motor_sign:
       <worldbody>
         <body name="cart" pos="0 0 1">
           <joint name="slider" type="slide" axis="1 0 0" limited="true" range="-1.8 1.8" solreflimit="0.08 1"
-            damping="5e-4"/>
+            damping="5e-4" frictionloss="{rail_friction}"/>
           <geom type="box" size="0.2 0.15 0.1" mass="{cart_mass}"/>
           <body name="pole">
             <joint name="hinge" type="hinge" axis="0 1 0" damping="2e-6"/>
@@ -94,7 +96,7 @@ def test_set_physics_gives_the_accelerations_of_a_model_compiled_with_those_numb
     physics = {
         name: rng.choice(parameter.choices, n)
         if parameter.choices
-        else np.exp(rng.uniform(np.log(parameter.low), np.log(parameter.high), n))
+        else np.exp(rng.uniform(np.log(max(parameter.low, 1e-3)), np.log(parameter.high), n))
         for name, parameter in CartPole.physics.items()
     }
     for index, (name, parameter) in enumerate(CartPole.physics.items()):  # and the ends of every range
@@ -102,7 +104,7 @@ def test_set_physics_gives_the_accelerations_of_a_model_compiled_with_those_numb
     simulator = make_simulator(ID, n, physics=physics)
     for row in range(n):
         ours = simulator.batch.get_model(row)
-        values = [physics[name][row] for name in ("pole_length", "pole_mass", "cart_mass", "motor_sign")]
+        values = [physics[name][row] for name in CartPole.physics]
         reference = _cart_pole_of(*values)
         for field in ("body_subtreemass", "dof_M0", "dof_invweight0", "body_invweight0"):
             assert getattr(ours, field) == pytest.approx(getattr(reference, field), rel=1e-9, abs=1e-12), field

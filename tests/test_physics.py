@@ -17,7 +17,7 @@ from gantry.agents.ppo import PPOConfig
 from gantry.cli import main
 from gantry.cli.options import env_options
 from gantry.envs.disturbances import add_balls
-from gantry.envs.domain_randomization import COMMON, Range
+from gantry.envs.domain_randomization import Range
 from gantry.envs.simulator import Simulator, make_simulator
 from gantry.envs.tasks.cart_pole import CartPole
 from gantry.envs.tasks.reach import HOME, Reach
@@ -26,7 +26,7 @@ from gantry.runs.folder import WALL_CLOCK_COLUMNS, Run
 from gantry.runs.train import build_agent, resume, train
 
 ID = "gantry/CartPoleSwingUp-v0"
-QUANTITIES = {**COMMON, **CartPole.physics}
+QUANTITIES = {**CartPole.common_physics, **CartPole.physics}
 SEED = 21
 
 GIVEN = {
@@ -36,11 +36,13 @@ GIVEN = {
     "gear": [0.1, 0.8, 1.0, 10.0],
     "gravity_tilt": [0.0, 4.0, 17.0, 30.0],
     "motor_delay": [0, 1, 5, 20],
+    "delay_fraction": [0.0, 0.25, 0.5, 1.0],
     "sensor_noise": [0.0, 0.01, 1.0, 10.0],
     "pole_length": [0.1, 0.6, 1.0, 4.0],
     "pole_mass": [0.001, 0.1, 0.5, 10.0],
     "cart_mass": [0.1, 0.8, 1.0, 100.0],
     "motor_sign": [-1.0, 1.0, 1.0, -1.0],
+    "rail_friction": [0.0, 0.5, 2.0, 10.0],
 }
 """From the least to the greatest value that is accepted, one a row."""
 ROWS = 4
@@ -52,11 +54,13 @@ RANGES: dict[str, str | Range] = {
     "gear": "0.6..1.5",
     "gravity_tilt": "0..12",
     "motor_delay": "0..3",
+    "delay_fraction": "0..1",
     "sensor_noise": "0.01..0.05",
     "pole_length": Range(0.5, 1.5),
     "pole_mass": "0.05..0.3",
     "cart_mass": "0.5..2.0",
     "motor_sign": "-1..1",
+    "rail_friction": "0..2",
 }
 
 
@@ -95,7 +99,9 @@ def test_a_row_of_given_physics_equals_a_serial_loop_on_its_own_model_bit_for_bi
     for row in range(ROWS):
         assert all(infos["physics"][name][row] == given[name][row] for name in names)
         delay = int(given.get("motor_delay", [0] * ROWS)[row])
-        controls = np.concatenate([np.zeros(delay), np.clip(actions[: 150 - delay, row, 0], -1, 1)])
+        controls = np.concatenate([np.zeros(delay + 1, np.float32), np.clip(actions[: 150 - delay, row, 0], -1, 1)])
+        share = np.float32(given.get("delay_fraction", [0.0] * ROWS)[row])
+        controls = (1 - share) * controls[1:] + share * controls[:-1]
         expected = serial_features(simulator.batch.get_model(row), start[row], controls)
         assert np.array_equal(features[:, row], expected), row
 
@@ -131,6 +137,10 @@ def set_pole_length(specification: mujoco.MjSpec, length: float) -> None:
     specification.geom("pole").fromto = [0, 0, 0, 0, 0, length]
 
 
+def set_rail_friction(specification: mujoco.MjSpec, friction: float) -> None:
+    specification.joint("slider").frictionloss = friction
+
+
 def set_mass_of(name: str):
     def edit(specification: mujoco.MjSpec, mass: float) -> None:
         specification.geom(name).mass = mass
@@ -146,6 +156,7 @@ EDITS = {
     "pole_length": set_pole_length,
     "pole_mass": set_mass_of("pole"),
     "cart_mass": set_mass_of("cart"),
+    "rail_friction": set_rail_friction,
 }
 """What each quantity means, in MuJoCo's own terms: an edit of the specification before it is compiled."""
 

@@ -235,14 +235,16 @@ def test_log_round_trip_and_damage(tmp_path):
 
 
 def test_replay_reproduces_what_was_logged():
-    log = noisy_log(delay=2, noise=0.0)
-    replay = Replay(log, [*TRUTH, "motor_delay"], 25)
+    log = noisy_log(delay=2, noise=0.0, physics={"delay_fraction": 0.25, "rail_friction": 0.8})
+    replay = Replay(log, [*TRUTH, "motor_delay", "rail_friction"], 25)
     segments = np.arange(len(replay.measured))
-    physics = np.tile([*TRUTH.values(), 2.0], (len(segments), 1))
+    physics = np.tile([*TRUTH.values(), 2.25, 0.8], (len(segments), 1))
     predicted = replay.simulate(segments, physics, replay.initial)
     np.testing.assert_allclose(predicted, replay.measured, atol=2e-4)
-    physics[:, 3] = 1.0
-    assert np.abs(replay.simulate(segments, physics, replay.initial) - replay.measured).max() > 0.05
+    for column, wrong in ((3, 1.25), (4, 0.0)):
+        changed = physics.copy()
+        changed[:, column] = wrong
+        assert np.abs(replay.simulate(segments, changed, replay.initial) - replay.measured).max() > 0.05
 
 
 @pytest.mark.slow
@@ -328,6 +330,14 @@ def test_policy_scores_on_the_stand_in(agent, tmp_path):
 
 
 def test_benchmark_randomizes_around_what_was_identified():
-    estimates = (Estimate("cart_mass", 2.0, 1.9, 2.1, "kg"), Estimate("motor_delay", 0.0, 0.0, 0.0, "control steps"))
+    estimates = (
+        Estimate("cart_mass", 2.0, 1.9, 2.1, "kg"),
+        Estimate("rail_friction", 0.1, 0.05, 0.15, "N"),
+        Estimate("motor_delay", 1.62, 1.61, 1.63, "control steps"),
+    )
     found = Identification(SWING_UP, estimates, (0.1,) * 5, 0.9, 10, 0, 60.0)
-    assert around(found) == {"cart_mass": "1..3", "motor_delay": "0..1", "sensor_noise": "0..0.02"}
+    expected = {"cart_mass": "1..3", "rail_friction": "0..0.6", "motor_delay": "1", "delay_fraction": "0.52..0.72"}
+    assert around(found) == {**expected, "sensor_noise": "0..0.02"}
+    for value, physics in ((0.98, "motor_delay=1"), (1.01, "motor_delay=1,delay_fraction=0..0.02")):
+        nearly = dataclasses.replace(estimates[2], value=value, low=value - 0.01, high=value + 0.01)
+        assert dataclasses.replace(found, estimates=(nearly,)).randomization() == physics

@@ -126,12 +126,13 @@ def test_trial_rows_equal_single_environments_bit_for_bit_and_resume_exactly(mor
 
 
 def test_observed_physics_are_scaled_values_in_the_order_of_declaration():
-    given = {"sensor_noise": [0.0, 0.0], "motor_sign": [-1.0, 1.0], "pole_length": [0.5, 4.0]}
+    given = {"sensor_noise": [0.0, 0.0], "motor_sign": [-1.0, 1.0], "pole_length": [0.5, 4.0], "rail_friction": [0, 2]}
     envs = make_simulator(ID, 2, physics=given, observe_physics=True)
     observations, _ = envs.reset(seed=0)
     named = {name: observations[:, 5 + place] for place, name in enumerate(["sensor_noise", *CartPole.physics])}
     np.testing.assert_allclose(named["pole_length"], np.log([0.5, 4.0]), rtol=1e-6)
     np.testing.assert_allclose(named["motor_sign"], [-2.0, 0.0])
+    np.testing.assert_allclose(named["rail_friction"], [0.0, 2.0])
     for name in ("sensor_noise", "pole_mass", "cart_mass"):
         assert (named[name] == 0).all(), "as in the model"
     assert envs.observation_space.contains(observations)

@@ -3,18 +3,18 @@
 import dataclasses
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from gantry.agents.protocol import Agent
-from gantry.benchmark.cases import FIRST_SEED
+from gantry.benchmark.cases import FIRST_SEED, trained
 from gantry.benchmark.in_processes import in_processes
 from gantry.benchmark.rows import Report, Row, chosen_parts
 from gantry.envs.domain_randomization import Range
 from gantry.envs.factory import make_vec
 from gantry.runs.evaluate import evaluate_agent
 from gantry.runs.recipes import recipe_for
-from gantry.runs.train import close_agent, make_agent
 from gantry.transfer.identify import Identification, identify
 from gantry.transfer.log import Log
 from gantry.transfer.robot import control
@@ -44,6 +44,7 @@ LOOKED_IN = {
     "pole_mass": Range(0.02, 0.8),
     "pole_length": Range(0.5, 2.0),
     "motor_delay": Range(0, 3),
+    "rail_friction": Range(0.0, 4.0),
 }
 """Where identification looks for the stand-in's."""
 WIDEN = 10.0
@@ -56,7 +57,9 @@ WAYS = ("nominal", "randomized", "identified and randomized", "stand-in itself")
 TEST_EPISODES = 20
 
 
-def measure(report: Report, seeds: int = 5, processes: int = 1, only: Sequence[str] = ()) -> None:
+def measure(
+    report: Report, seeds: int = 5, processes: int = 1, only: Sequence[str] = (), out: Path | None = None
+) -> None:
     """Measure identification on simulated logs, then four ways to a policy for the stand-in.
 
     Args:
@@ -64,6 +67,7 @@ def measure(report: Report, seeds: int = 5, processes: int = 1, only: Sequence[s
         seeds: trainings of each kind; with fewer than 5, as many twentieths of the repetitions of identification.
         processes: identifications and trainings at a time.
         only: parts, of `PARTS`; empty for both.
+        out: keep the runs and logs in folders below it; those that are there already go on where they stopped.
 
     Raises:
         GantryError: an unknown part.
@@ -72,7 +76,7 @@ def measure(report: Report, seeds: int = 5, processes: int = 1, only: Sequence[s
     if "identification" in parts:
         _measure_identification(report, REPETITIONS if seeds >= 5 else seeds * REPETITIONS // 20, processes)
     if "training" in parts:
-        _measure_training(report, seeds, processes)
+        _measure_training(report, seeds, processes, out)
 
 
 def _measure_identification(report: Report, repetitions: int, processes: int) -> None:
@@ -88,17 +92,17 @@ def _measure_identification(report: Report, repetitions: int, processes: int) ->
         report(Row(row, abs(share - 0.9), "share", 0.05, "lower", f"{share:.0%} of {of}"))
 
 
-def _measure_training(report: Report, seeds: int, processes: int) -> None:
+def _measure_training(report: Report, seeds: int, processes: int, out: Path | None) -> None:
     """Measure the scores on the stand-in of policies that were trained in four ways."""
     numbers = range(FIRST_SEED, FIRST_SEED + seeds)
     # The slowest first. What is identified comes from a log of the nominal policy, so that these share a process.
-    cases = [*((seed, True) for seed in numbers), *((seed, False) for seed in numbers)]
+    folders = [(seed, out and out / f"seed{seed}") for seed in numbers]
+    cases = [_Case(seed, itself, folder) for itself in (True, False) for seed, folder in folders]
     scores: dict[str, list[float]] = {name: [] for name in WAYS}
-    for (seed, _), result in zip(cases, in_processes(_trainings, cases, processes), strict=True):
+    for case, result in zip(cases, in_processes(_trainings, cases, processes), strict=True):
         for name, score in result.scores.items():
-            report(
-                Row(f"trained {name}, seed {seed}: score on the stand-in", score, "", note=result.notes.get(name, ""))
-            )
+            what = f"trained {name}, seed {case.seed}: score on the stand-in"
+            report(Row(what, score, "", note=result.notes.get(name, "")))
             scores[name].append(score)
     itself = statistics.median(scores[WAYS[-1]])
     for name, values in scores.items():
@@ -109,33 +113,41 @@ def _measure_training(report: Report, seeds: int, processes: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Case:
+    """The trainings of a seed that one process does."""
+
+    seed: int
+    itself: bool
+    """On the stand-in itself, or in the three ways that do not need it."""
+    folder: Path | None
+    """Where runs and log are kept."""
+
+
+@dataclasses.dataclass(frozen=True)
 class _Trained:
-    """What the trainings of a seed brought, by the way of training."""
+    """What trainings brought, by the way of training."""
 
     scores: dict[str, float]
     notes: dict[str, str]
 
 
-def _trainings(case: tuple[int, bool]) -> _Trained:
-    """Train from a seed: on the stand-in itself, or in the three ways that do not need it."""
-    seed, on_stand_in = case
-    if on_stand_in:
-        return _Trained({WAYS[-1]: _score(_trained(STAND_IN, seed))}, {})
-    nominal = _trained(SWING_UP, seed)
-    log = control(StandInRobot(seed), nominal, SECONDS, explore=0.3, seed=seed).log
-    physics = around(identify(log, LOOKED_IN, seed))
-    trained = (nominal, _trained(SWING_UP, seed, WIDE), _trained(SWING_UP, seed, physics))
+def _trainings(case: _Case) -> _Trained:
+    """Train from a seed, and score on the stand-in."""
+    if case.itself:
+        return _Trained({WAYS[3]: _score(_trained(case, WAYS[3]))}, {})
+    nominal = _trained(case, WAYS[0])
+    log = control(StandInRobot(case.seed), nominal, SECONDS, explore=0.3, seed=case.seed).log
+    if case.folder is not None:
+        log.write(case.folder / "log.csv")
+    physics = around(identify(log, LOOKED_IN, case.seed))
+    agents = (nominal, _trained(case, WAYS[1], WIDE), _trained(case, WAYS[2], physics))
     notes = {WAYS[2]: ", ".join(f"{name}={value}" for name, value in physics.items())}
-    return _Trained(dict(zip(WAYS, map(_score, trained), strict=False)), notes)
+    return _Trained(dict(zip(WAYS, map(_score, agents), strict=False)), notes)
 
 
 def around(found: Identification) -> Json:
-    """Return physics around what was identified: intervals `WIDEN` times as wide, delays one step to each side."""
-    physics: Json = {**found.physics(WIDEN), "sensor_noise": WIDE["sensor_noise"]}
-    for each in found.estimates:
-        if each.name == "motor_delay":
-            physics[each.name] = f"{max(0, each.value - 1):.0f}..{each.value + 1:.0f}"
-    return physics
+    """Return physics around what was identified: intervals `WIDEN` times as wide, and noise."""
+    return {**found.physics(WIDEN), "sensor_noise": WIDE["sensor_noise"]}
 
 
 def _identified(seed: int) -> Identification:
@@ -160,12 +172,12 @@ def simulated_log(seed: int, physics: Json | None = None) -> Log:
     return Log(SWING_UP, 50.0, np.repeat(np.arange(EPISODES), steps), observed, acted)
 
 
-def _trained(env_id: str, seed: int, physics: Json | None = None) -> Agent:
+def _trained(case: _Case, way: str, physics: Json | None = None) -> Agent:
+    """Return an agent that was trained in a way, all with the same settings."""
     recipe = recipe_for(SWING_UP, AGENT)
-    agent = make_agent(AGENT, env_id, recipe.config, seed, {"physics": physics} if physics else {})
-    agent.learn(recipe.total_steps)
-    close_agent(agent)
-    return agent
+    env_id, options = (STAND_IN if way == WAYS[3] else SWING_UP), ({"physics": physics} if physics else {})
+    folder = case.folder and case.folder / way.replace(" ", "-")
+    return trained(env_id, AGENT, recipe.config, recipe.total_steps, case.seed, options, folder)
 
 
 def _score(agent: Agent) -> float:

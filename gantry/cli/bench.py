@@ -79,7 +79,8 @@ class BenchArguments:
     `adaptation`: balance, swing-up; of `skills`: house, arm; of `teams`: vacuum, reach; or of `transfer`:
     identification, training."""
     out: Path | None = None
-    """Keep the runs of `memory` or `teams` in folders below this one, for `gantry plot`."""
+    """Keep the runs of `memory`, `teams` or `transfer` in folders below this one, for `gantry plot`; a benchmark that
+    was stopped goes on from there."""
     peers: bool = True
     """Also measure stable-baselines3, in `train` and `memory`."""
     json: bool = False
@@ -93,11 +94,11 @@ def _agents(arguments: BenchArguments) -> tuple[str, ...]:
     if arguments.seeds > MOST_REPETITIONS:
         raise GantryError(f"a benchmark takes at most {MOST_REPETITIONS:,} seeds, not {shown(arguments.seeds)}")
     if (arguments.only and arguments.what not in (*IN_PARTS, "envs")) or (
-        arguments.out and arguments.what not in ("memory", "teams")
+        arguments.out and arguments.what not in ("memory", "teams", "transfer")
     ):
-        also = " and ".join(f"`{name}`" for name in ("envs", *IN_PARTS[1:]))
         raise GantryError(
-            f"--only and --out are of `gantry bench memory` and `teams`, --only also of {also}; leave them out"
+            "--only and --out are of `gantry bench memory`, `teams` and `transfer`, --only also of `envs`, `adaptation` "
+            "and `skills`; leave them out"
         )
     for agent in arguments.agents:
         config_class(agent)
@@ -144,11 +145,10 @@ def main(words: Sequence[str]) -> None:
         settings = arguments.seeds, arguments.processes, arguments.only
         if arguments.what == "memory":
             memory.measure(report, arguments.seeds, arguments.peers, *settings[1:], arguments.out)
-        elif arguments.what == "teams":
-            teams.measure(report, *settings, arguments.out)
+        elif arguments.what in ("adaptation", "skills"):
+            {"adaptation": adaptation.measure, "skills": skills.measure}[arguments.what](report, *settings)
         else:
-            parts = {"adaptation": adaptation.measure, "skills": skills.measure, "transfer": transfer.measure}
-            parts[arguments.what](report, *settings)
+            {"teams": teams.measure, "transfer": transfer.measure}[arguments.what](report, *settings, arguments.out)
     elif arguments.what == "parity":
         from gantry.benchmark import sb3_parity
 

@@ -21,7 +21,7 @@ class IdentifyArguments:
     Looks in the ranges given, by the cross-entropy method and then by Gauss-Newton on segments of the log, simulated
     side by side. Example:
 
-      gantry identify LOG --physics "cart_mass=0.5..3,pole_mass=0.02..0.6,pole_length=0.5..2,motor_delay=0..3"
+      gantry identify LOG --physics "cart_mass=0.5..3,pole_length=0.5..2,motor_delay=0..3,rail_friction=0..4"
     """
 
     log: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="LOG")]

@@ -90,6 +90,9 @@ COMMON: dict[str, PhysicalParameter] = {
 }
 """The quantities that every task can vary, beside its own."""
 
+DELAY_FRACTION = PhysicalParameter(0.0, 0.0, 1.0, "control steps", "how much later than whole steps controls arrive")
+"""`delay_fraction`, of tasks whose controls are forces: within a step, one control gives way to the next."""
+
 SCALED_FIELDS = {
     "mass": ("body_mass", "body_inertia"),
     "damping": ("dof_damping", "dof_dampingpoly"),
@@ -168,17 +171,20 @@ class Physics:
             self.values[name] = self._checked(name, parameter, quantity, count)
         if any(name in self._own for name in self.values):  # the task writes all of its quantities together
             for name in self._own:
-                self.values.setdefault(name, np.full(count, self._declared[name].default))
+                if default := self._declared[name].default:  # 0: nothing that is in use
+                    self.values.setdefault(name, np.full(count, default))
         if "gravity_tilt" in self.values:
             self.values["gravity_direction"] = np.zeros(count)
         for name in self.values:
             if name in WITHOUT_EFFECT and WITHOUT_EFFECT[name](batch.model):
                 raise GantryError(f"{name} changes nothing here: this robot's model has none; leave it out")
         self._scaled = [name for name in SCALED_FIELDS if name in self.values]
-        self._delay = self.values.get("motor_delay")
+        self._delay, self._fraction = self.values.get("motor_delay"), self.values.get("delay_fraction")
         longest = 0.0 if self._delay is None else self._delay.max()
         if "motor_delay" in self.ranges:
             longest = self.ranges["motor_delay"].high
+        if self._fraction is not None:
+            self._delay, longest = np.zeros(count) if self._delay is None else self._delay, longest + 1
         self._neutral = neutral.astype(np.float32)
         self.sent = np.tile(self._neutral, (count, int(longest) + 1, 1))
         """The latest controls of each environment, the newest first."""
@@ -254,7 +260,9 @@ class Physics:
             for field in SCALED_FIELDS[name]:
                 batch.expand(field)[ids] = getattr(batch.model, field)
         if self._task is not None and any(name in self._own for name in self.values):
-            self._task.set_physics(batch, ids, {name: self.values[name][ids] for name in self._own})
+            nothing = np.zeros(len(ids))
+            own = {name: self.values[name][ids] if name in self.values else nothing for name in self._own}
+            self._task.set_physics(batch, ids, own)
         for name in self._scaled:
             factor = self.values[name][ids]
             for field in SCALED_FIELDS[name]:
@@ -268,16 +276,20 @@ class Physics:
             strength = np.linalg.norm(batch.model.opt.gravity)
             down = [np.sin(tilt) * np.cos(direction), np.sin(tilt) * np.sin(direction), -np.cos(tilt)]
             batch.expand("opt.gravity")[ids] = strength * np.stack(down, axis=1)
-        if self.values.keys() - {"motor_delay", "sensor_noise"}:
+        if self.values.keys() - {"motor_delay", "delay_fraction", "sensor_noise"}:
             batch.set_const(ids)
 
     def delayed(self, control: np.ndarray) -> np.ndarray:
-        """Return the controls (n, columns) that arrive now, given those sent now."""
+        """Return the controls (n, columns) that arrive now, given those sent now; their mean where two share a step."""
         if self._delay is None:
             return control
         self.sent[:, 1:] = self.sent[:, :-1].copy()
         self.sent[:, 0] = control
-        return self.sent[np.arange(len(control)), self._delay.astype(np.int64)]
+        everyone, whole = np.arange(len(control)), self._delay.astype(np.int64)
+        if self._fraction is None:
+            return self.sent[everyone, whole]
+        share = self._fraction[:, None].astype(np.float32)
+        return (1.0 - share) * self.sent[everyone, whole] + share * self.sent[everyone, whole + 1]
 
     def noise(self, seeds: np.ndarray, episodes: np.ndarray, elapsed: np.ndarray, size: int) -> np.ndarray:
         """Return the noise (n, size) float32 on observations `elapsed` (n,) steps into each episode."""
@@ -299,8 +311,9 @@ class Physics:
         """
         for name in self.values.keys() - {"gravity_direction"}:
             self._checked(name, self._declared[name], state[f"physics/{name}"], self._batch.nsim)
-        if self._delay is not None and np.max(state["physics/motor_delay"]) >= self.sent.shape[1]:
-            raise GantryError(f"motor_delay must be at most {self.sent.shape[1] - 1} here")
+        longest = self.sent.shape[1] - (1 if self._fraction is None else 2)
+        if "motor_delay" in self.values and np.max(state["physics/motor_delay"]) > longest:
+            raise GantryError(f"motor_delay must be at most {longest} here")
         for name in self.values:
             self.values[name][:] = state[f"physics/{name}"]
         if self._delay is not None:

@@ -25,7 +25,7 @@ from gantry.types import Json, Options
 Method = Literal["lqr", "ilqr"]
 METHODS: tuple[Method, ...] = get_args(Method)
 DEFAULTS = TrajectoryConfig()
-UNPLANNED = ("motor_delay", "sensor_noise", "gravity_tilt")
+UNPLANNED = ("motor_delay", "delay_fraction", "sensor_noise", "gravity_tilt")
 """Physical quantities that plans do not take into account, or that are sampled."""
 
 

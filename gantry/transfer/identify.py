@@ -15,7 +15,8 @@ likelihood where the noise is normal (Ljung 1999, "System identification: theory
    or the asymptotic covariance of maximum likelihood (Seber & Wild 1989, "Nonlinear regression"). They do not make up
    for physics that the model cannot express.
 
-Whole quantities, such as `motor_delay`, are tried one by one.
+`motor_delay` is fitted as a real number of control steps (see `gantry.transfer.replay`); other quantities that have
+only so many values are tried one by one.
 """
 
 import dataclasses
@@ -34,12 +35,12 @@ from gantry.envs.domain_randomization import PhysicalParameter, Range
 from gantry.envs.simulator import make_task
 from gantry.errors import GantryError, nearest
 from gantry.transfer.log import Log
-from gantry.transfer.replay import Replay
+from gantry.transfer.replay import DELAY, Replay
 from gantry.types import Json
 
 SEGMENT_SECONDS = 1.0
 """Duration of a segment."""
-POPULATION, GENERATIONS, SEGMENTS = 48, 12, 24
+POPULATION, GENERATIONS, SEGMENTS = 48, 8, 12
 """The cross-entropy method's population and iterations, and the segments that it looks at."""
 STEP = 1e-4
 """Finite-difference step, as a share of a quantity's range, and in rad, m and their rates for initial states."""
@@ -50,8 +51,13 @@ UNLIKE, NORMAL = 5.0, 1.4826
 estimated by the median distance from it, times what makes them equal for normal errors."""
 SAME = 1e-9
 """Ratio of the least to the most certain direction below which the log does not tell quantities apart."""
-NO_EFFECT = ("sensor_noise", "gravity_tilt")
-"""Quantities that are not identified: noise is estimated in any case, and tilt has no direction of its own."""
+NEARLY = 0.05
+"""What whole quantities may differ from a whole number and still count as it."""
+FRACTION = "delay_fraction"
+"""The quantity that takes what a delay has beside its whole control steps, of the tasks that declare it."""
+NO_EFFECT = ("sensor_noise", "gravity_tilt", FRACTION)
+"""Quantities that are not identified: noise is estimated in any case, tilt has no direction of its own, and the
+fraction is a part of `motor_delay`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +68,7 @@ class Estimate:
     value: float
     low: float
     high: float
-    """The interval; for whole quantities both are the value."""
+    """The interval; for quantities that were tried one by one both are the value."""
     unit: str
 
 
@@ -92,8 +98,16 @@ class Identification:
         ranges = {}
         for each in self.estimates:
             parameter, half = declared[each.name], widen * (each.high - each.low) / 2
-            low, high = max(parameter.low, each.value - half), min(parameter.high, each.value + half)
-            ranges[each.name] = f"{low:.4g}" if low == high else f"{low:.4g}..{high:.4g}"
+            low, high = each.value - half, each.value + half
+            if each.name == DELAY and FRACTION in declared:
+                whole = math.floor(each.value + NEARLY)
+                ranges[DELAY] = f"{whole}"
+                if high > whole:
+                    ranges[FRACTION] = _interval(declared[FRACTION], low - whole, high - whole)
+                continue
+            if parameter.integer:
+                low, high = math.floor(low + NEARLY), math.ceil(high - NEARLY)
+            ranges[each.name] = _interval(parameter, low, high)
         return ranges
 
     def randomization(self, widen: float = 1.0) -> str:
@@ -130,7 +144,7 @@ def identify(
         raise GantryError("segments take a positive number of seconds, and a seed is from 0 to 2^63 - 1")
     names = tuple(ranges)
     replay = Replay(log, names, max(3, round(segment_seconds * log.rate)))
-    whole = [name for name in names if declared[name].integer or declared[name].choices]
+    whole = [name for name in names if declared[name].choices or (declared[name].integer and name != DELAY)]
     choices = [_choices(declared[name], ranges[name]) for name in whole]
     best: _Fit | None = None
     for values in itertools.product(*choices):
@@ -153,6 +167,12 @@ def identify(
     noise = tuple(map(float, best.noise))
     number = len(replay.measured)
     return Identification(log.env_id, estimates, noise, confidence, number, number - len(best.used), log.seconds)
+
+
+def _interval(parameter: PhysicalParameter, low: float, high: float) -> str:
+    """Return an interval, within what a quantity accepts, as an environment's physics."""
+    low, high = (min(max(end, parameter.low), parameter.high) for end in (low, high))
+    return f"{low:.4g}" if low == high else f"{low:.4g}..{high:.4g}"
 
 
 def _declared(env_id: str) -> dict[str, PhysicalParameter]:

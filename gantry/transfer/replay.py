@@ -13,6 +13,8 @@ from gantry.envs.state import State
 from gantry.errors import GantryError
 from gantry.transfer.log import Log
 
+DELAY = "motor_delay"
+"""The quantity that is replayed from the log, not by the simulation."""
 KEPT = 4
 """Batches of simulations that are kept, by their sizes."""
 
@@ -24,7 +26,8 @@ class Replay:
 
     Args:
         log: the log.
-        names: physical quantities that differ between simulations, `motor_delay` among them if it does.
+        names: physical quantities that differ between simulations, `motor_delay` among them if it does, here any
+            real number of control steps.
         steps: control steps of a segment.
 
     Raises:
@@ -74,10 +77,10 @@ class Replay:
         count, task = len(segments), self.task
         state, quantities = self._simulation(count)
         everyone = np.arange(count)
-        delay = np.zeros(count, np.int64)
+        delay = np.zeros(count)
         for name, values in zip(self._names, physics.T, strict=True):
-            if name == "motor_delay":
-                delay = np.rint(values).astype(np.int64)
+            if name == DELAY:
+                delay = values
             else:
                 quantities.values[name][:] = values
         quantities.write(everyone)
@@ -94,9 +97,18 @@ class Replay:
         return np.stack(predicted, axis=1)
 
     def _sent(self, rows: np.ndarray, delay: np.ndarray) -> np.ndarray:
-        """Return the controls (m, columns) that arrive in rows (m,) of the log, `delay` (m,) steps late."""
-        sent = np.maximum(rows - delay, 0)
-        begun = (rows >= delay) & (self._log.episodes[sent] == self._log.episodes[rows])
+        """Return the controls (m, columns) that arrive in rows (m,) of the log, `delay` (m,) steps late.
+
+        A control that arrives within a step is mixed with the one before it, in proportion to their times.
+        """
+        earlier, later = self._sent_before(rows, np.floor(delay)), self._sent_before(rows, np.floor(delay) + 1)
+        share = (delay % 1.0)[:, None]
+        return np.asarray((1.0 - share) * earlier + share * later, np.float32)
+
+    def _sent_before(self, rows: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Return the controls (m, columns) that were sent whole `steps` (m,) before rows (m,) of the log."""
+        sent = np.maximum(rows - steps.astype(np.int64), 0)
+        begun = (rows >= steps) & (self._log.episodes[sent] == self._log.episodes[rows])
         return np.where(begun[:, None], self._controls[sent], np.float32(self.task.neutral))
 
     def _simulation(self, count: int) -> tuple[State, Physics]:
@@ -105,7 +117,7 @@ class Replay:
             batch = Batch(self.model, count, threads_for(count))
             task = self.task
             declared = declared_physics(task)
-            given = {name: declared[name].default for name in self._names if name in declared and name != "motor_delay"}
+            given = {name: declared[name].default for name in self._names if name in declared and name != DELAY}
             writer = task if isinstance(task, Randomizable) else None
             neutral = np.full(self.model.nu, task.neutral)
             while len(self._simulations) >= KEPT:

@@ -14,7 +14,7 @@ from mujoco.batch import Batch
 from gantry.envs.capabilities import Disturbable, PlanDrawable, Randomizable, Replayable, Shapeable
 from gantry.envs.components import Component, box
 from gantry.envs.disturbances import DisturbanceTarget
-from gantry.envs.domain_randomization import PhysicalParameter
+from gantry.envs.domain_randomization import COMMON, DELAY_FRACTION, PhysicalParameter
 from gantry.envs.features import cos_sin
 from gantry.envs.random_streams import RandomStreams
 from gantry.envs.rewards import clip, product, tolerance
@@ -93,6 +93,7 @@ class CartPole(Task, Randomizable, Disturbable, PlanDrawable, Replayable, Shapea
 
     model_file: ClassVar[str] = "cart_pole.xml"
     decimation: ClassVar[int] = 2
+    common_physics: ClassVar[Mapping[str, PhysicalParameter]] = {**COMMON, "delay_fraction": DELAY_FRACTION}
     physics: ClassVar[Mapping[str, PhysicalParameter]] = {
         "pole_length": PhysicalParameter(1.0, 0.1, 4.0, "m", "length of the pole between the ends of its axis"),
         "pole_mass": PhysicalParameter(0.1, 1e-3, 10.0, "kg", "mass of the pole"),
@@ -100,6 +101,7 @@ class CartPole(Task, Randomizable, Disturbable, PlanDrawable, Replayable, Shapea
         "motor_sign": PhysicalParameter(
             1.0, -1.0, 1.0, "", "1, or -1 for a motor that pushes to the other side", choices=(-1.0, 1.0)
         ),
+        "rail_friction": PhysicalParameter(0.0, 0.0, 10.0, "N", "dry friction between cart and rail"),
     }
     disturbance_target: ClassVar[DisturbanceTarget] = DisturbanceTarget(
         "pole", force=1.0, ball_mass=0.015, ball_radius=0.06, axes=(0,), aim=(0.0, 0.0, 0.7)
@@ -124,7 +126,7 @@ class CartPole(Task, Randomizable, Disturbable, PlanDrawable, Replayable, Shapea
         self.action_space = gymnasium.spaces.Discrete(3) if self._discrete else box(self.action_components)
 
     def set_physics(self, batch: Batch, env_ids: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
-        """Set masses, the pole's length and the motor's sign, (k,) each, and the inertias and shapes that follow."""
+        """Set masses, length, the motor's sign and the rail's friction, (k,) each, and what follows from them."""
         cart, pole = batch.model.body("cart").id, batch.model.body("pole").id
         geom = batch.model.geom("pole").id
         cart_mass, pole_mass, length = values["cart_mass"], values["pole_mass"], values["pole_length"]
@@ -140,6 +142,7 @@ class CartPole(Task, Randomizable, Disturbable, PlanDrawable, Replayable, Shapea
         batch.expand("geom_aabb")[env_ids, geom, 5] = length / 2 + POLE_RADIUS
         gain = batch.model.actuator_gainprm[:, 0]
         batch.expand("actuator_gainprm")[env_ids, :, 0] = gain * values["motor_sign"][:, None]
+        batch.expand("dof_frictionloss")[env_ids, batch.model.joint("slider").dofadr[0]] = values["rail_friction"]
 
     def reset(self, state: State, env_ids: np.ndarray, random: RandomStreams) -> None:
         """Start near the bottom or near the top, almost at rest, as dm_control's cart-pole does."""
