@@ -3,8 +3,8 @@
 RK4 at 1 ms instead of two implicit steps of 10 ms; a heavier cart, a longer and heavier pole; dry and viscous friction
 in rail and hinge; a motor carriage with 5 mm of play to either side (backlash); commands that arrive 32 ms late, no
 whole number of control steps; noise on every sensor. None of these is an option: as with a robot on a bench, one can
-only observe and act. The model can express the masses, the length, the latency and roughly the rail's friction, and none
-of the rest.
+only observe and act. The model can express the masses, the length, the latency and roughly the rail's friction, and
+none of the rest.
 
 Importing this module registers `gantry/CartPoleStandIn-v0`, so that policies can be scored on it, and for comparison
 trained on it: `gantry evaluate`, `gantry train gantry.transfer.stand_in:gantry/CartPoleStandIn-v0`.
