@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gantry.agents.ddpg import DDPGConfig
 from gantry.agents.protocol import Agent
 from gantry.benchmark.cases import FIRST_SEED, trained
 from gantry.benchmark.in_processes import in_processes
@@ -14,7 +15,7 @@ from gantry.benchmark.rows import Report, Row, chosen_parts
 from gantry.envs.domain_randomization import Range
 from gantry.envs.factory import make_vec
 from gantry.runs.evaluate import evaluate_agent
-from gantry.runs.recipes import recipe_for
+from gantry.runs.recipes import recipe_for, tuned_config
 from gantry.transfer.identify import Identification, identify
 from gantry.transfer.log import Log
 from gantry.transfer.robot import control
@@ -173,11 +174,12 @@ def simulated_log(seed: int, physics: Json | None = None) -> Log:
 
 
 def _trained(case: _Case, way: str, physics: Json | None = None) -> Agent:
-    """Return an agent that was trained in a way, all with the same settings."""
-    recipe = recipe_for(SWING_UP, AGENT)
+    """Return an agent that was trained in a way, all with the same settings: twice the recipe's gradient steps."""
+    steps = recipe_for(SWING_UP, AGENT).total_steps
+    config = dataclasses.replace(tuned_config(SWING_UP, DDPGConfig), gradient_steps=2, batch_size=256)
     env_id, options = (STAND_IN if way == WAYS[3] else SWING_UP), ({"physics": physics} if physics else {})
     folder = case.folder and case.folder / way.replace(" ", "-")
-    return trained(env_id, AGENT, recipe.config, recipe.total_steps, case.seed, options, folder)
+    return trained(env_id, AGENT, config, steps, case.seed, options, folder)
 
 
 def _score(agent: Agent) -> float:

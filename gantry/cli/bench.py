@@ -97,8 +97,8 @@ def _agents(arguments: BenchArguments) -> tuple[str, ...]:
         arguments.out and arguments.what not in ("memory", "teams", "transfer")
     ):
         raise GantryError(
-            "--only and --out are of `gantry bench memory`, `teams` and `transfer`, --only also of `envs`, `adaptation` "
-            "and `skills`; leave them out"
+            "--only and --out are of `gantry bench memory`, `teams` and `transfer`, --only also of `envs`, "
+            "`adaptation` and `skills`; leave them out"
         )
     for agent in arguments.agents:
         config_class(agent)
