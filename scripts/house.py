@@ -62,7 +62,7 @@ def _imports(tree: ast.AST, typing_only: bool, late: bool) -> Iterator[ast.Impor
             continue
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node
-        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING") and not typing_only:
+        elif isinstance(node, ast.If) and not typing_only and ast.unparse(node.test).endswith("TYPE_CHECKING"):
             for other in node.orelse:
                 yield from _imports(other, typing_only, late)
         else:

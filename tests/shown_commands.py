@@ -52,7 +52,7 @@ BUDGETS = {
     "record": {"--episodes": "1", "--size": "64 48"},
     "solve": {"--episodes": "1", "--size": "64 48"},
     "collect": {"--steps": "20", "--episodes": "1"},
-    "optimize": {"--budget": "15"},
+    "optimize": {"--budget": "6"},
     "tune": {"--trials": "1", "--seconds": "0.01", "--episodes": "1", "--repeats": "0"},
 }
 """Command → the flags that are put in place of those shown."""

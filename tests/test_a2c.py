@@ -78,7 +78,7 @@ def test_truncation_bootstraps_and_termination_does_not(terminal, expected):
         max_gradient_norm=10.0, learning_rate_schedule="linear", hidden_sizes=(16,),
     )  # fmt: skip
     agent = A2C(Wage(terminal=terminal), config)
-    agent.learn(24_000)
+    agent.learn(16_000)
     assert collected(agent).value.mean() == pytest.approx(expected, rel=0.1 if terminal else 0.02)
 
 
@@ -219,7 +219,7 @@ def test_learns_discrete_actions(shared, mode):
     assert agent.act(np.array([[-0.5, 0.2], [0.5, 0.2]])).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("squash", [False, True])
+@pytest.mark.parametrize("squash", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_learns_continuous_actions(squash):
     # A narrow start: with broad noise that the bounds cut off, the best mean is beyond the spot.
     config = A2CConfig(

@@ -136,9 +136,11 @@ def test_physics_at_their_defaults_move_as_the_model_does():
         assert np.allclose(plain.step(action)[0], given_anew.step(action)[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("defaults", [pytest.param(True, marks=pytest.mark.slow), False])
 @pytest.mark.parametrize("pumped", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_features_stay_in_the_observation_space_for_all_physics_that_are_accepted(pumped):
-    ends = [(p.low, p.default, p.high) for p in CartPole.physics.values()]
+def test_features_stay_in_the_observation_space_for_all_physics_that_are_accepted(pumped, defaults):
+    """At the corners of what is accepted, and with each quantity also at its default."""
+    ends = [(p.low, p.default, p.high) if defaults else (p.low, p.high) for p in CartPole.physics.values()]
     grid = np.stack([axis.ravel() for axis in np.meshgrid(*ends, indexing="ij")], axis=1).repeat(8, axis=0)
     n = len(grid)
     simulator = make_simulator(

@@ -176,7 +176,14 @@ def test_actor_climbs_the_critic_as_it_was_before_its_step():
 # Learning
 
 
-@pytest.mark.parametrize("settings", [{}, {"twin_critics": True}, {"exploration": "ornstein-uhlenbeck", "n_step": 2}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"twin_critics": True},
+        pytest.param({"exploration": "ornstein-uhlenbeck", "n_step": 2}, marks=pytest.mark.slow),
+    ],
+)
 def test_learns_continuous_actions(settings):
     agent = DDPG(Spot(), DDPGConfig(**{**vars(SMALL), **settings}), seed=1)
     agent.learn(6_000)

@@ -123,7 +123,7 @@ def pushes(task, n: int, windows: int, seed: int = SEED, **settings) -> np.ndarr
 
 @pytest.mark.parametrize("task", [CartPole, ReachPlanar, VacuumCells, StayingVacuum, VacuumDrive])
 def test_each_window_holds_one_push_of_a_tenth_of_a_second_on_the_target_along_its_axes_within_its_force(task):
-    target, n, windows = task.disturbance_target, 64, 2 if task is StayingVacuum else 4
+    target, n, windows = task.disturbance_target, 32, 2 if task is StayingVacuum else 4
     model = task().load_model()
     forces = pushes(task, n, windows)
     body = model.body(target.body).id
@@ -531,7 +531,7 @@ def test_spaces_observations_and_rewards_are_of_the_same_shapes_as_without(kind,
     ],
 )
 def test_what_disturbs_a_row_depends_on_its_seed_and_episode_alone_whatever_their_number(kind, n):
-    actions, limit = forceful_actions(40, 330), 140
+    actions, limit = forceful_actions(40, 250), 110
     expected = run(make_simulator(ID, 40, max_episode_steps=limit, num_threads=2, disturb=kind), actions, SEED)
     for first in (0, 33):
         rows = slice(first, first + n)
@@ -541,7 +541,7 @@ def test_what_disturbs_a_row_depends_on_its_seed_and_episode_alone_whatever_thei
 
     single = gymnasium.make(ID, max_episode_steps=limit, disturb=kind)
     observation, _ = single.reset(seed=SEED + 33)
-    for t in range(330):
+    for t in range(250):
         assert np.array_equal(observation, expected.observations[t, 33])
         observation, reward, _, truncated, _ = single.step(actions[t, 33])
         assert reward == expected.rewards[t, 33]

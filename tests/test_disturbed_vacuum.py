@@ -146,7 +146,7 @@ def test_disturbed_cell_moves_arrive_or_bump(kind):
     n, arrived, bumps = 32, [], []
     simulator, _ = disturbed(CELLS, kind, n, dirt=1.0)
     task, watch = simulator.task, Watch(simulator)
-    for _ in range(40):
+    for _ in range(24):
         actions = towards_dirt(simulator)
         here = task.cell_at(*simulator.state.qpos[:, :2].T)
         simulator.transition(actions)
@@ -189,7 +189,7 @@ def test_disturbances_do_not_push_robot_through_walls(kind):
     n = 48
     simulator, _ = disturbed(DRIVE, kind, n, start="anywhere")
     watch = Watch(simulator)
-    for action in actions_for(simulator, 100):
+    for action in actions_for(simulator, 60):
         simulator.transition(np.sign(action).astype(np.float32))
         if simulator._some_ended:
             break
@@ -299,7 +299,9 @@ def test_distant_ball_changes_nothing_bit_for_bit(environment):
     assert differing > 3, "a ball that hits makes a difference"
 
 
-@every_vacuum
+@pytest.mark.parametrize(
+    "environment", [DRIVE, *(pytest.param(other, marks=pytest.mark.slow) for other in (CELLS, ROOMS))]
+)
 def test_picture_shows_simulated_balls(environment):
     simulator = make_simulator(environment, 1, disturb="balls", render_mode="rgb_array", width=160, height=120)
     simulator.reset(seed=0)

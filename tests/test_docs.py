@@ -136,6 +136,7 @@ COSTLY = (
     "dynamics",
     "policy_search",
     "reach",
+    "randomization",
     "dqn",
     "memory",
     "adaptation",

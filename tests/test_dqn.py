@@ -123,7 +123,7 @@ def test_minibatches_of_one_update_each_cover_all_priorities():
 # Learning
 
 
-@pytest.mark.parametrize("mode", [SAME_STEP, NEXT_STEP], ids=str)
+@pytest.mark.parametrize("mode", [pytest.param(SAME_STEP, marks=pytest.mark.slow), NEXT_STEP], ids=str)
 @pytest.mark.parametrize("options", [{}, {"double": True, "dueling": True, "prioritized": True, "n_step": 3}])
 def test_learns_discrete_actions(mode, options):
     agent = DQN(Spot(discrete=True, mode=mode), DQNConfig(**SMALL, **options))

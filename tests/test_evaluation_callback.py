@@ -95,11 +95,12 @@ def test_interrupted_run_resumes_to_the_same_evaluations(tmp_path):
         if row["steps"] == 192:
             raise KeyboardInterrupt
 
+    where = {"env_id": "gantry/CartPoleBalance-v0", "env_options": {"max_episode_steps": 100}}
     with pytest.raises(KeyboardInterrupt):
-        train(run, "gantry/CartPoleBalance-v0", "ppo", SMALL, STEPS, evaluation=plan, progress=stop)
+        train(run, agent="ppo", config=SMALL, total_steps=STEPS, evaluation=plan, progress=stop, **where)
     resume(run)
     whole = Run(tmp_path / "whole")
-    train(whole, "gantry/CartPoleBalance-v0", "ppo", SMALL, STEPS, evaluation=plan)
+    train(whole, agent="ppo", config=SMALL, total_steps=STEPS, evaluation=plan, **where)
     assert rows(run.evaluations) == rows(whole.evaluations)
     assert rows(run.metrics) == rows(whole.metrics)
     assert (run.best / "policy.safetensors").read_bytes() == (whole.best / "policy.safetensors").read_bytes()

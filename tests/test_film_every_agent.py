@@ -22,7 +22,7 @@ CASES = {
     "q-learning": (ROOMS, {"max_episode_steps": 2, "observation": "discrete"}, 60, 30.0),
 }
 """Agent → environment, its options, the number of training steps, and the film's speed."""
-DEFAULT = (BALANCE, {"max_episode_steps": 8}, 1_000, 1.0)
+DEFAULT = (BALANCE, {"max_episode_steps": 8}, 200, 1.0)
 SHOWS = {"dqn", "planner", "q-learning"}
 """Agents whose films show action values or plans."""
 

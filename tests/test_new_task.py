@@ -15,7 +15,7 @@ from gantry.envs import make, make_vec
 FOLDER = Path(__file__).parent / "new_task"
 PAGE = Path(__file__).parent.parent / "docs" / "new_task.md"
 ENV = "double_pendulum:my/DoublePendulum-v0"
-SMALL = ["--steps", "512", "--num-envs", "16", "--config.minibatch-size", "128"]
+SMALL = ["--steps", "128", "--num-envs", "16", "--config.minibatch-size", "128"]
 
 
 @pytest.fixture

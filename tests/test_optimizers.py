@@ -406,13 +406,11 @@ def test_cross_entropy_accepts_singular_covariance():
     assert result.value < 8
 
 
-def test_cross_entropy_finds_rastrigin_minimum():
-    found = 0
-    for seed in range(3):
-        start = torch.rand(5, generator=generator(seed), dtype=torch.float64) * 10.24 - 5.12
-        method, bounds = CrossEntropy(population=600, elites=60), Bounds.box(-5.12, 5.12)
-        found += run(rastrigin, method, start, seed, bounds, target=1e-8).value <= 1e-8
-    assert found == 3
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+def test_cross_entropy_finds_rastrigin_minimum(seed):
+    start = torch.rand(5, generator=generator(seed), dtype=torch.float64) * 10.24 - 5.12
+    method, bounds = CrossEntropy(population=600, elites=60), Bounds.box(-5.12, 5.12)
+    assert run(rastrigin, method, start, seed, bounds, target=1e-8).value <= 1e-8
 
 
 # --- natural evolution strategies

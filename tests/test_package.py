@@ -195,7 +195,7 @@ def test_links_at_the_top_point_into_the_package():
         assert (REPOSITORY / name).is_symlink()
 
 
-@pytest.mark.parametrize("setting", ["osmesa", "egl", "nonsense"])
+@pytest.mark.parametrize("setting", ["osmesa", pytest.param("egl", marks=pytest.mark.slow), "nonsense"])
 def test_unusable_mujoco_gl_breaks_no_command(setting):
     """MuJoCo itself fails at import where the library that MUJOCO_GL names is missing."""
     done = subprocess.run(

@@ -382,13 +382,13 @@ def test_pets_is_deterministic_and_resumes_exactly(kind):
         return found
 
     first, second = fresh(), fresh()
-    uninterrupted = metrics_of(first, 80)
-    np.testing.assert_equal(metrics_of(second, 80), uninterrupted)
+    uninterrupted = metrics_of(first, 50)
+    np.testing.assert_equal(metrics_of(second, 50), uninterrupted)
     third = fresh()
-    started = metrics_of(third, 80, stop=2)
+    started = metrics_of(third, 50, stop=2)
     resumed = fresh()
     resumed.checkpoint.load_state(third.checkpoint.state())
-    np.testing.assert_equal(started + metrics_of(resumed, 80), uninterrupted)
+    np.testing.assert_equal(started + metrics_of(resumed, 50), uninterrupted)
     end, other = first.checkpoint.state(), resumed.checkpoint.state()
     assert all(torch.equal(end[name], other[name]) for name in end)
 

@@ -121,7 +121,7 @@ def test_truncation_bootstraps_and_termination_does_not(terminal, expected):
         max_gradient_norm=10.0, learning_rate_schedule="linear", hidden_sizes=(16,),
     )  # fmt: skip
     agent = PPO(Wage(terminal=terminal), config)
-    agent.learn(12_000)
+    agent.learn(8_000)
     batch = collected(agent)
     if terminal:  # one value for states of one look: the mean of what is left to earn
         assert batch.value.mean() == pytest.approx(expected, rel=0.1)
@@ -221,7 +221,7 @@ def test_results_depend_neither_on_processors_nor_on_global_random_state():
         np.random.seed(global_seed)  # noqa: NPY002
         with torch_threads(threads), on_processors(processors):
             agent = PPO(Spot(), SMALL, seed=4)
-            agent.learn(1_500)
+            agent.learn(600)
         return parameters(agent)
 
     assert torch.equal(learned(1, 1, global_seed=1), learned(3, None, global_seed=2))

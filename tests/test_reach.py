@@ -355,7 +355,7 @@ def test_observations_are_bounded_varying_and_no_column_repeats_another(name, op
     env = make_simulator(name, 32, **options)
     observations, _ = env.reset(seed=0)
     rows = [flatten(observations)]
-    for action in bold_actions(150, 32):
+    for action in bold_actions(60, 32):
         observations, *_ = env.step(action)
         assert env.observation_space.contains(observations)
         rows.append(flatten(observations))

@@ -1,5 +1,6 @@
 """REINFORCE: its estimates against a decision process whose gradient is known, and that it learns."""
 
+import itertools
 import warnings
 
 import numpy as np
@@ -91,10 +92,13 @@ def test_mean_baseline_leaves_gradient_unbiased():
     agent, vector = linear_agent(gamma=1.0)
     played = list(trajectories(vector, 2))
     chances = np.array([probability for probability, *_ in played])
-    expected = []  # advantages of each episode over all that it may be paired with: the gradient is linear in them
-    for own in played:
-        parts = [advantages(episodes_of([own, other], 1.0), "mean")[: len(own[1])] for other in played]
-        expected.append(torch.from_numpy(chances) @ torch.stack(parts).double())
+    # Advantages of each episode over all that it may be paired with: the gradient is linear in them.
+    expected = [torch.zeros(len(visited), dtype=torch.float64) for _, visited, _, _ in played]
+    for one, other in itertools.combinations_with_replacement(range(len(played)), 2):
+        both = advantages(episodes_of([played[one], played[other]], 1.0), "mean").double()
+        expected[one] += chances[other] * both[: len(expected[one])]
+        if one != other:
+            expected[other] += chances[one] * both[len(expected[one]) :]
     contributions = episode_gradients(agent.policy, episodes_of(played, 1.0), torch.cat(expected).float())
     expectation = chances @ contributions.double().numpy()
     np.testing.assert_allclose(expectation, gradient(vector, 1.0, 2), atol=2e-6)

@@ -174,7 +174,7 @@ def test_learning_starts_with_uniformly_random_actions():
 
 def test_actions_are_sampled_around_the_median():
     agent = SAC(Spot(), SACConfig(**SMALL))
-    agent.learn(4_000)
+    agent.learn(1_000)
     observation = np.tile(np.array([0.2, 0.4], np.float32), (2_000, 1))
     sampled, median = agent.act(observation, deterministic=False)[:, 0], agent.act(observation[0])[0]
     assert np.abs(sampled).max() <= 1.0

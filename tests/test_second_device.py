@@ -43,7 +43,7 @@ CASES = {
 }
 
 
-def learned(case, device, steps=240):
+def learned(case, device, steps=160):
     environment, settings = CASES[case]
     kind, settings_class = agent_class(case.split()[0]), config_class(case.split()[0])
     agent = kind(opened(environment, settings["num_envs"]), settings_class(**settings, device=device), seed=3)
@@ -73,14 +73,14 @@ def test_an_agent_whose_networks_are_elsewhere_learns_the_same(case, monkeypatch
 
 def test_learning_elsewhere_goes_on_where_it_stopped(monkeypatch):
     second_device.provide(monkeypatch)
-    whole, _ = learned("ddpg that resumes", "cuda", 240)
-    half, _ = learned("ddpg that resumes", "cuda", 120)
+    whole, _ = learned("ddpg that resumes", "cuda", 160)
+    half, _ = learned("ddpg that resumes", "cuda", 80)
     state = trainer_state(half)
     tensors = state if isinstance(state, dict) else state[0]
     assert not any(isinstance(tensor, second_device.Elsewhere) for tensor in tensors.values())
     resumed, _ = learned("ddpg that resumes", "cuda", 0)
     restore(resumed, state)
-    resumed.learn(240)
+    resumed.learn(160)
     expected = policy_state(whole)
     for name, tensor in policy_state(resumed).items():
         assert torch.equal(tensor, expected[name]), name

@@ -204,7 +204,7 @@ def test_a_saved_simulation_continues_bit_for_bit_here_and_in_a_fresh_simulator(
     def build(physics):
         return make_simulator(ID, 16, max_episode_steps=50, num_threads=2, physics=physics, autoreset_mode=mode)
 
-    simulator, actions = build(physics), forceful_actions(16, 200)
+    simulator, actions = build(physics), forceful_actions(16, 160)
     simulator.reset(seed=SEED)
     run(simulator, actions[:saved_after])
     state = simulator.get_state()

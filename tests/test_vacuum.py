@@ -142,9 +142,9 @@ def make_single(environment: str, **options: Any) -> gymnasium.Env:
 def long_run(environment: str, variant: int) -> tuple[Simulator, np.ndarray]:
     """A simulator of many rows, and what it observed over a few episodes (steps, n, ...)."""
     rooms = environment == ROOMS
-    simulator = make_simulator(environment, 8 if rooms else 96, max_episode_steps=24, **VARIANTS[variant][1])
+    simulator = make_simulator(environment, 8 if rooms else 48, max_episode_steps=16, **VARIANTS[variant][1])
     first = simulator.reset(seed=0)[0]
-    return simulator, np.array([first, *(simulator.step(action)[0] for action in actions_for(simulator, 48))])
+    return simulator, np.array([first, *(simulator.step(action)[0] for action in actions_for(simulator, 32))])
 
 
 @pytest.mark.parametrize(

@@ -62,12 +62,12 @@ def test_moves_reach_planned_cell_and_bump_only_at_walls(plan):
 
 
 def test_moves_stay_accurate_over_a_hundred():
-    simulator = vacuum(16)
+    simulator = vacuum(8)
     rng = np.random.default_rng(1)
     for _ in range(100):
         if simulator._ended.any():
             break
-        before, actions = cells(simulator), rng.integers(4, size=16)
+        before, actions = cells(simulator), rng.integers(4, size=8)
         neighbors = simulator.task.plan.neighbors[before, actions]
         step(simulator, actions)
         assert np.array_equal(cells(simulator), np.where(neighbors < 0, before, neighbors))
@@ -171,7 +171,7 @@ def towards_dirt(simulator: Simulator, t: int = 0) -> np.ndarray:
     return ahead.argmin(axis=1)
 
 
-def returns(policy, steps: int = 100, n: int = 4) -> np.ndarray:
+def returns(policy, steps: int = 100, n: int = 2) -> np.ndarray:
     """Returns (n,) of a scripted policy: simulator, step → actions (n,)."""
     simulator = make_simulator(ID, n, max_episode_steps=steps, autoreset_mode="NextStep")
     simulator.reset(seed=3)
