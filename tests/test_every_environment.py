@@ -27,8 +27,16 @@ NUM_ENVS = 8
 SHIPPED = [env_id for env_id, task in registered_tasks().items() if task.class_path.startswith("gantry.envs.tasks.")]
 SLOW = {"gantry/VacuumHouse-v0"}
 """Ids that `make test` leaves to `make test-all`: its moves are those of gantry/Vacuum-v0, which is always tested."""
-SLOW_VARIANTS = {"gantry/VacuumRooms-v0"}
-"""Ids whose options it leaves to it too: their steps are long, and test_vacuum.py changes all of them at once."""
+SLOW_VARIANTS = {"gantry/VacuumRooms-v0", "gantry/VacuumTeam-v0"}
+"""Ids whose options it leaves to it too: their steps are long. test_vacuum.py changes all options of the first at once;
+those of the second are options of gantry/ReachTeam-v0 and gantry/Vacuum-v0."""
+SLOW_DISTURBED = {
+    "gantry/CartPoleBalance-v0",
+    "gantry/CartPoleSwingUpSparse-v0",
+    "gantry/ReachPlanarOrder-v0",
+    "gantry/ReachGoal-v0",
+}
+"""Ids whose disturbances it leaves to it too: they are another id's, in the same model."""
 
 
 def usual(env_id: str) -> dict:
@@ -70,11 +78,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         ]
         metafunc.parametrize(("env_id", "options"), marked, ids=names)
     elif "env_id" in metafunc.fixturenames:
-        metafunc.parametrize("env_id", [pytest.param(env_id, marks=slowly(env_id)) for env_id in ids])
+        disturbed = "kind" in metafunc.fixturenames
+        metafunc.parametrize("env_id", [pytest.param(env_id, marks=slowly(env_id, {}, disturbed)) for env_id in ids])
 
 
-def slowly(env_id: str, options: dict | None = None) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.slow] * (env_id in SLOW or (env_id in SLOW_VARIANTS and bool(options)))
+def slowly(env_id: str, options: dict, disturbed: bool = False) -> list[pytest.MarkDecorator]:
+    slow = env_id in SLOW or (env_id in SLOW_VARIANTS and options) or (env_id in SLOW_DISTURBED and disturbed)
+    return [pytest.mark.slow] * bool(slow)
 
 
 def require(env_id: str, capability: type) -> None:

@@ -141,10 +141,12 @@ def make_single(environment: str, **options: Any) -> gymnasium.Env:
 @functools.cache
 def long_run(environment: str, variant: int) -> tuple[Simulator, np.ndarray]:
     """A simulator of many rows, and what it observed over a few episodes (steps, n, ...)."""
-    rooms = environment == ROOMS
-    simulator = make_simulator(environment, 8 if rooms else 48, max_episode_steps=16, **VARIANTS[variant][1])
+    rows, limit = 8 if environment == ROOMS else 48, 16
+    if variant == 0:  # whose columns are what is around the robot: those far from the start are met seldom
+        rows, limit = 96, 24
+    simulator = make_simulator(environment, rows, max_episode_steps=limit, **VARIANTS[variant][1])
     first = simulator.reset(seed=0)[0]
-    return simulator, np.array([first, *(simulator.step(action)[0] for action in actions_for(simulator, 32))])
+    return simulator, np.array([first, *(simulator.step(action)[0] for action in actions_for(simulator, 2 * limit))])
 
 
 @pytest.mark.parametrize(
