@@ -53,7 +53,7 @@ CONFIGS = {
 }  # fmt: skip
 
 
-OFTEN = 12
+OFTEN = 16
 """One cell in so many is tested for agents other than PPO where slow tests are left out."""
 ALWAYS_REFUSED = {
     "ActionsWhole": "actions must be|needs",
