@@ -11,6 +11,7 @@ from gantry.errors import GantryError
 from gantry.film import record as film
 from gantry.film.poster import write_poster
 from gantry.film.video import VideoWriter
+from gantry.runs.environments import open_env
 from gantry.runs.evaluate import evaluate
 
 SWING_UP, VACUUM = "gantry/CartPoleSwingUp-v0", "gantry/Vacuum-v0"
@@ -102,9 +103,21 @@ def test_wrong_wishes_are_refused_in_one_line(run, words, says, capsys, tmp_path
     assert error.count("\n") == 1
 
 
+def test_help_names_the_cameras_of_every_robot(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["record", "--help"])
+    text = capsys.readouterr().out
+    for env_id in (SWING_UP, "gantry/ReachPlanar-v0", "gantry/Reach-v0", VACUUM):
+        env = open_env(env_id, 1)
+        names = [env.unwrapped.model.camera(index).name for index in range(env.unwrapped.model.ncam)]
+        env.close()
+        assert names
+        assert all(f"`{name}`" in text for name in names)
+
+
 def test_trail_needs_a_point(tmp_path):
     with pytest.raises(GantryError, match="leave out --trail"):
-        film.record(NORTH, VACUUM, tmp_path / "film.mp4", trail=True)
+        film.record(NORTH, "CartPole-v1", tmp_path / "film.mp4", trail=True)
 
 
 def test_trail_is_drawn_in_the_scene(tmp_path):
@@ -113,6 +126,14 @@ def test_trail_is_drawn_in_the_scene(tmp_path):
     assert made.scores == again.scores
     changed = np.abs(plain[-1].astype(int) - shown[-1]).max(axis=2) > 60
     assert 5 < changed.sum() < 0.1 * changed.size
+
+
+def test_trail_of_a_robot_without_plans_is_its_path(tmp_path):
+    settings = {"size": (96, 64), "overlay": False, "env_options": {"max_episode_steps": 3}}
+    _, plain = pictures(NORTH, tmp_path / "film.mp4", VACUUM, **settings)
+    _, shown = pictures(NORTH, tmp_path / "film.mp4", VACUUM, trail=True, **settings)
+    changed = np.abs(plain[-1].astype(int) - shown[-1]).max(axis=2) > 40
+    assert 1 < changed.sum() < 0.1 * changed.size
 
 
 # --- what the numbers mean ------------------------------------------------------------------------------------------

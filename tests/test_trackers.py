@@ -1,5 +1,6 @@
 """Trackers: what they are told, that their failures change nothing, and each package's own files, offline."""
 
+import importlib.machinery
 import json
 import sys
 import time
@@ -217,6 +218,45 @@ def test_mlflow_works_with_local_files(told, tmp_path, monkeypatch):
     assert [each.path for each in client.list_artifacts(run.info.run_id, "videos")] == ["videos/film.mp4"]
 
 
+class StandInForTrackio:
+    """Trackio's public interface, as far as it is used here; what it is told is kept."""
+
+    __spec__ = importlib.machinery.ModuleSpec("trackio", None)  # it stands where a module does
+
+    class Video:
+        def __init__(self, value, caption=None, fps=None, format=None):
+            self.value = value
+
+    def __init__(self):
+        self.begun, self.rows, self.finished = None, [], False
+
+    def init(
+        self, project, name=None, group=None, space_id=None, dataset_id=None, config=None, resume="never",
+        settings=None, private=None, embed=True,
+    ):  # fmt: skip
+        assert resume in ("must", "allow", "never")
+        self.begun = (project, name, config, resume)
+        return self  # in place of a Run
+
+    def log(self, metrics, step=None):
+        self.rows.append((step, metrics))
+
+    def finish(self):
+        self.finished = True
+
+
+def test_trackio_is_told_of_curves_settings_and_film(told, monkeypatch):
+    trackio = StandInForTrackio()
+    monkeypatch.setitem(sys.modules, "trackio", trackio)
+    show("trackio", told)
+    assert trackio.begun == ("gantry", "a-name", {"seed": 7, "config": {"learning_rate": 0.25}}, "allow")
+    *curves, (step, film) = trackio.rows
+    assert curves == [(32, {"score": 48.0, "evaluation/score": 64.0}), (64, {"score": 96.0, "evaluation/score": 128.0})]
+    assert (step, film["policy"].value) == (64, str(told[1]))
+    assert trackio.finished
+
+
+@pytest.mark.slow
 def test_trackio_works_locally(told, tmp_path, monkeypatch):
     pytest.importorskip("trackio")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import browser
@@ -25,6 +26,7 @@ from gantry.errors import GantryError
 from gantry.runs.environments import open_env
 from gantry.runs.seeds import environment_seed
 from gantry.view import messages, websocket
+from gantry.view.grip import tendon_lines
 from gantry.view.messages import pack, parse
 from gantry.view.scene import between, markers_message, scene_message
 from gantry.view.server import RETURN_SECONDS, Helm, Page, Server, names_this_machine
@@ -92,8 +94,10 @@ def test_parse_refuses_what_is_no_command(raw):
         assert isinstance(parse(raw), messages.Command)
 
 
-ACTS = ["play", "step", "reset", "speed", "switch", "control", "act", "push", "throw", "physics"]
-FIELDS = ("on", "value", "index", "by", "values", "x", "y", "strength", "name", "next", "path")
+ACTS = ["play", "step", "reset", "speed", "switch", "control", "act", "push", "throw", "grab", "release", "physics"]
+FIELDS = (
+    "on", "value", "index", "by", "values", "x", "y", "strength", "name", "next", "path", "origin", "direction",
+)  # fmt: skip
 ANYTHING = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.floats(), max_size=3)
 
 
@@ -124,6 +128,9 @@ test_session_survives_any_command_that_parses.session = session_of()
         b'{"do":"speed","value":1e999}',
         b'{"do":"push","x":2,"y":0}',
         b'{"do":"act","values":[]}',
+        b'{"do":"grab","origin":[0,0],"direction":[0,0,1]}',
+        b'{"do":"grab","origin":[0,0,1e999],"direction":[0,0,1]}',
+        b'{"do":"release","all":true}',
         b'{"do":"act","values":' + json.dumps([0.0] * 200).encode() + b"}",
         b'{"do":"physics","name":"' + b"x" * 100 + b'","value":1}',
         b"[" * 4000,
@@ -208,6 +215,38 @@ def test_push_moves_the_robot_and_stops():
         positions.append(unpack(play(session, 30)["frame"])[1]["poses"].reshape(-1, 7)[1, 0])
         assert not session.source._env.batch.bind("xfrc_applied").any()
     assert positions[2] < positions[0] - 0.05 < positions[0] + 0.05 < positions[1]
+
+
+def grabbed(session, body, shift):
+    """The x coordinate of a body, taken hold of from the front and pulled sideways, before and after 30 ticks."""
+    play(session, 5)
+    place = unpack(play(session, 1)["frame"])[1]["poses"].reshape(-1, 7)[body, :3].astype(float)
+    eye = place - [0.0, 3.0, 0.0]
+    session.handle(messages.Grab(eye.tolist(), [0.0, 1.0, 0.0]))
+    session.handle(messages.Grab((eye + np.array([shift, 0.0, 0.0])).tolist(), [0.0, 2.0, 0.0]))
+    latest = play(session, 30)
+    assert unpack(latest["markers"])[1]["lines"].size > 0
+    assert "notice" not in latest
+    return place[0], unpack(latest["frame"])[1]["poses"].reshape(-1, 7)[body, 0]
+
+
+@pytest.mark.parametrize("env_id", [SWING_UP, "HalfCheetah-v5"])
+def test_grabbed_body_follows_the_pointer_until_it_is_let_go(env_id):
+    for shift in (0.4, -0.4):
+        session = session_of(env_id, max_steps=1000)
+        before, after = grabbed(session, 1, shift)
+        assert 0.2 < (after - before) / shift < 1.5
+        session.handle(messages.Release())
+        assert unpack(play(session, 10)["markers"])[1]["lines"].size == 0
+    if env_id == SWING_UP:
+        assert not session.source._env.batch.bind("xfrc_applied").any()
+
+
+def test_grabbing_nothing_is_answered_by_a_notice():
+    session = session_of()
+    for direction in ([0.0, -1.0, 0.3], [0.0, 0.0, -1.0], [0.0, 0.0, 0.0]):  # the sky, the floor, no direction
+        session.handle(messages.Grab([3.0, -5.0, 2.0], direction))
+        assert unpack(dict(session.messages())["notice"])[0]["text"]
 
 
 def test_ball_and_physics_keep_the_state():
@@ -337,6 +376,64 @@ def test_environment_without_a_model_is_shown_by_its_own_pictures():
     assert unpack(latest["plots"])[0]["terms"] == ["first"]
 
 
+class Later(Future):
+    """A result that is there when a test says so; nobody waits for it."""
+
+    def result(self, timeout=None):
+        if timeout is not None and not self.done():
+            raise TimeoutError
+        return super().result()
+
+
+class Worker:
+    """Does work when a test says so."""
+
+    def __init__(self):
+        self.waiting = []
+
+    def __call__(self, work):
+        self.waiting.append((Later(), work))
+        return self.waiting[-1][0]
+
+    def work(self):
+        for future, work in self.waiting:
+            future.set_result(work())
+        self.waiting.clear()
+
+
+def test_policy_is_loaded_beside_the_picture_and_acts_from_the_first_step():
+    worker = Worker()
+    session = session_of(policy=Constant(), submit=worker)
+    latest = play(session, 20)
+    assert unpack(latest["settings"])[0]["loading"]
+    assert unpack(latest["frame"])[0]["steps"] == 0
+    session.handle(messages.Step())
+    assert "loaded" in unpack(dict(session.messages())["notice"])[0]["text"]
+    session.handle(messages.Play(True))
+    worker.work()
+    assert not unpack(play(session, 1)["settings"])[0]["loading"]
+    worker.work()
+    header, arrays = unpack(play(session, 3)["plots"])
+    assert arrays["rows"].reshape(-1, header["columns"])[0, -1] == 0.5
+
+
+def test_slow_policy_is_shown_at_its_own_pace():
+    worker = Worker()
+    session = session_of(policy=Constant(), submit=worker)
+    times, slow = [], False
+    for tick in range(240):
+        latest = play(session, 1)
+        if tick % 12 == 11:  # an action takes 0.2 s
+            worker.work()
+        if tick > 120 and "frame" in latest:
+            times.append(unpack(latest["frame"])[0]["time"])
+            slow |= unpack(latest["frame"])[0]["slow"]
+    assert slow
+    assert len(times) > 90, "a picture at nearly every tick"
+    assert np.diff(times).max() < 0.01, "no control step at a stroke"
+    assert times[-1] == pytest.approx(240 / 60 * 0.1, rel=0.3)
+
+
 def test_planner_draws_its_rollouts():
     from gantry.agents import PETS, PlannerConfig
     from gantry.agents.models.plan_search import SearchConfig
@@ -371,6 +468,19 @@ def test_scene_holds_what_is_visible():
     for name in ("mesh0", "hfield0"):
         normals = arrays[f"{name}/normal"].reshape(-1, 3)
         assert np.linalg.norm(normals, axis=1) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_tendons_are_lines_that_pulleys_cut():
+    model = mujoco.MjModel.from_xml_string("""
+      <mujoco><worldbody><site name="a" pos="0 0 1"/><site name="c" pos="2 0 1"/><body><freejoint/><geom size=".1"/>
+        <site name="b" pos="1 0 0"/></body></worldbody>
+      <tendon><spatial width=".01" rgba="1 0 0 1"><site site="a"/><site site="b"/><pulley divisor="2"/>
+        <site site="b"/><site site="c"/></spatial></tendon></mujoco>""")
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    lines = tendon_lines(model, data)
+    assert [line.points.tolist() for line in lines] == [[[0, 0, 1], [1, 0, 0]], [[1, 0, 0], [2, 0, 1]]]
+    assert lines[0].radius == 0.01
 
 
 def test_poses_between_two_take_the_short_way():
@@ -681,6 +791,16 @@ def test_command_ends_with_its_terminal(number):
 # The page
 
 
+CTRL = 2
+"""The protocol's number of the key that is held."""
+PLACE_OF_CART = """(() => {
+  const {eye, forward} = camera.from(), right = unit(cross(forward, [0, 0, 1])), up = cross(right, forward);
+  const w = $("view").clientWidth, h = $("view").clientHeight, t = camera.wide(w / h);
+  const d = sub([...poses.subarray(7, 10)], eye);
+  return [w / 2 * (1 + dot(d, right) / dot(d, forward) / (t * w / h)), h / 2 * (1 - dot(d, up) / dot(d, forward) / t)];
+})()"""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium here")
 def test_page_in_chromium(tmp_path):
@@ -718,6 +838,15 @@ def test_page_in_chromium(tmp_path):
         tab.wait(f"Math.abs(poses[7] - {place}) > .02")
         tab.evaluate("$('ball').click()")
         tab.wait("scene.bodies === 6")
+        place = tab.evaluate("poses[7]")
+        x, y = tab.evaluate(PLACE_OF_CART)
+        for kind, at in (("mousePressed", x), ("mouseMoved", x - 60), ("mouseMoved", x - 120)):
+            tab.call("Input.dispatchMouseEvent", type=kind, x=at, y=y, button="left", buttons=1, modifiers=CTRL)
+            time.sleep(0.1)
+        for _ in range(20):
+            tab.evaluate("$('step').click()")
+        tab.wait(f"poses[7] < {place} - .1")
+        tab.call("Input.dispatchMouseEvent", type="mouseReleased", x=x - 120, y=y, button="left", modifiers=CTRL)
         assert not tab.errors
         assert not other.errors
         assert os.path.exists(f"/proc/{process.pid}")

@@ -58,7 +58,8 @@ class RecordArguments:
     seed: int = 0
     """Block of evaluation seeds."""
     camera: str | None = None
-    """The model's camera, by name or number; by default its first. A wrong name is answered by the right ones."""
+    """The model's camera, by name or number; by default its first: cart-poles have `front`, planar arms `above`, the
+    7-joint arm `front`, vacuums `overview` and `top`. A wrong name is answered by the right ones."""
     size: Annotated[tuple[int, int] | None, FILM_SIZE] = None
     """Width and height of the film (pixels), or 1080p and the like; by default a picture of 480 360 above its panel."""
     speed: float = 1.0
@@ -68,7 +69,7 @@ class RecordArguments:
     overlay: bool = True
     """Draw time, score, reward terms and action below the picture."""
     trail: bool = False
-    """Draw the path of the fingertip or the pole's tip."""
+    """Draw the path of the fingertip, the pole's tip or the vacuum."""
     poster: bool = False
     """Also write twelve pictures of the film on one sheet, beside it: FILM.png."""
     format: Literal["mp4", "gif"] | None = None

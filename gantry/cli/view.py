@@ -4,6 +4,7 @@ import dataclasses
 import sys
 import webbrowser
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -85,11 +86,15 @@ def main(words: Sequence[str]) -> None:
         from gantry.view.session import Session
         from gantry.view.training import TrainingWatch
 
-        session = Session(shows, arguments.seed, arguments.max_steps)
-        watch = None
-        if arguments.training and shows[0].load is not None:
-            watch = TrainingWatch(Path(arguments.show[0]), shows[0].load)
-        run_live(session, server, watch)
+        worker = ThreadPoolExecutor(1, "policy")
+        try:
+            session = Session(shows, arguments.seed, arguments.max_steps, submit=worker.submit)
+            watch = None
+            if arguments.training and shows[0].load is not None:
+                watch = TrainingWatch(Path(arguments.show[0]), shows[0].load)
+            run_live(session, server, watch)
+        finally:
+            worker.shutdown(wait=False, cancel_futures=True)
 
 
 def _show(name: str, arguments: ViewArguments) -> "Show":

@@ -20,7 +20,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from PIL import Image, ImageOps
 
 from gantry.agents.protocol import Attentive, Controller, EpisodicActor
-from gantry.envs.capabilities import PlanDrawable, drawing
+from gantry.envs.capabilities import Disturbable, PlanDrawable, drawing
 from gantry.envs.components import names_of
 from gantry.envs.registry import is_task
 from gantry.envs.rendering import Renderer, make_renderer
@@ -144,7 +144,7 @@ def record(
         size: width and height of the film in pixels, panel included; None: a picture of 480 × 360, or as an environment
             draws itself, and the panel below it.
         overlay: draw the panel of time, score, reward terms and action below the picture.
-        trail: draw the path of the point by which a task's plans are drawn, such as the fingertip.
+        trail: draw the path of the point by which a task's plans are drawn, such as the fingertip, or of the robot.
         backend: auto, egl, osmesa or raycast. MuJoCo models only.
         speed: playing speed as a multiple of real time.
         progress: called with the number of frames drawn of the current episode, and their total, where it is known.
@@ -230,7 +230,7 @@ class _SimulatorSource:
         self.elapsed = 1
         """Steps of the task in the last step: more than 1 where actions are skills."""
         self.ended, self.cut, self._steps = True, False, 0
-        if trail and not isinstance(env.task, PlanDrawable):
+        if trail and not isinstance(env.task, PlanDrawable | Disturbable):
             raise GantryError(f"{env_id} has no point whose path could be drawn; leave out --trail")
         self._trail: list[np.ndarray] | None = [] if trail else None
         self._renderer: Renderer | None = None
@@ -263,10 +263,18 @@ class _SimulatorSource:
         return action
 
     def _extend_trail(self) -> None:
-        assert isinstance(self._env.task, PlanDrawable)
+        """Add where the point is that shows the robot: as plans are drawn, else the center of what is pushed."""
         assert self._trail is not None
-        with one_line(self._env_id, "to draw itself"):
-            self._trail.append(np.asarray(self._env.task.drawn_point(self._env.features[:1])[0], np.float64))
+        task = self._env.task
+        if isinstance(task, PlanDrawable):
+            with one_line(self._env_id, "to draw itself"):
+                self._trail.append(np.asarray(task.drawn_point(self._env.features[:1])[0], np.float64))
+            return
+        assert isinstance(task, Disturbable)
+        state = self._env.batch.state[0]
+        mujoco.mj_setState(self._model, self._data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_kinematics(self._model, self._data)
+        self._trail.append(self._data.body(task.disturbance_target.body).xipos.copy())
 
     def markers(self, policy: Controller) -> Sequence[Marker]:
         """Return the shapes that show the policy's action values or model rollouts, and the trail."""

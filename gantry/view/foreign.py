@@ -10,10 +10,12 @@ from gantry.agents.protocol import Controller, EpisodicActor
 from gantry.envs.components import Component
 from gantry.envs.disturbances import PUSH_SECONDS
 from gantry.envs.domain_randomization import COMMON, SCALED_FIELDS, WITHOUT_EFFECT
+from gantry.envs.rendering.scene import Marker
 from gantry.errors import GantryError, nearest
 from gantry.runs.environments import one_line
 from gantry.runs.episodes import ROWS, Episode, as_number, as_vector, choose
 from gantry.types import Array, Options, Space
+from gantry.view.grip import Grip, tendon_lines
 from gantry.view.messages import pack
 from gantry.view.scene import poses, scene_message
 from gantry.view.source import ControlStep, Frame, Quantity, arrow, unit_vector, usual_target
@@ -48,6 +50,7 @@ class ForeignSource:
         self._seconds = self._step_seconds()
         self._target = usual_target(self._model) if self._model is not None else None
         self._force, self._push_steps = np.zeros(3), 0
+        self._grip: Grip | None = None
         self._scales: dict[str, float] = {}
         self._usual: dict[str, np.ndarray] = {}
         if self._model is not None:
@@ -79,7 +82,7 @@ class ForeignSource:
     def begin(self, seed: int) -> Frame:
         """Begin the episode of a seed."""
         self._episode.begin(seed)
-        self._push_steps, self._heard = 0, None
+        self._push_steps, self._heard, self._grip = 0, None, None
         model = getattr(self._episode.env.unwrapped, "model", None)
         if self._model is not None and model is not self._model and isinstance(model, mujoco.MjModel):
             self._model = model  # of this episode's own
@@ -110,22 +113,35 @@ class ForeignSource:
 
     def step(self, action: Array) -> ControlStep:
         """Take a control step; the reward's terms are what `info` holds under names that begin with `reward`."""
-        markers = []
-        if self._push_steps > 0 and self._target is not None and self._model is not None:
-            body = self._model.body(self._target.body).id
-            self._data().xfrc_applied[body, :3] = self._force
-            direction = self._force / max(float(np.linalg.norm(self._force)), 1e-12)
-            markers = arrow(np.array(self._data().xpos[body]), direction, 0.25 * float(self._model.stat.extent))
+        markers, touched = self._touch()
         reward = self._episode.step(action)
-        if self._push_steps > 0 and self._target is not None and self._model is not None:
-            self._data().xfrc_applied[self._model.body(self._target.body).id, :3] = 0.0
-            self._push_steps -= 1
+        if self._model is not None:
+            self._data().xfrc_applied[touched] = 0.0
+        markers = [*markers, *self.tendons()]
         terms = {}
         for name, value in (self._episode.info or {}).items():
             number = as_number(value)
             if isinstance(name, str) and name.startswith("reward") and number is not None:
                 terms[name.removeprefix("reward_")] = float(number[0])
         return ControlStep([self.frame()], reward, terms, markers)
+
+    def _touch(self) -> tuple[list[Marker], list[int]]:
+        """Push and pull as the user asks; return what shows it, and the bodies that are touched."""
+        if self._model is None:
+            return [], []
+        markers, touched, data = list[Marker](), list[int](), self._data()
+        if self._push_steps > 0 and self._target is not None:
+            body = self._model.body(self._target.body).id
+            data.xfrc_applied[body, :3] = self._force
+            direction = self._force / max(float(np.linalg.norm(self._force)), 1e-12)
+            markers = arrow(np.array(data.xpos[body]), direction, 0.25 * float(self._model.stat.extent))
+            touched.append(body)
+            self._push_steps -= 1
+        if self._grip is not None:
+            data.xfrc_applied[self._grip.body] += self._grip.wrench(self._model, data)
+            markers.append(self._grip.line(self._model, data))
+            touched.append(self._grip.body)
+        return markers, touched
 
     def scene(self, content: dict[str, object]) -> bytes:
         """Return the message that describes the shapes, or that there will be pictures."""
@@ -146,6 +162,22 @@ class ForeignSource:
         if self._target is not None:
             self._force = unit_vector(x, y, self._target.axes) * self._target.force * strength
             self._push_steps = max(1, round(PUSH_SECONDS / self._seconds))
+
+    def grab(self, origin: np.ndarray, direction: np.ndarray) -> None:
+        """Take hold of what a line of sight meets, or pull what is held to it."""
+        if self._model is None:
+            raise GantryError("only MuJoCo models can be held")
+        if self._grip is None:
+            self._grip = Grip(self._model, self._data(), origin, direction)
+        self._grip.pull(origin, direction)
+
+    def release(self) -> None:
+        """Let go of what is held."""
+        self._grip = None
+
+    def tendons(self) -> Sequence[Marker]:
+        """Return the model's tendons as lines."""
+        return tendon_lines(self._model, self._data()) if self._model is not None else ()
 
     def throw(self, x: float, y: float) -> None:
         """Refuse to throw a ball."""

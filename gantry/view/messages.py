@@ -19,8 +19,13 @@ MOST_ACTIONS = 128
 """Numbers of an action that is set by hand, at most."""
 SLOWEST, FASTEST = 0.01, 16.0
 """Range of the speed, as a multiple of real time."""
+FARTHEST = 1e6
+"""Largest coordinate of a line of sight (m)."""
 
 Signed = Annotated[float, msgspec.Meta(ge=-1.0, le=1.0)]
+Point = Annotated[
+    list[Annotated[float, msgspec.Meta(ge=-FARTHEST, le=FARTHEST)]], msgspec.Meta(min_length=3, max_length=3)
+]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 By = Literal["policy", "hand", "random"]
 """What chooses the actions."""
@@ -91,6 +96,17 @@ class Throw(_Command, tag="throw", frozen=True):
     y: Signed
 
 
+class Grab(_Command, tag="grab", frozen=True):
+    """Take hold of what a line of sight meets first, or while something is held, pull it to that line."""
+
+    origin: Point
+    direction: Point
+
+
+class Release(_Command, tag="release", frozen=True):
+    """Let go of what is held."""
+
+
 class SetPhysics(_Command, tag="physics", frozen=True):
     """Change a physical quantity while the simulation goes on."""
 
@@ -98,7 +114,7 @@ class SetPhysics(_Command, tag="physics", frozen=True):
     value: float
 
 
-Command = Hello | Play | Step | Reset | Speed | Switch | Control | Act | Push | Throw | SetPhysics
+Command = Hello | Play | Step | Reset | Speed | Switch | Control | Act | Push | Throw | Grab | Release | SetPhysics
 
 _decoder = msgspec.json.Decoder(Command)
 

@@ -89,7 +89,7 @@ def scene_message(model: mujoco.MjModel, content: Mapping[str, object]) -> bytes
         "shapes": shapes,
         "textures": textures,
         "bodies": int(model.nbody),
-        "camera": _camera(model),
+        "cameras": _cameras(model),
         "center": model.stat.center.tolist(),
         "extent": float(model.stat.extent),
     }
@@ -188,29 +188,37 @@ def _height_field(model: mujoco.MjModel, field: int) -> dict[str, np.ndarray]:
     }
 
 
-def _camera(model: mujoco.MjModel) -> dict[str, object]:
-    """Return the view that films begin with, as an orbit: where to look, from how far, from which side (degrees)."""
-    free = mujoco.MjvCamera()
-    mujoco.mjv_defaultFreeCamera(model, free)
-    if model.ncam == 0:
-        target, distance = free.lookat, free.distance
-        azimuth, elevation, field = free.azimuth, free.elevation, float(model.vis.global_.fovy)
-    else:
-        data = mujoco.MjData(model)
-        mujoco.mj_kinematics(model, data)
-        mujoco.mj_comPos(model, data)
-        mujoco.mj_camlight(model, data)
-        forward = -data.cam_xmat[0].reshape(3, 3)[:, 2]
-        distance = max(float(forward @ (model.stat.center - data.cam_xpos[0])), 0.2 * model.stat.extent)
-        target = data.cam_xpos[0] + distance * forward
-        azimuth = math.degrees(math.atan2(forward[1], forward[0]))
-        elevation = math.degrees(math.asin(max(-1.0, min(1.0, forward[2]))))
-        field = float(model.cam_fovy[0])
-    angles = {"azimuth": float(azimuth), "elevation": float(elevation), "fovy": field if 5.0 < field < 120.0 else 45.0}
+def _cameras(model: mujoco.MjModel) -> list[dict[str, object]]:
+    """Return the model's cameras as orbits; where it has none, one that frames the model."""
     tracking = (int(mujoco.mjtCamLight.mjCAMLIGHT_TRACK), int(mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM))
     moving = [body for body in range(1, model.nbody) if model.body_dofnum[body] > 0]
-    followed = {
-        "track": max(moving, key=lambda body: float(model.body_subtreemass[body]), default=None),
-        "follow": model.ncam > 0 and int(model.cam_mode[0]) in tracking,
-    }
-    return {"target": np.asarray(target).tolist(), "distance": float(distance), **angles, **followed}
+    track = max(moving, key=lambda body: float(model.body_subtreemass[body]), default=None)
+    if model.ncam == 0:
+        free = mujoco.MjvCamera()
+        mujoco.mjv_defaultFreeCamera(model, free)
+        whole = _orbit("", free.lookat, free.distance, free.azimuth, free.elevation, float(model.vis.global_.fovy))
+        return [{**whole, "track": track, "follow": False}]
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)
+    mujoco.mj_comPos(model, data)
+    mujoco.mj_camlight(model, data)
+    found = []
+    for camera in range(model.ncam):
+        forward = -data.cam_xmat[camera].reshape(3, 3)[:, 2]
+        place = data.cam_xpos[camera]
+        distance = max(float(forward @ (model.stat.center - place)), 0.2 * float(model.stat.extent))
+        azimuth = math.degrees(math.atan2(forward[1], forward[0]))
+        elevation = math.degrees(math.asin(max(-1.0, min(1.0, forward[2]))))
+        name = model.camera(camera).name or f"camera {camera}"
+        field = float(model.cam_fovy[camera])
+        orbit = _orbit(name, place + distance * forward, distance, azimuth, elevation, field)
+        found.append({**orbit, "track": track, "follow": int(model.cam_mode[camera]) in tracking})
+    return found
+
+
+def _orbit(
+    name: str, target: np.ndarray, distance: float, azimuth: float, elevation: float, field: float
+) -> dict[str, object]:
+    """Return where a camera looks, from how far, and from which side (degrees), as the page takes it."""
+    angles = {"azimuth": float(azimuth), "elevation": float(elevation), "fovy": field if 5.0 < field < 120.0 else 45.0}
+    return {"name": name, "target": np.asarray(target).tolist(), "distance": float(distance), **angles}

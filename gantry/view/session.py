@@ -5,10 +5,13 @@ What happens follows from the seed and from the commands and the control steps a
 """
 
 import copy
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -37,6 +40,25 @@ BUSY_SECONDS = 0.03
 """Time for which a tick simulates, beyond which the simulation falls behind real time."""
 MOST_EPISODES = 100_000
 """Episodes after which the first seed comes again."""
+NEW_PACE = 0.3
+"""Weight of the latest action in the estimated pace of a policy that is slower than real time."""
+
+Result = TypeVar("Result")
+
+
+class Submit(Protocol):
+    """Has work done, now or later."""
+
+    def __call__(self, work: Callable[[], Result], /) -> Future[Result]:
+        """Return the work's result, perhaps before it is there."""
+        ...
+
+
+def at_once(work: Callable[[], Result], /) -> Future[Result]:
+    """Do the work, and return its result."""
+    future: Future[Result] = Future()
+    future.set_result(work())
+    return future
 
 
 def open_source(env_id: str, options: Options, max_steps: int | None) -> Source:
@@ -58,6 +80,8 @@ class Session:
         seed: block of evaluation seeds; the first episode is the first that `gantry evaluate` scores.
         max_steps: steps after which an episode is cut; None: as `evaluate` does.
         clock: seconds that pass, which bound how long a tick simulates.
+        submit: loads policies and lets them choose actions, one at a time, such as in a thread: then pictures go on
+            and commands are heard meanwhile.
     """
 
     def __init__(
@@ -66,12 +90,15 @@ class Session:
         seed: int = 0,
         max_steps: int | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        submit: Submit = at_once,
     ) -> None:
-        self._shows, self._seed, self._max_steps, self._now = shows, seed, max_steps, clock
+        self._shows, self._seed, self._max_steps, self._now, self._submit = shows, seed, max_steps, clock, submit
         self.playing, self.speed = True, 1.0
         self._epoch = self._curve_epoch = 0
         self._news: dict[str, bytes] = {}
         self._source: Source | None = None
+        self._loading: Future[Controller | None] | None = None
+        self._choice: Future[Array] | None = None
         self._open(0)
 
     # The state that is shown
@@ -84,7 +111,7 @@ class Session:
             self._source.close()
         self._source, self.index = source, index
         self.policy: Controller | None = None
-        self._to_load = show.load  # importing PyTorch takes longer than all else: the first picture does not wait
+        self._to_load, self._loading = show.load, None  # not before the first picture: importing PyTorch takes seconds
         self._knobs = knobs(source.action_space, source.action_components)
         self._by: messages.By = "policy" if show.load is not None else self._without_policy()
         self._hand = [min(max(0.0, knob.low), knob.high) for knob in self._knobs]
@@ -99,25 +126,31 @@ class Session:
     def _without_policy(self) -> messages.By:
         return "hand" if self._knobs else "random"
 
-    def _load_policy(self) -> None:
-        """Load the policy, if there is one and it has not been loaded."""
-        load, self._to_load = self._to_load, None
-        if load is None:
-            return
-        self.policy = load()
+    def _must_wait(self) -> bool:
+        """Return whether the policy that is to act is still being loaded; the first call begins to load it."""
+        if self._by != "policy" or self.policy is not None:
+            return False
+        if self._to_load is not None:
+            self._loading, self._to_load = self._submit(self._to_load), None
+        if self._loading is None or not self._loading.done():
+            return self._loading is not None
+        self.policy, self._loading = self._loading.result(), None
         if self.policy is None:
             self._by = self._without_policy()
         self._new_settings = True
+        return False
 
     def _begin(self) -> None:
         """Begin the episode that is due."""
         source = self.source
+        self._choice = None
         seed = self._first_seed + self.episode % MOST_EPISODES
         self._frames: deque[Frame] = deque([source.begin(seed)])
         self.clock, self._steps, self._return, self._reward = 0.0, 0, 0.0, 0.0
-        self._markers: Sequence[Marker] = ()
+        self._markers: Sequence[Marker] = source.tendons()
         self._samples: deque[list[float]] = deque(maxlen=SAMPLES)
         self._terms: list[str] = []
+        self._pace, self._ahead = math.inf, 0.0
         self._rest = END_SECONDS
         self._plotted = -1.0
         self._shown: object = None
@@ -131,7 +164,7 @@ class Session:
 
     @property
     def _has_policy(self) -> bool:
-        return self.policy is not None or self._to_load is not None
+        return self.policy is not None or self._to_load is not None or self._loading is not None
 
     @property
     def score(self) -> float:
@@ -144,20 +177,25 @@ class Session:
         """Let another policy act from the next control step on, such as one that training has just saved."""
         if self.policy is None:
             self._by = "policy"
-        self.policy, self._to_load = policy, None
+        self._await_choice()
+        self.policy, self._to_load, self._loading, self._choice = policy, None, None, None
         self._new_settings = True
 
     # Time
 
     def advance(self, seconds: float) -> None:
-        """Let wall time pass: take the control steps that are due, and show the next episode after an end."""
-        if not self.playing:
+        """Let wall time pass: take the control steps that are due, and show the next episode after an end.
+
+        A policy that is slower than real time is a control step ahead of the picture, which moves at its pace.
+        """
+        if not self.playing or self._must_wait():
             return
         seconds = min(seconds, LONGEST_TICK)
-        self.clock += seconds * self.speed
+        self.clock += seconds * min(self.speed, self._pace)
         started = self._now()
-        while self._frames[-1].time < self.clock and not self.source.ended and self._now() - started < BUSY_SECONDS:
-            self._control_step()
+        while (left := started + BUSY_SECONDS - self._now()) > 0.0 and self._due():
+            if not self._control_step(left):
+                break
         self.clock = min(self.clock, self._frames[-1].time)
         self._forget()
         if self.source.ended and self.clock >= self._frames[-1].time:
@@ -166,10 +204,27 @@ class Session:
                 self.episode += 1
                 self._begin()
 
-    def _control_step(self) -> None:
-        """Take one control step."""
-        action = self._action()
+    def _due(self) -> bool:
+        return not self.source.ended and self._frames[-1].time < self.clock + self._ahead
+
+    def _control_step(self, patience: float | None = None) -> bool:
+        """Take a control step, if its action is there within so many seconds; None: however long it takes."""
+        if self._by == "policy" and self.policy is not None:
+            if self._choice is None:
+                source, policy, self._asked = self.source, self.policy, self._now()
+                self._choice = self._submit(lambda: source.choose(policy))
+            try:
+                action = self._choice.result(patience)
+            except TimeoutError:
+                if not self._choice.done():
+                    return False
+                raise
+            self._choice = None
+        else:
+            self._asked, action = self._now(), self._own_action()
+        before, took = self._frames[-1].time, self._now() - self._asked
         step = self.source.step(action)
+        self._keep_pace(step.frames[-1].time - before, took)
         self._frames.extend(step.frames)
         self._steps += 1
         self._return += step.reward
@@ -180,16 +235,28 @@ class Session:
             self._samples.clear()
         self._samples.append([step.frames[-1].time, step.reward, *step.terms.values(), *numbers_of(action)])
         self._new_samples = True
+        return True
 
-    def _action(self) -> Array:
-        if self._by == "policy":
-            self._load_policy()
-        if self._by == "policy" and self.policy is not None:
-            return self.source.choose(self.policy)
+    def _keep_pace(self, simulated: float, took: float) -> None:
+        """Note how long an action took (s), beside the simulated time of its step (s)."""
+        if took * self.speed <= simulated:
+            self._pace, self._ahead = math.inf, 0.0
+            return
+        latest = simulated / took
+        known = math.isfinite(self._pace)
+        self._pace = (1.0 - NEW_PACE) * self._pace + NEW_PACE * latest if known else latest
+        self._ahead = 1.5 * simulated
+
+    def _own_action(self) -> Array:
         if self._by == "hand" and self._knobs:
             return action_of(self.source.action_space, self._hand)
         sample: Array = self._space.sample()
         return sample
+
+    def _await_choice(self) -> None:
+        """Let the policy finish, which may look at the simulation, before the simulation is changed."""
+        if self._choice is not None:
+            self._choice.exception()
 
     def _forget(self) -> None:
         """Drop the instants that have been shown."""
@@ -207,6 +274,8 @@ class Session:
         self._new_settings = True
 
     def _do(self, command: Command) -> None:
+        if not isinstance(command, messages.Play | messages.Speed | messages.Act):
+            self._await_choice()
         match command:
             case messages.Play() | messages.Step() | messages.Reset() | messages.Speed():
                 self._let_time(command)
@@ -218,6 +287,10 @@ class Session:
                 self.source.push(x, y, strength)
             case messages.Throw(x, y):
                 self.source.throw(x, y)
+            case messages.Grab(origin, direction):
+                self.source.grab(np.array(origin), np.array(direction))
+            case messages.Release():
+                self.source.release()
             case messages.SetPhysics(name, value):
                 self.source.set_physics(name, value)
         if self.source.scene_version != self._scene_version:  # other bodies than in the instants that wait
@@ -235,6 +308,8 @@ class Session:
                 self._begin()
             case messages.Step():
                 self.playing = False
+                if self._must_wait():
+                    raise GantryError("the policy is still being loaded")
                 if self.source.ended:
                     self.episode += 1
                     self._begin()
@@ -253,7 +328,8 @@ class Session:
             case messages.Control(by):
                 if (by == "policy" and not self._has_policy) or (by == "hand" and not self._knobs):
                     raise GantryError("there is no policy" if by == "policy" else "this action cannot be set by hand")
-                self._by = by
+                self._by, self._choice = by, None
+                self._pace, self._ahead = math.inf, 0.0
             case messages.Act(values):
                 if len(values) != len(self._knobs) or not np.isfinite(values).all():
                     raise GantryError(f"the action has {len(self._knobs)} numbers")
@@ -293,6 +369,7 @@ class Session:
             "env": self._shows[self.index].env_id,
             "by": self._by,
             "policy": self._has_policy,
+            "loading": self._by == "policy" and self.policy is None,
             "speed": self.speed,
             "playing": self.playing,
             "knobs": [asdict(knob) for knob in self._knobs],
@@ -317,6 +394,7 @@ class Session:
         values = {
             "epoch": self._epoch, "time": self.clock, "episode": self.episode + 1, "steps": self._steps,
             "score": self.score, "reward": self._reward, "playing": self.playing, "ended": self.source.ended,
+            "slow": self._pace < self.speed,
         }  # fmt: skip
         if self.source.drawn == "scene":
             return pack("frame", values, {"poses": frame.content})

@@ -26,6 +26,7 @@ from gantry.runs.environments import one_line, open_env
 from gantry.runs.episodes import step_limit
 from gantry.runs.teams import controller_in
 from gantry.types import Array, Json, Options, Space
+from gantry.view.grip import Grip, tendon_lines
 from gantry.view.scene import poses, scene_message
 from gantry.view.source import ControlStep, Frame, Quantity, arrow, unit_vector, usual_target
 
@@ -57,8 +58,9 @@ class SimulatedSource:
         self._within: list[Frame] = []
         self._plans: Sequence[Marker] = ()
         self._heard: Controller | None = None
-        self._balls_thrown = self._push_parts = 0
-        self._pushing = False
+        self._balls_thrown, self._push_parts = 0, -1
+        self._grip: Grip | None = None
+        self._touched = False
         self._force = np.zeros(3)
         self._open(self._options)
         self._look()
@@ -97,7 +99,7 @@ class SimulatedSource:
     def begin(self, seed: int) -> Frame:
         """Begin the episode of a seed."""
         self._observations, _ = self.vector.reset(seed=seed)
-        self.ended, self._steps, self._push_parts, self._heard = False, 0, 0, None
+        self.ended, self._steps, self._push_parts, self._heard, self._grip = False, 0, -1, None, None
         self._within.clear()
         self._plans = ()
         if self._env.physics_infos():
@@ -108,6 +110,7 @@ class SimulatedSource:
         """Take over the model as it is now, and notice whether its picture has changed."""
         self._model = self._env.batch.get_model(0)
         self._data = mujoco.MjData(self._model)
+        self._felt = mujoco.MjData(self._model)
         with one_line(self._env_id, "to draw itself"):
             self._picture = drawing(self._env.task).picture(self._model)
         self._picture_data = mujoco.MjData(self._picture)
@@ -147,7 +150,7 @@ class SimulatedSource:
         frames = [*self._within, self.frame()]
         self._within.clear()
         with one_line(self._env_id, "to draw itself"):
-            markers = [*plans, *drawing(self._env.task).markers(self._data), *self._push_markers()]
+            markers = [*plans, *drawing(self._env.task).markers(self._data), *self._touch_markers(), *self.tendons()]
         reward, terms = shown_reward(rewards, infos)
         return ControlStep(frames, reward, terms, markers)
 
@@ -171,7 +174,27 @@ class SimulatedSource:
         """Push the robot for PUSH_SECONDS."""
         if self._target is not None:
             self._force = unit_vector(x, y, self._target.axes) * self._target.force * strength
-            self._push_parts, self._pushing = max(1, round(PUSH_SECONDS / self._seconds_a_part)), True
+            self._push_parts, self._touched = max(1, round(PUSH_SECONDS / self._seconds_a_part)), True
+
+    def grab(self, origin: np.ndarray, direction: np.ndarray) -> None:
+        """Take hold of what a line of sight meets, or pull what is held to it."""
+        if self._grip is None:
+            self._grip, self._touched = Grip(self._model, self._feel(), origin, direction), True
+        self._grip.pull(origin, direction)
+
+    def release(self) -> None:
+        """Let go of what is held."""
+        self._grip = None
+
+    def _feel(self) -> mujoco.MjData:
+        """Return the present state with positions and inertias computed, apart from what pictures are drawn from."""
+        mujoco.mj_setState(self._model, self._felt, self._env.batch.state[0], mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_fwdPosition(self._model, self._felt)
+        return self._felt
+
+    def tendons(self) -> Sequence[Marker]:
+        """Return the model's tendons as lines."""
+        return tendon_lines(self._model, self._feel()) if self._model.ntendon else ()
 
     def throw(self, x: float, y: float) -> None:
         """Throw a ball."""
@@ -220,7 +243,7 @@ class SimulatedSource:
         old.state.watcher = old.state.disturber = None
         before = old.get_state()
         self._open(options)
-        self._options = options
+        self._options, self._grip = options, None
         new = self._env
         new.reset(seed=0)
         after = new.get_state()
@@ -235,27 +258,29 @@ class SimulatedSource:
         self._look()
 
     def _disturb(self, mask: np.ndarray | None) -> None:
-        """Before each part of a control step: what the run itself asks for, and the user's push."""
+        """Before each part of a control step: what the run itself asks for, and the user's push and pull."""
+        forces = self._env.batch.bind("xfrc_applied")[0]
+        if self._touched:
+            forces[:] = 0.0
         if self._automatic is not None:
             self._automatic(mask)
-        if not self._pushing or self._target is None:
-            return
-        force = self._env.batch.bind("xfrc_applied")[0, self._env.model.body(self._target.body).id, :3]
-        if self._automatic is None:
-            force[:] = 0.0
-        if self._push_parts > 0:
-            force += self._force
-        self._push_parts -= 1
-        self._pushing = self._push_parts >= 0
+        self._push_parts = max(self._push_parts - 1, -1)
+        if self._push_parts >= 0 and self._target is not None:
+            forces[self._env.model.body(self._target.body).id, :3] += self._force
+        if self._grip is not None:
+            forces[self._grip.body] += self._grip.wrench(self._model, self._feel())
+        self._touched = self._push_parts >= 0 or self._grip is not None
 
-    def _push_markers(self) -> list[Marker]:
-        """Return the arrow that shows the push."""
-        if not self._pushing or self._target is None:
-            return []
-        body = mujoco.mj_name2id(self._picture, mujoco.mjtObj.mjOBJ_BODY, self._target.body)
-        placed, extent = self._picture_data, float(self._model.stat.extent)
-        point = placed.xpos[body] + placed.xmat[body].reshape(3, 3) @ np.array(self._target.aim)
-        return arrow(point, self._force / max(float(np.linalg.norm(self._force)), 1e-12), 0.25 * extent)
+    def _touch_markers(self) -> list[Marker]:
+        """Return the arrow that shows the push, and the line that shows the pull."""
+        markers = [] if self._grip is None else [self._grip.line(self._model, self._feel())]
+        if self._push_parts >= 0 and self._target is not None:
+            body = mujoco.mj_name2id(self._picture, mujoco.mjtObj.mjOBJ_BODY, self._target.body)
+            placed, extent = self._picture_data, float(self._model.stat.extent)
+            point = placed.xpos[body] + placed.xmat[body].reshape(3, 3) @ np.array(self._target.aim)
+            direction = self._force / max(float(np.linalg.norm(self._force)), 1e-12)
+            markers += arrow(point, direction, 0.25 * extent)
+        return markers
 
     def close(self) -> None:
         """Close the environment."""

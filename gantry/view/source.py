@@ -124,6 +124,18 @@ class Source(Protocol):
         """Throw a ball that flies along a direction of the floor."""
         ...
 
+    def grab(self, origin: np.ndarray, direction: np.ndarray) -> None:
+        """Take hold of what a line of sight meets, (3,) each, or pull what is held to it; nothing is a GantryError."""
+        ...
+
+    def release(self) -> None:
+        """Let go of what is held."""
+        ...
+
+    def tendons(self) -> Sequence[Marker]:
+        """Return the model's tendons as lines."""
+        ...
+
     def physics(self) -> Sequence[Quantity]:
         """Return the physical quantities that can be changed."""
         ...

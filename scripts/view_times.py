@@ -1,0 +1,92 @@
+"""How long `gantry view` takes to its first picture in headless Chromium, and what of that is the browser's own.
+
+    python -m scripts.view_times RUN [--repeat 3]
+
+For each repetition: the command and Chromium are started at the same moment. Printed, in seconds after it: the address;
+the page's navigation; the first picture; the policy's first action. Then the same for an empty page with one WebGL
+triangle in another new Chromium, which is what any page that draws would take there.
+"""
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+import browser
+
+EMPTY = """data:text/html,<canvas id=c></canvas><script>
+const gl = document.getElementById('c').getContext('webgl2'), p = gl.createProgram();
+for (const [kind, text] of [[gl.VERTEX_SHADER, 'void main(){gl_Position=vec4(0,0,0,1);}'],
+  [gl.FRAGMENT_SHADER, 'void main(){gl_FragColor=vec4(1);}']]) {
+  const s = gl.createShader(kind); gl.shaderSource(s, text); gl.compileShader(s); gl.attachShader(p, s);
+}
+gl.linkProgram(p); gl.useProgram(p); gl.drawArrays(gl.TRIANGLES, 0, 3); gl.finish();
+requestAnimationFrame(() => requestAnimationFrame(() => { document.body.dataset.pictures = 1; }));
+</script>"""
+"""A page that draws one triangle."""
+
+
+def seconds_of(run: str, profile: Path) -> dict[str, float]:
+    """Return when what happened, in seconds after the command began."""
+    began = time.perf_counter()
+    words = [sys.executable, "-m", "gantry", "view", run]
+    found: dict[str, float] = {}
+
+    def note(name: str) -> None:
+        found[name] = time.perf_counter() - began
+
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(subprocess.Popen(words, stdout=subprocess.PIPE, text=True))
+        stack.callback(process.terminate)
+        stdout, addresses = process.stdout, list[str]()
+        assert stdout is not None
+
+        def listen() -> None:
+            addresses.append(stdout.readline().strip())
+            note("address")
+
+        listening = threading.Thread(target=listen)
+        listening.start()
+        opened = stack.enter_context(browser.chromium(profile))
+        note("Chromium")
+        tab = opened.tab()
+        listening.join()
+        tab.open(addresses[0])
+        note("navigation")
+        tab.wait("typeof pictures !== 'undefined' && pictures > 0", 60)
+        note("first picture")
+        tab.wait("document.body.dataset.steps > 0", 60)
+        note("first action")
+        time.sleep(5)
+        found["pictures/s"] = float(tab.evaluate("document.body.dataset.rate"))
+    return found
+
+
+def seconds_of_empty_page(profile: Path) -> dict[str, float]:
+    """Return the same for a page that draws one triangle, and nothing else."""
+    began = time.perf_counter()
+    with browser.chromium(profile) as opened:
+        tab = opened.tab()
+        tab.open(EMPTY)
+        tab.wait("document.body && document.body.dataset.pictures > 0", 60)
+        return {"first picture of an empty page": time.perf_counter() - began}
+
+
+def main(run: Annotated[str, tyro.conf.Positional], repeat: int = 3) -> None:
+    """Print the times of a run's first picture."""
+    for _ in range(repeat):
+        with tempfile.TemporaryDirectory() as folder:
+            times = {**seconds_of(run, Path(folder) / "one"), **seconds_of_empty_page(Path(folder) / "two")}
+        print(", ".join(f"{name} {value:.2f}" for name, value in times.items()), flush=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
