@@ -376,6 +376,24 @@ def test_environment_without_a_model_is_shown_by_its_own_pictures():
     assert unpack(latest["plots"])[0]["terms"] == ["first"]
 
 
+def test_actions_of_a_run_above_skills_are_skills_and_each_takes_its_steps(tmp_path):
+    from gantry.agents import PPOConfig
+    from gantry.runs.folder import Run
+    from gantry.runs.train import train
+
+    train(Run(tmp_path / "skill"), "gantry/ReachPlanar-v0", "ppo", PPOConfig(num_envs=2, rollout_steps=4), 8)
+    options = {"skills": [str(tmp_path / "skill")], "skill_steps": 5}
+    session = session_of("gantry/ReachPlanarOrder-v0", options=options)
+    session.handle(messages.Act([1.0]))
+    latest = play(session, 30)
+    (knob,) = unpack(latest["settings"])[0]["knobs"]
+    assert (knob["low"], knob["high"], len(knob["choices"])) == (0.0, 2.0, 3)
+    header = unpack(latest["frame"])[0]
+    assert header["steps"] % 5 == 0
+    assert header["steps"] == pytest.approx(header["time"] / session.source._env.control_timestep, abs=5)
+    assert "notice" not in latest
+
+
 class Later(Future):
     """A result that is there when a test says so; nobody waits for it."""
 

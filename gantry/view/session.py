@@ -226,7 +226,7 @@ class Session:
         step = self.source.step(action)
         self._keep_pace(step.frames[-1].time - before, took)
         self._frames.extend(step.frames)
-        self._steps += 1
+        self._steps += step.elapsed
         self._return += step.reward
         self._reward = step.reward
         self._markers, self._new_markers = step.markers, True

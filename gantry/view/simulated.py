@@ -24,6 +24,7 @@ from gantry.errors import GantryError, nearest
 from gantry.film.plan_overlay import plan_recorder, policy_markers
 from gantry.runs.environments import one_line, open_env
 from gantry.runs.episodes import step_limit
+from gantry.runs.skills.environment import SkillsEnv
 from gantry.runs.teams import controller_in
 from gantry.types import Array, Json, Options, Space
 from gantry.view.grip import Grip, tendon_lines
@@ -66,8 +67,9 @@ class SimulatedSource:
         self._look()
         self._limit = step_limit(max_steps, self._env.max_episode_steps)
         self._declared = self._quantities()
-        self.action_space: Space = self._env.single_action_space
-        self.action_components: Sequence[Component] = self._env.task.action_components
+        self.action_space: Space = self.vector.single_action_space
+        acted = self.vector if isinstance(self.vector, SkillsEnv) else self._env.task
+        self.action_components: Sequence[Component] = acted.action_components
 
     def _open(self, options: Json) -> None:
         self.vector = open_env(self._env_id, 1, options, autoreset_mode=AutoresetMode.NEXT_STEP)
@@ -152,7 +154,9 @@ class SimulatedSource:
         with one_line(self._env_id, "to draw itself"):
             markers = [*plans, *drawing(self._env.task).markers(self._data), *self._touch_markers(), *self.tendons()]
         reward, terms = shown_reward(rewards, infos)
-        return ControlStep(frames, reward, terms, markers)
+        elapsed = max(int(infos.get("elapsed_steps", (1,))[0]), 1)
+        terms = {name: term / elapsed for name, term in terms.items()}  # of a skill, the mean of its steps
+        return ControlStep(frames, reward, terms, markers, elapsed)
 
     def scene(self, content: dict[str, object]) -> bytes:
         """Return the message that describes the shapes."""

@@ -45,6 +45,8 @@ class ControlStep:
     """The reward's named terms."""
     markers: Sequence[Marker]
     """What is drawn over the scene."""
+    elapsed: int = 1
+    """Steps of the environment that it took: more than one where the action is a skill."""
 
 
 @dataclass(frozen=True)
