@@ -683,6 +683,8 @@ def test_only_the_first_page_steers():
         for number in range(2):
             connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
             connection.sendall(head(port, f"/{token}/live").encode())
+            assert b"101" in _until(connection, b"101")
+            assert running.pages == number, "the simulation does not begin for a page that has drawn nothing"
             connection.sendall(masked(json.dumps({"do": "hello", "key": f"key-of-{number}"}).encode()))
             assert b'"steers": ' + (b"false", b"true")[number == 0] in _until(connection, b'"steers": ', number == 0)
             pages.append(connection)

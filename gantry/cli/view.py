@@ -91,7 +91,7 @@ def main(words: Sequence[str]) -> None:
             session = Session(shows, arguments.seed, arguments.max_steps, submit=worker.submit)
             watch = None
             if arguments.training and shows[0].load is not None:
-                watch = TrainingWatch(Path(arguments.show[0]), shows[0].load)
+                watch = TrainingWatch(Path(arguments.show[0]), shows[0].load, submit=worker.submit)
             run_live(session, server, watch)
         finally:
             worker.shutdown(wait=False, cancel_futures=True)

@@ -36,7 +36,7 @@ class _Command(msgspec.Struct, frozen=True, tag_field="do", forbid_unknown_field
 
 
 class Hello(_Command, tag="hello", frozen=True):
-    """Say who one is, so that a page that is loaded again is known."""
+    """Say that the first picture is drawn, and who one is, so that a page that is loaded again is known."""
 
     key: Annotated[str, msgspec.Meta(min_length=8, max_length=64)]
 

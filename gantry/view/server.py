@@ -237,6 +237,7 @@ class Server:
         self._commands: queue.Queue[Command] = queue.Queue(MOST_COMMANDS)
         self._latest: dict[str, bytes] = {}
         self._pages: set[Page] = set()
+        self._drawing: set[Page] = set()
         self._connections = 0
         self._helm = Helm()
         self._ready = threading.Event()
@@ -267,8 +268,8 @@ class Server:
 
     @property
     def pages(self) -> int:
-        """How many pages are connected."""
-        return len(self._pages)
+        """How many pages are connected and have drawn their first picture, which they say by their `Hello`."""
+        return len(self._drawing)
 
     def commands(self) -> Iterator[Command]:
         """Yield the commands that have come, oldest first, from the page that steers."""
@@ -373,6 +374,7 @@ class Server:
         finally:
             sending.cancel()
             self._pages.discard(page)
+            self._drawing.discard(page)
             self._helm.leave(page, time.monotonic())
             self._tell_roles()
 
@@ -383,6 +385,7 @@ class Server:
         except GantryError:
             raise websocket.Closed(websocket.POLICY) from None
         if isinstance(command, Hello):
+            self._drawing.add(page)
             self._helm.join(page, command.key, time.monotonic())
             self._tell_roles()
         elif page is self._helm.holder:

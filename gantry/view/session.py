@@ -55,9 +55,12 @@ class Submit(Protocol):
 
 
 def at_once(work: Callable[[], Result], /) -> Future[Result]:
-    """Do the work, and return its result."""
+    """Do the work, and return its result, or what it raised."""
     future: Future[Result] = Future()
-    future.set_result(work())
+    try:
+        future.set_result(work())
+    except Exception as error:  # which whoever asks for the result is told of
+        future.set_exception(error)
     return future
 
 

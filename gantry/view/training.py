@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from gantry.agents.protocol import Controller
 from gantry.errors import GantryError
 from gantry.runs.folder import Run
 from gantry.view.messages import pack
-from gantry.view.session import Session
+from gantry.view.session import Session, Submit, at_once
 
 LOOK_SECONDS = 0.5
 """Time between two looks at the run's folder."""
@@ -27,12 +28,18 @@ class TrainingWatch:
         folder: the run's.
         load: loads its policy.
         clock: seconds that pass.
+        submit: has it loaded, see `Session`.
     """
 
     def __init__(
-        self, folder: Path, load: Callable[[], Controller | None], clock: Callable[[], float] = time.monotonic
+        self,
+        folder: Path,
+        load: Callable[[], Controller | None],
+        clock: Callable[[], float] = time.monotonic,
+        submit: Submit = at_once,
     ) -> None:
-        self._run, self._load, self._now = Run(folder), load, clock
+        self._run, self._load, self._now, self._submit = Run(folder), load, clock, submit
+        self._loading: Future[Controller | None] | None = None
         self._next = float("-inf")
         self._policy_seen = modified(folder / "policy.safetensors")
         self._metrics_seen: tuple[int, int] | None = None
@@ -42,20 +49,29 @@ class TrainingWatch:
         if self._now() < self._next:
             return []
         self._next = self._now() + LOOK_SECONDS
-        seen = modified(self._run.folder / "policy.safetensors")
-        if seen is not None and seen != self._policy_seen:
-            try:
-                policy = self._load()
-            except GantryError:  # between two files of one saving; the next look finds both
-                policy = None
-            if policy is not None:
-                session.use_policy(policy)
-                self._policy_seen = seen
+        self._look_for_policy(session)
         metrics = modified(self._run.metrics.path)
         if metrics is None or metrics == self._metrics_seen:
             return []
         self._metrics_seen = metrics
         return [("curve", curve_message(self._run.read_metrics()))]
+
+    def _look_for_policy(self, session: Session) -> None:
+        """Begin to load a policy that is new, or give the session one that has been loaded."""
+        seen = modified(self._run.folder / "policy.safetensors")
+        if self._loading is None and seen is not None and seen != self._policy_seen:
+            self._policy_seen, self._loading = seen, self._submit(self._load)
+        if self._loading is None or not self._loading.done():
+            return
+        loading, self._loading = self._loading, None
+        try:
+            policy = loading.result()
+        except GantryError:  # between two files of one saving; the next look finds both
+            policy = None
+        if policy is None:
+            self._policy_seen = None
+        else:
+            session.use_policy(policy)
 
 
 def modified(path: Path) -> tuple[int, int] | None:
