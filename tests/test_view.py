@@ -435,21 +435,25 @@ def test_policy_is_loaded_beside_the_picture_and_acts_from_the_first_step():
     assert arrays["rows"].reshape(-1, header["columns"])[0, -1] == 0.5
 
 
-def test_slow_policy_is_shown_at_its_own_pace():
-    worker = Worker()
+@pytest.mark.parametrize("together", [1, 2])
+def test_slow_policy_is_shown_at_its_own_pace(together):
+    worker, at_once = Worker(), 0
     session = session_of(policy=Constant(), submit=worker)
     times, slow = [], False
-    for tick in range(240):
+    for tick in range(600):
         latest = play(session, 1)
-        if tick % 12 == 11:  # an action takes 0.2 s
+        if tick % (12 * together) == 0:  # an action takes 0.2 s; a planner may plan several together
+            at_once = together
+        if at_once and worker.waiting:
             worker.work()
-        if tick > 120 and "frame" in latest:
+            at_once -= 1
+        if tick > 300 and "frame" in latest:
             times.append(unpack(latest["frame"])[0]["time"])
             slow |= unpack(latest["frame"])[0]["slow"]
     assert slow
-    assert len(times) > 90, "a picture at nearly every tick"
+    assert len(times) > 240, "a picture at nearly every tick"
     assert np.diff(times).max() < 0.01, "no control step at a stroke"
-    assert times[-1] == pytest.approx(240 / 60 * 0.1, rel=0.3)
+    assert times[-1] == pytest.approx(600 / 60 * 0.1, rel=0.3)
 
 
 def test_planner_draws_its_rollouts():

@@ -40,7 +40,7 @@ BUSY_SECONDS = 0.03
 """Time for which a tick simulates, beyond which the simulation falls behind real time."""
 MOST_EPISODES = 100_000
 """Episodes after which the first seed comes again."""
-NEW_PACE = 0.3
+NEW_PACE = 0.15
 """Weight of the latest action in the estimated pace of a policy that is slower than real time."""
 
 Result = TypeVar("Result")
@@ -124,6 +124,7 @@ class Session:
         self._space.seed(self._seed)
         self.episode = 0
         self._scene_version = -1
+        self._forget_pace()
         self._begin()
 
     def _without_policy(self) -> messages.By:
@@ -153,7 +154,6 @@ class Session:
         self._markers: Sequence[Marker] = source.tendons()
         self._samples: deque[list[float]] = deque(maxlen=SAMPLES)
         self._terms: list[str] = []
-        self._pace, self._ahead = math.inf, 0.0
         self._rest = END_SECONDS
         self._plotted = -1.0
         self._shown: object = None
@@ -182,6 +182,7 @@ class Session:
             self._by = "policy"
         self._await_choice()
         self.policy, self._to_load, self._loading, self._choice = policy, None, None, None
+        self._forget_pace()
         self._new_settings = True
 
     # Time
@@ -189,7 +190,7 @@ class Session:
     def advance(self, seconds: float) -> None:
         """Let wall time pass: take the control steps that are due, and show the next episode after an end.
 
-        A policy that is slower than real time is a control step ahead of the picture, which moves at its pace.
+        A policy that is slower than real time is some control steps ahead of the picture, which moves at its pace.
         """
         if not self.playing or self._must_wait():
             return
@@ -240,15 +241,24 @@ class Session:
         self._new_samples = True
         return True
 
+    def _forget_pace(self) -> None:
+        """Take the next policy for one that is faster than real time, until it shows."""
+        self._pace, self._ahead = math.inf, 0.0
+        self._took = self._simulated = self._longest = 0.0
+
     def _keep_pace(self, simulated: float, took: float) -> None:
-        """Note how long an action took (s), beside the simulated time of its step (s)."""
-        if took * self.speed <= simulated:
-            self._pace, self._ahead = math.inf, 0.0
-            return
-        latest = simulated / took
-        known = math.isfinite(self._pace)
-        self._pace = (1.0 - NEW_PACE) * self._pace + NEW_PACE * latest if known else latest
-        self._ahead = 1.5 * simulated
+        """Note how long an action took (s), beside the simulated time of its step (s).
+
+        Planners plan for several steps at once, so that the pace is that of several actions, and the simulation runs
+        ahead of the picture by what the longest one takes.
+        """
+        self._simulated += NEW_PACE * (simulated - self._simulated) if self._simulated else simulated
+        self._took += NEW_PACE * (took - self._took)
+        self._longest = max(took, 0.9 * self._longest)
+        pace = self._simulated / max(self._took, 1e-9)
+        self._pace, self._ahead = math.inf, 0.0
+        if pace < self.speed:
+            self._pace, self._ahead = pace, pace * self._longest + 1.5 * simulated
 
     def _own_action(self) -> Array:
         if self._by == "hand" and self._knobs:
@@ -332,7 +342,7 @@ class Session:
                 if (by == "policy" and not self._has_policy) or (by == "hand" and not self._knobs):
                     raise GantryError("there is no policy" if by == "policy" else "this action cannot be set by hand")
                 self._by, self._choice = by, None
-                self._pace, self._ahead = math.inf, 0.0
+                self._forget_pace()
             case messages.Act(values):
                 if len(values) != len(self._knobs) or not np.isfinite(values).all():
                     raise GantryError(f"the action has {len(self._knobs)} numbers")
