@@ -1,9 +1,13 @@
 """`gantry bench cluster`: equal trainings in one worker and in two."""
 
+import io
+
 import pytest
+from rich.console import Console
 
 from gantry.benchmark import cluster
 from gantry.benchmark.pool import State
+from gantry.cli.output import telling
 from gantry.errors import GantryError
 
 
@@ -49,6 +53,14 @@ def test_training_that_does_not_finish_is_an_error(monkeypatch):
     FakePool(monkeypatch, finishes=False)
     with pytest.raises(GantryError, match="did not finish"):
         cluster.measure(print, cells=2)
+
+
+def test_progress_is_a_line_for_each_change_where_no_one_watches():
+    screen = Console(file=io.StringIO(), force_terminal=False)
+    with telling(screen) as tell:
+        for line in ("1 of 2", "1 of 2", "2 of 2"):
+            tell(line)
+    assert screen.file.getvalue() == "  1 of 2\n  2 of 2\n"
 
 
 @pytest.mark.slow
