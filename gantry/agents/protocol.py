@@ -33,35 +33,28 @@ class Agent(Protocol):
     @property
     def name(self) -> str:
         """The id of the agent of which policy files are."""
-        ...
 
     @property
     def config(self) -> "AgentConfig":
         """Its settings."""
-        ...
 
     @property
     def steps(self) -> int:
         """Environment steps learned from so far."""
-        ...
 
     @property
     def env(self) -> "VectorEnv | Spaces":
         """The environment it learns in, or the spaces alone of an agent that was loaded to act."""
-        ...
 
     @property
     def checkpoint(self) -> "Checkpoint":
         """Gathers and restores the agent's whole state."""
-        ...
 
     def act(self, observation: Observation, deterministic: bool = True) -> Array:
         """Return the action for one observation, or (k, *action shape) for a batch of k."""
-        ...
 
     def learn(self, total_steps: int, callback: Callback | None = None) -> Self:
         """Learn until `total_steps` environment steps have been made in all."""
-        ...
 
 
 class AgentConfig(Protocol):
@@ -70,7 +63,6 @@ class AgentConfig(Protocol):
     @property
     def num_envs(self) -> int:
         """Environments stepped at once."""
-        ...
 
 
 class PolicyConfig(Protocol):
@@ -117,7 +109,6 @@ class AgentClass(Protocol):
         self, env: "VectorEnv | Spaces", config: Any, /, *, seed: int = 0, env_seed: int | None = None
     ) -> Agent:
         """Build an agent that learns in `env`, or that acts in an environment of these spaces."""
-        ...
 
 
 @runtime_checkable
@@ -126,7 +117,6 @@ class Controller(Protocol):
 
     def act(self, observation: Observation) -> Array:
         """Return actions (k, *action shape) for a batch of observations (k, *observation shape)."""
-        ...
 
 
 @runtime_checkable
@@ -135,7 +125,6 @@ class EpisodicActor(Protocol):
 
     def begin(self, env: VectorEnv) -> None:
         """Prepare for new episodes in all environments of `env`; called after `env.reset`, before `act`."""
-        ...
 
 
 @runtime_checkable
@@ -144,7 +133,6 @@ class ActionValued(Protocol):
 
     def action_values(self, observation: Observation) -> Array:
         """Return Q(s, ·): shape (A,) for one observation, or (k, A) for a batch of k."""
-        ...
 
 
 @runtime_checkable
@@ -154,7 +142,6 @@ class Attentive(Protocol):
     @property
     def attention(self) -> Array | None:
         """How much the last action looked at each past step, (k, window + 1), the present one last; None: it cannot."""
-        ...
 
 
 @runtime_checkable
@@ -176,7 +163,6 @@ class PlanningAgent(Protocol):
     @property
     def mpc(self) -> PlanRecorder:
         """The controller."""
-        ...
 
 
 @runtime_checkable
@@ -185,7 +171,6 @@ class LearnsFromExperience(Protocol):
 
     def add_experience(self, experience: "Experience") -> None:
         """Add the transitions to what is learned from; they are no steps of learning."""
-        ...
 
 
 @runtime_checkable
@@ -195,7 +180,6 @@ class ReplayAgent(Protocol):
     @property
     def replay(self) -> LearnsFromExperience:
         """Collects transitions and samples minibatches."""
-        ...
 
 
 @runtime_checkable
@@ -205,12 +189,10 @@ class Tabular(Protocol):
     @property
     def table(self) -> Array:
         """Q(s, a): (S, A)."""
-        ...
 
     @property
     def visits(self) -> Array:
         """How often each action was tried in each state: (S, A)."""
-        ...
 
 
 @runtime_checkable

@@ -50,16 +50,17 @@ class Undoable(Protocol):
 
 def state_of(part: Stateful) -> Tensors:
     """Return copies, on the CPU, of everything that a part's behavior depends on; names within names have dots."""
-    if isinstance(part, Part):
-        return part.state()
-    if isinstance(part, torch.Generator):
-        return {"state": part.get_state()}
-    if isinstance(part, float | int):
-        return {"": torch.tensor(part, dtype=torch.float64 if isinstance(part, float) else None)}
+    # Protocols come last: to ask for one takes longer than to copy a small tensor.
     if (shared := _shared(part)) is not None:
         return {"": shared.cpu().clone()}
+    if isinstance(part, float | int):
+        return {"": torch.tensor(part, dtype=torch.float64 if isinstance(part, float) else None)}
+    if isinstance(part, torch.Generator):
+        return {"state": part.get_state()}
+    if not isinstance(part, Mapping | Sequence) and isinstance(part, Part):
+        return part.state()
     inner = {name: state_of(each) for name, each in _inner(part).items()}
-    return {f"{name}.{key}".rstrip("."): tensor for name, state in inner.items() for key, tensor in state.items()}
+    return {f"{name}.{key}" if key else name: tensor for name, state in inner.items() for key, tensor in state.items()}
 
 
 def restore(part: Stateful, tensors: Tensors, name: str = "") -> None:
@@ -68,14 +69,14 @@ def restore(part: Stateful, tensors: Tensors, name: str = "") -> None:
     Raises:
         KeyError, ValueError, RuntimeError: it does not fit.
     """
-    if isinstance(part, Part):
-        part.load_state(under(tensors, name) if name else tensors)
-    elif isinstance(part, torch.Generator):
+    if isinstance(part, torch.Generator):
         part.set_state(tensors[f"{name}.state"])
     elif (shared := _shared(part)) is not None:
         if shared.shape != tensors[name].shape:
             raise ValueError(f"{name} is {tuple(tensors[name].shape)}, not {tuple(shared.shape)}")
         shared.copy_(tensors[name])
+    elif not isinstance(part, Mapping | Sequence) and isinstance(part, Part):
+        part.load_state(under(tensors, name) if name else tensors)
     else:
         for each, inner in _inner(part).items():
             full = f"{name}.{each}".lstrip(".")
@@ -100,11 +101,11 @@ def _shared(part: Stateful) -> torch.Tensor | None:
 
 def _inner(part: Stateful) -> Mapping[str, Stateful]:
     """Return what a part consists of, by name."""
-    if isinstance(part, Named):
-        return {name: getattr(part, name) for name in part.STATE}
+    if isinstance(part, Mapping):
+        return part
     if isinstance(part, Sequence):
         return {str(index): each for index, each in enumerate(part)}
-    return part if isinstance(part, Mapping) else {}
+    return {name: getattr(part, name) for name in part.STATE} if isinstance(part, Named) else {}
 
 
 class Checkpoint:

@@ -33,7 +33,7 @@ class Allowed:
 
     demand: str
     """In words."""
-    holds: Callable[[Any], bool]
+    holds: Callable[..., bool]
 
 
 AT_LEAST_0 = Allowed("at least 0", lambda value: value >= 0)

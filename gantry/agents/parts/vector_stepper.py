@@ -7,7 +7,7 @@ import contextlib
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gantry.agents.parts.checkpoint import Stateful, Tensors, Undoable, restore, state_of, under
 from gantry.agents.parts.spaces import ObservationMap, Spaces
 from gantry.errors import GantryError
-from gantry.types import SUCCESS, Array, Infos
+from gantry.types import SUCCESS, Array, Infos, Json
 
 if TYPE_CHECKING:
     from gantry.agents.parts.autoreset import SameStep
@@ -109,11 +109,11 @@ class VectorStepper:
         self._recent: deque[tuple[float, ...]] = deque(maxlen=WINDOW)  # return, length, objective, success
         self._copy: Tensors = {}
 
-    def reset(self, **settings: Any) -> NDArray[np.float32]:
+    def reset(self, seed: int | None = None, options: Json | None = None) -> NDArray[np.float32]:
         """Reset the environment, and return its observation vectors (n, d); raises GantryError as `step` does."""
         assert isinstance(self.env, VectorEnv)
         with np.errstate(over="ignore"):
-            observation = self._observations.vectors(self.env.reset(**settings)[0])
+            observation = self._observations.vectors(self.env.reset(seed=seed, options=options)[0])
         _check_finite(observation, observation[:0], np.zeros(0))
         return observation
 
