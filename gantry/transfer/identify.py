@@ -40,7 +40,7 @@ from gantry.types import Json
 
 SEGMENT_SECONDS = 1.0
 """Duration of a segment."""
-POPULATION, GENERATIONS, SEGMENTS = 48, 8, 12
+POPULATION, GENERATIONS, SEGMENTS = 48, 6, 8
 """The cross-entropy method's population and iterations, and the segments that it looks at."""
 STEP = 1e-4
 """Finite-difference step, as a share of a quantity's range, and in rad, m and their rates for initial states."""
