@@ -150,7 +150,7 @@ def save_tensors(
         temporary = stack.enter_context(replacing(path))
         file = stack.enter_context(temporary.open("wb", buffering=0))
         found: Callable[[], bytes] = functools.partial(_checksum, header, pieces)
-        if checksum and len(pieces) > 2:
+        if checksum and sum(map(len, pieces)) >= MANY:
             from concurrent.futures import ThreadPoolExecutor  # not needed for reading
 
             found = stack.enter_context(ThreadPoolExecutor(1)).submit(found).result
@@ -227,6 +227,8 @@ def _read(path: Path, framework: str) -> tuple[dict[str, Any], dict[str, str], b
 NO_CHECKSUM = b"--------"
 PIECE = 2**20
 """Bytes that are summed and written at once; checksums depend on it."""
+MANY = 2**23
+"""Bytes from which a second thread sums them: it takes longer to begin than to sum fewer."""
 SHORT = 2**16
 """Bytes below which tensors are put together for that."""
 DTYPES = {

@@ -44,25 +44,28 @@ OPTIONS = {
 }
 
 
+def begin_or_resume(run: Run, agent: str, share: float = 1.0) -> None:
+    """Train a share of the agent's steps, from the beginning where nothing has begun."""
+    gantry.register_task(SHORT, "gantry.envs.tasks.cart_pole:CartPole", max_episode_steps=10)
+    if run.exists():
+        training.resume(run, say=lambda line: None)
+        return
+    env_id, steps, settings = RUNS[agent]
+    name, steps, options = "ppo" if agent in OPTIONS else agent, int(share * steps), {**OPTIONS.get(agent, {})}
+    if agent == "skills":  # barely trained, and taken along in the run's folder
+        skill = Run(run.folder.with_name("skill"))
+        if not skill.exists():
+            training.train(skill, "gantry/ReachPlanar-v0", name, config_class(name)(**ON_POLICY), 64)
+        options["skills"] = [str(skill.folder)]
+    config = config_class(name)(num_envs=2, **settings)
+    plan = EvaluationPlan(every_steps=steps // 4, episodes=1)
+    training.train(run, env_id, name, config, steps, evaluation=plan, env_options=options, say=lambda line: None)
+
+
 def work(folder: str, agent: str, checkpoint_seconds: float) -> None:
     """Train or resume; exit with 0 when the run is finished, 130 when a signal stopped it."""
-    gantry.register_task(SHORT, "gantry.envs.tasks.cart_pole:CartPole", max_episode_steps=10)
     training.CHECKPOINT_SECONDS = checkpoint_seconds
-    env_id, steps, settings = RUNS[agent]
-    run = Run(folder)
     try:
-        if run.exists():
-            training.resume(run)
-        else:
-            name = "ppo" if agent in OPTIONS else agent
-            options = {**OPTIONS.get(agent, {})}
-            if agent == "skills":  # barely trained, and taken along in the run's folder
-                skill = Run(run.folder.with_name("skill"))
-                if not skill.exists():
-                    training.train(skill, "gantry/ReachPlanar-v0", name, config_class(name)(**ON_POLICY), 64)
-                options["skills"] = [str(skill.folder)]
-            config = config_class(name)(num_envs=2, **settings)
-            plan = EvaluationPlan(every_steps=steps // 4, episodes=1)
-            training.train(run, env_id, name, config, steps, evaluation=plan, env_options=options)
+        begin_or_resume(Run(folder), agent)
     except KeyboardInterrupt:
         sys.exit(130)

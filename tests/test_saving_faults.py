@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 
 import gymnasium
 import pytest
@@ -18,11 +19,14 @@ from gantry.runs.evaluation_callback import EvaluationPlan
 from gantry.runs.folder import WALL_CLOCK_COLUMNS, Run
 from gantry.runs.train import resume, train
 from tests.failing_files import FailingFiles, Killed
+from tests.soak_worker import RUNS, begin_or_resume
 
 SHORT = "test/ShortBalance-v0"
 SMALL = PPOConfig(num_envs=2, rollout_steps=4, epochs=1, minibatch_size=8, hidden_sizes=(4,))
 STEPS = 8 * 3
 PLAN = EvaluationPlan(every_steps=16, episodes=1)
+KILLS = 6
+"""Of each agent."""
 
 
 def rows(run):
@@ -106,6 +110,25 @@ def test_kill_while_a_run_is_resumed(unbroken, tmp_path, monkeypatch, points):
         with contextlib.suppress(Killed), FailingFiles(at, fatal=True).installed(monkeypatch):
             resume(run, say=lambda line: None)
     assert_equal(finished(run), unbroken)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_always_saving")
+@pytest.mark.parametrize("agent", RUNS)
+def test_kills_of_every_agent_resume_equal(agent, tmp_path, monkeypatch):
+    """As the test before, at operations that are drawn, for every agent, teams and skills."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    whole, counted, files = Run(tmp_path / "whole"), Run(tmp_path / "counted"), FailingFiles()
+    begin_or_resume(whole, agent, 0.2)
+    with files.installed(monkeypatch):
+        begin_or_resume(counted, agent, 0.2)
+    for at in random.Random(agent).sample(range(1, files.count + 1), KILLS):
+        run = Run(tmp_path / f"killed-{at}")
+        with pytest.raises(Killed), FailingFiles(at, fatal=True).installed(monkeypatch):
+            begin_or_resume(run, agent, 0.2)
+        run.release()  # as the end of its process does
+        begin_or_resume(Run(run.folder), agent, 0.2)
+        assert_equal(Run(run.folder), whole)
 
 
 @pytest.mark.usefixtures("_always_saving")
