@@ -97,8 +97,8 @@ def test_latest_run_is_of_this_seed_and_environment(tmp_path, monkeypatch):
 
 def test_claim_clears_what_a_killed_save_left(tmp_path):
     run = Run(tmp_path / "run")
-    for folder in (run.folder, run.folder / "trainer", run.best):
-        folder.mkdir(exist_ok=True)
+    for folder in (run.folder, run.folder / "trainer", run.best, run.folder / "files" / "skills" / "1"):
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{TEMPORARY}abc.json").write_text("half")
     other = Run(run.folder)
     assert run.claim()

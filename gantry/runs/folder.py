@@ -27,7 +27,7 @@ from pathlib import Path
 from gantry import __version__
 from gantry.agents.protocol import Agent
 from gantry.errors import GantryError, shown
-from gantry.files import json_checksum, load_tensors, read_json, remove_temporaries, save_tensors, write_json
+from gantry.files import TEMPORARY, json_checksum, load_tensors, read_json, remove_temporaries, save_tensors, write_json
 from gantry.runs.environments import pack_options, registered_id, short_name, unpack_options
 from gantry.runs.folder_lock import FolderLock
 from gantry.runs.metrics_file import MetricsFile
@@ -118,7 +118,8 @@ class Run:
         if not self._lock.held:
             if not self._lock.acquire():
                 return False
-            for folder in (self.folder, self.best, self._trainer.parent, *self.snapshots.glob("*")):
+            copies = (path.parent for path in (self.folder / "files").rglob(f"{TEMPORARY}*"))
+            for folder in {self.folder, self.best, self._trainer.parent, *self.snapshots.glob("*"), *copies}:
                 remove_temporaries(folder)
         return True
 
