@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 Config = TypeVar("Config")
+Tensor = TypeVar("Tensor")
 
 TEMPORARY = ".gantry-"
 """What the names of files that are being written begin with."""
@@ -192,7 +193,9 @@ def read_tensors(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str],
     return _read(path, "pt")
 
 
-def _with_checksum(path: Path, arrays: dict[str, Any], metadata: dict[str, str], has_checksum: bool) -> tuple[Any, Any]:
+def _with_checksum(
+    path: Path, arrays: dict[str, Tensor], metadata: dict[str, str], has_checksum: bool
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not has_checksum:
         raise GantryError(
             f"{shown(path)} is damaged, or an earlier version of Gantry wrote it (it has no checksum); train again"
@@ -247,7 +250,7 @@ class _Content(NamedTuple):
     """Its bytes (n,)."""
 
 
-def _contents(tensors: Mapping[str, Any]) -> dict[str, _Content]:
+def _contents(tensors: Mapping[str, "torch.Tensor | Array"]) -> dict[str, _Content]:
     """Return tensors or arrays in the order of a file, in which each is aligned to its numbers' size."""
     contents = {}
     for name in sorted(tensors, key=lambda name: (-tensors[name].itemsize, name)):
