@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 import gantry
+import gantry.cli.help
+import gantry.cli.list
 from gantry.agents import AGENTS, config_class, default_config, load_agent
 from gantry.cli import (
     bench,
@@ -24,11 +26,9 @@ from gantry.cli import (
     drive,
     evaluate,
     export,
-    help,
     identify,
     info,
     inspect,
-    list,
     main,
     optimize,
     plot,
@@ -243,8 +243,8 @@ COMMANDS = {
     "plot": (plot.PlotArguments, ["plot", RUN]),
     "optimize": (optimize.OptimizeArguments, ["optimize", "rosenbrock", "--budget", "50", "--out", "f.png"]),
     "solve": (solve.SolveArguments, ["solve", "gantry/CartPoleBalance-v0", "--method", "lqr", "--episodes", "1"]),
-    "help": (help.HelpArguments, ["help", "train"]),
-    "list": (list.ListArguments, ["list"]),
+    "help": (gantry.cli.help.HelpArguments, ["help", "train"]),
+    "list": (gantry.cli.list.ListArguments, ["list"]),
     "inspect": (inspect.InspectArguments, ["inspect", RUN]),
     "collect": (collect.CollectArguments, ["collect", RUN, "--steps", "8", "--out", f"{NEW}-v0"]),
     "transfer": (
