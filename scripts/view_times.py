@@ -2,9 +2,10 @@
 
     python -m scripts.view_times RUN [--repeat 3]
 
-For each repetition: the command and Chromium are started at the same moment. Printed, in seconds after it: the address;
-the page's navigation; the first picture; the policy's first action. Then the same for an empty page with one WebGL
-triangle in another new Chromium, which is what any page that draws would take there.
+For each repetition, in seconds after the command: the address; the page's navigation; the first picture; the policy's
+first action. First in a Chromium that already runs, and has drawn something, as that of most people has; then in one
+that is started together with the command; then the same for an empty page with one WebGL triangle in another new
+Chromium, which is what any page that draws would take there.
 """
 
 import contextlib
@@ -38,9 +39,8 @@ TRIANGLE = """new Promise(done => {
 """Draws one triangle on an empty page."""
 
 
-def seconds_of(run: str, profile: Path) -> dict[str, float]:
-    """Return when what happened, in seconds after the command began."""
-    began = time.perf_counter()
+def seconds_of(run: str, profile: Path, running: bool) -> dict[str, float]:
+    """Return when what happened, in seconds after the command began, in a browser that was `running` or is started."""
     words = [sys.executable, "-m", "gantry", "view", run]
     found: dict[str, float] = {}
 
@@ -48,6 +48,12 @@ def seconds_of(run: str, profile: Path) -> dict[str, float]:
         found[name] = time.perf_counter() - began
 
     with contextlib.ExitStack() as stack:
+        if running:
+            opened = stack.enter_context(browser.chromium(profile))
+            tab = opened.tab()
+            tab.open("about:blank")
+            tab.evaluate(TRIANGLE)
+        began = time.perf_counter()
         process = stack.enter_context(subprocess.Popen(words, stdout=subprocess.PIPE, text=True))
         stack.callback(process.terminate)
         stdout, addresses = process.stdout, list[str]()
@@ -59,9 +65,10 @@ def seconds_of(run: str, profile: Path) -> dict[str, float]:
 
         listening = threading.Thread(target=listen)
         listening.start()
-        opened = stack.enter_context(browser.chromium(profile))
-        note("Chromium")
-        tab = opened.tab()
+        if not running:
+            opened = stack.enter_context(browser.chromium(profile))
+            note("Chromium")
+            tab = opened.tab()
         listening.join()
         tab.open(addresses[0])
         note("navigation")
@@ -88,8 +95,9 @@ def main(run: Annotated[str, tyro.conf.Positional], repeat: int = 3) -> None:
     """Print the times of a run's first picture."""
     for _ in range(repeat):
         with tempfile.TemporaryDirectory() as folder:
-            _print(seconds_of(run, Path(folder) / "one"))
-            _print(seconds_of_empty_page(Path(folder) / "two"))
+            _print(seconds_of(run, Path(folder) / "one", running=True))
+            _print(seconds_of(run, Path(folder) / "two", running=False))
+            _print(seconds_of_empty_page(Path(folder) / "three"))
 
 
 def _print(times: dict[str, float]) -> None:
