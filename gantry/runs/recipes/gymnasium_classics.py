@@ -27,9 +27,9 @@ TAXI = QLearningConfig(
 )
 # sb3-contrib's 100,000 steps, in fewer environments for more updates.
 NO_VELOCITY = RecurrentPPOConfig(
-    num_envs=8,
+    num_envs=16,
     rollout_steps=64,
-    epochs=8,
+    epochs=6,
     minibatch_size=512,
     learning_rate=2e-3,
     learning_rate_schedule="linear",
@@ -117,7 +117,7 @@ RECIPES = (
         ),
         total_steps=3_000,
     ),
-    Recipe("CartPoleNoVel-v1", dataclasses.replace(NO_VELOCITY, gamma=0.98), total_steps=100_000),
+    Recipe("CartPoleNoVel-v1", dataclasses.replace(NO_VELOCITY, num_envs=8, epochs=8, gamma=0.98), total_steps=100_000),
     Recipe("PendulumNoVel-v1", dataclasses.replace(NO_VELOCITY, gamma=0.9), total_steps=100_000),
     Recipe("FrozenLake-v1", FROZEN_LAKE, total_steps=15_000),
     Recipe("FrozenLake-v1", FROZEN_LAKE, total_steps=15_000, env_options={"is_slippery": False}),
