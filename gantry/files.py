@@ -188,7 +188,7 @@ def read_tensors(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str],
     """Return the tensors and the metadata of any safetensors file, and whether it has a checksum, which fits then.
 
     Raises:
-        GantryError: the file is missing or damaged, or it is no safetensors file.
+        GantryError: the file is missing or damaged, or it is not a safetensors file.
     """
     return _read(path, "pt")
 
@@ -217,7 +217,7 @@ def _read(path: Path, framework: str) -> tuple[dict[str, Any], dict[str, str], b
     except (SafetensorError, OSError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise GantryError(f"{path} is damaged or no safetensors file ({error}); restore it or train again") from error
     if not isinstance(metadata, dict):
-        raise GantryError(f"{path} is damaged (its metadata is no JSON object); restore it or train again")
+        raise GantryError(f"{path} is damaged (its metadata is not a JSON object); restore it or train again")
     expected = entries.get("checksum", NO_CHECKSUM.decode()).encode()
     if expected == NO_CHECKSUM:
         return arrays, metadata, False

@@ -7,14 +7,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from gantry.agents.parts.spaces import EPSILON, LIMIT
 from gantry.export.graph import Graph
 from gantry.export.saved_policy import SavedPolicy
 from gantry.types import Array
 
-MOST_CHANGE = 10.0
-"""Changes of observations are clipped to so many standard deviations."""
-EPSILON = 1e-8
-"""Added to the variances of changes."""
 NORMALIZED = 1e-5
 """What layer normalization adds to variances, as PyTorch does."""
 BARRED = 1e30
@@ -47,7 +44,7 @@ def add_memory(graph: Graph, policy: SavedPolicy, inputs: str, memory: str) -> t
         scale = (1.0 / np.sqrt(policy.array("policy.change_moments.variance") + EPSILON)).astype(np.float32)
         change = graph.add("Mul", graph.add("Sub", inputs, before), known)
         change = graph.add("Mul", change, graph.constant("inverse_std", scale))
-        most = np.float32(MOST_CHANGE)
+        most = np.float32(LIMIT)
         low, high = graph.constant("low", np.array(-most)), graph.constant("high", np.array(most))
         seen.append(graph.add("Clip", change, low, high))
         after = [inputs, graph.add("Max", known, graph.constant("one", np.ones((1, 1), np.float32)))]

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gantry.agents.parts.spaces import ActionMap, ObservationMap
+from gantry.agents.parts.spaces import EPSILON, LIMIT, ActionMap, ObservationMap
 from gantry.errors import GantryError
 from gantry.export.graph import MEMORY, NEXT_MEMORY, Graph
 from gantry.export.memories import add_memory
 from gantry.export.saved_policy import SavedPolicy
 
 ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "elu": "Elu"}
-LIMIT, EPSILON = 10.0, 1e-8
-"""Numbers of `ObservationNormalizer`: normalized observations are clipped to ±LIMIT, EPSILON is added to variances."""
 
 
 @dataclass(frozen=True)

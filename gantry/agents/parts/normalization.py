@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Tensors, restore, state_of
+from gantry.agents.parts.spaces import EPSILON, LIMIT
 
 
 class RunningMoments:
@@ -50,14 +51,14 @@ class ObservationNormalizer:
     The statistics change only when `update` is called, so that a rollout and the learning from it see the same scale.
     """
 
-    def __init__(self, size: int, enabled: bool, limit: float = 10.0, epsilon: float = 1e-8) -> None:
-        self.enabled, self.limit, self.epsilon = enabled, limit, epsilon
+    def __init__(self, size: int, enabled: bool, limit: float = LIMIT) -> None:
+        self.enabled, self.limit = enabled, limit
         self.moments = RunningMoments(size)
         self._refresh()
 
     def _refresh(self) -> None:
         self.shift = self.moments.mean.astype(np.float32)
-        self.scale = (1.0 / np.sqrt(self.moments.variance + self.epsilon)).astype(np.float32)
+        self.scale = (1.0 / np.sqrt(self.moments.variance + EPSILON)).astype(np.float32)
 
     def apply(self, observations: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """Write the normalized `observations` (..., d) to `out`, of the same shape."""

@@ -11,13 +11,11 @@ from gantry.agents.parts.episode_memory import Kind, Memory, make_memory
 from gantry.agents.parts.networks import MLP
 from gantry.agents.parts.normalization import RunningMoments
 from gantry.agents.parts.policy import Policy
+from gantry.agents.parts.spaces import EPSILON, LIMIT
 from gantry.agents.parts.threads import torch_threads
 from gantry.agents.protocol import PolicyConfig
 from gantry.errors import GantryError
 from gantry.types import Array, Observation, Space
-
-MOST_CHANGE = 10.0
-"""Changes of observations are clipped to so many standard deviations."""
 
 
 class RecurrentPolicyConfig(PolicyConfig, Protocol):
@@ -97,7 +95,7 @@ class RecurrentPolicy:
         carried, before, known, action = memory.split(self.carried_sizes, 1)
         seen = [inputs]
         if self.changes:
-            seen.append(((inputs - before) * known * self.change_scale()).clamp(-MOST_CHANGE, MOST_CHANGE))
+            seen.append(((inputs - before) * known * self.change_scale()).clamp(-LIMIT, LIMIT))
             before, known = inputs, torch.ones_like(known)
         inputs = torch.cat([*seen, action], 1)
         outputs, carried = self.memory.step(inputs, carried)
@@ -105,7 +103,7 @@ class RecurrentPolicy:
 
     def change_scale(self) -> torch.Tensor:
         """Return what changes of normalized observations are multiplied by, (changes,): one over their deviation."""
-        scale = 1.0 / np.sqrt(self.change_moments.variance + 1e-8)
+        scale = 1.0 / np.sqrt(self.change_moments.variance + EPSILON)
         return torch.from_numpy(scale.astype(np.float32)).to(self.base.device)
 
     def observed(self, inputs: torch.Tensor, mask: torch.Tensor) -> None:

@@ -16,6 +16,11 @@ from gantry.types import Array, Observation, Space
 if TYPE_CHECKING:
     from gantry.agents.parts.encodings import Encoding
 
+LIMIT = 10.0
+"""Normalized observations, and normalized changes of them, are clipped to plus and minus this."""
+EPSILON = 1e-8
+"""Added to running variances before their root divides, since an observation may never change."""
+
 
 @dataclass(frozen=True)
 class Spaces:
