@@ -14,6 +14,7 @@ from gantry.agents.sac import (
     SACConfig,
     actor_loss,
     critic_loss,
+    growing_discount,
     mean_and_log_std,
     sample_action,
     temperature_loss,
@@ -135,6 +136,36 @@ def test_actor_and_critics_use_each_other_as_they_were_before_the_step():
     for network, learned, vector in zip(used, (agent.actor, *agent.critics), before, strict=True):
         assert torch.equal(network.vector, vector)
         assert not torch.equal(learned.vector, vector)
+
+
+def test_growing_discount_looks_ten_steps_ahead_at_first_and_ends_at_gamma():
+    for gamma in (0.99, 0.999, 1.0):
+        assert growing_discount(gamma, 0.0) == pytest.approx(0.9)
+        assert growing_discount(gamma, 1.0) == pytest.approx(gamma)
+    assert growing_discount(0.999, 0.5) == pytest.approx(0.99)  # 10, 100, 1000 steps: geometrically
+    assert growing_discount(0.8, 0.0) == 0.8  # looks no farther than that
+
+
+def test_targets_discount_by_what_has_grown_after_as_many_gradient_steps():
+    settings = {**SMALL, "num_envs": 4, "learning_starts": 40, "gamma": 0.99, "gamma_growth_steps": 100}
+    agent = SAC(Spot(4, terminal=True), SACConfig(**settings))
+    agent.learn(40)
+    batch, noise, alpha = agent.replay.sample(32, 0.0), torch.zeros(32, 1), torch.tensor(0.1)
+
+    def targets(steps):
+        for optimizer in agent.critic_optimizers:
+            optimizer.steps = steps
+        return agent.targets(batch, noise, alpha)
+
+    ratio = (targets(50) - batch.reward) / (targets(100) - batch.reward)
+    assert (batch.discount == 0).any()
+    torch.testing.assert_close(
+        ratio[batch.discount > 0],
+        torch.tensor(growing_discount(0.99, 0.5) / 0.99).expand(int((batch.discount > 0).sum())),
+    )
+    torch.testing.assert_close(targets(1_000), targets(100), rtol=0, atol=0)
+    with pytest.raises(GantryError, match="n_step must be 1 with gamma_growth_steps"):
+        SACConfig(gamma_growth_steps=100, n_step=3)
 
 
 # Learning

@@ -27,7 +27,17 @@ from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.replay import Minibatch
 from gantry.agents.parts.replay_collector import ReplayCollector, bounded_actions, mean_metrics
 from gantry.agents.parts.schedules import decayed
-from gantry.agents.parts.settings import Count, Fraction, NotNegative, Positive, Share, Whole, settled, validate
+from gantry.agents.parts.settings import (
+    Count,
+    Fraction,
+    NotNegative,
+    Positive,
+    Share,
+    Whole,
+    require,
+    settled,
+    validate,
+)
 from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.squashed import squashed_log_prob
 from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
@@ -37,6 +47,8 @@ from gantry.types import Array, Observation, SearchSpace
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 """Bounds of the logarithm of the policy's standard deviation, as in the authors' code."""
+FIRST_HORIZON = 10.0
+"""Steps that a growing discount looks ahead at first, 1 / (1 - γ)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +79,10 @@ class SACConfig:
     """Clip the gradient norm of each network to this; None: no clipping."""
     gamma: Share = 0.99
     """Discount per step."""
+    gamma_growth_steps: Whole = 0
+    """Gradient steps over which the discount grows to gamma, from one that looks ten steps ahead; 0: gamma at once."""
     n_step: Count = 1
-    """Steps of real rewards in a target before a value stands in for the rest, at most."""
+    """Steps of real rewards in a target before a value stands in for the rest, at most; 1 while the discount grows."""
     tau: Fraction = 0.005
     """τ: share of the way that the target critics move towards the learned ones with each gradient step."""
     initial_temperature: Positive = 1.0
@@ -101,6 +115,17 @@ class SACConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
         validate(self)
+        require(self.n_step == 1 or not self.gamma_growth_steps, "n_step", "1 with gamma_growth_steps", self.n_step)
+
+
+def growing_discount(gamma: float, share: float) -> float:
+    """Return the discount after a `share`, from 0 to 1, of its growth to `gamma`: 1 / (1 - γ) grows geometrically.
+
+    It begins with FIRST_HORIZON steps, or stays `gamma` where that looks no farther. Few gradient steps learn values of
+    a near future, while those of a far one are errors yet (François-Lavet, Fonteneau and Ernst 2015, arXiv:1512.02011).
+    """
+    horizon = 1.0 / max(1.0 - gamma, 1e-9)
+    return 1.0 - (horizon / FIRST_HORIZON) ** (1.0 - share) / horizon if horizon > FIRST_HORIZON else gamma
 
 
 def mean_and_log_std(outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -342,10 +367,14 @@ class SAC:
     @torch.no_grad()
     def targets(self, batch: Minibatch, next_noise: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
         """Return r + discount · (min Q'(s', a') - α log π(a'|s')), (B,), with a' sampled by `next_noise` (B, A)."""
+        discount, gamma, growth_steps = batch.discount, self.config.gamma, self.config.gamma_growth_steps
+        if growth_steps and gamma:
+            share = min(1.0, self.critic_optimizers[0].steps / growth_steps)
+            discount = discount * (growing_discount(gamma, share) / gamma)
         action, log_prob = sample_action(self.previous_actor(batch.next_observation), next_noise)
         inputs = torch.cat([batch.next_observation, action], 1)
         first, second = (critic(inputs).squeeze(1) for critic in self.target_critics)
-        return td_target(batch.reward, batch.discount, torch.minimum(first, second) - temperature * log_prob)
+        return td_target(batch.reward, discount, torch.minimum(first, second) - temperature * log_prob)
 
     def improve_actor(
         self, observation: torch.Tensor, noise: torch.Tensor, temperature: torch.Tensor, progress: float

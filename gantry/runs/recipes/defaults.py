@@ -39,6 +39,7 @@ ONE_BY_ONE: tuple[AgentConfig, ...] = (
         learning_rate=1e-3,
         actor_learning_rate=1e-3,
         temperature_learning_rate=1e-3,
+        gamma_growth_steps=50_000,
         tau=0.01,
         initial_temperature=0.2,
         hidden_sizes=(128, 128),
