@@ -124,6 +124,25 @@ def test_help_lists_an_agents_settings(capsys):
     assert "TrainArguments" not in text
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["train", "CartPole-v1", "--algo=sac"], "gantry train: write --agent for --algo"),
+        (["train", "CartPole-v1", "--total_timesteps", "9"], "gantry train: write --steps for --total_timesteps"),
+        (["train", "CartPole-v1", "--lr", "3e-4"], "gantry train: write --config.learning-rate for --lr"),
+    ],
+)
+def test_flags_of_other_suites_are_answered_with_ours(words, line, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(words)
+    assert capsys.readouterr().err.splitlines()[-1] == line
+
+
+def test_whole_numbers_are_refused_with_what_was_typed(capsys):
+    assert cli.main(["train", "CartPole-v1", "--steps", "10x"]) == 1
+    assert "gantry: '10x' is not a whole number" in capsys.readouterr().err
+
+
 def test_help_of_an_unknown_command_says_which_there_are(capsys):
     assert run("help", "trian") == 1
     assert "did you mean train" in capsys.readouterr().err

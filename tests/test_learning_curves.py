@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gantry.cli import main
-from gantry.errors import GantryError
+from gantry.errors import GantryError, GantryWarning
 from gantry.plots.learning_curves import Curve, draw_learning_curves, learning_curves
 from gantry.runs.folder import Run, RunConfig
 
@@ -117,6 +117,8 @@ def test_learning_curves_refuse_bad_input_in_one_line(folders, tmp_path):
         learning_curves([run(tmp_path / "empty", "ppo", 0, [])])
     with pytest.raises(GantryError, match="only NaN"):
         learning_curves([run(tmp_path / "nan", "ppo", 0, [(1, float("nan"))])])
+    with pytest.warns(GantryWarning, match="nan has only NaN for 'score': no episode ended; it is left out"):
+        assert len(learning_curves([*folders, tmp_path / "nan"])) == len(learning_curves(folders))
     with pytest.raises(GantryError, match=r"\.png, \.svg or \.pdf"):
         draw_learning_curves(tmp_path / "picture.txt", learning_curves(folders))
 

@@ -133,6 +133,13 @@ def test_module_that_cannot_be_imported_is_refused_in_one_line(tmp_path, monkeyp
     sys.modules.pop("broken", None)
 
 
+def test_ids_without_their_module_and_files_as_modules_are_told_what_to_write():
+    with pytest.raises(GantryError, match="MODULE:nobody/Humanoids-v5"):
+        canonical_id("nobody/Humanoids-v5")
+    with pytest.raises(GantryError, match="is a file: name its module, task:mine/A-v0"):
+        canonical_id("./folder/task.py:mine/A-v0")
+
+
 def test_gantrys_module_prefix_is_dropped():
     assert canonical_id("gantry:gantry/Reach-v0") == canonical_id("Reach-v0") == "gantry/Reach-v0"
 

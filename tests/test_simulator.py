@@ -702,7 +702,8 @@ def test_actions_of_any_numeric_type_are_taken(kind):
         ({"num_threads": -1}, "num_threads"),
         ({"render_mode": "human"}, "render_mode"),
         ({"actions": "both"}, "actions must be"),
-        ({"gravity": 3}, "unexpected keyword argument 'gravity'"),
+        ({"gravity": 3}, "no option 'gravity'.*there are: sparse, actions"),
+        ({"action": "discrete"}, "no option 'action'.*did you mean actions"),
         ({"physics": {"pole_lenght": 1.0}}, "unknown physical parameter 'pole_lenght'.*pole_length"),
         ({"physics": {"pole_length": 5.0}}, "pole_length must lie in 0.1..4 m"),
         ({"physics": {"pole_length": 0.0}}, "pole_length must lie in 0.1..4 m"),
@@ -715,6 +716,15 @@ def test_settings_that_cannot_be_are_refused_in_one_line(settings, message):
     with pytest.raises(GantryError, match=message) as caught:
         make_simulator(ID, **{"num_envs": 2, **settings})
     assert "\n" not in str(caught.value)
+
+
+def test_observations_of_another_shape_than_the_space_are_refused():
+    class Narrow(CartPole):
+        def observation(self, features):
+            return features[..., :2]
+
+    with pytest.raises(GantryError, match=r"Narrow observes arrays \(2,\), where its space is \(5,\)"):
+        Simulator(Narrow(), 3).reset(seed=0)
 
 
 def test_an_unknown_environment_is_refused_with_the_nearest_name():

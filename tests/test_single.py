@@ -129,7 +129,7 @@ def test_unknown_names_and_settings_are_refused():
         gymnasium.make("gantry/CartPoleSwingUpp-v0")
     with pytest.raises(GantryError, match="did you mean gantry/CartPoleSwingUp-v0"):
         make_single("gantry/CartPoleSwingup-v0")
-    with pytest.raises(GantryError, match="unexpected keyword argument 'gravity'"):
+    with pytest.raises(GantryError, match="no option 'gravity'"):
         make(gravity=3.0)
     with pytest.raises(GantryError, match="render_mode"):
         make_single(ID, render_mode="human")

@@ -307,9 +307,11 @@ def test_commands_grid_drive_and_identify(tmp_path, monkeypatch, capsys):
     drive = ["drive", "run", "--seconds", "2", "--episode-seconds", "1", "--explore", "0.5", "--log", "log.csv"]
     assert main(drive) == 0
     assert main(["identify", "log.csv", "--physics", "cart_mass=0.5..4", "--segment-seconds", "0.5", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    printed = capsys.readouterr()
+    found = json.loads(printed.out.splitlines()[-1])
     assert found["estimates"][0]["name"] == "cart_mass"
     assert found["randomize"].startswith("cart_mass=")
+    assert {"cart velocity", "m/s"} <= {cell.strip() for cell in printed.err.replace("\n", "│").split("│")}
     words = ["evaluate", "run", "--episodes", "1", "--max-steps", "3", "--env-id"]
     assert main([*words, f"gantry.transfer.stand_in:{ENV_ID}"]) == 0
     assert "stand_in" in capsys.readouterr().out

@@ -67,7 +67,8 @@ def main(words: Sequence[str]) -> None:
     screen = console(arguments.json)
     steps = len(driven.log.episodes)
     missed = f"{driven.missed} of {steps} deadlines missed"
-    screen.print(f"{steps} control steps at {robot.rate:g} Hz; {missed}; slowest choice {1000 * driven.longest:.1f} ms")
+    pace = f"{steps} control steps at {robot.rate:g} Hz; {missed}; slowest choice {1000 * driven.longest:.1f} ms"
+    screen.print(f"{arguments.robot}: {pace}", soft_wrap=True, markup=False)
     if driven.score is not None:
         screen.print(f"score {driven.score:.1f}")
     if arguments.log is not None:

@@ -1,5 +1,6 @@
 """`gantry identify`: fit physical quantities to a robot's log."""
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -44,7 +45,10 @@ def main(words: Sequence[str]) -> None:
     """Run `gantry identify`."""
     arguments = parse(IdentifyArguments, "identify", words)
     from gantry.cli.options import parse_options
+    from gantry.envs.components import names_of
     from gantry.envs.domain_randomization import Range, parse_quantity
+    from gantry.envs.factory import make_vec
+    from gantry.runs.info import interface
     from gantry.transfer.identify import identify
     from gantry.transfer.log import Log
 
@@ -65,14 +69,20 @@ def main(words: Sequence[str]) -> None:
         arguments.segment_seconds,
     )
     table = Table(title=f"{arguments.log}: {found.seconds:.0f} s of {found.env_id}", title_justify="left")
-    for name in ("quantity", "value", f"{found.confidence:.0%} interval", "unit"):
+    for name in ("quantity", "value", f"{100 * found.confidence:.0f} % interval", "unit"):
         table.add_column(name, justify="left" if name in ("quantity", "unit") else "right")
     for each in found.estimates:
         interval = f"{each.low:.4g} to {each.high:.4g}" if each.low < each.high else "tried one by one"
         table.add_row(each.name, f"{each.value:.4g}", interval, each.unit)
     screen.print(table)
-    noise = ", ".join(f"{value:.2g}" for value in found.noise)
-    screen.print(f"residuals' standard deviations {noise}; {found.left_out} of {found.segments} segments left out")
+    with contextlib.closing(make_vec(found.env_id)) as env:
+        sensors = interface(env).observation
+    units = [each.unit for each in sensors for _ in range(each.count)]
+    table = Table("observation", "residuals' std", "unit", title_justify="left")
+    for name, value, unit in zip(names_of(sensors), found.noise, units, strict=True):
+        table.add_row(name, f"{value:.2g}", unit)
+    screen.print(table)
+    screen.print(f"{found.left_out} of {found.segments} segments left out")
     randomize = found.randomization(arguments.widen)
     screen.print(f'--randomize "{randomize}"', soft_wrap=True)
     if arguments.json:

@@ -78,11 +78,11 @@ def environment_for(config: "RunConfig", agent: "Agent", env_id: str | None, cha
     return env_id, changes
 
 
-def whole_number(text: str, what: str) -> int:
+def whole_number(text: str, what: str = "") -> int:
     """Return the whole number that is written as 100000, 100_000, 1e5 or 100k (k: thousand, m: million).
 
     Raises:
-        GantryError: it is none; `what` names the flag.
+        GantryError: it is none; `what` names the flag, where that is known.
     """
     word = text.strip().lower()
     factor = {"k": 1_000, "m": 1_000_000}.get(word[-1:], 1)
@@ -93,13 +93,14 @@ def whole_number(text: str, what: str) -> int:
             return int(number)
     except (ValueError, OverflowError):
         pass
-    raise GantryError(f"{what} takes a whole number, such as 100000, 1e5 or 100k, not {shown(text)!r}")
+    place = f"{what}: " if what else ""
+    raise GantryError(f"{place}{shown(text)!r} is not a whole number, such as 100000, 1e5 or 100k")
 
 
 WHOLE_NUMBER = PrimitiveConstructorSpec(
     nargs=1,
     metavar="INT",
-    instance_from_str=lambda words: None if words[0] == "None" else whole_number(words[0], "the flag"),
+    instance_from_str=lambda words: None if words[0] == "None" else whole_number(words[0]),
     is_instance=lambda value: value is None or isinstance(value, int),
     str_from_instance=lambda value: [str(value)],
 )

@@ -1,6 +1,7 @@
 """What the commands share in talking to people and to programs."""
 
 import contextlib
+import dataclasses
 import json
 import math
 import sys
@@ -14,6 +15,17 @@ from gantry.types import Json
 
 Arguments = TypeVar("Arguments")
 
+ELSEWHERE = {
+    "--algo": "--agent",
+    "--algorithm": "--agent",
+    "--total-timesteps": "--steps",
+    "--n-timesteps": "--steps",
+    "--timesteps": "--steps",
+    "--n-envs": "--num-envs",
+    "--lr": "--config.learning-rate",
+}
+"""Flags as other suites call them, and what they are called here."""
+
 
 def parse(kind: type[Arguments], command: str, words: Sequence[str]) -> Arguments:
     """Return the flags of `gantry COMMAND`; on --help or wrong usage print and exit, as argparse does."""
@@ -22,6 +34,17 @@ def parse(kind: type[Arguments], command: str, words: Sequence[str]) -> Argument
 
         print(help_text(kind, command), end="")
         raise SystemExit(0)
+    fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for word in words:
+        flag = word.partition("=")[0]
+        here = ELSEWHERE.get(flag.replace("_", "-"))
+        if (
+            here is not None
+            and flag[2:].replace("-", "_") not in fields
+            and here.split(".")[0][2:].replace("-", "_") in fields
+        ):
+            print(f"gantry {command}: write {here} for {flag}", file=sys.stderr)
+            raise SystemExit(2)
     return tyro.cli(kind, prog=f"gantry {command}", args=list(words), config=(tyro.conf.AvoidSubcommands,))
 
 

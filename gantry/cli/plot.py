@@ -40,16 +40,15 @@ def main(words: Sequence[str]) -> None:
     """Run `gantry plot`."""
     arguments = parse(PlotArguments, "plot", words)
     from gantry.plots.learning_curves import draw_learning_curves, learning_curves
-    from gantry.runs.folder import Run
 
     curves = learning_curves(arguments.runs, arguments.metric, arguments.against, arguments.log)
     second = None
     if arguments.second is not None:
         same = learning_curves(arguments.runs, arguments.second, arguments.against, arguments.log)
         second = arguments.second, same
-    environments = {Run(folder).read_config().env_id for folder in arguments.runs}
-    title = ", ".join(sorted(environments))
+    title = ", ".join(sorted({curve.environment for curve in curves}))
     draw_learning_curves(arguments.out, curves, arguments.metric, arguments.against, title, arguments.log, second)
-    console(arguments.json).print(f"{len(arguments.runs)} runs → {arguments.out}", soft_wrap=True, markup=False)
+    drawn = sum(curve.seeds for curve in curves)
+    console(arguments.json).print(f"{drawn} run{'s' * (drawn != 1)} → {arguments.out}", soft_wrap=True, markup=False)
     if arguments.json:
         print_json({"picture": str(arguments.out), "curves": [curve.label for curve in curves]})

@@ -193,13 +193,17 @@ def _runs(arguments: RecordArguments) -> "list[Take]":
     from gantry.agents import load_agent
     from gantry.film.side_by_side import Take
 
-    takes = []
-    for folder in (arguments.run, *arguments.compare):
-        config = Run(folder).read_config()
-        options = {**config.env_options, **_options(arguments)}
-        label = f"{config.agent} seed {config.seed}, {film_title(config.env_id)}"
-        takes.append(Take(label, load_agent(folder), config.env_id, options))
-    return takes
+    folders = (arguments.run, *arguments.compare)
+    configs = [Run(folder).read_config() for folder in folders]
+    several = len({config.env_id for config in configs}) > 1
+    labels = [f"{each.agent} seed {each.seed}{f', {film_title(each.env_id)}' if several else ''}" for each in configs]
+    if len({*labels}) < len(labels):
+        labels = [folder.resolve().name for folder in folders]
+    wishes = _options(arguments)
+    return [
+        Take(label, load_agent(folder), config.env_id, {**config.env_options, **wishes})
+        for label, folder, config in zip(labels, folders, configs, strict=True)
+    ]
 
 
 def _snapshots(arguments: RecordArguments) -> "list[Take]":

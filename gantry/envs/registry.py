@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +172,10 @@ def import_module_of(env_id: str) -> str:
         GantryError: the module cannot be imported.
     """
     module, _, name = env_id.rpartition(":")
+    if module.endswith(".py"):
+        raise GantryError(
+            f"{shown(module)!r} is a file: name its module, {Path(module).stem}:{shown(name)}, in its folder"
+        )
     if module and module not in sys.modules:
         if not {"", os.getcwd()} & set(sys.path):
             sys.path.append(os.getcwd())
@@ -207,8 +212,11 @@ def canonical_id(name: str) -> str:
         if found := _in_any_case(candidate, registry):
             return found
     hint = nearest(env_id, [*_specs, *(known.removeprefix("gantry/") for known in registry)])
+    namespace = env_id.rpartition("/")[0]
     if "did you mean" not in hint:
         hint = "; `gantry list` shows Gantry's own, any installed Gymnasium id works, and so does module:ID"
+    elif namespace and not any(known.lower().startswith(f"{namespace.lower()}/") for known in registry):
+        hint += f"; one that a module registers is named with it: MODULE:{shown(env_id)}"
     raise GantryError(f"unknown environment {shown(env_id)!r}{hint}")
 
 

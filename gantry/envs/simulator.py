@@ -31,7 +31,7 @@ from gantry.envs.reward_design import RewardDesign
 from gantry.envs.state import State
 from gantry.envs.task import Task
 from gantry.envs.trials import extended_space, make_trials
-from gantry.errors import GantryError, shown
+from gantry.errors import GantryError, nearest, shown
 from gantry.types import Infos, Json, Numeric, Observation
 
 DIVERGENCE_WARNINGS = [
@@ -235,7 +235,13 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self._episodes[seeded] = -1
             self._seeded = True
         self._begin_episodes(ids)
-        return self.observe(), self.physics_infos()
+        observations = self.observe()
+        if isinstance(observations, np.ndarray) and observations.shape != self.observation_space.shape:
+            kind, found = type(self.task).__name__, observations.shape[1:]
+            raise GantryError(
+                f"{kind} observes arrays {found}, where its space is {self.single_observation_space.shape}"
+            )
+        return observations, self.physics_infos()
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Infos]:
         """Advance every environment by one control step.
@@ -672,7 +678,9 @@ def _check_settings(
     if not isinstance(num_threads, int | np.integer) or num_threads < 0:
         raise GantryError(f"num_threads must be 0 (one a CPU) or more, not {num_threads}")
     if render_mode not in (None, "rgb_array"):
-        raise GantryError(f"render_mode must be None or 'rgb_array', not {render_mode!r}")
+        raise GantryError(
+            f"render_mode must be None or 'rgb_array', not {render_mode!r}; `gantry view` shows an environment live"
+        )
     modes = [mode.value for mode in AutoresetMode]
     if autoreset_mode not in [*modes, *AutoresetMode]:
         raise GantryError(f"autoreset_mode must be one of {', '.join(modes)}, not {autoreset_mode!r}")
@@ -705,11 +713,16 @@ def make_task(env_id: str, **options: Any) -> Task:
     """
     spec = require_task(env_id)
     kind, settings = spec.load_class(), {**spec.options, **options}
+    usual = inspect.signature(kind).parameters
+    if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in usual.values()):
+        for name in options:
+            if name not in usual:
+                own = [each for each in usual if each not in spec.options]
+                raise GantryError(f"{env_id} has no option {shown(name)!r}{nearest(name, own) if own else ''}")
     try:
         task = kind(**settings)
     except TypeError as error:
         raise GantryError(f"{env_id}: {str(error).removeprefix(f'{kind.__name__}.__init__() ')}") from error
-    usual = inspect.signature(kind).parameters
     changed = [
         f"{key}={_file_name(value)!r}"
         for key, value in sorted(settings.items())

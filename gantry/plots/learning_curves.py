@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from gantry.errors import GantryError, shown
+from gantry.errors import GantryError, GantryWarning, shown
 from gantry.files import replacing
 from gantry.runs.folder import Run, RunConfig, flattened
 from gantry.types import Json
@@ -41,6 +42,7 @@ class Curve:
         low: (k,) minimum over seeds.
         high: (k,) maximum over seeds.
         seeds: number of seeds.
+        environment: where the runs learned.
     """
 
     label: str
@@ -49,6 +51,7 @@ class Curve:
     low: np.ndarray
     high: np.ndarray
     seeds: int
+    environment: str = ""
 
 
 def learning_curves(
@@ -63,7 +66,8 @@ def learning_curves(
         logarithmic: space the grid points logarithmically.
 
     Returns:
-        The curves, in the order of their first runs, labeled by what differs. A curve ends with its shortest run.
+        The curves, in the order of their first runs, labeled by what differs. A curve ends with its shortest run. Runs
+        whose metric is nowhere a number are left out, with a warning.
 
     Raises:
         GantryError: no runs, or a run without metrics or without this metric.
@@ -75,16 +79,34 @@ def learning_curves(
     for folder in folders:
         run = Run(folder)
         configuration = _configuration(run.read_config())
+        x, values = _series(run, metric, against)
+        if not len(x):
+            missing = f"{shown(folder)} has only NaN for {shown(metric)!r}: no episode ended"
+            if len(folders) == 1:
+                raise GantryError(f"{missing}; train it longer")
+            warnings.warn(f"{missing}; it is left out", GantryWarning, stacklevel=2)
+            continue
         key = json.dumps(configuration, sort_keys=True)
         configurations[key] = configuration
-        runs.setdefault(key, []).append(_series(run, metric, against))
+        runs.setdefault(key, []).append((x, values))
+    if not runs:
+        raise GantryError(f"no run has numbers for {shown(metric)!r}; train longer")
     result = []
-    for label, series in zip(_labels(list(configurations.values())), runs.values(), strict=True):
+    labels = _labels(list(configurations.values()))
+    for key, label, series in zip(runs, labels, runs.values(), strict=True):
         start, stop = max(x[0] for x, _ in series), min(x[-1] for x, _ in series)
         grid = (np.geomspace if logarithmic else np.linspace)(start, max(start, stop), POINTS)
         stacked = np.stack([np.interp(grid, x, values) for x, values in series])
         result.append(
-            Curve(label, grid, np.median(stacked, 0), stacked.min(0), stacked.max(0), len(series)),
+            Curve(
+                label,
+                grid,
+                np.median(stacked, 0),
+                stacked.min(0),
+                stacked.max(0),
+                len(series),
+                configurations[key]["environment"],
+            ),
         )
     return result
 
@@ -106,8 +128,6 @@ def _series(run: Run, metric: str, against: Against) -> tuple[np.ndarray, np.nda
     x = np.array([row[against] for row in rows])
     values = np.array([row[name] for row in rows])
     finite = np.isfinite(values) & np.isfinite(x)
-    if not finite.any():
-        raise GantryError(f"{shown(run.folder)} has only NaN for {shown(metric)!r}: no episode ended; train it longer")
     return x[finite], values[finite]
 
 

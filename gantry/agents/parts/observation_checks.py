@@ -38,7 +38,8 @@ def checked_vectors(observation: Observation, into: "ObservationMap") -> tuple[N
     shape = into.space.shape or ()
     single = numbers.shape == shape
     if not single and (numbers.ndim != len(shape) + 1 or numbers.shape[1:] != shape):
-        raise GantryError(f"the observation has shape {numbers.shape}; the policy takes {shape} or (k, *{shape})")
+        batch = f"(k, {', '.join(map(str, shape))})" if shape else "(k,)"
+        raise GantryError(f"the observation has shape {numbers.shape}; the policy takes {shape} or {batch}")
     if not finite:
         raise GantryError("the observation holds NaN or infinite numbers")
     vectors = into.vectors(numbers[None] if single else numbers)
