@@ -13,8 +13,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from gantry.agents.parts.threads import torch_threads
 from gantry.benchmark.reinforce_variance import ENV_ID, EPISODES, variances
+from gantry.machine.threads import torch_threads
 
 SEED = 0
 LABELS = {"none": "none", "mean": "mean of the other episodes", "value": "learned value"}

@@ -13,11 +13,13 @@ PACKAGE = REPOSITORY / "gantry"
 LATER = {
     "memory (recurrent PPO)": ("recurrent_ppo", "parts.recurrent_policy", "parts.episode_memory"),
     "a centralized critic": ("parts.centralized_critic",),
-    "composite spaces": ("parts.encodings",),
     "data sets": ("parts.experience",),
     "checksums and checks of files": ("parts.tensor_checks", "parts.policy_format"),
+    "a message where numbers diverge": ("parts.divergence",),
 }
 """What was added to the agents after their bound on code lines was set: what for → modules of gantry.agents."""
+MOVED = ("optimizers", "spaces.maps", "spaces.observation_checks", "settings.fields", "machine.threads")
+"""Modules and packages that stood in gantry.agents when the bounds were set, and stand below it now."""
 
 
 def modules(root: Path = PACKAGE) -> dict[str, Path]:
@@ -127,6 +129,7 @@ def main() -> None:
     known = modules()
     graph = {name: imports(path, known) for name, path in known.items()}
     agents = {name: path for name, path in known.items() if name.startswith("gantry.agents")}
+    moved = [f"gantry.{name}" for name in MOVED]
     algorithms = {name: path for name, path in agents.items() if name.count(".") == 2 and path.name != "__init__.py"}
     at_once = {name: imports(path, known, late=False) for name, path in known.items()}
     read = {name for name in closure("gantry.agents.ppo", at_once) if name in agents and name != "gantry.agents"}
@@ -138,6 +141,8 @@ def main() -> None:
     )
     for name in sorted(read):
         print(f"    {name.removeprefix('gantry.agents.')}: {lines(known[name])}")
+    below = {name for name in closure("gantry.agents.ppo", at_once) if name.startswith(tuple(moved))}
+    print(f"    and in what once stood there: {sum(lines(known[name]) for name in below)} lines")
     print(f"imported only where a task or a call needs it: {sum(lines(known[name]) for name in late)} lines")
     for name in sorted(late):
         print(f"    {name.removeprefix('gantry.agents.')}: {lines(known[name])}")
@@ -148,6 +153,8 @@ def main() -> None:
     print(f"    in modules that were there when the bound was set: {without - sum(added.values())} (at most 5,142)")
     for what, number in added.items():
         print(f"    in modules added later, for {what}: {number}")
+    outside = sum(code_lines(path) for name, path in known.items() if name.startswith(tuple(moved)))
+    print(f"    in modules that stood there when the bound was set, and stand below now: {outside}")
     print(f"uses of Any in gantry/: {sum(map(uses_of_any, known.values()))} (at most 90)")
     root = sorted(path.stem for path in PACKAGE.glob("*.py"))
     print(f"modules at the root: {', '.join(root)}")

@@ -10,8 +10,8 @@ from small_mdp import SmallMDP, gradient, one_hot, returns_by_hand, trajectories
 from gantry.agents.a2c import A2C, A2CConfig, policy_loss, value_loss
 from gantry.agents.parts.optim import descend
 from gantry.agents.parts.rmsprop import RMSprop
-from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
+from gantry.machine.threads import torch_threads
 
 
 @pytest.fixture(autouse=True)

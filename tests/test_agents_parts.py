@@ -18,11 +18,11 @@ from gantry.agents.parts.network_pass import Pass
 from gantry.agents.parts.networks import MLP
 from gantry.agents.parts.normalization import ObservationNormalizer, ReturnNormalizer, RunningMoments
 from gantry.agents.parts.optim import Adam, joint_norm
-from gantry.agents.parts.spaces import ActionMap, ObservationMap
 from gantry.agents.parts.squashed import SquashedGaussian, squashed_entropy, squashed_log_prob
-from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
 from gantry.files import space_from_json, space_to_json
+from gantry.machine.threads import torch_threads
+from gantry.spaces.maps import ActionMap, ObservationMap
 
 ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU, "elu": torch.nn.ELU}
 

@@ -5,9 +5,9 @@ import zoo
 from agent_doubles import DISABLED, NEXT_STEP, SAME_STEP, Forgetful, Spot
 from gymnasium.vector import SyncVectorEnv
 
-from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.vector_stepper import ResumableEnv, VectorStepper
 from gantry.errors import GantryError
+from gantry.spaces.maps import Spaces
 
 
 class Countdown(gymnasium.Env):

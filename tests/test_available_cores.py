@@ -6,7 +6,8 @@ import os
 import pytest
 
 from gantry.envs import batch
-from gantry.envs.batch import available_cores, cpu_quota, threads_for
+from gantry.envs.batch import threads_for
+from gantry.machine.cores import available_cores, cpu_quota
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import itertools
 import pytest
 import torch
 
-from gantry.agents.optimizers.categorical import CategoricalCrossEntropy
 from gantry.errors import GantryError
+from gantry.optimizers.categorical import CategoricalCrossEntropy
 
 METHOD = CategoricalCrossEntropy(population=6, elites=2, keep_elite_fraction=0.5, smoothing=0.5, uniform_fraction=0.4)
 

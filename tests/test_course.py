@@ -67,8 +67,8 @@ def test_commands_of_chapter_run(page, workplace, monkeypatch, capsys):
 
 
 def minimized(function, method, start, evaluations=20_000, seed=0):
-    from gantry.agents.optimizers.minimize import Budget, minimize
     from gantry.minimization.test_functions import find_function
+    from gantry.optimizers.minimize import Budget, minimize
 
     return minimize(
         find_function(function).problem(),
@@ -81,7 +81,7 @@ def minimized(function, method, start, evaluations=20_000, seed=0):
 
 
 def test_fixed_step_takes_the_predicted_number_of_steps():
-    from gantry.agents.optimizers.gradient_descent import GradientDescent
+    from gantry.optimizers.gradient_descent import GradientDescent
 
     predicted = math.ceil(math.log(2.4 / math.sqrt(2) / math.sqrt(2e-8)) / -math.log(1 - 0.019))
     result = minimized("valley", GradientDescent(rule="fixed", step_size=0.019), (1.8, 0.6))
@@ -92,7 +92,7 @@ def test_fixed_step_takes_the_predicted_number_of_steps():
 
 
 def test_three_point_search_depends_on_the_axes():
-    from gantry.agents.optimizers.three_point import ThreePoint
+    from gantry.optimizers.three_point import ThreePoint
 
     turned = re.search(r'gantry optimize "([^"]+)" --method three-point', text_of(2))[1]
     starts = (8 * torch.rand(6, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 4).tolist()
@@ -156,7 +156,7 @@ def test_advantages_and_clipped_samples():
 
 def test_steps_of_the_model_per_action():
     from gantry.agents.models.plan_search import SearchConfig
-    from gantry.agents.optimizers.icem import ImprovedCrossEntropy
+    from gantry.optimizers.icem import ImprovedCrossEntropy
     from gantry.runs.recipes import find_recipe
 
     recipe = find_recipe("gantry/CartPoleSwingUp-v0", "planner", {})

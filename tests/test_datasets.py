@@ -15,13 +15,13 @@ from gantry.agents.models.ensemble import EnsembleConfig
 from gantry.agents.models.plan_search import SearchConfig
 from gantry.agents.parts.experience import Experience
 from gantry.agents.parts.replay_collector import ReplayCollector
-from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.cli import main
 from gantry.errors import GantryError
 from gantry.runs.datasets.collect import collect
 from gantry.runs.environments import open_env
 from gantry.runs.folder import WALL_CLOCK_COLUMNS, Run
 from gantry.runs.train import resume, train
+from gantry.spaces.maps import ActionMap, ObservationMap, Spaces
 
 h5py = pytest.importorskip("h5py")
 

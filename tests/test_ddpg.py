@@ -11,8 +11,8 @@ from gantry.agents import default_config
 from gantry.agents.ddpg import DDPG, DDPGConfig, action_gradient, actor_gradient, critic_loss, smoothed
 from gantry.agents.parts.network_pass import Pass
 from gantry.agents.parts.networks import MLP
-from gantry.agents.parts.spaces import Spaces
 from gantry.errors import GantryError
+from gantry.spaces.maps import Spaces
 
 SMALL = DDPGConfig(
     num_envs=16, learning_starts=200, batch_size=64, hidden_sizes=(32, 32), gamma=0.5, learning_rate=3e-3,

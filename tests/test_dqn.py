@@ -5,8 +5,8 @@ import torch
 from agent_doubles import NEXT_STEP, SAME_STEP, Spot
 
 from gantry.agents.dqn import DQN, DQNConfig, best_value, duel, duel_gradient, value_loss
-from gantry.agents.parts.spaces import Spaces
 from gantry.errors import GantryError
+from gantry.spaces.maps import Spaces
 
 SMALL = {"num_envs": 16, "learning_starts": 200, "batch_size": 64, "hidden_sizes": (32, 32), "gamma": 0.5,
          "learning_rate": 3e-3, "target_update_interval": 20}  # fmt: skip

@@ -15,8 +15,8 @@ from gantry.agents.models.ensemble import (
     ensemble_forward,
     gaussian_nll,
 )
-from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
+from gantry.machine.threads import torch_threads
 
 A = torch.tensor([[0.9, 0.2], [-0.1, 0.8]])
 B = torch.tensor([[0.0], [0.5]])

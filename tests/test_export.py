@@ -28,13 +28,13 @@ from gantry.agents import (
     agent_class,
     agent_of_config,
 )
-from gantry.agents.parts.spaces import Spaces
 from gantry.cli import main
 from gantry.errors import GantryError
 from gantry.files import config_to_json
 from gantry.runs.environments import open_env
 from gantry.runs.evaluate import evaluate_agent
 from gantry.runs.folder import Run, RunConfig, current_versions
+from gantry.spaces.maps import Spaces
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -10,9 +10,9 @@ from gymnasium.vector.utils import batch_space
 from gantry.agents.ddpg import DDPG, DDPGConfig
 from gantry.agents.parts.hindsight import Hindsight, check_goals, for_each_pair, make_goals_relative
 from gantry.agents.parts.replay import ReplayBuffer
-from gantry.agents.parts.spaces import ObservationMap
 from gantry.agents.parts.vector_stepper import Transition
 from gantry.errors import GantryError
+from gantry.spaces.maps import ObservationMap
 
 BOX = gymnasium.spaces.Box(-9.0, 9.0, (2,), np.float32)
 SPACE = gymnasium.spaces.Dict({"observation": BOX, "achieved_goal": BOX, "desired_goal": BOX})

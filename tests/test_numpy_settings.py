@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gantry.agents import AGENTS, agent_class, default_config, load_agent, save_agent
-from gantry.agents.parts.spaces import Spaces
+from gantry.spaces.maps import Spaces
 
 CONTINUOUS = Spaces(gymnasium.spaces.Box(-1, 1, (2,)), gymnasium.spaces.Box(-1, 1, (1,)), np.int64(4))
 DISCRETE = Spaces(gymnasium.spaces.Discrete(4), gymnasium.spaces.Discrete(2), np.int64(4))

@@ -14,13 +14,13 @@ from agent_states import parameters, restore, trainer_state
 from gantry.agents import CONFIGS, agent_class, default_config, load_agent, save_agent
 from gantry.agents.ddpg import DDPG, DDPGConfig
 from gantry.agents.dqn import DQN, DQNConfig
-from gantry.agents.parts import memory
 from gantry.agents.parts.networks import MLP
-from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
 from gantry.agents.sac import SAC, SACConfig
 from gantry.errors import GantryError
 from gantry.files import config_from_json, config_to_json
+from gantry.machine import memory
+from gantry.spaces.maps import Spaces
 
 SMALL = {
     "num_envs": 16, "buffer_size": 4_000, "learning_starts": 100, "batch_size": 64, "hidden_sizes": (32, 32),

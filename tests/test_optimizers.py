@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from gantry.agents.optimizers import METHODS, method_class
-from gantry.agents.optimizers.cross_entropy import CrossEntropy
-from gantry.agents.optimizers.gradient_descent import GradientDescent, spectral_step_sizes
-from gantry.agents.optimizers.icem import ImprovedCrossEntropy, colored_noise
-from gantry.agents.optimizers.minimize import Budget, minimize
-from gantry.agents.optimizers.mppi import PathIntegral, path_integral_weights
-from gantry.agents.optimizers.nes import NaturalEvolutionStrategy, natural_gradients, rank_utilities
-from gantry.agents.optimizers.newton import Newton, positive_definite, trust_region_step
-from gantry.agents.optimizers.problem import Bounds, Problem, one_by_one
-from gantry.agents.optimizers.random_shooting import RandomShooting
-from gantry.agents.optimizers.sampling import SamplingMethod
-from gantry.agents.optimizers.three_point import ThreePoint, parabola_vertex, search_line
 from gantry.errors import GantryError
+from gantry.optimizers import METHODS, method_class
+from gantry.optimizers.cross_entropy import CrossEntropy
+from gantry.optimizers.gradient_descent import GradientDescent, spectral_step_sizes
+from gantry.optimizers.icem import ImprovedCrossEntropy, colored_noise
+from gantry.optimizers.minimize import Budget, minimize
+from gantry.optimizers.mppi import PathIntegral, path_integral_weights
+from gantry.optimizers.nes import NaturalEvolutionStrategy, natural_gradients, rank_utilities
+from gantry.optimizers.newton import Newton, positive_definite, trust_region_step
+from gantry.optimizers.problem import Bounds, Problem, one_by_one
+from gantry.optimizers.random_shooting import RandomShooting
+from gantry.optimizers.sampling import SamplingMethod
+from gantry.optimizers.three_point import ThreePoint, parabola_vertex, search_line
 
 MATRIX = torch.tensor([[3.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
 CENTER = torch.tensor([1.0, -0.5], dtype=torch.float64)
@@ -661,5 +661,5 @@ def test_update_refuses_nan_values():
 
 
 def test_listing_methods_does_not_import_torch():
-    program = "import sys, gantry.agents, gantry.agents.optimizers; sys.exit('torch' in sys.modules)"
+    program = "import sys, gantry.agents, gantry.optimizers; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -49,7 +49,8 @@ def test_wheel_works_outside_the_repository(tmp_path):
 
 FLOORS = (
     {"assets", "errors", "types"},
-    {"files"},
+    {"files", "machine", "settings", "spaces"},
+    {"optimizers"},
     {"envs", "agents"},
     {"runs"},
     {"film", "plots", "optimal_control", "minimization", "export", "view"},

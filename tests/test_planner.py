@@ -16,20 +16,20 @@ from gantry.agents.models.plan_search import PlanSearch, SearchConfig, finite_co
 from gantry.agents.models.reward_model import LearnedReward, TaskReward
 from gantry.agents.models.terminal_value import TerminalValue
 from gantry.agents.mpc import MPC, PlanningRecord
-from gantry.agents.parts.spaces import ActionMap, ObservationMap
-from gantry.agents.parts.threads import torch_threads
 from gantry.agents.pets import PETS, PlannerConfig
 from gantry.envs.simulator import make_simulator
 from gantry.errors import GantryError
 from gantry.film.overlay import PlanReturns
 from gantry.film.plan_overlay import PlanPrediction, plan_markers, plan_returns
 from gantry.film.record import record
+from gantry.machine.threads import torch_threads
 from gantry.plots.model_calibration import draw_model_calibration
 from gantry.runs.environments import open_env
 from gantry.runs.evaluate import evaluate
 from gantry.runs.folder import Run
 from gantry.runs.recipes import recipe_for
 from gantry.runs.train import train
+from gantry.spaces.maps import ActionMap, ObservationMap
 
 SWING_UP = "gantry/CartPoleSwingUp-v0"
 SEARCH = SearchConfig(horizon=6, population=16, elites=4, iterations=2)

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 
 import gantry
 from gantry.agents import load_agent
-from gantry.agents.parts.spaces import Spaces
-from gantry.agents.parts.threads import torch_threads
 from gantry.agents.ppo import PPO, PPOConfig, approximate_kl, clipped_surrogate, value_loss
 from gantry.errors import GantryError
 from gantry.files import json_checksum, load_tensors, save_tensors
+from gantry.machine.threads import torch_threads
+from gantry.spaces.maps import Spaces
 
 SMALL = PPOConfig(num_envs=16, rollout_steps=16, minibatch_size=64, epochs=4, learning_rate=3e-3, gamma=0.5)
 

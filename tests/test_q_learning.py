@@ -11,7 +11,6 @@ from gymnasium.vector.utils import batch_space
 from toy_text import toy_text_mdp
 
 from gantry.agents import load_agent, save_agent
-from gantry.agents.parts import memory
 from gantry.agents.q_learning import (
     QLearning,
     QLearningConfig,
@@ -22,6 +21,7 @@ from gantry.agents.q_learning import (
     occurrence_numbers,
 )
 from gantry.errors import GantryError
+from gantry.machine import memory
 from gantry.optimal_control.value_iteration import FiniteMDP, reachable_states, value_iteration
 
 

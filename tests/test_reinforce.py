@@ -18,7 +18,6 @@ from small_mdp import (
     values,
 )
 
-from gantry.agents.parts.threads import torch_threads
 from gantry.agents.reinforce import (
     BASELINES,
     Episodes,
@@ -33,6 +32,7 @@ from gantry.agents.reinforce import (
 )
 from gantry.benchmark.reinforce_variance import baseline_variances
 from gantry.errors import GantryError, GantryWarning
+from gantry.machine.threads import torch_threads
 
 
 @pytest.fixture(autouse=True)

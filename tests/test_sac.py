@@ -7,7 +7,6 @@ import pytest
 import torch
 from agent_doubles import Spot
 
-from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.td_targets import hard_update
 from gantry.agents.sac import (
     SAC,
@@ -20,6 +19,7 @@ from gantry.agents.sac import (
     temperature_loss,
 )
 from gantry.errors import GantryError
+from gantry.spaces.maps import Spaces
 
 SMALL = {
     "num_envs": 16, "learning_starts": 200, "batch_size": 64, "hidden_sizes": (32, 32), "gamma": 0.5,

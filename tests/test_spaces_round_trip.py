@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
-from gantry.agents.parts.spaces import ObservationMap
 from gantry.errors import GantryError
 from gantry.files import space_from_json, space_to_json
+from gantry.spaces.maps import ObservationMap
 
 INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
 FLOATS = ["float16", "float32", "float64"]

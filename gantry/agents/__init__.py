@@ -3,11 +3,10 @@
 `from gantry.agents import PPO, PPOConfig` imports PyTorch; importing this package or listing the agents does not.
 """
 
-import importlib
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
-from gantry.agents.parts.registry import registered_class
-from gantry.errors import GantryError
+from gantry.errors import GantryError, nearest
 from gantry.types import Json
 
 if TYPE_CHECKING:
@@ -90,12 +89,18 @@ def __getattr__(name: str) -> Any:
     """Import a name of `__all__` when it is first asked for."""
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, attribute = _EXPORTS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return pkgutil.resolve_name(_EXPORTS[name])
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _registered(name: str, registry: dict[str, str]) -> Any:
+    location = registry.get(name.lower())
+    if location is None:
+        raise GantryError(f"no agent is called {name!r}{nearest(name, registry)}")
+    return pkgutil.resolve_name(location)
 
 
 def agent_class(name: str) -> "AgentClass":
@@ -104,7 +109,7 @@ def agent_class(name: str) -> "AgentClass":
     Raises:
         GantryError: no agent has that name; the message names the nearest ones.
     """
-    found: AgentClass = registered_class("agent", name, AGENTS)
+    found: AgentClass = _registered(name, AGENTS)
     return found
 
 
@@ -114,7 +119,7 @@ def config_class(name: str) -> type[Any]:
     Raises:
         GantryError: no agent has that name; the message names the nearest ones.
     """
-    found: type[Any] = registered_class("agent", name, CONFIGS)
+    found: type[Any] = _registered(name, CONFIGS)
     return found
 
 

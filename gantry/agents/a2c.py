@@ -21,11 +21,11 @@ from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.policy import Policy
 from gantry.agents.parts.rmsprop import RMSprop
 from gantry.agents.parts.rollouts import Batch, Rollout, standardized
-from gantry.agents.parts.settings import Count, NotNegative, Positive, Share, ShareBelow1, require, settled, validate
-from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
-from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
+from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed, settled
+from gantry.machine.threads import torch_threads
+from gantry.settings.fields import Count, NotNegative, Positive, Share, ShareBelow1, require, validate
+from gantry.spaces.maps import ActionMap, ObservationMap, Spaces
 from gantry.types import Array, Observation, SearchSpace
 
 Network = Callable[[torch.Tensor], torch.Tensor]

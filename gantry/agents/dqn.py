@@ -26,12 +26,13 @@ from gantry.agents.parts.priorities import Priorities
 from gantry.agents.parts.replay import Minibatch
 from gantry.agents.parts.replay_collector import ReplayCollector, mean_metrics
 from gantry.agents.parts.schedules import Schedule, check_schedule, decayed, scheduled
-from gantry.agents.parts.settings import Count, Fraction, Positive, Share, Whole, settled, validate
-from gantry.agents.parts.spaces import Spaces
 from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
-from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
+from gantry.agents.parts.vector_stepper import settled
 from gantry.errors import GantryError
+from gantry.machine.threads import torch_threads
+from gantry.settings.fields import Count, Fraction, Positive, Share, Whole, validate
+from gantry.spaces.maps import Spaces
 from gantry.types import Array, Observation, SearchSpace
 
 

@@ -18,9 +18,9 @@ from gantry.agents.models.model_rollouts import Model
 from gantry.agents.models.plan_search import PlanningResult, PlanSearch
 from gantry.agents.models.planning_model import PlanningModel, planning_model_of
 from gantry.agents.models.reward_model import ToEnvironment
-from gantry.agents.parts.spaces import ObservationMap
-from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError, GantryWarning
+from gantry.machine.threads import torch_threads
+from gantry.spaces.maps import ObservationMap
 from gantry.types import Array, Observation
 
 RANDOM_WALK_CORRELATION = 0.8

@@ -31,21 +31,13 @@ from gantry.agents.models.terminal_value import TerminalValue
 from gantry.agents.mpc import MPC
 from gantry.agents.parts.checkpoint import Checkpoint
 from gantry.agents.parts.experience import Experience
-from gantry.agents.parts.settings import (
-    Count,
-    NotNegative,
-    Share,
-    ShareBelow1,
-    require,
-    require_memory,
-    settled,
-    validate,
-)
-from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
-from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
+from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed, settled
 from gantry.errors import GantryError
+from gantry.machine.memory import require_memory
+from gantry.machine.threads import torch_threads
+from gantry.settings.fields import Count, NotNegative, Share, ShareBelow1, require, validate
+from gantry.spaces.maps import ActionMap, ObservationMap, Spaces
 from gantry.types import Array, Observation, SearchSpace
 
 ACCURACY_HISTORY = 10

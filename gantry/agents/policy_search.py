@@ -4,7 +4,7 @@ Sources: Mannor, Rubinstein and Gat, "The cross entropy method for fast policy s
 the standard deviation (Szita and Lőrincz, "Learning Tetris using the noisy cross-entropy method", 2006): `CEMConfig`.
 Wierstra et al., "Natural evolution strategies", 2014, and Salimans, Ho, Chen, Sidor and Sutskever, "Evolution
 strategies as a scalable alternative to reinforcement learning", 2017: `NESConfig`. The optimizers themselves, which
-know nothing of policies, are in `gantry.agents.optimizers`.
+know nothing of policies, are in `gantry.optimizers`.
 
 A generation is a population of parameter vectors sampled from a Gaussian. The i-th of them acts in environment i for
 whole episodes, in all environments at once; the returns move the Gaussian, whose mean is the policy. Single steps teach
@@ -23,18 +23,18 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from gantry.agents import agent_of_config
-from gantry.agents.optimizers.cross_entropy import CrossEntropy
-from gantry.agents.optimizers.nes import NaturalEvolutionStrategy
-from gantry.agents.optimizers.sampling import SamplingState
 from gantry.agents.parts.checkpoint import Checkpoint, Tensors, state_of
 from gantry.agents.parts.networks import MLP, Activation, layer_shapes
 from gantry.agents.parts.normalization import ObservationNormalizer
-from gantry.agents.parts.settings import Count, Fraction, NotNegative, Positive, require, settled, validate
-from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
-from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed
+from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed, settled
 from gantry.errors import GantryWarning
+from gantry.machine.threads import torch_threads
+from gantry.optimizers.cross_entropy import CrossEntropy
+from gantry.optimizers.nes import NaturalEvolutionStrategy
+from gantry.optimizers.sampling import SamplingState
+from gantry.settings.fields import Count, Fraction, NotNegative, Positive, require, validate
+from gantry.spaces.maps import ActionMap, ObservationMap, Spaces
 from gantry.types import Array, Observation, SearchSpace
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "elu": torch.nn.functional.elu}

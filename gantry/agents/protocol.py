@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from gantry.agents.parts.checkpoint import Checkpoint
     from gantry.agents.parts.experience import Experience
     from gantry.agents.parts.networks import Activation
-    from gantry.agents.parts.spaces import Spaces
     from gantry.agents.parts.vector_stepper import VectorStepper
+    from gantry.spaces.maps import Spaces
 
 Metrics = dict[str, float]
 """Name → number, for one update."""

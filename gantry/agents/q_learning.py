@@ -26,14 +26,15 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Checkpoint
-from gantry.agents.parts.encodings import MOST_CATEGORIES
 from gantry.agents.parts.replay import ReplayBuffer
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
-from gantry.agents.parts.settings import Count, Fraction, Share, Whole, require_memory, settled, validate
-from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.vector_stepper import Transition, VectorStepper, reset_seed
+from gantry.agents.parts.vector_stepper import Transition, VectorStepper, reset_seed, settled
 from gantry.errors import GantryError
+from gantry.machine.memory import require_memory
+from gantry.settings.fields import Count, Fraction, Share, Whole, validate
+from gantry.spaces.encodings import MOST_CATEGORIES
+from gantry.spaces.maps import ActionMap, ObservationMap, Spaces
 from gantry.types import Array, Observation, SearchSpace, Space
 
 Integers = NDArray[np.int64]

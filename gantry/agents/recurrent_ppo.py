@@ -28,12 +28,12 @@ from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.recurrent_policy import RecurrentPolicy
 from gantry.agents.parts.rollouts import Rollout, standardized
-from gantry.agents.parts.settings import Count, NotNegative, Positive, Share, require, settled, validate
-from gantry.agents.parts.spaces import Spaces
-from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.vector_stepper import Transition, VectorStepper, reset_seed
+from gantry.agents.parts.vector_stepper import Transition, VectorStepper, reset_seed, settled
 from gantry.agents.ppo import approximate_kl, clipped_surrogate, value_loss
+from gantry.machine.threads import torch_threads
+from gantry.settings.fields import Count, NotNegative, Positive, Share, require, validate
+from gantry.spaces.maps import Spaces
 from gantry.types import Array, Observation, SearchSpace
 
 

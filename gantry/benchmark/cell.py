@@ -20,9 +20,9 @@ from gantry.benchmark.contenders import contender
 from gantry.benchmark.plan import CELL, Cell, read_cell
 from gantry.benchmark.pool import LOG, STOP
 from gantry.benchmark.reference import REFERENCE, measure_reference
-from gantry.envs.batch import available_cores
 from gantry.errors import CannotWrite, GantryError, described
 from gantry.files import read_json, write_json
+from gantry.machine.cores import available_cores
 from gantry.runs.evaluate import Evaluation
 from gantry.runs.seeds import Purpose
 from gantry.types import Json

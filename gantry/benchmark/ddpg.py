@@ -6,10 +6,10 @@ from collections.abc import Callable
 import numpy as np
 
 from gantry.agents.ddpg import DDPG, DDPGConfig
-from gantry.agents.parts.threads import torch_threads
 from gantry.benchmark.rows import Report, Row, median_ratio, rounds
 from gantry.benchmark.time_to_score import SWING_UP, Clock, OurTimes, reason_without_peers, their_learning
 from gantry.envs.simulator import make_simulator
+from gantry.machine.threads import torch_threads
 from gantry.types import Json
 
 WIDTHS, BATCH_SIZE = (400, 300), 256

@@ -95,7 +95,7 @@ def _safely(look: Callable[[], Check]) -> Check:
 def _cores() -> Check:
     import torch
 
-    from gantry.envs.batch import available_cores
+    from gantry.machine.cores import available_cores
 
     given = os.environ.get("OMP_NUM_THREADS")
     told = f", OMP_NUM_THREADS={given}" if given else ""

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 import gantry.envs.velocity_masked  # noqa: F401  registers its environments
-from gantry.agents.parts.threads import torch_threads
 from gantry.agents.ppo import PPOConfig
 from gantry.agents.protocol import AgentConfig
 from gantry.agents.recurrent_ppo import RecurrentPPOConfig
 from gantry.benchmark.cases import FIRST_SEED, trained
 from gantry.benchmark.in_processes import in_processes
 from gantry.benchmark.rows import Report, Row, chosen_parts, report_median
+from gantry.machine.threads import torch_threads
 from gantry.runs.environments import short_name
 from gantry.runs.evaluate import Evaluation, evaluate_agent
 from gantry.runs.recipes import recipe_for

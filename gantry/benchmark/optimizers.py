@@ -7,15 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantry.agents.optimizers import method_class
-from gantry.agents.optimizers.cross_entropy import CrossEntropy
-from gantry.agents.optimizers.minimize import Budget, minimize
-from gantry.agents.optimizers.nes import natural_gradients
-from gantry.agents.optimizers.newton import Newton
-from gantry.agents.optimizers.problem import Bounds, Problem
 from gantry.benchmark.rows import Report, Row
 from gantry.minimization.scipy_peers import PEERS, count_ours, count_scipy
 from gantry.minimization.test_functions import quadratic, rastrigin, rosenbrock
+from gantry.optimizers import method_class
+from gantry.optimizers.cross_entropy import CrossEntropy
+from gantry.optimizers.minimize import Budget, minimize
+from gantry.optimizers.nes import natural_gradients
+from gantry.optimizers.newton import Newton
+from gantry.optimizers.problem import Bounds, Problem
 
 TOLERANCE = 1e-8
 BUDGET = 50_000

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from gymnasium.vector import VectorEnv
 
-from gantry.agents.parts.threads import torch_threads
 from gantry.agents.reinforce import (
     BASELINES,
     Reinforce,
@@ -18,6 +17,7 @@ from gantry.agents.reinforce import (
 from gantry.benchmark.cases import FIRST_SEED
 from gantry.benchmark.rows import Report, Row
 from gantry.errors import GantryError
+from gantry.machine.threads import torch_threads
 from gantry.runs.environments import open_env
 from gantry.runs.recipes import tuned_config
 from gantry.runs.seeds import environment_seed

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
-from gantry.envs.batch import available_cores
 from gantry.errors import GantryError, nearest
+from gantry.machine.cores import available_cores
 from gantry.runs.folder import current_versions
 from gantry.types import Json
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gantry.agents.parts.threads import torch_threads
 from gantry.benchmark.time_to_score import PEER_SECONDS, SWING_UP, Clock
+from gantry.machine.threads import torch_threads
 from gantry.types import Json
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gantry.agents import agent_class
-from gantry.agents.parts.threads import torch_threads
 from gantry.benchmark.cases import FIRST_SEED, begin_case
 from gantry.benchmark.rows import Report, Row
+from gantry.machine.threads import torch_threads
 from gantry.runs.evaluate import evaluate
 from gantry.runs.train import close_agent
 from gantry.types import Json

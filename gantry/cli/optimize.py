@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.table import Table
 
-from gantry.agents.optimizers import METHODS, method_class
 from gantry.cli.options import parse_options
 from gantry.cli.output import console, parse, print_json
 from gantry.errors import GantryError, nearest, shown
+from gantry.optimizers import METHODS, method_class
 from gantry.types import Json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gantry.agents.optimizers.minimize import Method, Result
     from gantry.minimization.scipy_peers import Count
     from gantry.minimization.test_functions import TestFunction
+    from gantry.optimizers.minimize import Method, Result
 
 PICTURES = (".png", ".mp4", ".gif")
 
@@ -106,7 +106,7 @@ def configured(name: str, words: Sequence[str]) -> "Method":
     Raises:
         GantryError: an unknown setting, or a value of the wrong kind.
     """
-    from gantry.agents.parts.settings import TOO_LARGE  # imports PyTorch
+    from gantry.settings.fields import TOO_LARGE  # imports PyTorch
 
     kind = method_class(name)
     fields = {field.name: field for field in dataclasses.fields(kind)}
@@ -180,9 +180,9 @@ def _compare(arguments: OptimizeArguments, methods: "dict[str, Method]") -> Comp
     """Run ours and SciPy's from the same start."""
     import torch
 
-    from gantry.agents.optimizers.problem import Bounds
     from gantry.minimization.scipy_peers import PEERS, count_ours, count_scipy
     from gantry.minimization.test_functions import find_function
+    from gantry.optimizers.problem import Bounds
 
     function = find_function(arguments.function)
     bounds = None if arguments.bounds is None else Bounds.box(*arguments.bounds)

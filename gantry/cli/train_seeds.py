@@ -14,8 +14,8 @@ from rich.console import Console
 
 from gantry.cli.options import whole_number
 from gantry.cli.output import console, print_json
-from gantry.envs.batch import available_cores
 from gantry.errors import GantryError
+from gantry.machine.cores import available_cores
 from gantry.runs.interrupts import StopRequest, deferring, stop_with_parent
 from gantry.runs.seeds import MOST_REPETITIONS
 from gantry.types import Json

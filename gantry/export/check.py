@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gantry.agents.parts.spaces import ObservationMap
 from gantry.agents.protocol import Agent, EpisodicActor
 from gantry.export.onnx_policy import OnnxPolicy
 from gantry.runs.environments import open_training_env
 from gantry.runs.seeds import environment_seed
+from gantry.spaces.maps import ObservationMap
 from gantry.types import Options
 
 COPIES = 50

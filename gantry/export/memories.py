@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gantry.agents.parts.spaces import EPSILON, LIMIT
 from gantry.export.graph import Graph
 from gantry.export.saved_policy import SavedPolicy
+from gantry.spaces.maps import EPSILON, LIMIT
 from gantry.types import Array
 
 NORMALIZED = 1e-5

@@ -9,12 +9,12 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.parts.spaces import ObservationMap
 from gantry.errors import GantryError, shown
 from gantry.export.graph import MEMORY, NEEDED
 from gantry.files import space_from_json
 from gantry.runs.environments import open_training_env, registered_id
 from gantry.runs.evaluate import Evaluation, evaluate
+from gantry.spaces.maps import ObservationMap
 from gantry.types import Array, Json, Observation, Options, Space
 
 if TYPE_CHECKING:

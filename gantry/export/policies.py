@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gantry.agents.parts.spaces import EPSILON, LIMIT, ActionMap, ObservationMap
 from gantry.errors import GantryError
 from gantry.export.graph import MEMORY, NEXT_MEMORY, Graph
 from gantry.export.memories import add_memory
 from gantry.export.saved_policy import SavedPolicy
+from gantry.spaces.maps import EPSILON, LIMIT, ActionMap, ObservationMap
 
 ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "elu": "Elu"}
 

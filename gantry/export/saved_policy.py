@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gantry.agents.parts import policy_format
-from gantry.agents.parts.spaces import ActionMap, ObservationMap
 from gantry.errors import GantryError, shown
 from gantry.files import load_arrays, space_from_json
+from gantry.spaces.maps import ActionMap, ObservationMap
 from gantry.types import Array, Json, Space
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from gantry.agents.optimizers.minimize import Iterate, Result
 from gantry.files import replacing
 from gantry.film.video import VideoWriter
 from gantry.minimization.test_functions import TestFunction
+from gantry.optimizers.minimize import Iterate, Result
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gantry.agents.optimizers.minimize import Budget, Method, Result, minimize
-from gantry.agents.optimizers.problem import Bounds, Problem
 from gantry.errors import GantryError
+from gantry.optimizers.minimize import Budget, Method, Result, minimize
+from gantry.optimizers.problem import Bounds, Problem
 
 PEERS: dict[str, tuple[str, ...]] = {
     "gradient-descent": ("CG", "BFGS"),

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gantry.agents.optimizers.problem import Bounds, Problem
 from gantry.errors import GantryError, nearest
+from gantry.optimizers.problem import Bounds, Problem
 
 NOISE = 0.05
 """Standard deviation of the noise in the values of `noisy`."""

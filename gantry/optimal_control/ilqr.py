@@ -21,8 +21,8 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
-from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError
+from gantry.machine.threads import torch_threads
 from gantry.optimal_control.box_qp import box_qp
 
 

@@ -12,9 +12,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from gantry.agents.parts.threads import torch_threads
 from gantry.envs.domain_randomization import parse_quantity
 from gantry.errors import GantryError, nearest
+from gantry.machine.threads import torch_threads
 from gantry.optimal_control.simulator_dynamics import SimulatedDynamics
 from gantry.optimal_control.trajectory import FeedbackPolicy, TrajectoryConfig, TrajectoryPlanner
 from gantry.runs.environments import find_task, registered_id

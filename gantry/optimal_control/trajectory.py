@@ -13,14 +13,14 @@ import mujoco
 import numpy as np
 import torch
 
-from gantry.agents.optimizers.minimize import Budget, minimize
-from gantry.agents.optimizers.newton import Newton
-from gantry.agents.optimizers.problem import Bounds, Problem
 from gantry.errors import GantryError
 from gantry.optimal_control import ilqr
 from gantry.optimal_control.lqr import LQR, dlqr
 from gantry.optimal_control.quadratic_cost import QuadraticCost
 from gantry.optimal_control.simulator_dynamics import RewardCost, SimulatedDynamics
+from gantry.optimizers.minimize import Budget, minimize
+from gantry.optimizers.newton import Newton
+from gantry.optimizers.problem import Bounds, Problem
 
 EQUILIBRIUM_TOLERANCE = 1e-3
 """States that change more than this in one control step are not equilibria (rad or m, and per second)."""

@@ -6,12 +6,12 @@ import time
 from typing import Any
 
 from gantry.agents import agent_class
-from gantry.agents.parts.spaces import Spaces
 from gantry.agents.protocol import Agent, EpisodicActor
 from gantry.errors import GantryError
 from gantry.files import config_from_json, config_to_json
 from gantry.runs.evaluate import evaluate_agent
 from gantry.runs.folder import Run
+from gantry.spaces.maps import Spaces
 from gantry.types import Json, Options
 
 SEED_BLOCK = 1000

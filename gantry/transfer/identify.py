@@ -27,13 +27,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from gantry.agents.optimizers.cross_entropy import CrossEntropy
-from gantry.agents.optimizers.minimize import Budget, minimize
-from gantry.agents.optimizers.problem import Bounds, Problem
 from gantry.envs.capabilities import declared_physics
 from gantry.envs.domain_randomization import PhysicalParameter, Range
 from gantry.envs.simulator import make_task
 from gantry.errors import GantryError, nearest
+from gantry.optimizers.cross_entropy import CrossEntropy
+from gantry.optimizers.minimize import Budget, minimize
+from gantry.optimizers.problem import Bounds, Problem
 from gantry.transfer.log import Log
 from gantry.transfer.replay import DELAY, Replay
 from gantry.types import Json

@@ -17,8 +17,9 @@ from torch.nn.functional import silu, softplus
 
 from gantry.agents.parts.checkpoint import Tensors, restore, state_of
 from gantry.agents.parts.optim import Adam, require_finite
-from gantry.agents.parts.settings import Count, NotNegative, Positive, Share, require, require_memory, validate
 from gantry.errors import GantryError
+from gantry.machine.memory import require_memory
+from gantry.settings.fields import Count, NotNegative, Positive, Share, require, validate
 
 MIN_STD = 1e-6
 """Treat a column with a smaller standard deviation as constant: shift it, but do not scale it."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gantry.agents.parts.settings import require
+from gantry.settings.fields import require
 
 MAX_ANGLES = 7
 """Limit of 3^7 products; a fit costs the third power of their number."""

@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 
 from gantry.agents.models.model_rollouts import Model, ModelRollouts
-from gantry.agents.optimizers.categorical import CategoricalCrossEntropy
-from gantry.agents.optimizers.cross_entropy import CrossEntropy
-from gantry.agents.optimizers.gradient_descent import GradientDescent
-from gantry.agents.optimizers.icem import ImprovedCrossEntropy
-from gantry.agents.optimizers.minimize import Budget, minimize
-from gantry.agents.optimizers.mppi import PathIntegral
-from gantry.agents.optimizers.problem import Bounds, Problem
-from gantry.agents.optimizers.random_shooting import RandomShooting
-from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState
-from gantry.agents.parts.settings import Count, Share, require_memory, validate
 from gantry.errors import GantryError
+from gantry.machine.memory import require_memory
+from gantry.optimizers.categorical import CategoricalCrossEntropy
+from gantry.optimizers.cross_entropy import CrossEntropy
+from gantry.optimizers.gradient_descent import GradientDescent
+from gantry.optimizers.icem import ImprovedCrossEntropy
+from gantry.optimizers.minimize import Budget, minimize
+from gantry.optimizers.mppi import PathIntegral
+from gantry.optimizers.problem import Bounds, Problem
+from gantry.optimizers.random_shooting import RandomShooting
+from gantry.optimizers.sampling import SamplingMethod, SamplingState
+from gantry.settings.fields import Count, Share, validate
 
 OptimizerName = Literal["icem", "cem", "mppi", "random-shooting", "gradient"]
 

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 import torch
 from torch.nn.functional import layer_norm, linear
 
-from gantry.agents.parts.settings import require_memory
+from gantry.machine.memory import require_memory
 
 SLOWEST = 64
 """Steps within which the slowest units of a fresh recurrent memory forget."""

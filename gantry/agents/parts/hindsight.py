@@ -16,8 +16,8 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from gantry.agents.parts.replay import Minibatch, ReplayBuffer
-from gantry.agents.parts.spaces import ObservationMap, Spaces
 from gantry.errors import GantryError
+from gantry.spaces.maps import ObservationMap, Spaces
 from gantry.types import Infos, Space
 
 GOAL_KEYS = ("observation", "achieved_goal", "desired_goal")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from gantry.agents.parts.checkpoint import Tensors, restore, state_of
-from gantry.agents.parts.settings import require_memory
+from gantry.machine.memory import require_memory
 
 Activation = Literal["tanh", "relu", "elu"]
 

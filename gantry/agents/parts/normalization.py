@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Tensors, restore, state_of
-from gantry.agents.parts.spaces import EPSILON, LIMIT
+from gantry.spaces.maps import EPSILON, LIMIT
 
 
 class RunningMoments:

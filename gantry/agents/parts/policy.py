@@ -9,9 +9,9 @@ from gantry.agents.parts.checkpoint import Stateful, Tensors, restore, state_of
 from gantry.agents.parts.gaussian import Gaussian
 from gantry.agents.parts.networks import MLP
 from gantry.agents.parts.normalization import ObservationNormalizer
-from gantry.agents.parts.spaces import ActionMap, ObservationMap
-from gantry.agents.parts.threads import torch_threads
 from gantry.errors import GantryError, shown
+from gantry.machine.threads import torch_threads
+from gantry.spaces.maps import ActionMap, ObservationMap
 from gantry.types import Array, Observation, Space
 
 if TYPE_CHECKING:

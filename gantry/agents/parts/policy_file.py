@@ -14,7 +14,6 @@ from gymnasium.vector import VectorEnv
 
 from gantry.agents import agent_class, config_class
 from gantry.agents.parts.policy_format import FORMAT, read_policy
-from gantry.agents.parts.spaces import ObservationMap, Spaces
 from gantry.agents.parts.tensor_checks import check_finite
 from gantry.agents.protocol import Agent
 from gantry.errors import GantryError
@@ -28,6 +27,7 @@ from gantry.files import (
     space_to_json,
     write_json,
 )
+from gantry.spaces.maps import ObservationMap, Spaces
 from gantry.types import Space
 
 

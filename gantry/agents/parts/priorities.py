@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Tensors
-from gantry.agents.parts.settings import require_memory
+from gantry.machine.memory import require_memory
 
 
 class SumTree:

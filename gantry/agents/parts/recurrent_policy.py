@@ -11,10 +11,10 @@ from gantry.agents.parts.episode_memory import Kind, Memory, make_memory
 from gantry.agents.parts.networks import MLP
 from gantry.agents.parts.normalization import RunningMoments
 from gantry.agents.parts.policy import Policy
-from gantry.agents.parts.spaces import EPSILON, LIMIT
-from gantry.agents.parts.threads import torch_threads
 from gantry.agents.protocol import PolicyConfig
 from gantry.errors import GantryError
+from gantry.machine.threads import torch_threads
+from gantry.spaces.maps import EPSILON, LIMIT
 from gantry.types import Array, Observation, Space
 
 

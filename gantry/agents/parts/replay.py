@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Tensors
 from gantry.agents.parts.optim import require_finite
-from gantry.agents.parts.settings import require_memory
 from gantry.agents.parts.vector_stepper import Transition
 from gantry.errors import GantryError
+from gantry.machine.memory import require_memory
 
 
 class Minibatch:

@@ -18,12 +18,12 @@ from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.agents.parts.priorities import Priorities
 from gantry.agents.parts.replay import Minibatch, ReplayBuffer
 from gantry.agents.parts.schedules import scheduled
-from gantry.agents.parts.settings import require_memory
-from gantry.agents.parts.spaces import ActionMap, ObservationMap, Spaces
-from gantry.agents.parts.threads import torch_threads
 from gantry.agents.parts.training_loop import Metrics, Update
 from gantry.agents.parts.vector_stepper import Transition, VectorStepper, reset_seed
 from gantry.errors import GantryError
+from gantry.machine.memory import require_memory
+from gantry.machine.threads import torch_threads
+from gantry.spaces.maps import ActionMap, ObservationMap, Spaces
 from gantry.types import Array, Observation, Space
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from gantry.agents.parts.advantages import gae
 from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.policy import Policy
-from gantry.agents.parts.settings import require_memory
 from gantry.agents.parts.vector_stepper import Transition, VectorStepper
+from gantry.machine.memory import require_memory
 
 CHUNK = 4096
 """Observations that the critic values at once after a rollout: enough to be quick, few enough to stay in the cache."""

@@ -4,24 +4,26 @@ What few environments need is in `autoreset` and `staggering`, imported where th
 """
 
 import contextlib
+import dataclasses
 import math
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Stateful, Tensors, Undoable, restore, state_of, under
-from gantry.agents.parts.spaces import ObservationMap, Spaces
-from gantry.errors import GantryError
+from gantry.errors import GantryError, shown
+from gantry.settings.fields import plain
+from gantry.spaces.maps import ObservationMap, Spaces
 from gantry.types import SUCCESS, Array, Infos, Json
 
 if TYPE_CHECKING:
     from gantry.agents.parts.autoreset import SameStep
     from gantry.agents.parts.staggering import Staggering
 
+Config = TypeVar("Config")
 WINDOW = 100
 """Finished episodes that metrics are means of."""
 
@@ -37,7 +39,7 @@ class ResumableEnv(Protocol):
         """Restore the state."""
 
 
-@dataclass
+@dataclasses.dataclass
 class Transition:
     """What one vector step of n environments brought."""
 
@@ -48,6 +50,19 @@ class Transition:
     final_envs: NDArray[np.int64]  # (k,) indices of the environments where `done`
     final_observations: NDArray[np.float32]  # (k, d) the last ones of those episodes, before any reset
     elapsed: NDArray[np.int64] | None = None  # (n,) time that each step took, where it is not always 1
+
+
+def settled(config: Config, env: VectorEnv | Spaces) -> Config:
+    """Return settings for an environment, with Python's numbers in place of NumPy's, which no JSON file takes.
+
+    Raises:
+        GantryError: it is not a vector environment.
+    """
+    if not isinstance(env, VectorEnv | Spaces):
+        raise GantryError(
+            f"an agent takes a vector environment, such as gantry.envs.make_vec('module:ID', 16), not {shown(env)!r}"
+        )
+    return dataclasses.replace(plain(config), num_envs=int(env.num_envs))
 
 
 def reset_seed(env: VectorEnv | Spaces, seed: int, env_seed: int | None) -> int:

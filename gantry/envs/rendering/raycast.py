@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 import mujoco
 import numpy as np
 
-from gantry.envs.batch import available_cores
 from gantry.envs.rendering.dirty_pixels import DirtyPixels
 from gantry.envs.rendering.markers import draw_markers
 from gantry.envs.rendering.renderer import Renderer
@@ -25,6 +24,7 @@ from gantry.envs.rendering.scene import Marker, RenderScene, View
 from gantry.envs.rendering.shading import Light, dot, read_lights
 from gantry.envs.rendering.tracing import SUBPIXELS, Tracer
 from gantry.errors import GantryError
+from gantry.machine.cores import available_cores
 
 Array = np.ndarray
 

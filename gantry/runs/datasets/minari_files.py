@@ -19,11 +19,11 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 
 from gantry.agents.parts.experience import Experience
-from gantry.agents.parts.settings import require_memory
-from gantry.agents.parts.spaces import ObservationMap
 from gantry.envs.registry import registered_id
 from gantry.errors import CannotWrite, GantryError, described, shown
 from gantry.files import TEMPORARY, read_json, write_json
+from gantry.machine.memory import require_memory
+from gantry.spaces.maps import ObservationMap
 from gantry.types import Array, Json, Observation, Options, Space
 
 if TYPE_CHECKING:

@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from gantry.agents.parts.spaces import ObservationMap
 from gantry.agents.protocol import Agent, Controller, EpisodicActor
 from gantry.envs.capabilities import Subgoals
 from gantry.envs.simulator import Simulator
 from gantry.errors import GantryError, shown
 from gantry.files import write_bytes
+from gantry.spaces.maps import ObservationMap
 from gantry.types import Space
 
 POLICY_FILES = ("policy.json", "policy.safetensors")

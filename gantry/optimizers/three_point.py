@@ -14,9 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gantry.agents.optimizers.minimize import State, Stop
-from gantry.agents.optimizers.problem import Bounds, Problem, project
-from gantry.agents.parts.settings import Positive, validate
+from gantry.optimizers.minimize import State, Stop
+from gantry.optimizers.problem import Bounds, Problem, project
+from gantry.settings.fields import Positive, validate
 
 FARTHEST = 4.0
 """Largest distance to a parabola's vertex that is trusted, in step lengths."""

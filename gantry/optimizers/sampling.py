@@ -17,10 +17,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from gantry.agents.optimizers.minimize import State, Stop
-from gantry.agents.optimizers.problem import Bounds, Problem, check_finite, project
-from gantry.agents.parts.settings import Count, Positive, Share, require, require_memory, validate
 from gantry.errors import GantryError
+from gantry.machine.memory import require_memory
+from gantry.optimizers.minimize import State, Stop
+from gantry.optimizers.problem import Bounds, Problem, check_finite, project
+from gantry.settings.fields import Count, Positive, Share, require, validate
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from gantry.errors import GantryError, shown
 from gantry.types import Observation
 
 if TYPE_CHECKING:
-    from gantry.agents.parts.spaces import ObservationMap
+    from gantry.spaces.maps import ObservationMap
 
 
 def checked_vectors(observation: Observation, into: "ObservationMap") -> tuple[NDArray[np.float32], bool]:

@@ -24,9 +24,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gantry.agents.optimizers.problem import Bounds, project
-from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState
-from gantry.agents.parts.settings import Positive, require, require_memory
+from gantry.machine.memory import require_memory
+from gantry.optimizers.problem import Bounds, project
+from gantry.optimizers.sampling import SamplingMethod, SamplingState
+from gantry.settings.fields import Positive, require
 
 MAX_RESAMPLES = 8
 """How often a sample outside the bounds is sampled again before it is shortened."""

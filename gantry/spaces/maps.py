@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gantry.types import Array, Observation, Space
 
 if TYPE_CHECKING:
-    from gantry.agents.parts.encodings import Encoding
+    from gantry.spaces.encodings import Encoding
 
 LIMIT = 10.0
 """Normalized observations, and normalized changes of them, are clipped to plus and minus this."""
@@ -59,7 +59,7 @@ class ObservationMap:
         self.choices: list[int] = []
         self._encoding: Encoding | None = None
         if not isinstance(space, Box) or space.dtype.itemsize > 8 or self.size == 0:
-            from gantry.agents.parts import encodings
+            from gantry.spaces import encodings
 
             self._encoding = other = encodings.Encoding(space, ObservationMap)
             self.size, self.parts, self.slices, self.choices = other.size, other.parts, other.slices, other.choices
@@ -83,7 +83,7 @@ class ObservationMap:
 
     def given(self, observation: Observation) -> tuple[NDArray[np.float32], bool]:
         """Return the vectors (k, d) of one observation or k, from outside, and whether it was one, or GantryError."""
-        from gantry.agents.parts.observation_checks import checked_vectors  # not needed for learning
+        from gantry.spaces.observation_checks import checked_vectors  # not needed for learning
 
         return checked_vectors(observation, self)
 
@@ -121,7 +121,7 @@ class ActionMap:
                 self.scale = np.where(self.has_bounds & scaled, (high - low) / 2, 1.0).astype(np.float32)
             self.low, self.high = low.astype(space.dtype), high.astype(space.dtype)
         else:
-            from gantry.agents.parts.encodings import action_choices
+            from gantry.spaces.encodings import action_choices
 
             self.choices, self.start = action_choices(space, several)
             self.size = sum(self.choices)

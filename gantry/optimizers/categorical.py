@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from gantry.agents.optimizers.problem import Bounds
-from gantry.agents.optimizers.sampling import EliteMethod, SamplingState, all_equal, elites_and_ties, weighted_mean
-from gantry.agents.parts.settings import Fraction, Share
 from gantry.errors import GantryError
+from gantry.optimizers.problem import Bounds
+from gantry.optimizers.sampling import EliteMethod, SamplingState, all_equal, elites_and_ties, weighted_mean
+from gantry.settings.fields import Fraction, Share
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from gantry.errors import GantryError, shown
 from gantry.types import Array, Observation, Space
 
 if TYPE_CHECKING:
-    from gantry.agents.parts.spaces import ObservationMap
+    from gantry.spaces.maps import ObservationMap
 
 MOST_CATEGORIES = 65536
 """Most categories of an observation that is one-hot encoded."""

@@ -10,8 +10,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from gantry.agents.optimizers.problem import project
-from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState
+from gantry.optimizers.problem import project
+from gantry.optimizers.sampling import SamplingMethod, SamplingState
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,9 +17,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gantry.agents.optimizers.minimize import State, Stop
-from gantry.agents.optimizers.problem import Bounds, Problem, project
-from gantry.agents.parts.settings import Positive, require, validate
+from gantry.optimizers.minimize import State, Stop
+from gantry.optimizers.problem import Bounds, Problem, project
+from gantry.settings.fields import Positive, require, validate
 
 BACKTRACKS = 30
 """Contractions of a step before the trust region takes over, and of the radius before the method stops."""

@@ -14,9 +14,9 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from gantry.agents.optimizers.problem import project
-from gantry.agents.optimizers.sampling import SamplingMethod, SamplingState, all_equal
-from gantry.agents.parts.settings import Fraction, NotNegative, Positive
+from gantry.optimizers.problem import project
+from gantry.optimizers.sampling import SamplingMethod, SamplingState, all_equal
+from gantry.settings.fields import Fraction, NotNegative, Positive
 
 
 @dataclasses.dataclass(frozen=True)

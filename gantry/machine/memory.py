@@ -7,10 +7,14 @@ from pathlib import Path
 
 from gantry.errors import GantryError
 
+ALWAYS_AT_HAND = 2**26
+"""Bytes that are given without asking the system what it has."""
 
-def refuse_beyond_memory(wanted: int, name: str, what: str) -> None:
-    """Refuse a setting by which `what` asks for more bytes than are at hand; raises GantryError."""
-    if wanted > (at_hand := available_memory()):
+
+def require_memory(numbers: int, name: str, what: str = "it") -> None:
+    """Refuse a setting by which `what` asks for more numbers, of 4 bytes, than memory can take (GantryError)."""
+    wanted = 4 * numbers
+    if wanted > ALWAYS_AT_HAND and wanted > (at_hand := available_memory()):
         size = f"{wanted / 2**30:,.1f} GiB" if wanted < 2**70 else "more"
         flag = f" (--config.{name.replace('_', '-')})" if name.isidentifier() else ""
         raise GantryError(

@@ -16,9 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gantry.agents.optimizers.minimize import State, Stop
-from gantry.agents.optimizers.problem import Bounds, Problem, project
-from gantry.agents.parts.settings import Count, Positive, require, validate
+from gantry.optimizers.minimize import State, Stop
+from gantry.optimizers.problem import Bounds, Problem, project
+from gantry.settings.fields import Count, Positive, require, validate
 
 MIN_STEP_SIZE, MAX_STEP_SIZE = 1e-10, 1e10
 """Limits of the spectral step size."""

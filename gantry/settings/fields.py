@@ -8,23 +8,18 @@ import dataclasses
 import functools
 import typing
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
 
-from gantry.agents.parts.spaces import Spaces
-from gantry.errors import GantryError, shown
+from gantry.errors import GantryError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-Config = TypeVar("Config")
 TOO_LARGE = 1e18
 """Settings are below this: beyond, single precision and 64-bit integers overflow."""
-ALWAYS_AT_HAND = 2**26
-"""Bytes that are given without asking the system what it has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,32 +79,12 @@ def _allowed(kind: type) -> dict[str, Sequence[Allowed]]:
     return found
 
 
-def require_memory(numbers: int, name: str, what: str = "it") -> None:
-    """Refuse a setting by which `what` asks for more numbers, of 4 bytes, than memory can take (GantryError)."""
-    if 4 * numbers > ALWAYS_AT_HAND:
-        from gantry.agents.parts.memory import refuse_beyond_memory
-
-        refuse_beyond_memory(4 * numbers, name, what)
-
-
-def settled(config: Config, env: VectorEnv | Spaces) -> Config:
-    """Return settings for an environment, with Python's numbers in place of NumPy's, which no JSON file takes.
-
-    Raises:
-        GantryError: it is not a vector environment.
-    """
-    if not isinstance(env, VectorEnv | Spaces):
-        raise GantryError(
-            f"an agent takes a vector environment, such as gantry.envs.make_vec('module:ID', 16), not {shown(env)!r}"
-        )
-    return dataclasses.replace(_plain(config), num_envs=int(env.num_envs))
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a setting or settings with Python's numbers in place of NumPy's, which no JSON file takes."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, tuple | list):
-        return tuple(map(_plain, value))
+        return tuple(map(plain, value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.replace(value, **{name: _plain(part) for name, part in vars(value).items()})
+        return dataclasses.replace(value, **{name: plain(part) for name, part in vars(value).items()})
     return value

@@ -17,10 +17,10 @@ import math
 import torch
 from torch import Tensor
 
-from gantry.agents.optimizers.problem import Bounds, project
-from gantry.agents.optimizers.sampling import EliteMethod, SamplingState, all_equal, elites_and_ties, weighted_mean
-from gantry.agents.parts.settings import Count, NotNegative, ShareBelow1, require
 from gantry.errors import GantryError
+from gantry.optimizers.problem import Bounds, project
+from gantry.optimizers.sampling import EliteMethod, SamplingState, all_equal, elites_and_ties, weighted_mean
+from gantry.settings.fields import Count, NotNegative, ShareBelow1, require
 
 
 @dataclasses.dataclass(frozen=True)

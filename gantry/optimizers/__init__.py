@@ -2,23 +2,24 @@
 
 The registry names each method's class as text, so that importing this package does not import PyTorch.
 
-    problem = Problem(lambda points: (points**2).sum(-1))                     # gantry.agents.optimizers.problem
-    result = minimize(problem, Newton(), torch.ones(2), generator=generator)  # gantry.agents.optimizers.minimize
+    problem = Problem(lambda points: (points**2).sum(-1))                     # gantry.optimizers.problem
+    result = minimize(problem, Newton(), torch.ones(2), generator=generator)  # gantry.optimizers.minimize
 """
 
+import pkgutil
 from typing import Any
 
-from gantry.agents.parts.registry import registered_class
+from gantry.errors import GantryError, nearest
 
 METHODS: dict[str, str] = {
-    "gradient-descent": "gantry.agents.optimizers.gradient_descent:GradientDescent",
-    "newton": "gantry.agents.optimizers.newton:Newton",
-    "three-point": "gantry.agents.optimizers.three_point:ThreePoint",
-    "cross-entropy": "gantry.agents.optimizers.cross_entropy:CrossEntropy",
-    "nes": "gantry.agents.optimizers.nes:NaturalEvolutionStrategy",
-    "icem": "gantry.agents.optimizers.icem:ImprovedCrossEntropy",
-    "mppi": "gantry.agents.optimizers.mppi:PathIntegral",
-    "random-shooting": "gantry.agents.optimizers.random_shooting:RandomShooting",
+    "gradient-descent": "gantry.optimizers.gradient_descent:GradientDescent",
+    "newton": "gantry.optimizers.newton:Newton",
+    "three-point": "gantry.optimizers.three_point:ThreePoint",
+    "cross-entropy": "gantry.optimizers.cross_entropy:CrossEntropy",
+    "nes": "gantry.optimizers.nes:NaturalEvolutionStrategy",
+    "icem": "gantry.optimizers.icem:ImprovedCrossEntropy",
+    "mppi": "gantry.optimizers.mppi:PathIntegral",
+    "random-shooting": "gantry.optimizers.random_shooting:RandomShooting",
 }
 """Method name → "module:Class"; the class is a dataclass of the method's settings."""
 
@@ -41,4 +42,7 @@ def method_class(name: str) -> Any:
     Raises:
         GantryError: no optimizer has that name; the message suggests the nearest names.
     """
-    return registered_class("optimizer", name, METHODS)
+    location = METHODS.get(name.lower())
+    if location is None:
+        raise GantryError(f"no optimizer is called {name!r}{nearest(name, METHODS)}")
+    return pkgutil.resolve_name(location)

@@ -7,9 +7,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from gantry.agents.optimizers.problem import Bounds, Evaluations, Problem, describe
-from gantry.agents.parts.settings import Count, validate
 from gantry.errors import GantryError
+from gantry.optimizers.problem import Bounds, Evaluations, Problem, describe
+from gantry.settings.fields import Count, validate
 
 Reason = Literal["converged", "stalled", "target", "evaluations", "iterations"]
 """Why a minimization ended: the method's own criterion was met; no step lowers the value; the target value was reached;

@@ -21,8 +21,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gantry.agents.optimizers.problem import Bounds, project
-from gantry.agents.optimizers.sampling import (
+from gantry.machine.memory import require_memory
+from gantry.optimizers.problem import Bounds, project
+from gantry.optimizers.sampling import (
     SamplingMethod,
     SamplingState,
     all_equal,
@@ -30,7 +31,7 @@ from gantry.agents.optimizers.sampling import (
     require_elites,
     weighted_mean,
 )
-from gantry.agents.parts.settings import Fraction, NotNegative, require_memory
+from gantry.settings.fields import Fraction, NotNegative
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The machine: its processor cores, its memory, and PyTorch's threads."""

@@ -1,0 +1,1 @@
+"""Settings: dataclasses whose types say what a value may be."""

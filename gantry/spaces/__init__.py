@@ -1,0 +1,1 @@
+"""Spaces: observations as vectors, and numbers as actions. All of it without PyTorch."""
