@@ -305,8 +305,8 @@ def _checksum(header: bytes, pieces: Iterable[Array]) -> bytes:
 
 
 def config_to_json(config: object) -> Json:
-    """Return a settings dataclass as JSON values, every default written out."""
-    values: Json = msgspec.to_builtins(config)
+    """Return a settings dataclass as JSON values, every default written out, NumPy's numbers as Python's."""
+    values: Json = msgspec.to_builtins(config, enc_hook=np.generic.item)
     return values
 
 

@@ -26,6 +26,7 @@ from gantry.runs.recipes import Recipe
 from gantry.runs.recipes.recipe_file import read_recipe, write_recipe
 from gantry.runs.seeds import environment_seed
 from gantry.runs.tune import RUNGS, TuningPlan, configured, train_for, tune
+from gantry.settings.fields import search_space
 
 SHORT = TuningPlan("CartPole-v1", "a2c", steps=80, episodes=2, trials=3, repeats=1)
 
@@ -67,7 +68,7 @@ def scripted(monkeypatch, scores, stop_at=None):
 
 @pytest.mark.parametrize("name", AGENTS)
 def test_search_space_holds_valid_settings(name):
-    kind, space = config_class(name), config_class(name).search_space
+    kind, space = config_class(name), search_space(config_class(name))
     known = config_to_json(kind())
     for setting, values in space.items():
         at = known

@@ -9,7 +9,7 @@ better it turned out than the critic expected. Where this departs from the paper
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -24,10 +24,22 @@ from gantry.agents.parts.rollouts import Batch, Rollout, standardized
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed, settled
 from gantry.machine.threads import torch_threads
-from gantry.settings.fields import Count, NotNegative, Positive, Share, ShareBelow1, require, validate
+from gantry.settings.fields import (
+    Count,
+    Decay,
+    NotNegative,
+    Positive,
+    Share,
+    ShareBelow1,
+    among,
+    between,
+    require,
+    validate,
+)
 from gantry.spaces.maps import ActionMap, ObservationMap, Spaces
-from gantry.types import Array, Observation, SearchSpace
+from gantry.types import Array, Observation
 
+OptimizerName = Literal["rmsprop", "rmsprop-pytorch", "adam"]
 Network = Callable[[torch.Tensor], torch.Tensor]
 TwoOutputs = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -36,25 +48,25 @@ TwoOutputs = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 class A2CConfig:
     """Settings of A2C."""
 
-    num_envs: Count = 64
+    num_envs: Annotated[Count, between(4, 256, log=True)] = 64
     """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
-    rollout_steps: Count = 5
+    rollout_steps: Annotated[Count, between(4, 64, log=True)] = 5
     """Steps of every environment between updates (n of n-step returns)."""
-    learning_rate: Positive = 7e-4
+    learning_rate: Annotated[Positive, between(1e-4, 1e-2, log=True)] = 7e-4
     """The optimizer's step size."""
-    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    learning_rate_schedule: Annotated[Decay, among("constant", "linear")] = "constant"
     """Keep the learning rate, or decay it linearly to 0 at the last step of `learn`."""
-    gamma: Share = 0.99
+    gamma: Annotated[Share, between(0.9, 0.999)] = 0.99
     """Discount per step."""
-    gae_lambda: Share = 1.0
+    gae_lambda: Annotated[Share, between(0.8, 1.0)] = 1.0
     """λ of generalized advantage estimation; 1 gives the paper's returns of up to `rollout_steps` steps."""
-    entropy_coefficient: NotNegative = 0.0
+    entropy_coefficient: Annotated[NotNegative, between(0.0, 0.01)] = 0.0
     """Weight of the entropy bonus."""
     value_coefficient: Positive = 0.5
     """Weight of the critic's loss."""
     max_gradient_norm: Positive = 0.5
     """Clip the gradient norm, over all networks together, to this."""
-    optimizer: Literal["rmsprop", "rmsprop-pytorch", "adam"] = "rmsprop"
+    optimizer: Annotated[OptimizerName, among("rmsprop", "rmsprop-pytorch", "adam")] = "rmsprop"
     """`rmsprop` is the paper's, whose first steps are short; PyTorch's form takes long ones."""
     optimizer_epsilon: Positive = 1e-5
     """ε of the optimizer."""
@@ -86,12 +98,6 @@ class A2CConfig:
     """Where the networks are; small ones learn fastest on the CPU."""
     torch_threads: Count = 1
     """PyTorch's threads in updates (acting takes one); another number rounds differently."""
-    search_space: ClassVar[SearchSpace] = {
-        "num_envs": (4, 256, True), "rollout_steps": (4, 64, True), "learning_rate": (1e-4, 1e-2, True),
-        "gamma": (0.9, 0.999, False), "gae_lambda": (0.8, 1.0, False), "entropy_coefficient": (0.0, 0.01, False),
-        "optimizer": ["rmsprop", "rmsprop-pytorch", "adam"], "learning_rate_schedule": ["constant", "linear"],
-    }  # fmt: skip
-    """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""

@@ -12,7 +12,7 @@ so that the actor climbs the critic as it was before its step; a penalty keeps t
 import concurrent.futures
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -31,50 +31,61 @@ from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.vector_stepper import settled
 from gantry.machine.threads import torch_threads
-from gantry.settings.fields import Count, Fraction, NotNegative, Positive, Share, Whole, require, validate
+from gantry.settings.fields import (
+    Count,
+    Decay,
+    Fraction,
+    NotNegative,
+    Positive,
+    Share,
+    Whole,
+    between,
+    require,
+    validate,
+)
 from gantry.spaces.maps import Spaces
-from gantry.types import Array, Observation, SearchSpace
+from gantry.types import Array, Observation
 
 
 @dataclasses.dataclass(frozen=True)
 class DDPGConfig:
     """Settings of DDPG."""
 
-    num_envs: Count = 16
+    num_envs: Annotated[Count, between(4, 64, log=True)] = 16
     """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
     buffer_size: Count = 1_000_000
     """Transitions that are kept; newer ones replace the oldest."""
     learning_starts: Whole = 1_000
     """Environment steps of uniformly random actions before the first update."""
-    train_freq: Count = 1
+    train_freq: Annotated[Count, between(1, 8, log=True)] = 1
     """Vector steps between updates."""
-    gradient_steps: Count = 1
+    gradient_steps: Annotated[Count, between(1, 16, log=True)] = 1
     """Gradient steps per update."""
-    batch_size: Count = 256
+    batch_size: Annotated[Count, between(64, 512, log=True)] = 256
     """Transitions per gradient step."""
-    learning_rate: Positive = 1e-3
+    learning_rate: Annotated[Positive, between(1e-4, 3e-3, log=True)] = 1e-3
     """Adam's step size for the critics."""
-    actor_learning_rate: Positive = 1e-3
+    actor_learning_rate: Annotated[Positive, between(1e-4, 3e-3, log=True)] = 1e-3
     """Adam's step size for the actor."""
-    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    learning_rate_schedule: Decay = "constant"
     """Keep both learning rates, or decay them linearly to 0 at the last step of `learn`."""
     max_gradient_norm: Positive | None = None
     """Clip the gradient norm of each network to this; None: no clipping."""
-    gamma: Share = 0.99
+    gamma: Annotated[Share, between(0.9, 0.999)] = 0.99
     """Discount per step."""
-    n_step: Count = 1
+    n_step: Annotated[Count, between(1, 5)] = 1
     """Steps of real rewards in a target before a value stands in for the rest, at most."""
-    tau: Fraction = 0.005
+    tau: Annotated[Fraction, between(0.002, 0.05, log=True)] = 0.005
     """τ: share of the way that the target networks move towards the learned ones with each gradient step."""
     saturation_penalty: NotNegative = 0.01
     """Weight of the mean square of the actor's outputs before their tanh, relative to the critic's mean gradient: keeps
     actions from sticking to their bounds, where the tanh passes no gradient on; 0: no penalty."""
     exploration: Exploration = "gaussian"
     """Noise on the actions: independent from step to step, or correlated in time."""
-    noise_start: NotNegative = 0.1
+    noise_start: Annotated[NotNegative, between(0.05, 0.5, log=True)] = 0.1
     """Initial standard deviation of the noise (of what a step adds, if correlated), as a share of the action bounds'
     half-width."""
-    noise_end: NotNegative = 0.1
+    noise_end: Annotated[NotNegative, between(0.02, 0.2, log=True)] = 0.1
     """Final standard deviation, reached when `noise_fraction` of learning has passed."""
     noise_fraction: float = 1.0
     """Share of learning in which the noise gets from its start to its end."""
@@ -111,13 +122,6 @@ class DDPGConfig:
     """Where the networks are; small ones learn fastest on the CPU."""
     torch_threads: Count = 1
     """PyTorch's threads for the actor and for the critics; another number rounds differently."""
-    search_space: ClassVar[SearchSpace] = {
-        "num_envs": (4, 64, True), "train_freq": (1, 8, True), "gradient_steps": (1, 16, True),
-        "batch_size": (64, 512, True), "learning_rate": (1e-4, 3e-3, True), "actor_learning_rate": (1e-4, 3e-3, True),
-        "gamma": (0.9, 0.999, False), "n_step": (1, 5, False), "tau": (0.002, 0.05, True),
-        "noise_start": (0.05, 0.5, True), "noise_end": (0.02, 0.2, True),
-    }  # fmt: skip
-    """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""

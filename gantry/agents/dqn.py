@@ -10,7 +10,7 @@ Departures from the papers are listed in docs/dqn.md.
 
 import dataclasses
 from collections.abc import Callable
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import gymnasium
 import numpy as np
@@ -31,50 +31,50 @@ from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.vector_stepper import settled
 from gantry.errors import GantryError
 from gantry.machine.threads import torch_threads
-from gantry.settings.fields import Count, Fraction, Positive, Share, Whole, validate
+from gantry.settings.fields import Count, Decay, Fraction, Positive, Share, Whole, among, between, validate
 from gantry.spaces.maps import Spaces
-from gantry.types import Array, Observation, SearchSpace
+from gantry.types import Array, Observation
 
 
 @dataclasses.dataclass(frozen=True)
 class DQNConfig:
     """Settings of DQN."""
 
-    num_envs: Count = 16
+    num_envs: Annotated[Count, between(4, 64, log=True)] = 16
     """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
     buffer_size: Count = 1_000_000
     """Transitions that are kept; newer ones replace the oldest."""
     learning_starts: Whole = 1_000
     """Environment steps of uniformly random actions before the first update."""
-    train_freq: Count = 1
+    train_freq: Annotated[Count, between(1, 16, log=True)] = 1
     """Vector steps between updates."""
-    gradient_steps: Count = 1
+    gradient_steps: Annotated[Count, between(1, 32, log=True)] = 1
     """Gradient steps per update."""
-    batch_size: Count = 256
+    batch_size: Annotated[Count, between(32, 512, log=True)] = 256
     """Transitions per gradient step."""
-    learning_rate: Positive = 1e-3
+    learning_rate: Annotated[Positive, between(1e-4, 5e-3, log=True)] = 1e-3
     """Adam's step size."""
-    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    learning_rate_schedule: Decay = "constant"
     """Keep the learning rate, or decay it linearly to 0 at the last step of `learn`."""
     max_gradient_norm: Positive | None = None
     """Clip the gradient norm to this; None: no clipping."""
-    gamma: Share = 0.99
+    gamma: Annotated[Share, between(0.9, 0.999)] = 0.99
     """Discount per step."""
-    n_step: Count = 1
+    n_step: Annotated[Count, between(1, 5)] = 1
     """Steps of real rewards in a target before a value stands in for the rest, at most."""
     epsilon_start: Share = 1.0
     """Initial probability of a random action, ε."""
-    epsilon_end: Share = 0.05
+    epsilon_end: Annotated[Share, between(0.01, 0.1)] = 0.05
     """Final ε, reached when `epsilon_fraction` of learning has passed."""
-    epsilon_fraction: float = 0.2
+    epsilon_fraction: Annotated[float, between(0.05, 0.5)] = 0.2
     """Share of learning in which ε gets from its start to its end."""
     epsilon_schedule: Schedule = "linear"
     """How it gets there; `constant` stays at the start."""
-    target_update_interval: Count = 200
+    target_update_interval: Annotated[Count, between(50, 1000, log=True)] = 200
     """Gradient steps between moves of the target network (C)."""
     tau: Fraction = 1.0
     """Share of the way that the target network then moves towards the learned one; 1 copies it."""
-    double: bool = False
+    double: Annotated[bool, among(False, True)] = False
     """Double Q-learning: the learned network chooses the next action, the target network gives its value."""
     dueling: bool = False
     """One output for the value of the state, and one for the advantage of each action."""
@@ -98,13 +98,6 @@ class DQNConfig:
     """Where the networks are; small ones learn fastest on the CPU."""
     torch_threads: Count = 1
     """PyTorch's threads; another number rounds differently."""
-    search_space: ClassVar[SearchSpace] = {
-        "num_envs": (4, 64, True), "train_freq": (1, 16, True), "gradient_steps": (1, 32, True),
-        "batch_size": (32, 512, True), "learning_rate": (1e-4, 5e-3, True), "gamma": (0.9, 0.999, False),
-        "n_step": (1, 5, False), "epsilon_fraction": (0.05, 0.5, False), "epsilon_end": (0.01, 0.1, False),
-        "target_update_interval": (50, 1000, True), "double": [False, True],
-    }  # fmt: skip
-    """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -36,9 +36,9 @@ from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed, settle
 from gantry.errors import GantryError
 from gantry.machine.memory import require_memory
 from gantry.machine.threads import torch_threads
-from gantry.settings.fields import Count, NotNegative, Share, ShareBelow1, require, validate
+from gantry.settings.fields import Count, NotNegative, Share, ShareBelow1, between, require, validate
 from gantry.spaces.maps import ActionMap, ObservationMap, Spaces
-from gantry.types import Array, Observation, SearchSpace
+from gantry.types import Array, Observation
 
 ACCURACY_HISTORY = 10
 """Number of fits whose model accuracy is kept for plots."""
@@ -72,7 +72,7 @@ class PlannerConfig:
     """Sample the predicted Gaussians in rollouts; otherwise propagate their means."""
     initial_random_steps: Count = 100
     """Planning steps with random actions before the first fit, summed over all environments."""
-    fit_every: Count = 50
+    fit_every: Annotated[Count, between(20, 400, log=True)] = 50
     """Planning steps between fits, summed over all environments."""
     validation_fraction: ShareBelow1 = 0.1
     """Fraction of the transitions held out from training, to stop fits early."""
@@ -83,12 +83,6 @@ class PlannerConfig:
     """Environments stepped at once."""
     torch_threads: Count = 1
     """PyTorch's threads; another number rounds differently."""
-    search_space: ClassVar[SearchSpace] = {
-        "search.horizon": (5, 40, True), "search.population": (32, 256, True), "search.iterations": (1, 6, False),
-        "search.initial_std": (0.1, 1.0, True), "search.executed_plan": ["best", "mean"], "fit_every": (20, 400, True),
-        "model.gradient_steps": (100, 1000, True), "model.learning_rate": (5e-4, 5e-3, True),
-    }  # fmt: skip
-    """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""

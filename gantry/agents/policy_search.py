@@ -15,7 +15,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -33,9 +33,9 @@ from gantry.machine.threads import torch_threads
 from gantry.optimizers.cross_entropy import CrossEntropy
 from gantry.optimizers.nes import NaturalEvolutionStrategy
 from gantry.optimizers.sampling import SamplingState
-from gantry.settings.fields import Count, Fraction, NotNegative, Positive, require, validate
+from gantry.settings.fields import Count, Fraction, NotNegative, Positive, among, between, require, validate
 from gantry.spaces.maps import ActionMap, ObservationMap, Spaces
-from gantry.types import Array, Observation, SearchSpace
+from gantry.types import Array, Observation
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "elu": torch.nn.functional.elu}
 
@@ -44,23 +44,23 @@ ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "elu": torch.nn.functiona
 class CEMConfig:
     """Settings of the cross-entropy method on policies."""
 
-    num_envs: Count = 64
+    num_envs: Annotated[Count, between(16, 256, log=True)] = 64
     """Population: policies per generation, each acting in one environment."""
     episodes: Count = 1
     """Whole episodes that judge a policy."""
-    elite_fraction: Fraction = 0.2
+    elite_fraction: Annotated[Fraction, between(0.05, 0.5, log=True)] = 0.2
     """Fraction of the population that the Gaussian is refitted to."""
     covariance: Literal["full", "diagonal"] = "diagonal"
     """diagonal: a standard deviation per parameter. full: (P, P), for up to some hundred parameters."""
     smoothing: Fraction = 1.0
     """Weight of the elites' mean in the new mean."""
-    covariance_smoothing: Fraction = 0.6
+    covariance_smoothing: Annotated[Fraction, between(0.1, 1.0, log=True)] = 0.6
     """Weight of the elites' covariance in the new one; the smaller, the longer the Gaussian stays wide."""
-    initial_std: Positive = 1.0
+    initial_std: Annotated[Positive, between(0.1, 3.0, log=True)] = 1.0
     """Standard deviation of each parameter in the first generation."""
-    min_std: NotNegative = 0.0
+    min_std: Annotated[NotNegative, between(0.0, 0.1)] = 0.0
     """Lower bound on every parameter's standard deviation; keeps the search going where returns are noisy."""
-    hidden_sizes: tuple[int, ...] = ()
+    hidden_sizes: Annotated[tuple[int, ...], among([], [8], [32])] = ()
     """Widths of the hidden layers; none: the policy is linear."""
     activation: Activation = "tanh"
     """Nonlinearity of the hidden layers."""
@@ -68,11 +68,6 @@ class CEMConfig:
     """Bring Box actions within their bounds by a tanh instead of by clipping."""
     normalize_observation: bool = False
     """Scale observations by their running mean and standard deviation, which change between generations."""
-    search_space: ClassVar[SearchSpace] = {
-        "num_envs": (16, 256, True), "elite_fraction": (0.05, 0.5, True), "covariance_smoothing": (0.1, 1.0, True),
-        "initial_std": (0.1, 3.0, True), "min_std": (0.0, 0.1, False), "hidden_sizes": [[], [8], [32]],
-    }  # fmt: skip
-    """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
@@ -89,21 +84,21 @@ class CEMConfig:
 class NESConfig:
     """Settings of natural evolution strategies on policies."""
 
-    num_envs: Count = 64
+    num_envs: Annotated[Count, among(16, 32, 64, 128, 256)] = 64
     """Population: policies per generation, each acting in one environment; even, as samples come in pairs."""
     episodes: Count = 1
     """Whole episodes that judge a policy."""
     covariance: Literal["full", "diagonal", "fixed"] = "diagonal"
     """diagonal: a standard deviation per parameter. full: (P, P). fixed: only the mean moves."""
-    shaping: Literal["rank", "standardized"] = "rank"
+    shaping: Annotated[Literal["rank", "standardized"], among("rank", "standardized")] = "rank"
     """Weigh returns by their rank in the generation, or by their distance from the mean in standard deviations."""
-    mean_learning_rate: Positive = 1.0
+    mean_learning_rate: Annotated[Positive, between(0.2, 2.0, log=True)] = 1.0
     """Step size of the mean."""
     covariance_learning_rate: Positive | None = None
     """Step size of the covariance; by default that of the method's papers."""
-    initial_std: Positive = 1.0
+    initial_std: Annotated[Positive, between(0.1, 3.0, log=True)] = 1.0
     """Standard deviation of each parameter in the first generation."""
-    hidden_sizes: tuple[int, ...] = ()
+    hidden_sizes: Annotated[tuple[int, ...], among([], [8], [32])] = ()
     """Widths of the hidden layers; none: the policy is linear."""
     activation: Activation = "tanh"
     """Nonlinearity of the hidden layers."""
@@ -111,11 +106,6 @@ class NESConfig:
     """Bring Box actions within their bounds by a tanh instead of by clipping."""
     normalize_observation: bool = False
     """Scale observations by their running mean and standard deviation, which change between generations."""
-    search_space: ClassVar[SearchSpace] = {
-        "num_envs": [16, 32, 64, 128, 256], "mean_learning_rate": (0.2, 2.0, True), "initial_std": (0.1, 3.0, True),
-        "shaping": ["rank", "standardized"], "hidden_sizes": [[], [8], [32]],
-    }  # fmt: skip
-    """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""

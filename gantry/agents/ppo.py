@@ -14,7 +14,7 @@ import concurrent.futures
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -28,30 +28,30 @@ from gantry.agents.parts.rollouts import Batch, Rollout, minibatches, standardiz
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed, settled
 from gantry.machine.threads import torch_threads
-from gantry.settings.fields import Count, NotNegative, Positive, Share, require, validate
+from gantry.settings.fields import Count, Decay, NotNegative, Positive, Share, among, between, require, validate
 from gantry.spaces.maps import Spaces
-from gantry.types import Array, Observation, SearchSpace
+from gantry.types import Array, Observation
 
 
 @dataclasses.dataclass(frozen=True)
 class PPOConfig:
     """Settings of PPO."""
 
-    num_envs: Count = 64
+    num_envs: Annotated[Count, between(4, 256, log=True)] = 64
     """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
-    rollout_steps: Count = 64
+    rollout_steps: Annotated[Count, between(16, 512, log=True)] = 64
     """Steps of every environment between updates (T)."""
-    epochs: Count = 4
+    epochs: Annotated[Count, between(2, 16, log=True)] = 4
     """Passes over each rollout (K)."""
-    minibatch_size: Count = 1024
+    minibatch_size: Annotated[Count, between(64, 2048, log=True)] = 1024
     """Transitions per gradient step, at most; a rollout is split evenly into as few minibatches as that allows."""
-    learning_rate: Positive = 1e-3
+    learning_rate: Annotated[Positive, between(1e-4, 5e-3, log=True)] = 1e-3
     """Adam's step size."""
-    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    learning_rate_schedule: Annotated[Decay, among("constant", "linear")] = "constant"
     """Keep the learning rate, or decay it linearly to 0 at the last step of `learn`."""
-    gamma: Share = 0.99
+    gamma: Annotated[Share, between(0.9, 0.999)] = 0.99
     """Discount per step."""
-    gae_lambda: Share = 0.95
+    gae_lambda: Annotated[Share, between(0.8, 1.0)] = 0.95
     """λ of generalized advantage estimation: 0 trusts the critic alone, 1 the returns alone."""
     clip_range: Positive = 0.2
     """ε: how far the ratio of new to old probability is rewarded for moving from 1."""
@@ -59,7 +59,7 @@ class PPOConfig:
     """Clip the change of a value from its old estimate to this in the critic's loss; None: no clipping."""
     target_kl: Positive | None = None
     """Skip the actor's remaining epochs once an epoch's mean KL divergence from the old policy exceeds this (nats)."""
-    entropy_coefficient: NotNegative = 0.0
+    entropy_coefficient: Annotated[NotNegative, between(0.0, 0.01)] = 0.0
     """Weight of the entropy bonus."""
     value_coefficient: Positive = 0.5
     """Weight of the critic's loss; as the critic has its own Adam, it matters only through gradient clipping."""
@@ -75,7 +75,7 @@ class PPOConfig:
     """Widths of the hidden layers, of actor and critic alike."""
     activation: Activation = "tanh"
     """Nonlinearity of the hidden layers."""
-    initial_log_std: float = 0.0
+    initial_log_std: Annotated[float, between(-1.0, 0.5)] = 0.0
     """Logarithm of the first standard deviation of Box actions, as scaled by `action_scaling`."""
     action_scaling: Literal["bounds", "none"] = "bounds"
     """Scale Box actions so that ±1 are their bounds, or leave them in the environment's units, as stable-baselines3."""
@@ -89,13 +89,6 @@ class PPOConfig:
     """Where the networks are; small ones learn fastest on the CPU."""
     torch_threads: Count = 1
     """PyTorch's threads for each network in updates (acting takes one); another number rounds differently."""
-    search_space: ClassVar[SearchSpace] = {
-        "num_envs": (4, 256, True), "rollout_steps": (16, 512, True), "epochs": (2, 16, True),
-        "minibatch_size": (64, 2048, True), "learning_rate": (1e-4, 5e-3, True), "gamma": (0.9, 0.999, False),
-        "gae_lambda": (0.8, 1.0, False), "entropy_coefficient": (0.0, 0.01, False),
-        "initial_log_std": (-1.0, 0.5, False), "learning_rate_schedule": ["constant", "linear"],
-    }  # fmt: skip
-    """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""

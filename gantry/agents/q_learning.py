@@ -17,7 +17,7 @@ environments are stepped at once; `move_cells` says what happens when several of
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import gymnasium
 import numpy as np
@@ -32,13 +32,14 @@ from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.vector_stepper import Transition, VectorStepper, reset_seed, settled
 from gantry.errors import GantryError
 from gantry.machine.memory import require_memory
-from gantry.settings.fields import Count, Fraction, Share, Whole, validate
+from gantry.settings.fields import Count, Fraction, Share, Whole, among, between, validate
 from gantry.spaces.encodings import MOST_CATEGORIES
 from gantry.spaces.maps import ActionMap, ObservationMap, Spaces
-from gantry.types import Array, Observation, SearchSpace, Space
+from gantry.types import Array, Observation, Space
 
 Integers = NDArray[np.int64]
 Numbers = NDArray[np.float64]
+RateSchedule = Literal["constant", "linear", "exponential", "visits"]
 
 NOT_CHOSEN = -1
 """SARSA's next action where none has been chosen yet, as an episode begins."""
@@ -48,47 +49,41 @@ NOT_CHOSEN = -1
 class QLearningConfig:
     """Settings of Q-learning."""
 
-    num_envs: Count = 16
+    num_envs: Annotated[Count, between(1, 64, log=True)] = 16
     """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
     report_steps: Count = 32
     """Steps of every environment per update, that is, between two reports of metrics."""
     rule: Literal["q-learning", "double", "sarsa"] = "q-learning"
     """Value of the next state: its largest action value; double: the other of two tables' value of the best action;
     sarsa: the value of the action taken next."""
-    gamma: Share = 0.99
+    gamma: Annotated[Share, between(0.9, 1.0)] = 0.99
     """Discount per step."""
-    learning_rate_start: Fraction = 0.1
+    learning_rate_start: Annotated[Fraction, between(0.01, 1.0, log=True)] = 0.1
     """Initial learning rate α: the fraction of the way to its target that a value moves."""
-    learning_rate_end: Fraction = 0.1
+    learning_rate_end: Annotated[Fraction, between(0.01, 1.0, log=True)] = 0.1
     """Final learning rate."""
     learning_rate_fraction: float = 1.0
     """Fraction of learning after which the final learning rate is reached."""
-    learning_rate_schedule: Literal["constant", "linear", "exponential", "visits"] = "constant"
+    learning_rate_schedule: Annotated[RateSchedule, among("constant", "linear", "exponential")] = "constant"
     """How α changes; or `visits`: α = (number of visits of this state and action) ** -visit_power."""
     visit_power: Fraction = 1.0
     """Exponent for the `visits` schedule: 1 averages all targets; 0.5 to 1 converges too, and forgets early ones."""
     epsilon_start: Share = 1.0
     """Initial probability of a random action."""
-    epsilon_end: Share = 0.05
+    epsilon_end: Annotated[Share, between(0.0, 0.1)] = 0.05
     """Final probability of a random action."""
-    epsilon_fraction: float = 0.5
+    epsilon_fraction: Annotated[float, between(0.1, 0.9)] = 0.5
     """Fraction of learning after which the final probability is reached."""
     epsilon_schedule: Schedule = "linear"
     """How the probability of a random action changes."""
     initial_value: float = 0.0
     """Initial Q value; an optimistic one makes the agent explore."""
-    replay_batches: Whole = 0
+    replay_batches: Annotated[Whole, between(0, 8)] = 0
     """Batches of past transitions to learn from after each step of the environments."""
     replay_batch_size: Count = 256
     """Transitions per replayed batch."""
     replay_capacity: Count = 65_536
     """Transitions kept for replay, at most; the oldest are overwritten."""
-    search_space: ClassVar[SearchSpace] = {
-        "num_envs": (1, 64, True), "learning_rate_start": (0.01, 1.0, True), "learning_rate_end": (0.01, 1.0, True),
-        "learning_rate_schedule": ["constant", "linear", "exponential"], "gamma": (0.9, 1.0, False),
-        "epsilon_end": (0.0, 0.1, False), "epsilon_fraction": (0.1, 0.9, False), "replay_batches": (0, 8, False),
-    }  # fmt: skip
-    """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""

@@ -14,7 +14,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -32,18 +32,18 @@ from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.vector_stepper import Transition, VectorStepper, reset_seed, settled
 from gantry.agents.ppo import approximate_kl, clipped_surrogate, value_loss
 from gantry.machine.threads import torch_threads
-from gantry.settings.fields import Count, NotNegative, Positive, Share, require, validate
+from gantry.settings.fields import Count, Decay, NotNegative, Positive, Share, among, between, require, validate
 from gantry.spaces.maps import Spaces
-from gantry.types import Array, Observation, SearchSpace
+from gantry.types import Array, Observation
 
 
 @dataclasses.dataclass(frozen=True)
 class RecurrentPPOConfig:
     """Settings of recurrent PPO."""
 
-    memory: Kind = "gru"
+    memory: Annotated[Kind, among("gru", "lstm")] = "gru"
     """gru or lstm: a recurrent network. attention: a gated transformer over a window of past steps."""
-    memory_size: Count = 64
+    memory_size: Annotated[Count, between(16, 128, log=True)] = 64
     """Numbers that the memory hands to actor and critic; of attention, a multiple of its heads."""
     observe_change: bool = True
     """Let the memory take the observation's change since the step before, on a running scale of its own."""
@@ -55,21 +55,21 @@ class RecurrentPPOConfig:
     """Heads of each layer of attention."""
     attention_layers: Count = 1
     """Layers of attention."""
-    num_envs: Count = 64
+    num_envs: Annotated[Count, between(16, 256, log=True)] = 64
     """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
-    rollout_steps: Count = 64
+    rollout_steps: Annotated[Count, between(16, 256, log=True)] = 64
     """Steps of every environment between updates (T), and so how far back in time gradients flow."""
-    epochs: Count = 4
+    epochs: Annotated[Count, between(2, 16, log=True)] = 4
     """Passes over each rollout (K)."""
-    minibatch_size: Count = 1024
+    minibatch_size: Annotated[Count, between(256, 4096, log=True)] = 1024
     """Transitions per gradient step, at most: whole sequences of T, of at least one environment."""
-    learning_rate: Positive = 1e-3
+    learning_rate: Annotated[Positive, between(1e-4, 5e-3, log=True)] = 1e-3
     """Adam's step size."""
-    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    learning_rate_schedule: Annotated[Decay, among("constant", "linear")] = "constant"
     """Keep the learning rate, or decay it linearly to 0 at the last step of `learn`."""
-    gamma: Share = 0.99
+    gamma: Annotated[Share, between(0.9, 0.999)] = 0.99
     """Discount per step."""
-    gae_lambda: Share = 0.95
+    gae_lambda: Annotated[Share, between(0.8, 1.0)] = 0.95
     """λ of generalized advantage estimation: 0 trusts the critic alone, 1 the returns alone."""
     clip_range: Positive = 0.2
     """ε: how far the ratio of new to old probability is rewarded for moving from 1."""
@@ -77,7 +77,7 @@ class RecurrentPPOConfig:
     """Clip the change of a value from its old estimate to this in the critic's loss; None: no clipping."""
     target_kl: Positive | None = None
     """Skip the remaining epochs once an epoch's mean KL divergence from the old policy exceeds this (nats)."""
-    entropy_coefficient: NotNegative = 0.0
+    entropy_coefficient: Annotated[NotNegative, between(0.0, 0.01)] = 0.0
     """Weight of the entropy bonus."""
     value_coefficient: Positive = 0.5
     """Weight of the critic's loss."""
@@ -105,13 +105,6 @@ class RecurrentPPOConfig:
     """Where the networks are; small ones learn fastest on the CPU."""
     torch_threads: Count = 1
     """PyTorch's threads in updates (acting takes one); another number rounds differently."""
-    search_space: ClassVar[SearchSpace] = {
-        "memory": ["gru", "lstm"], "memory_size": (16, 128, True), "num_envs": (16, 256, True),
-        "rollout_steps": (16, 256, True), "epochs": (2, 16, True), "minibatch_size": (256, 4096, True),
-        "learning_rate": (1e-4, 5e-3, True), "gamma": (0.9, 0.999, False), "gae_lambda": (0.8, 1.0, False),
-        "entropy_coefficient": (0.0, 0.01, False), "learning_rate_schedule": ["constant", "linear"],
-    }  # fmt: skip
-    """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -28,9 +28,9 @@ from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed, settled
 from gantry.errors import GantryWarning
 from gantry.machine.threads import torch_threads
-from gantry.settings.fields import Count, NotNegative, Positive, Share, require, validate
+from gantry.settings.fields import Count, Decay, NotNegative, Positive, Share, among, between, require, validate
 from gantry.spaces.maps import Spaces
-from gantry.types import Array, Observation, SearchSpace
+from gantry.types import Array, Observation
 
 Baseline = Literal["none", "mean", "value"]
 BASELINES: tuple[Baseline, ...] = ("none", "mean", "value")
@@ -43,22 +43,22 @@ BLOCK = 64
 class ReinforceConfig:
     """Settings of REINFORCE."""
 
-    num_envs: Count = 16
+    num_envs: Annotated[Count, between(4, 64, log=True)] = 16
     """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
-    episodes: Count = 16
+    episodes: Annotated[Count, between(4, 64, log=True)] = 16
     """Whole episodes per update (N); best a multiple of `num_envs`, as environments without an episode stand idle."""
     baseline: Baseline = "value"
     """Subtracted from the returns: nothing, the mean return of the batch's other episodes, or a learned value."""
-    gamma: Share = 0.99
+    gamma: Annotated[Share, between(0.9, 0.999)] = 0.99
     """Discount per step."""
     discount_states: bool = False
     """Weigh step t of an episode by γ^t, as the exact gradient of the discounted return requires; rarely done, as late
     steps are then hardly learned from."""
-    learning_rate: Positive = 1e-2
+    learning_rate: Annotated[Positive, between(1e-3, 5e-2, log=True)] = 1e-2
     """Adam's step size for the policy."""
-    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    learning_rate_schedule: Annotated[Decay, among("constant", "linear")] = "constant"
     """Keep the learning rates, or decay them linearly to 0 at the last step of `learn`."""
-    value_learning_rate: Positive = 1e-2
+    value_learning_rate: Annotated[Positive, between(1e-3, 5e-2, log=True)] = 1e-2
     """Adam's step size for the learned value."""
     value_epochs: Count = 4
     """Passes over each batch to fit the learned value."""
@@ -90,12 +90,6 @@ class ReinforceConfig:
     """Where the networks are; small ones learn fastest on the CPU."""
     torch_threads: Count = 1
     """PyTorch's threads for each network in updates (acting takes one); another number rounds differently."""
-    search_space: ClassVar[SearchSpace] = {
-        "num_envs": (4, 64, True), "episodes": (4, 64, True), "learning_rate": (1e-3, 5e-2, True),
-        "value_learning_rate": (1e-3, 5e-2, True), "gamma": (0.9, 0.999, False),
-        "learning_rate_schedule": ["constant", "linear"],
-    }  # fmt: skip
-    """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""

@@ -15,7 +15,7 @@ import concurrent.futures
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -32,9 +32,20 @@ from gantry.agents.parts.td_targets import hard_update, polyak_update, td_target
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.vector_stepper import settled
 from gantry.machine.threads import torch_threads
-from gantry.settings.fields import Count, Fraction, NotNegative, Positive, Share, Whole, require, validate
+from gantry.settings.fields import (
+    Count,
+    Decay,
+    Fraction,
+    NotNegative,
+    Positive,
+    Share,
+    Whole,
+    between,
+    require,
+    validate,
+)
 from gantry.spaces.maps import Spaces
-from gantry.types import Array, Observation, SearchSpace
+from gantry.types import Array, Observation
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 """Bounds of the logarithm of the policy's standard deviation, as in the authors' code."""
@@ -46,37 +57,37 @@ FIRST_HORIZON = 10.0
 class SACConfig:
     """Settings of SAC."""
 
-    num_envs: Count = 16
+    num_envs: Annotated[Count, between(4, 64, log=True)] = 16
     """Environments stepped at once, where an id is given; a ready-made vector environment brings its own number."""
     buffer_size: Count = 1_000_000
     """Transitions that are kept; newer ones replace the oldest."""
     learning_starts: Whole = 1_000
     """Environment steps of uniformly random actions before the first update."""
-    train_freq: Count = 1
+    train_freq: Annotated[Count, between(1, 8, log=True)] = 1
     """Vector steps between updates."""
-    gradient_steps: Count = 1
+    gradient_steps: Annotated[Count, between(1, 16, log=True)] = 1
     """Gradient steps per update."""
-    batch_size: Count = 256
+    batch_size: Annotated[Count, between(64, 512, log=True)] = 256
     """Transitions per gradient step."""
-    learning_rate: Positive = 3e-4
+    learning_rate: Annotated[Positive, between(1e-4, 3e-3, log=True)] = 3e-4
     """Adam's step size for the critics."""
-    actor_learning_rate: Positive = 3e-4
+    actor_learning_rate: Annotated[Positive, between(1e-4, 3e-3, log=True)] = 3e-4
     """Adam's step size for the actor."""
-    temperature_learning_rate: NotNegative = 3e-4
+    temperature_learning_rate: Annotated[NotNegative, between(1e-4, 3e-3, log=True)] = 3e-4
     """Adam's step size for the logarithm of the temperature; 0 keeps the temperature."""
-    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    learning_rate_schedule: Decay = "constant"
     """Keep the learning rates, or decay them linearly to 0 at the last step of `learn`."""
     max_gradient_norm: Positive | None = None
     """Clip the gradient norm of each network to this; None: no clipping."""
-    gamma: Share = 0.99
+    gamma: Annotated[Share, between(0.9, 0.999)] = 0.99
     """Discount per step."""
     gamma_growth_steps: Whole = 0
     """Gradient steps over which the discount grows to gamma, from one that looks ten steps ahead; 0: gamma at once."""
-    n_step: Count = 1
+    n_step: Annotated[Count, between(1, 5)] = 1
     """Steps of real rewards in a target before a value stands in for the rest, at most; 1 while the discount grows."""
-    tau: Fraction = 0.005
+    tau: Annotated[Fraction, between(0.002, 0.05, log=True)] = 0.005
     """τ: share of the way that the target critics move towards the learned ones with each gradient step."""
-    initial_temperature: Positive = 1.0
+    initial_temperature: Annotated[Positive, between(0.05, 1.0, log=True)] = 1.0
     """Initial α: the weight of entropy, in units of reward per nat."""
     target_entropy: float | None = None
     """Mean entropy of the policy that the temperature is learned for, in nats, with actions in ±1; None: minus the
@@ -95,13 +106,6 @@ class SACConfig:
     """Where the networks are; small ones learn fastest on the CPU."""
     torch_threads: Count = 1
     """PyTorch's threads for the actor and for the critics; another number rounds differently."""
-    search_space: ClassVar[SearchSpace] = {
-        "num_envs": (4, 64, True), "train_freq": (1, 8, True), "gradient_steps": (1, 16, True),
-        "batch_size": (64, 512, True), "learning_rate": (1e-4, 3e-3, True), "actor_learning_rate": (1e-4, 3e-3, True),
-        "gamma": (0.9, 0.999, False), "n_step": (1, 5, False), "tau": (0.002, 0.05, True),
-        "initial_temperature": (0.05, 1.0, True), "temperature_learning_rate": (1e-4, 3e-3, True),
-    }  # fmt: skip
-    """What `gantry tune` searches."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""

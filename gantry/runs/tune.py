@@ -27,6 +27,7 @@ from gantry.runs.pace import steps_within
 from gantry.runs.recipes import Recipe, default_settings, find_recipe
 from gantry.runs.recipes.recipe_file import write_recipe
 from gantry.runs.train import close_agent, make_agent
+from gantry.settings.fields import search_space
 from gantry.types import Json, SearchSpace
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ def _base_recipe(plan: TuningPlan) -> Recipe:
 
 def _space_around(plan: TuningPlan, config: AgentConfig) -> SearchSpace:
     """Return the agent's search space, widened to hold the settings that there were before."""
-    space: SearchSpace = config_class(plan.agent).search_space
+    space = search_space(config_class(plan.agent))
     known, widened = config_to_json(config), dict(space)
     for name, values in space.items():
         value = _at(known, name)

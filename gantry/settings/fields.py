@@ -1,19 +1,20 @@
 """Settings: what a value may be is said in its type, and checked in one place.
 
 A field `learning_rate: Positive = 1e-3` refuses 0; `clip_value: Positive | None = None` does, too, and takes None. Each
-refusal is one line that says which setting and what it must be.
+refusal is one line that says which setting and what it must be. `gamma: Annotated[Share, between(0.9, 0.999)] = 0.99`
+says besides what `gantry tune` tries.
 """
 
 import dataclasses
 import functools
 import typing
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 import torch
 
 from gantry.errors import GantryError
+from gantry.types import SearchSpace
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -31,6 +32,24 @@ class Allowed:
     holds: Callable[..., bool]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)  # types must be hashable, with their notes
+class Tried:
+    """What `gantry tune` tries for a setting, as a note in its type."""
+
+    values: tuple[float, float, bool] | list[object]
+    """The lowest, the highest, and whether it is their logarithm that matters; or its choices."""
+
+
+def between(low: float, high: float, log: bool = False) -> Tried:
+    """Return the note that numbers from `low` to `high` are tried, with `log` evenly by ratio."""
+    return Tried((low, high, log))
+
+
+def among(*choices: object) -> Tried:
+    """Return the note that these values are tried."""
+    return Tried(list(choices))
+
+
 AT_LEAST_0 = Allowed("at least 0", lambda value: value >= 0)
 Count = Annotated[int, Allowed("at least 1", lambda value: value >= 1)]
 Whole = Annotated[int, AT_LEAST_0]
@@ -39,6 +58,8 @@ NotNegative = Annotated[float, AT_LEAST_0]
 Share = Annotated[float, Allowed("from 0 to 1", lambda value: 0 <= value <= 1)]
 ShareBelow1 = Annotated[float, Allowed("from 0 to below 1", lambda value: 0 <= value < 1)]
 Fraction = Annotated[float, Allowed("above 0 and at most 1", lambda value: 0 < value <= 1)]
+Decay = Literal["constant", "linear"]
+"""Schedules of learning rates: they stay, or fall linearly to 0 at the last step of learning."""
 WHEREVER: dict[str, Allowed] = {
     "num_envs": Allowed("below 1e+06", lambda number: number < 10**6),
     "torch_threads": Allowed("below 1024", lambda number: number < 1024),
@@ -70,21 +91,30 @@ def _allowed(kind: type) -> dict[str, Sequence[Allowed]]:
     found: dict[str, Sequence[Allowed]] = {}
     hints = typing.get_type_hints(kind, include_extras=True)
     for name in (field.name for field in dataclasses.fields(kind)):
-        parts = typing.get_args(hints[name])
-        notes = [note for each in (hints[name], *parts) for note in getattr(each, "__metadata__", ())]
-        if typing.get_origin(hints[name]) is Literal:
+        bare, *notes = _noted(hints[name])
+        parts = typing.get_args(bare)
+        notes += [note for part in parts for note in _noted(part)[1:]]
+        if typing.get_origin(bare) is Literal:
             *others, last = map(str, parts)
             notes.append(Allowed(f"{', '.join(others)} or {last}", parts.__contains__))
-        found[name] = [*notes, WHEREVER[name]] if name in WHEREVER else notes
+        if name in WHEREVER:
+            notes.append(WHEREVER[name])
+        found[name] = [note for note in notes if isinstance(note, Allowed)]
     return found
 
 
-def plain(value: Any) -> Any:
-    """Return a setting or settings with Python's numbers in place of NumPy's, which no JSON file takes."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, tuple | list):
-        return tuple(map(plain, value))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.replace(value, **{name: plain(part) for name, part in vars(value).items()})
-    return value
+def _noted(hint: object) -> Sequence[object]:
+    """Return a type without its notes, and the notes."""
+    return typing.get_args(hint) if typing.get_origin(hint) is Annotated else [hint]
+
+
+def search_space(kind: type) -> SearchSpace:
+    """Return what `gantry tune` tries for the settings of a dataclass; names of nested ones' settings have dots."""
+    found: SearchSpace = {}
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        for note in _noted(hint):
+            if isinstance(note, Tried):
+                found[name] = note.values
+        if dataclasses.is_dataclass(hint):
+            found |= {f"{name}.{inner}": values for inner, values in search_space(hint).items()}
+    return found

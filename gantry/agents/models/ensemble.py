@@ -10,6 +10,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from gantry.agents.parts.checkpoint import Tensors, restore, state_of
 from gantry.agents.parts.optim import Adam, require_finite
 from gantry.errors import GantryError
 from gantry.machine.memory import require_memory
-from gantry.settings.fields import Count, NotNegative, Positive, Share, require, validate
+from gantry.settings.fields import Count, NotNegative, Positive, Share, between, require, validate
 
 MIN_STD = 1e-6
 """Treat a column with a smaller standard deviation as constant: shift it, but do not scale it."""
@@ -44,13 +45,13 @@ class EnsembleConfig:
     """E, number of networks; they differ in their initial weights and in the data they see."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers, each followed by SiLU."""
-    learning_rate: Positive = 2e-3
+    learning_rate: Annotated[Positive, between(5e-4, 5e-3, log=True)] = 2e-3
     """Adam's step size."""
     weight_decay: NotNegative = 1e-4
     """Decoupled weight decay, multiplied by the learning rate."""
     minibatch_size: Count = 64
     """Transitions per gradient step and member."""
-    gradient_steps: Count = 300
+    gradient_steps: Annotated[Count, between(100, 1000, log=True)] = 300
     """Maximum gradient steps per fit."""
     patience: Count = 4
     """Stop a fit after this many validations (one every 50 steps) in which no member improved."""

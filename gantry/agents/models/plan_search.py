@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from gantry.optimizers.mppi import PathIntegral
 from gantry.optimizers.problem import Bounds, Problem
 from gantry.optimizers.random_shooting import RandomShooting
 from gantry.optimizers.sampling import SamplingMethod, SamplingState
-from gantry.settings.fields import Count, Share, validate
+from gantry.settings.fields import Count, Share, among, between, validate
 
 OptimizerName = Literal["icem", "cem", "mppi", "random-shooting", "gradient"]
 
@@ -35,11 +35,11 @@ class SearchConfig:
 
     optimizer: OptimizerName = "icem"
     """Optimizer of action sequences. For Discrete actions, icem and cem use a categorical distribution."""
-    horizon: Count = 25
+    horizon: Annotated[Count, between(5, 40, log=True)] = 25
     """H, planning steps to look ahead."""
-    population: Count = 64
+    population: Annotated[Count, between(32, 256, log=True)] = 64
     """Action sequences in the first iteration of a planning step."""
-    iterations: Count = 3
+    iterations: Annotated[Count, between(1, 6)] = 3
     """Iterations per planning step; for gradient: gradient steps from the best of one population."""
     elites: int = 8
     """Best action sequences that the sampling distribution is refitted to (icem, cem, Discrete actions)."""
@@ -51,11 +51,11 @@ class SearchConfig:
     """Share of the old mean and standard deviation kept in each update (icem, cem)."""
     population_decay_factor: float = 1.25
     """Divide the population by this after each iteration (icem)."""
-    initial_std: float = 0.5
+    initial_std: Annotated[float, between(0.1, 1.0, log=True)] = 0.5
     """Standard deviation of the first population, in half-widths of the action bounds."""
     temperature: float = 0.1
     """Softmax temperature over returns, in standard deviations of the returns (mppi)."""
-    executed_plan: Literal["best", "mean"] = "best"
+    executed_plan: Annotated[Literal["best", "mean"], among("best", "mean")] = "best"
     """best: execute the best sampled plan. mean: the mean of the sampling distribution, which is smoother (icem, cem).
     mppi always executes the mean."""
 

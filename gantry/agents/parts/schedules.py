@@ -7,6 +7,7 @@ start to end) and `x_schedule` (its form).
 from typing import Literal
 
 from gantry.errors import GantryError
+from gantry.settings.fields import Decay
 
 Schedule = Literal["constant", "linear", "exponential"]
 
@@ -34,7 +35,7 @@ def scheduled(form: Schedule, start: float, end: float, fraction: float, progres
     return float(start * (end / start) ** passed)
 
 
-def decayed(form: Literal["constant", "linear"], rate: float, progress: float) -> float:
+def decayed(form: Decay, rate: float, progress: float) -> float:
     """Return a learning rate that stays, or that falls linearly to 0 at the last step of learning."""
     return scheduled(form, rate, 0.0, 1.0, progress)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gantry.agents.parts.checkpoint import Stateful, Tensors, Undoable, restore, state_of, under
 from gantry.errors import GantryError, shown
-from gantry.settings.fields import plain
+from gantry.files import config_from_json, config_to_json
 from gantry.spaces.maps import ObservationMap, Spaces
 from gantry.types import SUCCESS, Array, Infos, Json
 
@@ -62,7 +62,8 @@ def settled(config: Config, env: VectorEnv | Spaces) -> Config:
         raise GantryError(
             f"an agent takes a vector environment, such as gantry.envs.make_vec('module:ID', 16), not {shown(env)!r}"
         )
-    return dataclasses.replace(plain(config), num_envs=int(env.num_envs))
+    plain = config_from_json(type(config), config_to_json(config), "the settings")
+    return dataclasses.replace(plain, num_envs=int(env.num_envs))
 
 
 def reset_seed(env: VectorEnv | Spaces, seed: int, env_seed: int | None) -> int:
