@@ -15,6 +15,7 @@ from gantry.agents.models.ensemble import (
     ensemble_forward,
     gaussian_nll,
 )
+from gantry.agents.parts.checkpoint import restore, state_of
 from gantry.errors import GantryError
 from gantry.machine.threads import torch_threads
 
@@ -191,11 +192,11 @@ def test_rollout_computes_kinematic_columns_from_angles(reaching):
 
 def test_kinematics_state_round_trip(reaching):
     other = DynamicsModel(8, 2, SMALL, generator(5), angle_columns=(0, 1))
-    other.load_state(reaching.state())
-    assert all(bool(tensor.isfinite().all()) for tensor in reaching.state().values())  # files hold nothing else
+    restore(other, state_of(reaching))
+    assert all(bool(tensor.isfinite().all()) for tensor in state_of(reaching).values())  # files hold nothing else
     features, actions, _ = arm(10, 4, 1.0)
     assert torch.equal(other.predict(features, actions)[0], reaching.predict(features, actions)[0])
-    assert other.state().keys() == reaching.state().keys()
+    assert state_of(other).keys() == state_of(reaching).keys()
 
 
 def test_kinematics_reject_columns_independent_of_angles():
@@ -245,7 +246,7 @@ def test_fits_with_one_seed_are_identical():
         random = generator(4)
         dynamics = DynamicsModel(2, 1, SMALL, random)
         dynamics.fit(*linear_gaussian(100, 1), torch.rand(100, generator=random) < 0.2, random)
-        states.append(dynamics.state())
+        states.append(state_of(dynamics))
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
@@ -253,7 +254,7 @@ def test_dynamics_state_round_trip():
     random = generator()
     first, second = DynamicsModel(2, 1, SMALL, random), DynamicsModel(2, 1, SMALL, random)
     first.fit(*linear_gaussian(100, 1), torch.zeros(100, dtype=torch.bool), random)
-    second.load_state(first.state())
+    restore(second, state_of(first))
     features, actions, _ = linear_gaussian(10, 2)
     assert torch.equal(first.predict(features, actions)[0], second.predict(features, actions)[0])
     assert second.fitted
@@ -316,14 +317,14 @@ def test_circle_and_integer_columns_are_detected_and_enforced():
 
 def test_fit_rejects_bad_data_and_keeps_weights():
     dynamics = DynamicsModel(2, 1, SMALL, generator())
-    before = dynamics.state()
+    before = state_of(dynamics)
     features, actions, next_features = linear_gaussian(20, 1)
     next_features[3, 1] = math.nan
     with pytest.raises(GantryError, match="NaN"):
         dynamics.fit(features, actions, next_features, torch.zeros(20, dtype=torch.bool), generator())
     with pytest.raises(GantryError, match="no data"):
         dynamics.fit(*linear_gaussian(20, 1), torch.ones(20, dtype=torch.bool), generator())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in dynamics.state().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state_of(dynamics).items())
 
 
 def test_diverged_flags_nonfinite_and_distant_states(fitted):

@@ -16,6 +16,7 @@ from gantry.agents.models.plan_search import PlanSearch, SearchConfig, finite_co
 from gantry.agents.models.reward_model import LearnedReward, TaskReward
 from gantry.agents.models.terminal_value import TerminalValue
 from gantry.agents.mpc import MPC, PlanningRecord
+from gantry.agents.parts.checkpoint import restore, state_of
 from gantry.agents.pets import PETS, PlannerConfig
 from gantry.envs.simulator import make_simulator
 from gantry.errors import GantryError
@@ -284,8 +285,8 @@ def test_previous_plan_is_reused_when_no_rollout_is_finite():
     agent.begin(env)
     agent.act(observation)
     planned = agent.mpc.warm_start.mean[0].clone()
-    state = agent.dynamics.state()
-    agent.dynamics.load_state({**state, "0.weight": torch.full_like(state["0.weight"], math.nan)})
+    state = state_of(agent.dynamics)
+    restore(agent.dynamics, {**state, "0.weight": torch.full_like(state["0.weight"], math.nan)})
     with pytest.warns(RuntimeWarning, match="reusing the previous plan"):
         first = agent.act(observation)
     with warnings.catch_warnings():

@@ -25,8 +25,7 @@ from gantry.runs.pace import steps_within
 from gantry.runs.recipes import Recipe
 from gantry.runs.recipes.recipe_file import read_recipe, write_recipe
 from gantry.runs.seeds import environment_seed
-from gantry.runs.tune import RUNGS, TuningPlan, configured, train_for, tune
-from gantry.settings.fields import search_space
+from gantry.runs.tune import RUNGS, TuningPlan, configured, search_space, train_for, tune
 
 SHORT = TuningPlan("CartPole-v1", "a2c", steps=80, episodes=2, trials=3, repeats=1)
 

@@ -7,6 +7,7 @@ from agent_states import opened
 
 from gantry.agents.a2c import A2C, A2CConfig
 from gantry.agents.ddpg import DDPG, DDPGConfig
+from gantry.agents.parts.checkpoint import restore, state_of
 from gantry.agents.parts.replay import Minibatch
 from gantry.agents.parts.rollouts import Batch
 from gantry.agents.parts.td_targets import hard_update, polyak_update
@@ -39,7 +40,7 @@ def of_actor_critic(policy):
 
 def assert_same(networks, expected):
     for network, tensors in expected.items():
-        ours = networks[network].state()
+        ours = state_of(networks[network])
         assert list(ours) == list(tensors)
         for name, tensor in tensors.items():
             np.testing.assert_allclose(ours[name], tensor, rtol=1e-4, atol=2e-6, err_msg=f"{network} {name}")
@@ -49,7 +50,7 @@ def check_on_policy(agent, model):
     """Compare `UPDATES` updates of ours, from what theirs collected and from its first networks, with its own."""
     networks = {"actor": agent.policy.network, "critic": agent.critic}
     for name, tensors in of_actor_critic(model.policy).items():
-        networks[name].load_state(tensors)
+        restore(networks[name], tensors)
     before = agent.policy.network.vector.detach().clone()
     for _ in range(UPDATES):
         _, callback = model._setup_learn(0)
@@ -95,8 +96,8 @@ def test_critic_steps_and_targets_of_ddpg_are_stable_baselines3s(monkeypatch):
     config = DDPGConfig(num_envs=4, hidden_sizes=(400, 300), saturation_penalty=0.0, buffer_size=1000)
     agent = DDPG(opened(ENVIRONMENT, 4), config)
     critic, target_critic = agent.critics[0], agent.target_critics[0]
-    critic.load_state(layers(model.critic))
-    target_critic.load_state(layers(model.critic))
+    restore(critic, layers(model.critic))
+    restore(target_critic, layers(model.critic))
     generator = torch.Generator().manual_seed(3)
     for _ in range(UPDATES):
         observation, following = torch.randn(2, 64, 3, generator=generator)
@@ -104,7 +105,7 @@ def test_critic_steps_and_targets_of_ddpg_are_stable_baselines3s(monkeypatch):
         ended = (torch.rand(64, 1, generator=generator) < 0.2).float()
         drawn = ReplayBufferSamples(observation, action, following, ended, reward)
         monkeypatch.setattr(model.replay_buffer, "sample", lambda *_, drawn=drawn, **__: drawn)
-        agent.target_actor.load_state(layers(model.actor_target))
+        restore(agent.target_actor, layers(model.actor_target))
         model.train(1)
         table = torch.cat([observation, action, following, reward, config.gamma * (1 - ended)], 1)
         agent.improve_critics(Minibatch(torch.arange(64), table, 1), 0.0)
@@ -143,7 +144,7 @@ def test_updates_of_sac_are_stable_baselines3s(monkeypatch):
     networks = {"actor": agent.actor, "critic 0": agent.critics[0], "critic 1": agent.critics[1],
                 "target 0": agent.target_critics[0], "target 1": agent.target_critics[1]}  # fmt: skip
     for name, tensors in theirs().items():
-        networks[name].load_state(tensors)
+        restore(networks[name], tensors)
     before = agent.actor.vector.detach().clone()
     generator = torch.Generator().manual_seed(3)
     for _ in range(UPDATES):

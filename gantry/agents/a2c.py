@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal, Self
 import torch
 from gymnasium.vector import VectorEnv
 
-from gantry.agents.parts.checkpoint import Checkpoint
+from gantry.agents.parts.checkpoint import Checkpoint, attributes
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.optim import Adam, descend
@@ -22,7 +22,7 @@ from gantry.agents.parts.policy import Policy
 from gantry.agents.parts.rmsprop import RMSprop
 from gantry.agents.parts.rollouts import Batch, Rollout, standardized
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed, settled
+from gantry.agents.parts.vector_stepper import VectorStepper, generators, reset_seed, settled
 from gantry.machine.threads import torch_threads
 from gantry.settings.fields import (
     Count,
@@ -37,11 +37,10 @@ from gantry.settings.fields import (
     validate,
 )
 from gantry.spaces.maps import ActionMap, ObservationMap, Spaces
-from gantry.types import Array, Observation
+from gantry.types import Array, Observation, Space
 
 OptimizerName = Literal["rmsprop", "rmsprop-pytorch", "adam"]
 Network = Callable[[torch.Tensor], torch.Tensor]
-TwoOutputs = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,11 +144,12 @@ class A2C:
     ) -> None:
         config, seed = settled(config, env), int(seed)
         self.env, self.config = env, config
-        self._random = torch.Generator().manual_seed(seed)
-        self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
+        self._random, self._acting_random = generators(seed)
         with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads
-            networks = self._make_networks(env)
-        learned = [*(network.vector for network in networks.values()), *self.policy.distribution.parameters().values()]
+            self._make_networks(env.single_observation_space, env.single_action_space)
+        networks = [self.body] if self.body is not None else [self.policy.own_network, self.critic]
+        learned = [network.vector for network in networks if isinstance(network, MLP)]
+        learned += self.policy.distribution.parameters().values()
         self.optimizer: Adam | RMSprop
         if config.optimizer == "adam":
             self.optimizer = Adam(learned, epsilon=config.optimizer_epsilon)
@@ -159,42 +159,35 @@ class A2C:
         self.return_normalizer = ReturnNormalizer(env.num_envs, config.gamma, config.normalize_return)
         self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed), config.stagger_first_episodes)
         self.rollout = Rollout(self.stepper, self.policy, config.rollout_steps, self._random)
-        networks.pop("actor", None)  # the policy's own
         self.checkpoint = Checkpoint(
-            policy={"policy": self.policy, **networks, "return_moments": self.return_normalizer.moments},
-            trainer={
-                "stepper": self.stepper,
-                "optimizer": self.optimizer,
-                "return_normalizer": self.return_normalizer,
-                "random": self._random,
-                "acting_random": self._acting_random,
-            },
+            policy={**attributes(self, "policy", "body", "critic"), "return_moments": self.return_normalizer.moments},
+            trainer=attributes(self, "stepper", "optimizer", "return_normalizer", "_random", "_acting_random"),
         )
 
-    def _make_networks(self, env: VectorEnv | Spaces) -> dict[str, MLP]:
-        """Make policy and critic from two networks, or from one, which are returned by name."""
-        config, spaces = self.config, (env.single_observation_space, env.single_action_space)
+    def _make_networks(self, observation_space: Space, action_space: Space) -> None:
+        """Make policy and critic from two networks, or from one."""
+        config, inputs = self.config, ObservationMap(observation_space).size
+        outputs = ActionMap(action_space, several=True).size
+
+        def network(outputs: int) -> MLP:
+            return MLP((inputs, *config.hidden_sizes, outputs), config.activation, 1.0, self._random, config.device)
+
         self.body: MLP | None = None
         if not config.shared_body:
-            self.policy = Policy(*spaces, config, self._random)
-            widths = (self.policy.observations.size, *config.hidden_sizes, 1)
-            critic = MLP(widths, config.activation, 1.0, self._random, config.device)
-            self.critic: Network = critic
-            self.policy_and_value: TwoOutputs = lambda inputs: (self.policy.network(inputs), critic(inputs).squeeze(1))
-            assert self.policy.own_network is not None
-            return {"actor": self.policy.own_network, "critic": critic}
-        widths = (ObservationMap(spaces[0]).size, *config.hidden_sizes, ActionMap(spaces[1], several=True).size + 1)
-        self.body = body = MLP(widths, config.activation, 1.0, self._random, config.device)
+            self.policy = Policy(observation_space, action_space, config, self._random)
+            self.critic: Network = network(1)
+            return
+        self.body = body = network(outputs + 1)
         body.weights[-1][:, :-1] *= 0.01  # a first policy that is equally broad in every state
-        self.policy = Policy(*spaces, config, self._random, lambda inputs: body(inputs)[:, :-1])
+        self.policy = Policy(observation_space, action_space, config, self._random, lambda inputs: body(inputs)[:, :-1])
         self.critic = lambda inputs: body(inputs)[:, -1:]
 
-        def policy_and_value(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            both = body(inputs)  # passed through once
-            return both[:, :-1], both[:, -1]
-
-        self.policy_and_value = policy_and_value
-        return {"body": body}
+    def policy_and_value(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the policy network's outputs (B, K) and values (B,) of inputs (B, d)."""
+        if self.body is None:
+            return self.policy.network(inputs), self.critic(inputs).squeeze(1)
+        both = self.body(inputs)  # passed through once
+        return both[:, :-1], both[:, -1]
 
     @property
     def steps(self) -> int:
@@ -212,9 +205,7 @@ class A2C:
             for update in updates:
                 records: list[Metrics] = []
                 while len(records) < config.report_every and update.remaining:
-                    rate = config.learning_rate
-                    if config.learning_rate_schedule == "linear":
-                        rate *= 1.0 - update.progress
+                    rate = config.learning_rate * update.decay(config.learning_rate_schedule)
                     with torch_threads(1):  # for the small batches of acting; more would take CPUs from the simulator
                         self.rollout.collect(update.remaining)
                         batch = self.rollout.batch(self.critic, self.return_normalizer, config.gamma, config.gae_lambda)

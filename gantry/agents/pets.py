@@ -29,10 +29,10 @@ from gantry.agents.models.planning_model import PlanningModel, planning_model_of
 from gantry.agents.models.reward_model import LearnedReward, RewardModel, TaskReward
 from gantry.agents.models.terminal_value import TerminalValue
 from gantry.agents.mpc import MPC
-from gantry.agents.parts.checkpoint import Checkpoint
+from gantry.agents.parts.checkpoint import Checkpoint, attributes
 from gantry.agents.parts.experience import Experience
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed, settled
+from gantry.agents.parts.vector_stepper import VectorStepper, generators, reset_seed, settled
 from gantry.errors import GantryError
 from gantry.machine.memory import require_memory
 from gantry.machine.threads import torch_threads
@@ -130,8 +130,7 @@ class PETS:
     ) -> None:  # fmt: skip
         config, seed = settled(config, env), int(seed)
         self.env, self.config = env, config
-        self._random = torch.Generator().manual_seed(seed)
-        self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
+        self._random, self._acting_random = generators(seed)
         observations, self._actions = ObservationMap(env.single_observation_space), ActionMap(env.single_action_space)
         size, learned = observations.size, config.dynamics == "learned"
         action_size, single = self._actions.size, dataclasses.replace(config.model, ensemble_size=1)
@@ -168,10 +167,9 @@ class PETS:
             policy=models,
             trainer={
                 "optimizers": {name: model.optimizers for name, model in models.items() if model is not None},
-                "dataset": self.dataset, "collector": self.collector, "pending": self._pending,
-                "stepper": self.stepper, "random": self._random, "acting_random": self._acting_random,
+                **attributes(self, "dataset", "collector", "_pending", "stepper", "_random", "_acting_random"),
             },
-        )  # fmt: skip
+        )
 
     def _model_for(self, planning_model: PlanningModel | None) -> Model:
         """Return the model to plan with in an environment that offers `planning_model`.

@@ -19,14 +19,14 @@ from typing import Annotated, ClassVar, Literal, Self
 import torch
 from gymnasium.vector import VectorEnv
 
-from gantry.agents.parts.checkpoint import Checkpoint
+from gantry.agents.parts.checkpoint import Checkpoint, attributes
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.policy import Policy
-from gantry.agents.parts.rollouts import Batch, Rollout, minibatches, standardized
+from gantry.agents.parts.rollouts import Batch, Rollout, explained_variance, minibatches, standardized
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed, settled
+from gantry.agents.parts.vector_stepper import VectorStepper, generators, reset_seed, settled
 from gantry.machine.threads import torch_threads
 from gantry.settings.fields import Count, Decay, NotNegative, Positive, Share, among, between, require, validate
 from gantry.spaces.maps import Spaces
@@ -160,8 +160,7 @@ class PPO:
     ) -> None:
         config, seed = settled(config, env), int(seed)
         self.env, self.config = env, config
-        self._random = torch.Generator().manual_seed(seed)
-        self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
+        self._random, self._acting_random = generators(seed)
         with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads
             self.policy = Policy(env.single_observation_space, env.single_action_space, config, self._random)
             kind = Rollout
@@ -173,22 +172,12 @@ class PPO:
             self.critic = MLP(sizes, config.activation, 1.0, self._random, config.device)
         self.actor_optimizer, self.critic_optimizer = Adam(self.policy.parameters), Adam([self.critic.vector])
         self.return_normalizer = ReturnNormalizer(env.num_envs, config.gamma, config.normalize_return)
-        critic, team = {"critic": self.critic}, config.centralized_critic  # such a critic is of one size of team alone
+        # A team's critic fits one size of team: it is not saved with the policy.
+        acting = ["policy"] if config.centralized_critic else ["policy", "critic"]
+        learning = ("critic", "actor_optimizer", "critic_optimizer", "stepper", "return_normalizer")
         self.checkpoint = Checkpoint(
-            policy={
-                "policy": self.policy,
-                **({} if team else critic),
-                "return_moments": self.return_normalizer.moments,
-            },
-            trainer={
-                "stepper": self.stepper,
-                **(critic if team else {}),
-                "actor_optimizer": self.actor_optimizer,
-                "critic_optimizer": self.critic_optimizer,
-                "return_normalizer": self.return_normalizer,
-                "random": self._random,
-                "acting_random": self._acting_random,
-            },
+            policy={**attributes(self, *acting), "return_moments": self.return_normalizer.moments},
+            trainer=attributes(self, *learning, "_random", "_acting_random"),
         )
 
     @property
@@ -205,9 +194,7 @@ class PPO:
         config = self.config
         with training_loop(self, total_steps, callback) as updates:
             for update in updates:
-                rate = config.learning_rate
-                if config.learning_rate_schedule == "linear":
-                    rate *= 1.0 - update.progress
+                rate = config.learning_rate * update.decay(config.learning_rate_schedule)
                 with torch_threads(1):  # for the small batches of acting; more would take CPUs from the simulator
                     self.rollout.collect(update.remaining)
                     batch = self.rollout.batch(self.critic, self.return_normalizer, config.gamma, config.gae_lambda)
@@ -225,9 +212,7 @@ class PPO:
             critic = worker.submit(self._improve_critic, batch, orders, parts, learning_rate)
             metrics = self._improve_actor(batch, orders, parts, learning_rate)
             metrics["value_loss"] = critic.result()
-            variance = batch.target.var(correction=0).item()
-            residual = (batch.target - batch.value).var(correction=0).item()
-        metrics["explained_variance"] = 1.0 - residual / variance if variance > 0 else math.nan
+            metrics["explained_variance"] = explained_variance(batch.value, batch.target)
         return {**metrics, "learning_rate": learning_rate}
 
     def _improve_actor(self, batch: Batch, orders: list[torch.Tensor], parts: int, learning_rate: float) -> Metrics:

@@ -25,11 +25,11 @@ import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.parts.checkpoint import Checkpoint
+from gantry.agents.parts.checkpoint import Checkpoint, attributes
 from gantry.agents.parts.replay import ReplayBuffer
 from gantry.agents.parts.schedules import Schedule, check_schedule, scheduled
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.vector_stepper import Transition, VectorStepper, reset_seed, settled
+from gantry.agents.parts.vector_stepper import Transition, VectorStepper, generators, reset_seed, settled
 from gantry.errors import GantryError
 from gantry.machine.memory import require_memory
 from gantry.settings.fields import Count, Fraction, Share, Whole, among, between, validate
@@ -251,8 +251,7 @@ class QLearning:
         config, seed = settled(config, env), int(seed)
         states, actions = table_size(env.single_observation_space, env.single_action_space)
         self.env, self.config = env, config
-        self._random = torch.Generator().manual_seed(seed)
-        self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
+        self._random, self._acting_random = generators(seed)
         self._observations = ObservationMap(env.single_observation_space)
         self._actions = ActionMap(env.single_action_space)
         tables = 2 if config.rule == "double" else 1
@@ -268,11 +267,8 @@ class QLearning:
             self._replay = ReplayBuffer(capacity, env.num_envs, 1, 1, config.gamma, setting="replay_capacity")
         self.checkpoint = Checkpoint(
             policy={"q": self.q},
-            trainer={
-                "next_actions": self._next_actions, "stepper": self.stepper, "replay": self._replay,
-                "random": self._random, "acting_random": self._acting_random,
-            },
-        )  # fmt: skip
+            trainer=attributes(self, "_next_actions", "stepper", "_replay", "_random", "_acting_random"),
+        )
 
     @property
     def steps(self) -> int:

@@ -21,15 +21,15 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from gantry.agents.parts.advantages import gae
-from gantry.agents.parts.checkpoint import Checkpoint
+from gantry.agents.parts.checkpoint import Checkpoint, attributes
 from gantry.agents.parts.episode_memory import Attention, Kind
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.recurrent_policy import RecurrentPolicy
-from gantry.agents.parts.rollouts import Rollout, standardized
+from gantry.agents.parts.rollouts import Rollout, explained_variance, standardized
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.vector_stepper import Transition, VectorStepper, reset_seed, settled
+from gantry.agents.parts.vector_stepper import Transition, VectorStepper, generators, reset_seed, settled
 from gantry.agents.ppo import approximate_kl, clipped_surrogate, value_loss
 from gantry.machine.threads import torch_threads
 from gantry.settings.fields import Count, Decay, NotNegative, Positive, Share, among, between, require, validate
@@ -172,8 +172,7 @@ class RecurrentPPO:
     ) -> None:  # fmt: skip
         config, seed = settled(config, env), int(seed)
         self.env, self.config = env, config
-        self._random = torch.Generator().manual_seed(seed)
-        self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
+        self._random, self._acting_random = generators(seed)
         with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads
             self.policy = RecurrentPolicy(env.single_observation_space, env.single_action_space, config, self._random)
             sizes = (self.policy.features, *config.hidden_sizes, 1)
@@ -189,12 +188,8 @@ class RecurrentPPO:
         self.checkpoint = Checkpoint(
             policy={"policy": self.policy, "critic": self.critic, "return_moments": self.return_normalizer.moments},
             trainer={
-                "stepper": self.stepper,
-                "optimizer": self.optimizer,
-                "return_normalizer": self.return_normalizer,
                 "memory": self._remembered,
-                "random": self._random,
-                "acting_random": self._acting_random,
+                **attributes(self, "stepper", "optimizer", "return_normalizer", "_random", "_acting_random"),
             },
         )
 
@@ -230,9 +225,7 @@ class RecurrentPPO:
         config = self.config
         with training_loop(self, total_steps, callback) as updates:
             for update in updates:
-                rate = config.learning_rate
-                if config.learning_rate_schedule == "linear":
-                    rate *= 1.0 - update.progress
+                rate = config.learning_rate * update.decay(config.learning_rate_schedule)
                 with torch_threads(1):  # for the small batches of acting; more would take CPUs from the simulator
                     sequences = self.collect(update.remaining)
                 update.report(self.improve(sequences, rate))
@@ -319,11 +312,10 @@ class RecurrentPPO:
                 if config.target_kl is not None and kl > config.target_kl:
                     break
             value, target = (column[sequences.mask] for column in (sequences.value, sequences.target))
-            variance, residual = target.var(correction=0).item(), (target - value).var(correction=0).item()
+            explained = explained_variance(value, target)
         names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
         metrics = dict(zip(names, torch.stack(records).mean(0).tolist(), strict=True))
-        metrics["explained_variance"] = 1.0 - residual / variance if variance > 0 else math.nan
-        return {**metrics, "learning_rate": learning_rate}
+        return {**metrics, "explained_variance": explained, "learning_rate": learning_rate}
 
     def _improve_once(self, part: Sequences, learning_rate: float) -> torch.Tensor:
         """Take one gradient step; returns its losses, entropy, divergence and share of clipped ratios, (5,)."""

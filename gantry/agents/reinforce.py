@@ -18,14 +18,14 @@ import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.parts.checkpoint import Checkpoint
+from gantry.agents.parts.checkpoint import Checkpoint, attributes
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.optim import Adam, descend
 from gantry.agents.parts.policy import Policy
-from gantry.agents.parts.rollouts import Rollout, minibatches
+from gantry.agents.parts.rollouts import Rollout, explained_variance, minibatches
 from gantry.agents.parts.training_loop import Metrics, training_loop
-from gantry.agents.parts.vector_stepper import VectorStepper, reset_seed, settled
+from gantry.agents.parts.vector_stepper import VectorStepper, generators, reset_seed, settled
 from gantry.errors import GantryWarning
 from gantry.machine.threads import torch_threads
 from gantry.settings.fields import Count, Decay, NotNegative, Positive, Share, among, between, require, validate
@@ -198,8 +198,7 @@ class Reinforce:
     ) -> None:
         config, seed = settled(config, env), int(seed)
         self.env, self.config = env, config
-        self._random = torch.Generator().manual_seed(seed)
-        self._acting_random = torch.Generator().manual_seed(seed + 2**32)  # so that acting does not change learning
+        self._random, self._acting_random = generators(seed)
         self.critic: MLP | None = None
         with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads
             self.policy = Policy(env.single_observation_space, env.single_action_space, config, self._random)
@@ -210,20 +209,13 @@ class Reinforce:
         self.return_normalizer = ReturnNormalizer(env.num_envs, config.gamma, config.normalize_return)
         self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed))
         self._rollout = Rollout(self.stepper, self.policy, BLOCK, self._random)
-        learned, trained = {}, {}
+        optimizers = ["optimizer"]
         if self.critic is not None:
             self.critic_optimizer = Adam([self.critic.vector])
-            learned["critic"], trained["critic_optimizer"] = self.critic, self.critic_optimizer
+            optimizers.append("critic_optimizer")
         self.checkpoint = Checkpoint(
-            policy={"policy": self.policy, **learned, "return_moments": self.return_normalizer.moments},
-            trainer={
-                "stepper": self.stepper,
-                "optimizer": self.optimizer,
-                **trained,
-                "return_normalizer": self.return_normalizer,
-                "random": self._random,
-                "acting_random": self._acting_random,
-            },
+            policy={**attributes(self, "policy", "critic"), "return_moments": self.return_normalizer.moments},
+            trainer=attributes(self, *optimizers, "stepper", "return_normalizer", "_random", "_acting_random"),
         )
 
     @property
@@ -240,7 +232,7 @@ class Reinforce:
         config = self.config
         with training_loop(self, total_steps, callback) as updates:
             for update in updates:
-                decay = 1.0 - update.progress if config.learning_rate_schedule == "linear" else 1.0
+                decay = update.decay(config.learning_rate_schedule)
                 rate = config.learning_rate * decay
                 with torch_threads(1):  # for the small batches of acting; more would take CPUs from the simulator
                     episodes = self.play(update.remaining)
@@ -288,12 +280,8 @@ class Reinforce:
             for inputs, returns in minibatches((episodes.inputs, episodes.returns), order, parts):
                 loss = 0.5 * (returns - critic(inputs).squeeze(1)).square().mean()
                 losses.append(descend(loss, self.critic_optimizer, learning_rate, config.max_gradient_norm))
-        residual = (episodes.returns - episodes.values).var(correction=0).item()
-        variance = episodes.returns.var(correction=0).item()
-        return {
-            "value_loss": math.fsum(losses) / len(losses),
-            "explained_variance": 1.0 - residual / variance if variance > 0 else math.nan,
-        }
+        explained = explained_variance(episodes.values, episodes.returns)
+        return {"value_loss": math.fsum(losses) / len(losses), "explained_variance": explained}
 
     def play(self, budget: int) -> Episodes:
         """Play the N episodes of a batch to their ends, or until the budget of environment steps is used up.

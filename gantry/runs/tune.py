@@ -13,6 +13,7 @@ import math
 import os
 import socket
 import time
+import typing
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from gantry.runs.pace import steps_within
 from gantry.runs.recipes import Recipe, default_settings, find_recipe
 from gantry.runs.recipes.recipe_file import write_recipe
 from gantry.runs.train import close_agent, make_agent
-from gantry.settings.fields import search_space
+from gantry.settings.fields import Tried
 from gantry.types import Json, SearchSpace
 
 if TYPE_CHECKING:
@@ -230,6 +231,17 @@ def _base_recipe(plan: TuningPlan) -> Recipe:
     if found is not None:
         return dataclasses.replace(found, env_options={**found.env_options, **plan.env_options})
     return Recipe(plan.env_id, default_settings(plan.env_id, plan.agent, plan.env_options), 1, plan.env_options)
+
+
+def search_space(kind: type) -> SearchSpace:
+    """Return what is tried for the settings of a dataclass, by name; names of nested ones' settings have dots."""
+    found: SearchSpace = {}
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        notes = getattr(hint, "__metadata__", ())
+        found.update((name, note.values) for note in notes if isinstance(note, Tried))
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            found |= {f"{name}.{inner}": values for inner, values in search_space(hint).items()}
+    return found
 
 
 def _space_around(plan: TuningPlan, config: AgentConfig) -> SearchSpace:

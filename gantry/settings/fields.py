@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import torch
 
 from gantry.errors import GantryError
-from gantry.types import SearchSpace
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -106,15 +105,3 @@ def _allowed(kind: type) -> dict[str, Sequence[Allowed]]:
 def _noted(hint: object) -> Sequence[object]:
     """Return a type without its notes, and the notes."""
     return typing.get_args(hint) if typing.get_origin(hint) is Annotated else [hint]
-
-
-def search_space(kind: type) -> SearchSpace:
-    """Return what `gantry tune` tries for the settings of a dataclass; names of nested ones' settings have dots."""
-    found: SearchSpace = {}
-    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
-        for note in _noted(hint):
-            if isinstance(note, Tried):
-                found[name] = note.values
-        if dataclasses.is_dataclass(hint):
-            found |= {f"{name}.{inner}": values for inner, values in search_space(hint).items()}
-    return found

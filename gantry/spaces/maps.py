@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from gantry.spaces.encodings import Encoding
 
 LIMIT = 10.0
-"""Normalized observations, and normalized changes of them, are clipped to plus and minus this."""
+"""Normalized observations, their changes and rewards are clipped to plus and minus this."""
 EPSILON = 1e-8
-"""Added to running variances before their root divides, since an observation may never change."""
+"""Added to running variances before their root divides, since an observation or reward may never change."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gantry.agents.models.ensemble import Ensemble, EnsembleConfig, FitResult, mean_and_std
 from gantry.agents.models.kinematics import LearnedKinematics
-from gantry.agents.parts.checkpoint import Stateful, Tensors, restore, state_of
+from gantry.agents.parts.checkpoint import Stateful, attributes
 
 Propagation = Literal["ts1", "ts_infinity"]
 
@@ -20,7 +20,8 @@ CIRCLE_TOLERANCE = 1e-3
 """Tolerance on cos² + sin² = 1 for features stored in single precision."""
 MAX_STDS = 1e4
 """A predicted feature farther than this from the data's mean, in standard deviations, counts as diverged."""
-COLUMN_STATE = ("circle_columns", "integer_columns", "feature_mean", "feature_std")
+STATE = ("circle_columns", "integer_columns", "feature_mean", "feature_std", "kinematics", "fitted")
+"""Attributes of `DynamicsModel` that are saved beside its ensemble."""
 
 
 class DynamicsModel:
@@ -37,7 +38,7 @@ class DynamicsModel:
         kinematics: None without `angle_columns`.
         feature_mean, feature_std: (d,) statistics of the features in the data.
         optimizers: the ensemble's optimizer, by name.
-        fitted: whether the model has been fitted to any data.
+        fitted: () bool, whether the model has been fitted to any data.
     """
 
     def __init__(
@@ -51,8 +52,8 @@ class DynamicsModel:
         self.integer_columns = torch.zeros(feature_size, dtype=torch.bool)
         self.kinematics = LearnedKinematics(feature_size, angle_columns) if angle_columns else None
         self.feature_mean, self.feature_std = torch.zeros(feature_size), torch.ones(feature_size)
-        self.fitted = False
-        self._cache_columns()
+        self.fitted = torch.tensor(False)
+        self.refresh()
 
     def fit(
         self, features: Tensor, actions: Tensor, next_features: Tensor, validation: Tensor, generator: torch.Generator
@@ -71,11 +72,13 @@ class DynamicsModel:
         self.feature_mean, self.feature_std = mean_and_std(features)
         observed = torch.cat([features, next_features])
         self.circle_columns, self.integer_columns = find_circle_columns(observed), find_integer_columns(observed)
-        self._cache_columns()
-        self.fitted = True
+        self.refresh()
+        self.fitted.fill_(True)
         return result
 
-    def _cache_columns(self) -> None:
+    def refresh(self) -> None:
+        """Compute what predictions use from what is saved."""
+        self.ensemble.refresh()
         self._circles = self.circle_columns.nonzero()[:, 0].tolist()
         self._has_integers = bool(self.integer_columns.any())
 
@@ -147,19 +150,9 @@ class DynamicsModel:
 
     # Saving
 
-    def _parts(self) -> dict[str, Stateful]:
-        return {"kinematics": self.kinematics, **{name: getattr(self, name) for name in COLUMN_STATE}}
-
-    def state(self) -> Tensors:
-        """Return copies of everything that predictions depend on."""
-        return {**self.ensemble.state(), **state_of(self._parts()), "fitted": torch.tensor(self.fitted)}
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        self.ensemble.load_state(tensors)
-        restore(self._parts(), tensors)
-        self.fitted = bool(tensors["fitted"])
-        self._cache_columns()
+    def parts(self) -> dict[str, Stateful]:
+        """Return everything that predictions depend on."""
+        return {**self.ensemble.parts(), **attributes(self, *STATE)}
 
 
 def find_circle_columns(features: Tensor) -> Tensor:

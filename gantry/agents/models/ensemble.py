@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu, softplus
 
-from gantry.agents.parts.checkpoint import Tensors, restore, state_of
+from gantry.agents.parts.checkpoint import Stateful, attributes, state_of
 from gantry.agents.parts.optim import Adam, require_finite
 from gantry.errors import GantryError
 from gantry.machine.memory import require_memory
@@ -151,7 +151,7 @@ class Ensemble:
         self.input_mean, self.input_std = torch.zeros(input_size), torch.ones(input_size)
         self.output_mean, self.output_std = torch.zeros(output_size), torch.ones(output_size)
         self.optimizer = Adam([self.vector])
-        self._fold_normalization()
+        self.refresh()
 
     def _split(self, flat: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
         """Return views of a (P,) vector: weights, biases, lower and upper log-variance bounds."""
@@ -190,7 +190,7 @@ class Ensemble:
         x = (inputs - self.input_mean) / self.input_std
         y = (targets - self.output_mean) / self.output_std
         result = self._train(x[training], y[training], x[validation], y[validation], generator)
-        self._fold_normalization()
+        self.refresh()
         return result
 
     def _train(
@@ -302,7 +302,7 @@ class Ensemble:
 
     # Prediction
 
-    def _fold_normalization(self) -> None:
+    def refresh(self) -> None:
         """Fold the normalization into copies of the first and the last layer, which predictions use."""
         size = self.output_size
         weights, biases = [weight.clone() for weight in self.weights], [bias.clone() for bias in self.biases]
@@ -351,19 +351,11 @@ class Ensemble:
 
     # Saving
 
-    def state(self) -> Tensors:
-        """Return copies of the parameters and normalization statistics."""
-        return state_of(self._tensors())
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        restore(self._tensors(), tensors)
-        self._fold_normalization()
-
-    def _tensors(self) -> dict[str, Tensor]:
+    def parts(self) -> dict[str, Stateful]:
+        """Return the parameters and normalization statistics."""
         weights = {f"{index}.weight": weight for index, weight in enumerate(self.weights)}
         biases = {f"{index}.bias": bias for index, bias in enumerate(self.biases)}
-        return {**{name: getattr(self, name) for name in STATE}, **weights, **biases}
+        return {**attributes(self, *STATE), **weights, **biases}
 
 
 def silu_(x: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class LearnedModel:
     @property
     def fitted(self) -> bool:
         """Whether the dynamics model has been fitted to any data."""
-        return self.dynamics.fitted
+        return bool(self.dynamics.fitted)
 
     @property
     def members(self) -> int:

@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from gantry.agents.models.dataset import Transitions
 from gantry.agents.models.ensemble import Ensemble, EnsembleConfig, mean_and_std
 from gantry.agents.models.planning_model import PlanningModel
-from gantry.agents.parts.checkpoint import Stateful, Tensors, restore, state_of
+from gantry.agents.parts.checkpoint import Stateful
 from gantry.agents.parts.networks import MLP
 from gantry.agents.parts.optim import Adam, descend
 from gantry.errors import GantryError
@@ -113,19 +113,12 @@ class LearnedReward:
             inputs = (next_features - self._feature_mean) / self._feature_std
             return self._termination(inputs.reshape(-1, inputs.shape[-1])).view(inputs.shape[:-1]) > 0.0
 
-    def _parts(self) -> dict[str, Stateful]:
+    def parts(self) -> dict[str, Stateful]:
+        """Return everything that predictions depend on."""
         return {
             "reward": self._reward, "termination": self._termination, "can_terminate": self._can_terminate,
             "feature_mean": self._feature_mean, "feature_std": self._feature_std,
         }  # fmt: skip
-
-    def state(self) -> Tensors:
-        """Return copies of everything that predictions depend on."""
-        return state_of(self._parts())
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        restore(self._parts(), tensors)
 
 
 RewardModel = TaskReward | LearnedReward

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from gantry.agents.models.dataset import Transitions
 from gantry.agents.models.ensemble import Ensemble, EnsembleConfig
-from gantry.agents.parts.checkpoint import Tensors
 
 ITERATIONS = 3
 """Fitted value iterations per fit; each fits to the values of the one before."""
@@ -42,10 +41,6 @@ class TerminalValue:
             targets = data.rewards + continues * self(data.next_features)
             self._network.fit(data.features, targets[:, None], data.validation, generator)
 
-    def state(self) -> Tensors:
-        """Return copies of everything that values depend on."""
-        return self._network.state()
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        self._network.load_state(tensors)
+    def parts(self) -> Ensemble:
+        """Return everything that values depend on."""
+        return self._network

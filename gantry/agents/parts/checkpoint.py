@@ -22,6 +22,22 @@ class Named(Protocol):
 
 
 @runtime_checkable
+class Composed(Protocol):
+    """An object whose state is that of what it consists of: a network's layers, a policy's normalizer and network."""
+
+    def parts(self) -> "Stateful":
+        """Return what it consists of."""
+
+
+@runtime_checkable
+class Refreshed(Protocol):
+    """An object that keeps something that follows from its state."""
+
+    def refresh(self) -> None:
+        """Compute it anew, as the state has been restored."""
+
+
+@runtime_checkable
 class Part(Protocol):
     """An object that says its state itself, as one that grows does: a buffer, an environment's stepper."""
 
@@ -33,7 +49,7 @@ class Part(Protocol):
 
 
 Leaf = torch.Tensor | Array | float | torch.Generator
-Stateful = Named | Part | Leaf | Mapping[str, "Stateful"] | Sequence["Stateful"] | None
+Stateful = Named | Composed | Part | Leaf | Mapping[str, "Stateful"] | Sequence["Stateful"] | None
 """What has a state: also several such things together; None has none."""
 
 
@@ -59,6 +75,8 @@ def state_of(part: Stateful) -> Tensors:
         return {"state": part.get_state()}
     if not isinstance(part, Mapping | Sequence) and isinstance(part, Part):
         return part.state()
+    if isinstance(part, Composed):
+        return state_of(part.parts())
     inner = {name: state_of(each) for name, each in _inner(part).items()}
     return {f"{name}.{key}" if key else name: tensor for name, state in inner.items() for key, tensor in state.items()}
 
@@ -77,6 +95,10 @@ def restore(part: Stateful, tensors: Tensors, name: str = "") -> None:
         shared.copy_(tensors[name])
     elif not isinstance(part, Mapping | Sequence) and isinstance(part, Part):
         part.load_state(under(tensors, name) if name else tensors)
+    elif isinstance(part, Composed):
+        restore(part.parts(), tensors, name)
+        if isinstance(part, Refreshed):
+            part.refresh()
     else:
         for each, inner in _inner(part).items():
             full = f"{name}.{each}".lstrip(".")
@@ -106,6 +128,11 @@ def _inner(part: Stateful) -> Mapping[str, Stateful]:
     if isinstance(part, Sequence):
         return {str(index): each for index, each in enumerate(part)}
     return {name: getattr(part, name) for name in part.STATE} if isinstance(part, Named) else {}
+
+
+def attributes(owner: object, *names: str) -> dict[str, Stateful]:
+    """Return attributes of an object by name, private ones without their underscore."""
+    return {name.removeprefix("_"): getattr(owner, name) for name in names}
 
 
 class Checkpoint:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 
-from gantry.agents.parts.checkpoint import Tensors, restore, state_of
 from gantry.machine.memory import require_memory
 
 Activation = Literal["tanh", "relu", "elu"]
@@ -134,18 +133,10 @@ class MLP:
         else:
             gradient.mul_(outputs.clamp(max=0).add_(1))
 
-    def _layers(self) -> dict[str, torch.Tensor]:
-        """Return views of the parameters, by name."""
+    def parts(self) -> dict[str, torch.Tensor]:
+        """Return views of the parameters, named "0.weight", "0.bias", "1.weight" and so on."""
         views = itertools.chain(*zip(self.weights, self.biases, strict=True))
         return dict(zip(self._shapes, views, strict=True))
-
-    def state(self) -> Tensors:
-        """Return copies of the parameters, on the CPU, named "0.weight", "0.bias", "1.weight" and so on."""
-        return state_of(self._layers())
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        restore(self._layers(), tensors)
 
 
 class _Node(torch.autograd.Function):

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gantry.agents.parts.checkpoint import Tensors, restore, state_of
 from gantry.spaces.maps import EPSILON, LIMIT
 
 
@@ -46,17 +45,18 @@ class RunningMoments:
 
 
 class ObservationNormalizer:
-    """Shift and scale observations to zero mean and unit variance, clipped to ±`limit`; if not `enabled`, pass them.
+    """Shift and scale observations to zero mean and unit variance, clipped to ±`LIMIT`; if not `enabled`, pass them.
 
     The statistics change only when `update` is called, so that a rollout and the learning from it see the same scale.
     """
 
-    def __init__(self, size: int, enabled: bool, limit: float = LIMIT) -> None:
-        self.enabled, self.limit = enabled, limit
+    def __init__(self, size: int, enabled: bool) -> None:
+        self.enabled = enabled
         self.moments = RunningMoments(size)
-        self._refresh()
+        self.refresh()
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Compute shift and scale from the statistics."""
         self.shift = self.moments.mean.astype(np.float32)
         self.scale = (1.0 / np.sqrt(self.moments.variance + EPSILON)).astype(np.float32)
 
@@ -67,7 +67,7 @@ class ObservationNormalizer:
             return
         np.subtract(observations, self.shift, out=out)
         np.multiply(out, self.scale, out=out)
-        np.clip(out, -self.limit, self.limit, out=out)
+        np.clip(out, -LIMIT, LIMIT, out=out)
 
     def inputs(self, observations: NDArray[np.float32], device: str) -> torch.Tensor:
         """Return observation vectors (k, d) as the networks see them, on their device."""
@@ -79,16 +79,11 @@ class ObservationNormalizer:
         """Merge `observations` (k, d), not normalized, into the statistics."""
         if self.enabled:
             self.moments.update(observations)
-            self._refresh()
+            self.refresh()
 
-    def state(self) -> Tensors:
-        """Return the statistics as tensors."""
-        return state_of(self.moments)
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        restore(self.moments, tensors)
-        self._refresh()
+    def parts(self) -> RunningMoments:
+        """Return the statistics."""
+        return self.moments
 
 
 def discounted_sums(
@@ -119,15 +114,15 @@ class ReturnNormalizer:
 
     STATE = ("sums",)  # beside the moments, which judge a policy's returns and so are saved with it
 
-    def __init__(self, num_envs: int, gamma: float, enabled: bool, limit: float = 10.0, epsilon: float = 1e-8) -> None:
-        self.gamma, self.enabled, self.limit, self.epsilon = gamma, enabled, limit, epsilon
+    def __init__(self, num_envs: int, gamma: float, enabled: bool) -> None:
+        self.gamma, self.enabled = gamma, enabled
         self.moments = RunningMoments(1)
         self.sums: NDArray[np.floating] = np.zeros(num_envs)
 
     @property
     def scale(self) -> np.float32:
         """The number that rewards are divided by."""
-        return np.float32(np.sqrt(self.moments.variance[0] + self.epsilon)) if self.enabled else np.float32(1.0)
+        return np.float32(np.sqrt(self.moments.variance[0] + EPSILON)) if self.enabled else np.float32(1.0)
 
     def apply(
         self, rewards: NDArray[np.float32], done: NDArray[np.bool_], mask: NDArray[np.bool_],
@@ -145,4 +140,4 @@ class ReturnNormalizer:
         )
         self.moments.update(sums[mask].reshape(-1, 1))
         scaled = rewards / self.scale
-        return np.clip(scaled, -self.limit, self.limit, out=scaled)
+        return np.clip(scaled, -LIMIT, LIMIT, out=scaled)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gantry.agents.parts.checkpoint import Stateful, Tensors, restore, state_of
+from gantry.agents.parts.checkpoint import Stateful
 from gantry.agents.parts.gaussian import Gaussian
 from gantry.agents.parts.networks import MLP
 from gantry.agents.parts.normalization import ObservationNormalizer
@@ -99,14 +99,7 @@ class Policy:
             return self.distribution.mode(output)
         return self.distribution.sample(output, self.distribution.noise((len(output),), generator).to(self.device))
 
-    def _parts(self) -> dict[str, Stateful]:
+    def parts(self) -> dict[str, Stateful]:
+        """Return the network, the distribution's parameters, and the normalizer."""
         learned = self.distribution.parameters()
         return {"network": self.own_network, "distribution": learned, "normalizer": self.normalizer}
-
-    def state(self) -> Tensors:
-        """Return copies of the network's parameters, the distribution's, and the normalizer's statistics."""
-        return state_of(self._parts())
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        restore(self._parts(), tensors)

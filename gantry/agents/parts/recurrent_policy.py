@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gantry.agents.parts.checkpoint import Stateful, Tensors, restore, state_of
+from gantry.agents.parts.checkpoint import Stateful
 from gantry.agents.parts.episode_memory import Kind, Memory, make_memory
 from gantry.agents.parts.networks import MLP
 from gantry.agents.parts.normalization import RunningMoments
@@ -174,15 +174,7 @@ class RecurrentPolicy:
             actions = base.actions.to_environment(base.distribution.action(sample).cpu().numpy())
             return actions, self.with_action(memory, sample)
 
-    def _parts(self) -> dict[str, Stateful]:
+    def parts(self) -> dict[str, Stateful]:
+        """Return the learned tensors, and the running statistics of observations and their changes."""
         moments = {"change_moments": self.change_moments} if self.changes else {}
-        return {**moments, "memory": self.memory.leaves, "network": self.network}
-
-    def state(self) -> Tensors:
-        """Return copies of the learned tensors and of the normalizer's statistics."""
-        return {**state_of(self._parts()), **self.base.state()}
-
-    def load_state(self, tensors: Tensors) -> None:
-        """Restore what `state` returned."""
-        restore(self._parts(), tensors)
-        self.base.load_state(tensors)
+        return {**self.base.parts(), **moments, "memory": self.memory.leaves, "network": self.network}

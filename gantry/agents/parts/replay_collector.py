@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import gymnasium
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from gantry.agents.parts.checkpoint import Stateful
+from gantry.agents.parts.checkpoint import Stateful, attributes
 from gantry.agents.parts.experience import Experience
 from gantry.agents.parts.exploration import Noise
 from gantry.agents.parts.hindsight import Hindsight, make_goals_relative
@@ -19,15 +19,12 @@ from gantry.agents.parts.priorities import Priorities
 from gantry.agents.parts.replay import Minibatch, ReplayBuffer
 from gantry.agents.parts.schedules import scheduled
 from gantry.agents.parts.training_loop import Metrics, Update
-from gantry.agents.parts.vector_stepper import Transition, VectorStepper, reset_seed
+from gantry.agents.parts.vector_stepper import Transition, VectorStepper, generators, reset_seed
 from gantry.errors import GantryError
 from gantry.machine.memory import require_memory
 from gantry.machine.threads import torch_threads
 from gantry.spaces.maps import ActionMap, ObservationMap, Spaces
 from gantry.types import Array, Observation, Space
-
-if TYPE_CHECKING:
-    pass
 
 Explore = Callable[[torch.Tensor, float], torch.Tensor]
 """Actions, (n, A) or (n,), from network inputs (n, d) and the share of learning that has passed."""
@@ -112,8 +109,7 @@ class ReplayCollector:
         self.noise, self.hindsight, self.priorities = noise, hindsight, priorities
         self.observations = ObservationMap(env.single_observation_space)
         self.actions = ActionMap(env.single_action_space)
-        self.random = torch.Generator().manual_seed(seed)
-        self.acting_random = torch.Generator().manual_seed(seed + 2**32)
+        self.random, self.acting_random = generators(seed)
         size, action_size = self.observations.size, self.actions.size if self.actions.continuous else 1
         self.normalizer = ObservationNormalizer(size, config.normalize_observation)
         self.stepper = VectorStepper(env, reset_seed(env, seed, env_seed), config.stagger_first_episodes)
@@ -128,10 +124,7 @@ class ReplayCollector:
     @property
     def parts(self) -> dict[str, Stateful]:
         """What further learning depends on, for the checkpoint."""
-        return {
-            "stepper": self.stepper, "buffer": self.buffer, "noise": self.noise, "priorities": self.priorities,
-            "random": self.random, "acting_random": self.acting_random,
-        }  # fmt: skip
+        return attributes(self, "stepper", "buffer", "noise", "priorities", "random", "acting_random")
 
     # What networks see
 

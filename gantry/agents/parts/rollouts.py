@@ -4,6 +4,7 @@ PyTorch allocates what networks see, since its memory is aligned the same in eve
 differently by alignment, and two runs of one seed must agree to the last bit.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -170,6 +171,12 @@ class Rollout:
             kept = torch.from_numpy(np.flatnonzero(mask))
             columns = [column.index_select(0, kept) for column in columns]
         return Batch(*(column.to(device) for column in columns))
+
+
+def explained_variance(values: torch.Tensor, targets: torch.Tensor) -> float:
+    """Return the share of the variance of targets (B,) that values (B,) explain; NaN where the targets do not vary."""
+    variance, residual = targets.var(correction=0).item(), (targets - values).var(correction=0).item()
+    return 1.0 - residual / variance if variance > 0 else math.nan
 
 
 def standardized(values: torch.Tensor) -> torch.Tensor:

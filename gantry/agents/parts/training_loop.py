@@ -8,6 +8,7 @@ from gymnasium.vector import VectorEnv
 
 from gantry.agents.parts.vector_stepper import VectorStepper
 from gantry.errors import GantryError
+from gantry.settings.fields import Decay
 
 if TYPE_CHECKING:
     from gantry.agents.protocol import Agent
@@ -32,6 +33,10 @@ class Update:
     def progress(self) -> float:
         """Share of the budget's steps, or of the steps that schedules run over, that have been taken: 0 to 1."""
         return min(1.0, self._stepper.steps / (self._stepper.schedule_steps or self._total))
+
+    def decay(self, schedule: Decay) -> float:
+        """Return what learning rates are multiplied by: 1, or what falls linearly to 0 at the last step."""
+        return 1.0 - self.progress if schedule == "linear" else 1.0
 
     def report(self, metrics: Metrics) -> None:
         """Hand over the update's own metrics, by name."""

@@ -10,6 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
@@ -20,10 +21,12 @@ from gantry.spaces.maps import ObservationMap, Spaces
 from gantry.types import SUCCESS, Array, Infos, Json
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from gantry.agents.parts.autoreset import SameStep
     from gantry.agents.parts.staggering import Staggering
 
-Config = TypeVar("Config")
+Config = TypeVar("Config", bound="DataclassInstance")
 WINDOW = 100
 """Finished episodes that metrics are means of."""
 
@@ -64,6 +67,14 @@ def settled(config: Config, env: VectorEnv | Spaces) -> Config:
         )
     plain = config_from_json(type(config), config_to_json(config), "the settings")
     return dataclasses.replace(plain, num_envs=int(env.num_envs))
+
+
+def generators(seed: int) -> tuple[torch.Generator, torch.Generator]:
+    """Return an agent's generators: of learning, and of acting outside of it, so that acting does not change learning.
+
+    Both are PyTorch's, on the CPU.
+    """
+    return torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 2**32)
 
 
 def reset_seed(env: VectorEnv | Spaces, seed: int, env_seed: int | None) -> int:
