@@ -102,7 +102,7 @@ def test_episodes_of_others_hang_together_and_load_in_minari(env_id, options, tm
     metadata = next(iter(loaded.storage.get_episode_metadata([0])))
     assert isinstance(metadata["seed"], int)
     assert loaded.env_spec.id == env_id
-    if not env_id.startswith("zoo"):  # whose classes are no text
+    if not env_id.startswith("zoo"):  # whose classes are not text
         recovered = loaded.recover_environment()
         assert recovered.observation_space == env.observation_space
         assert recovered.spec.max_episode_steps == options.get("max_episode_steps", 500)

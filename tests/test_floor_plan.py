@@ -90,7 +90,7 @@ WRONG = {
     "furniture without a height": (PLAN.replace("sofa, 0.4", "sofa"), 5, 14, "needs a name and a height"),
     "furniture of no height": (PLAN.replace("0.4", "0.0"), 5, 14, "meters from 0.1 to 3"),
     "cells that the robot cannot enter": (PLAN.replace("cell: 0.5", "cell: 0.3"), 2, 7, "meters from 0.45 to 2"),
-    "a cell size that is no number": (PLAN.replace("cell: 0.5", "cell: wide"), 2, 7, "not 'wide'"),
+    "a cell size that is not a number": (PLAN.replace("cell: 0.5", "cell: wide"), 2, 7, "not 'wide'"),
     "an unknown heading": (PLAN.replace("title:", "name:"), 1, 1, "expected 'title:'"),
     "a heading without its letter": (PLAN.replace("room B:", "room:"), 4, 1, "'room' needs a letter"),
     "an empty drawing": (HEADER, FIRST, 1, "the drawing is empty"),

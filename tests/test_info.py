@@ -48,7 +48,7 @@ def test_info_of_the_cart_pole_names_options_physics_and_recipes(capsys):
         "cem 640,000",
     ):
         assert words in shown, words
-    assert "swing_up" not in shown  # what the id implies is no option
+    assert "swing_up" not in shown  # what the id implies is not an option
 
 
 def test_info_follows_the_options_and_is_json_for_programs(capsys):

@@ -39,7 +39,7 @@ def test_tolerance_is_dm_controls_for_numpy_and_torch_alike(shape, numbers):
     lower, upper, _, _, _ = shape
     x = np.array([*numbers, lower, upper, (lower + upper) / 2, lower - 1e-3, upper + 1e-3])
     expected = [definition(number, *shape) for number in x]
-    # A bound that is no sum of few powers of two may round to either side by an ulp; nothing else may differ.
+    # A bound that is not a sum of few powers of two may round to either side by an ulp; nothing else may differ.
     away = (np.abs(x - lower) > 1e-12) & (np.abs(x - upper) > 1e-12) | (lower == upper)
     ours = tolerance(x, *shape)
     assert np.allclose(ours[away], np.array(expected)[away], rtol=1e-9, atol=1e-12)

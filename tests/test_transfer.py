@@ -176,7 +176,7 @@ def test_drives_out_of_range_get_one_line(agent, changes):
 @pytest.mark.parametrize(
     ("name", "message"),
     [("nothing", "module:Class"), ("no_module:Robot", "cannot make"), ("gantry.errors:GantryError", "cannot make"),
-     ("collections:OrderedDict", "is no robot: it has no rate")],
+     ("collections:OrderedDict", "is not a robot: it has no rate")],
 )  # fmt: skip
 def test_what_is_no_robot_gets_one_line(name, message):
     with pytest.raises(GantryError, match=message):

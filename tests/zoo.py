@@ -293,7 +293,7 @@ class InfoText(Walk):
 
 
 class InfoShapes(Walk):
-    """Arrays of another length at every step, and keys that are no text."""
+    """Arrays of another length at every step, and keys that are not text."""
 
     def info(self):
         return {"contacts": np.zeros(self.time), 3: "three", "again": {"deep": np.zeros((self.time, 2))}}

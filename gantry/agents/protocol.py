@@ -170,7 +170,7 @@ class LearnsFromExperience(Protocol):
     """An agent, or its replay, that can begin from transitions that others made."""
 
     def add_experience(self, experience: "Experience") -> None:
-        """Add the transitions to what is learned from; they are no steps of learning."""
+        """Add the transitions to what is learned from; they are not steps of learning."""
 
 
 @runtime_checkable

@@ -39,7 +39,7 @@ def env_options(words: Sequence[str], randomize: str | None, disturb: str | None
     """Return what the flags --env, --randomize, --disturb and --reward ask of the environment, as JSON values.
 
     Raises:
-        GantryError: a word that is no `name=value`.
+        GantryError: a word that is not `name=value`.
     """
     options = parse_options(words)
     if randomize is not None:

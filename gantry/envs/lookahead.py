@@ -91,7 +91,7 @@ class PlanningModel:
         padded = np.resize(np.arange(count), batch.nsim)
         batch.state[:] = self._state.batch.state[env_ids[padded]]
         if int(task.stage) != NO_STAGE:
-            batch.forward(None, int(task.stage))  # what is derived from the state is no part of it
+            batch.forward(None, int(task.stage))  # what is derived from the state is not a part of it
         steps = horizon * repeat
         controls = [task.control(actions[padded, step]) for step in range(horizon)]
         features = [task.features(state)]

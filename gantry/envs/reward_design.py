@@ -17,7 +17,7 @@ import numpy as np
 from gantry.envs.capabilities import GoalConditioned, Shapeable
 from gantry.envs.task import Task
 from gantry.errors import GantryError, nearest, shown
-from gantry.types import Array, Infos, Numeric, Options
+from gantry.types import Array, Infos, Numeric
 
 
 class Rewards(NamedTuple):
@@ -69,7 +69,7 @@ class RewardDesign:
         shaping: γ, the discount of the agent that learns, to add shaping by the task's potential; None adds none.
 
     Raises:
-        GantryError: weights that are no numbers, a term or potential that the task does not have, or goals.
+        GantryError: weights that are not numbers, a term or potential that the task does not have, or goals.
     """
 
     def __init__(
@@ -137,14 +137,3 @@ def shown_reward(rewards: Array, infos: Infos) -> tuple[float, dict[str, float]]
         terms["reward in use"] = float(rewards[0])
         rewards = infos["objective"]
     return float(rewards[0]), terms
-
-
-def weights_in(env_options: Options) -> str:
-    """Return in words which reward an environment's options ask for, or nothing where it is the task's own."""
-    weights, parts = env_options.get("reward"), []
-    if weights is not None:
-        weights = parse_reward(weights) if isinstance(weights, str) else weights
-        parts.append(" ".join(f"{weight:+g} {name}" for name, weight in weights.items()))
-    if env_options.get("shaping") is not None:
-        parts.append("shaping")
-    return " and ".join(parts)

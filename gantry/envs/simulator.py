@@ -496,7 +496,7 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.batch.state[:] = state["simulation"]
         self._warning[:] = state["warnings"]
         if self._stage != NO_STAGE:
-            self.batch.forward(None, self._stage)  # what is derived from the state is no part of it
+            self.batch.forward(None, self._stage)  # what is derived from the state is not a part of it
         self.features = np.array(state["features"])
         if self._frames is not None:
             self._frames = np.array(state["frames"])

@@ -86,7 +86,7 @@ def step_time_limit(seconds: float | None) -> Iterator[None]:
     """Let no call of an environment that others made take longer within the block; None: however long it takes.
 
     Raises:
-        GantryError: the limit is no positive number; later, a call took longer.
+        GantryError: the limit is not a positive number; later, a call took longer.
     """
     if seconds is None:
         yield

@@ -410,7 +410,7 @@ def _process() -> str:
 
 
 def _is_dead(process: str) -> bool:
-    """Return whether the process that ran a trial was one of this machine and is no more."""
+    """Return whether the process that ran a trial was one of this machine and has ended."""
     host, _, number = process.rpartition(":")
     if host != socket.gethostname() or os.name != "posix":
         return False

@@ -77,7 +77,7 @@ class Log:
             raise GantryError(f"cannot read {shown(path)}: {getattr(error, 'strerror', None) or error}") from error
         found = HEADER.fullmatch(lines[0]) if lines else None
         if found is None or len(lines) < 3:
-            raise GantryError(f"{shown(path)} is no log of a robot: `gantry drive --log` writes one")
+            raise GantryError(f"{shown(path)} is not a log of a robot: `gantry drive --log` writes one")
         names = next(csv.reader(lines[1:2]))
         width = sum(name.startswith("observation ") for name in names)
         acted = sum(name.startswith("action ") for name in names)

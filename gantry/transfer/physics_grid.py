@@ -54,7 +54,7 @@ def parse_grid(text: str) -> dict[str, Axis]:
     whole ends, where these are at most 20 apart. `A|B|C` is the values themselves.
 
     Raises:
-        GantryError: a word that is no `name=values`, or a quantity that is named twice.
+        GantryError: a word that is not `name=values`, or a quantity that is named twice.
     """
     axes: dict[str, Axis] = {}
     for word in filter(None, (part.strip() for part in text.split(","))):

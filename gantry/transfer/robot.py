@@ -196,5 +196,5 @@ def make_robot(name: str) -> RealRobot:
         raise GantryError(f"cannot make the robot {shown(name)}: {described(error)}") from error
     if not isinstance(robot, RealRobot):
         missing = [part for part in ("rate", "env_id", "reset", "observe", "act") if not hasattr(robot, part)]
-        raise GantryError(f"{shown(name)} is no robot: it has no {', '.join(missing)} (see docs/transfer.md)")
+        raise GantryError(f"{shown(name)} is not a robot: it has no {', '.join(missing)} (see docs/transfer.md)")
     return robot

@@ -164,7 +164,7 @@ class Checkpoint:
     def state(self) -> Tensors:
         """Return copies of everything that further learning depends on, named "part.tensor".
 
-        The table of a replay buffer is no copy, for the sake of memory: write or copy it before learning goes on.
+        The table of a replay buffer is not a copy, for the sake of memory: write or copy it before learning goes on.
         """
         return state_of(self._parts)
 

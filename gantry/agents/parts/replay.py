@@ -239,7 +239,7 @@ class ReplayBuffer:
         self.mark()
 
     def state(self) -> Tensors:
-        """Return the filled part, and the time; the table is no copy, so that saving it takes no second buffer."""
+        """Return the filled part, and the time; the table is not a copy, so that saving it takes no second buffer."""
         filled = self.filled
         return {
             "table": self.table[:filled],

@@ -208,7 +208,7 @@ class ReplayCollector:
             self.noise.begin_episodes(envs)
 
     def add_experience(self, experience: Experience) -> None:
-        """Write transitions that others made into the buffer, the last ones that fit; they are no steps of learning.
+        """Write transitions that others made into the buffer, the last ones that fit; they are not steps of learning.
 
         Each environment's part of the buffer gets a stretch of consecutive ones.
         """

@@ -37,7 +37,7 @@ def collect(
 ) -> tuple[int, int]:
     """Let a policy act, and write its episodes as a data set; whole, or not at all.
 
-    Every environment plays as many episodes, or steps, as the others, to one, so that short episodes are no likelier
+    Every environment plays as many episodes, or steps, as the others, to one, so that short episodes are not likelier
     than long ones to be among them.
 
     Args:

@@ -89,7 +89,7 @@ class DatasetWriter:
         algorithm: that made the episodes.
 
     Raises:
-        GantryError: there is such a folder already, its name is no data set's, or h5py is not installed.
+        GantryError: there is such a folder already, its name is not a data set's, or h5py is not installed.
     """
 
     def __init__(self, folder: Path, env: VectorEnv, env_id: str, env_options: Options, algorithm: str) -> None:

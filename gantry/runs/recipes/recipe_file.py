@@ -39,7 +39,9 @@ def read_recipe(path: Path) -> Recipe:
     types: dict[str, type] = {"env_id": str, "env_options": dict, "agent": str, "total_steps": int, "config": dict}
     for name, kind in types.items():
         if not isinstance(content.get(name), kind) or isinstance(content[name], bool):
-            raise GantryError(f"{shown(path)} is no recipe ({name!r} is missing or wrong); `gantry tune` writes them")
+            raise GantryError(
+                f"{shown(path)} is not a recipe ({name!r} is missing or wrong); `gantry tune` writes them"
+            )
     if content.get("format", FORMAT) != FORMAT:
         raise GantryError(f"{shown(path)} was written by a later version of Gantry")
     if content["total_steps"] < 1:
