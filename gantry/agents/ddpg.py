@@ -18,7 +18,7 @@ import torch
 from gymnasium.vector import VectorEnv
 
 from gantry.agents import agent_of_config
-from gantry.agents.parts.checkpoint import Checkpoint
+from gantry.agents.parts.checkpoint import Checkpoint, attributes, numbered
 from gantry.agents.parts.exploration import Exploration, make_noise
 from gantry.agents.parts.hindsight import check_goals, make_hindsight
 from gantry.agents.parts.network_pass import Pass
@@ -226,16 +226,19 @@ class DDPG:
         self.reset_targets()
         self.actor_optimizer = Adam([self.actor.vector])
         self.critic_optimizers = [Adam([critic.vector]) for critic in self.critics]
-        critics = {f"critic_{index}": critic for index, critic in enumerate(self.critics, 1)}
-        targets = {f"target_critic_{index}": critic for index, critic in enumerate(self.target_critics, 1)}
-        optimizers = {f"critic_optimizer_{index}": each for index, each in enumerate(self.critic_optimizers, 1)}
         self.checkpoint = Checkpoint(
-            policy={"actor": self.actor, **critics, "normalizer": self.replay.normalizer},
+            policy={
+                "actor": self.actor,
+                **numbered("critic", self.critics),
+                "normalizer": self.replay.normalizer,
+            },
             trainer={
-                "target_actor": self.target_actor, **targets, "actor_optimizer": self.actor_optimizer, **optimizers,
+                **attributes(self, "target_actor", "actor_optimizer"),
+                **numbered("target_critic", self.target_critics),
+                **numbered("critic_optimizer", self.critic_optimizers),
                 **self.replay.parts,
             },
-        )  # fmt: skip
+        )
 
     @property
     def steps(self) -> int:

@@ -20,7 +20,7 @@ from typing import Annotated, ClassVar, Literal, Self
 import torch
 from gymnasium.vector import VectorEnv
 
-from gantry.agents.parts.checkpoint import Checkpoint, attributes
+from gantry.agents.parts.checkpoint import Checkpoint, attributes, numbered
 from gantry.agents.parts.network_pass import Pass
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.optim import Adam, descend
@@ -245,16 +245,13 @@ class SAC:
         self.checkpoint = Checkpoint(
             policy={
                 **attributes(self, "actor", "temperature"),
-                "critic_1": self.critics[0],
-                "critic_2": self.critics[1],
+                **numbered("critic", self.critics),
                 "normalizer": self.replay.normalizer,
             },
             trainer={
                 **attributes(self, "actor_optimizer", "temperature_optimizer"),
-                "target_critic_1": self.target_critics[0],
-                "target_critic_2": self.target_critics[1],
-                "critic_optimizer_1": self.critic_optimizers[0],
-                "critic_optimizer_2": self.critic_optimizers[1],
+                **numbered("target_critic", self.target_critics),
+                **numbered("critic_optimizer", self.critic_optimizers),
                 **self.replay.parts,
             },
         )

@@ -135,6 +135,11 @@ def attributes(owner: object, *names: str) -> dict[str, Stateful]:
     return {name.removeprefix("_"): getattr(owner, name) for name in names}
 
 
+def numbered(name: str, parts: Sequence[Stateful]) -> dict[str, Stateful]:
+    """Return several parts by a common name and their numbers from 1."""
+    return {f"{name}_{number}": part for number, part in enumerate(parts, 1)}
+
+
 class Checkpoint:
     """The state of an agent, gathered from its parts.
 
