@@ -4,13 +4,12 @@ JSON and safetensors only, so that reading a file never executes code; settings 
 """
 
 import contextlib
-import functools
 import json
 import math
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -96,15 +95,14 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def json_bytes(content: Options) -> bytes:
+    """Return `content` as a file of indented JSON."""
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
 def write_json(path: Path, content: Options) -> None:
     """Write `content` to `path` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def json_checksum(content: Options) -> str:
-    """Return a checksum of a JSON object, whatever the order of its entries; it finds damage, not deceit."""
-    plain = json.loads(json.dumps(content))  # names become text
-    return f"{zlib.crc32(json.dumps(plain, sort_keys=True).encode()):08x}"
+    write_bytes(path, json_bytes(content))
 
 
 def read_json(path: Path) -> Json:
@@ -113,10 +111,20 @@ def read_json(path: Path) -> Json:
     Raises:
         GantryError: the file is missing, unreadable, or holds no JSON object.
     """
+    return read_json_and_checksum(path)[0]
+
+
+def read_json_and_checksum(path: Path) -> tuple[Json, int]:
+    """Read a JSON object from `path`; return it and the checksum of the file's bytes.
+
+    Raises:
+        GantryError: the file is missing, unreadable, or holds no JSON object.
+    """
     try:
         if "\0" in str(path):
             raise OSError("a name cannot hold a null character")
-        content = json.loads(path.read_bytes().decode("utf-8"))
+        text = path.read_bytes()
+        content = json.loads(text.decode("utf-8"))
         json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair could be read, but never written
     except OSError as error:
         raise GantryError(
@@ -126,40 +134,30 @@ def read_json(path: Path) -> Json:
         raise GantryError(f"{shown(path)} is damaged (no JSON: {shown(error)}); restore it or train again") from error
     if not isinstance(content, dict):
         raise GantryError(f"{shown(path)} is damaged (a JSON object is expected); restore it or train again")
-    return content
+    return content, checksum(text)
 
 
-def save_tensors(
-    path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str] | None = None, checksum: bool = True
-) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors, with string metadata in the header, to `path` as one safetensors file.
 
-    The checksum is of the header and of the sums of pieces, taken in a second thread while this one writes where there
-    is much to sum; the header, with the checksum, is written last.
+    The header is written last, with the checksum of itself and of all tensors.
 
     Args:
         path: the file.
         tensors: any dtypes and devices.
         metadata: what belongs to them.
-        checksum: False leaves it out, to measure what it costs; `load_tensors` refuses such a file.
     """
     contents = _contents(tensors)
     # A dictionary of several entries is read in random order by the library; one entry of text keeps it.
     header = _header(contents, json.dumps(dict(metadata or {}), sort_keys=True))
-    pieces = list(_pieces(content.data for content in contents.values()))
-    with contextlib.ExitStack() as stack:
-        temporary = stack.enter_context(replacing(path))
-        file = stack.enter_context(temporary.open("wb", buffering=0))
-        found: Callable[[], bytes] = functools.partial(_checksum, header, pieces)
-        if checksum and sum(map(len, pieces)) >= MANY:
-            from concurrent.futures import ThreadPoolExecutor  # not needed for reading
 
-            found = stack.enter_context(ThreadPoolExecutor(1)).submit(found).result
+    with replacing(path) as temporary, temporary.open("wb", buffering=0) as file:
         file.seek(8 + len(header))
-        for piece in pieces:
+        found = checksum(header)
+        for piece in _pieces(contents):
             _write_all(file, piece.data)
-        if checksum:
-            header = header.replace(NO_CHECKSUM, found(), 1)
+            found = checksum(piece.data, found)  # while the processor's cache holds it
+        header = header.replace(NO_CHECKSUM, _text(found), 1)
         file.seek(0)
         _write_all(file, len(header).to_bytes(8, "little") + header)
 
@@ -222,18 +220,19 @@ def _read(path: Path, framework: str) -> tuple[dict[str, Any], dict[str, str], b
     if expected == NO_CHECKSUM:
         return arrays, metadata, False
     contents = _contents(arrays)
-    if expected != _checksum(_header(contents, text), _pieces(content.data for content in contents.values())):
+    found = checksum(_header(contents, text))
+    for piece in _pieces(contents):
+        found = checksum(piece.data, found)
+    if expected != _text(found):
         raise GantryError(f"{shown(path)} is damaged (its checksum does not fit); restore it or train again")
     return arrays, metadata, True
 
 
 NO_CHECKSUM = b"--------"
-PIECE = 2**20
-"""Bytes that are summed and written at once; checksums depend on it."""
-MANY = 2**23
-"""Bytes from which a second thread sums them: it takes longer to begin than to sum fewer."""
-SHORT = 2**16
-"""Bytes below which tensors are put together for that."""
+PIECE = 2**19
+"""Bytes that are written and summed at once; checksums depend on it."""
+WORDS = 509
+"""64-bit words in a row of those that are summed: a prime, so that blocks of a disk begin at different places."""
 DTYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
     "int16": "I16", "int8": "I8", "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
@@ -276,32 +275,39 @@ def _header(contents: Mapping[str, _Content], metadata: str) -> bytes:
     return text + b" " * (-len(text) % 8)
 
 
-def _pieces(contents: Iterable[Array]) -> Iterator[Array]:
-    """Yield bytes one after another: short contents together, long ones in pieces."""
+def _pieces(contents: Mapping[str, _Content]) -> Iterator[Array]:
+    """Yield bytes one after another: those of short tensors together, those of long ones in pieces."""
     short: list[Array] = []
-    for content in contents:
-        if len(content) < SHORT:
-            short.append(content)
-        if short and (len(content) >= SHORT or len(short) == PIECE // SHORT):
+    length = 0
+    for _, _, data in contents.values():
+        if short and length + len(data) > PIECE:
             yield np.concatenate(short)
-            short = []
-        if len(content) >= SHORT:
-            yield from (content[start : start + PIECE] for start in range(0, len(content), PIECE))
+            short, length = [], 0
+        if len(data) < PIECE:
+            short.append(data)
+            length += len(data)
+        else:
+            yield from (data[start : start + PIECE] for start in range(0, len(data), PIECE))
     if short:
         yield np.concatenate(short)
 
 
-def _checksum(header: bytes, pieces: Iterable[Array]) -> bytes:
-    """Return a CRC of a header and of each piece's sum of 64-bit words, eight times as fast as the piece's own CRC.
+def checksum(content: bytes | memoryview, before: int = 0) -> int:
+    """Return a checksum of bytes that follow others of the checksum `before`.
 
-    NumPy lets other threads run while it sums.
+    It is the CRC of the sums over all rows of `WORDS` words, which takes a tenth of the bytes' own CRC, and of what is
+    left. It finds any change of one word, and of several but where the changes of words that are a multiple of `WORDS`
+    apart cancel each other.
     """
-    total = zlib.crc32(header)
-    for piece in pieces:
-        whole = len(piece) // 8 * 8
-        words = int(np.add.reduce(piece[:whole].view(np.uint64)))
-        total = zlib.crc32(words.to_bytes(8, "little") + piece[whole:].tobytes(), total)
-    return f"{total:08x}".encode()
+    whole = len(content) // (8 * WORDS) * (8 * WORDS)
+    if whole:
+        before = zlib.crc32(np.add.reduce(np.frombuffer(content, np.uint64, whole // 8).reshape(-1, WORDS)), before)
+    return zlib.crc32(content[whole:], before)
+
+
+def _text(found: int) -> bytes:
+    """Return a checksum as it stands in a header, as long as `NO_CHECKSUM`."""
+    return b"%08x" % found
 
 
 def config_to_json(config: object) -> Json:

@@ -91,6 +91,7 @@ def test_skrl_learns_by_our_clock(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
+        (["memory", "--processes", "0"], "at least 1 process, not 0"),
         (["envs", "--seeds", "0"], "at least 1 training seed, not 0"),
         (["memory", "--seeds", "9" * 30], "at most 10,000 seeds"),
         (["train", "--agents", "ppo", "pqo"], "pqo"),
@@ -107,7 +108,8 @@ def test_bad_arguments_are_one_line_before_anything_is_measured(words, line, cap
 def test_saving_is_measured_with_and_without_checksums(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = []
-    saving.measure(found.append, (0.001, 0.002), 2)
-    assert [row.name for row in found] == [f"saving {size} MB: time that the checksum adds" for size in (0.001, 0.002)]
+    saving.measure(found.append, (0.001, 0.002), 0.0)
+    whats = ("a small PPO's checkpoint", "a file of 0.001 MB", "a file of 0.002 MB")
+    assert [row.name for row in found] == [f"saving {what}: time that checksums add" for what in whats]
     assert all(row.value > -100.0 for row in found)
     assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ import pytest
 import torch
 import tyro
 from rich.console import Console
+from safetensors.torch import save_file
 
 from gantry import cli
 from gantry.benchmark import installation
@@ -25,7 +26,6 @@ from gantry.cli.completion import SHELLS, completion
 from gantry.cli.help import help_text
 from gantry.cli.output import watched
 from gantry.errors import GantryError
-from gantry.files import save_tensors
 from gantry.film.video import VideoWriter
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -356,7 +356,7 @@ def test_inspect_executes_nothing(tmp_path, capsys):
 
 def test_inspect_reads_tensors_without_a_checksum(tmp_path, capsys):
     tensors = {"part.a": torch.zeros(2, 3), "part.b": torch.zeros(4)}
-    save_tensors(tmp_path / "numbers.safetensors", tensors, checksum=False)
+    save_file(tensors, tmp_path / "numbers.safetensors")
     found = inspected(tmp_path / "numbers.safetensors", capsys)["tensors"]
     assert found["checksum"] == "none"
     assert found["part"].startswith("2 tensors, 10 numbers")

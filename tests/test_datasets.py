@@ -137,7 +137,9 @@ def test_failed_collection_leaves_nothing(tmp_path):
         ("noversion", {"episodes": 1}, "NAME-vN"),
         ("a-v0", {"episodes": 1, "steps": 1}, "not both"),
         ("a-v0", {}, "not both"),
-        ("a-v0", {"episodes": 0}, "at least 1"),
+        ("a-v0", {"episodes": 0}, "must be from 1"),
+        ("a-v0", {"steps": 2**80}, "must be from 1"),
+        ("a-v0", {"steps": 4, "num_envs": 0}, r"\(--num-envs\) must be at least 1, not 0"),
         ("file/a-v0", {"episodes": 1}, "cannot write"),
     ],
 )

@@ -79,7 +79,7 @@ def test_plan_in_seconds_evaluates_by_training_time(tmp_path):
         ({"every_steps": 1, "every_seconds": 1.0}, "not both"),
         ({"every_steps": 0}, "positive"),
         ({"every_seconds": float("nan")}, "positive"),
-        ({"every_steps": 1, "episodes": 0}, "at least 1 episode"),
+        ({"every_steps": 1, "episodes": 0}, "episodes must be from 1"),
         ({"until": float("nan")}, "number"),
     ],
 )

@@ -15,7 +15,7 @@ import gantry
 from gantry.agents import load_agent
 from gantry.agents.ppo import PPO, PPOConfig, approximate_kl, clipped_surrogate, value_loss
 from gantry.errors import GantryError
-from gantry.files import json_checksum, load_tensors, save_tensors
+from gantry.files import checksum, load_tensors, save_tensors
 from gantry.machine.threads import torch_threads
 from gantry.spaces.maps import Spaces
 
@@ -391,7 +391,7 @@ def edit(folder, **changes):
     content = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps(content))
     tensors, metadata = load_tensors(folder / "policy.safetensors")
-    metadata["description"] = json_checksum(content)
+    metadata["description"] = str(checksum(path.read_bytes()))
     save_tensors(folder / "policy.safetensors", tensors, metadata)
 
 
@@ -450,8 +450,8 @@ def test_damaged_tensors_are_named(trained, folder, change):
         tensors["critic.0.weight"] = tensors["critic.0.weight"].double()
     if change == "more":
         tensors["critic.0.weightier"] = torch.zeros(1)
-    description = json.loads((folder / "policy.json").read_text())
-    metadata = {"agent": "ppo", "steps": "1000", "description": json_checksum(description)}
+    description = str(checksum((folder / "policy.json").read_bytes()))
+    metadata = {"agent": "ppo", "steps": "1000", "description": description}
     save_tensors(folder / "policy.safetensors", tensors, metadata)
     with pytest.raises(GantryError, match=r"critic\.0\.weight"):
         load_agent(folder)

@@ -114,6 +114,12 @@ def test_bad_grids_get_one_line(agent, text, message):
         evaluate_grid(agent, SWING_UP, parse_grid(text), 1, env_options={"max_episode_steps": 2})
 
 
+@pytest.mark.parametrize("episodes", [0, 10**12, 10**30])
+def test_numbers_of_episodes_out_of_range_get_one_line(agent, episodes):
+    with pytest.raises(GantryError, match="the number of episodes must be from 1 to 100000"):
+        evaluate_grid(agent, SWING_UP, parse_grid("cart_mass=1|2"), episodes)
+
+
 # Robots and logs
 
 
@@ -160,6 +166,10 @@ def test_control_loop_waits_for_its_time(agent):
     began = time.perf_counter()
     control(Slow(), agent, 0.1)
     assert time.perf_counter() - began >= 0.099
+
+
+def test_episodes_may_be_longer_than_the_drive(agent):
+    assert control(Slow(), agent, 0.02, 1e300, real_time=False).log.episodes.tolist() == [0] * 10
 
 
 def test_failing_robot_gets_one_line(agent):

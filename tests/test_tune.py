@@ -288,7 +288,9 @@ def test_tune_command_writes_a_recipe_that_train_takes(monkeypatch, tmp_path, ca
         (["train", "CartPole-v1", "--recipe", said["recipe"], "--resume"], "is for a new run"),
         (["tune", "CartPole-v1", "--steps", "9", "--seconds", "9"], "either in --seconds or in --steps"),
         (["tune", "CartPole-v1", "--seconds", "nan"], "must train for more than nothing"),
+        (["tune", "CartPole-v1", "--steps", "9" * 30], "less than 2^63"),
         (["tune", "CartPole-v1", "--trials", "0"], "from 1 to"),
+        (["tune", "CartPole-v1", "--steps", "9", "--repeats", "9" * 9], "repeats must be at least 0 and below"),
         (["tune", "CartPole-v1", "--agent", "q-learning", "--steps", "9"], "q-learning keeps a table"),
         (["tune", "CartPole-v1", "--storage", "nosql://x"], "cannot open the search's storage"),
     ):

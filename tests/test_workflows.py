@@ -100,6 +100,23 @@ def test_resume_with_more_steps_continues(tmp_path):
     assert [row["steps"] for row in metrics(run)] == ["256", "512", "768", "1024"]
 
 
+def test_resume_with_fewer_steps_than_taken_is_refused(finished, capsys):
+    before = {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()}
+    assert main(["train", SWING_UP, "--resume", "--out", str(finished.folder), "--steps", "10"]) == 1
+    said = capsys.readouterr().err
+    assert f"has taken {STEPS:,} steps already" in said
+    assert said.count("\n") == 1
+    assert {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()} == before
+
+
+def test_training_without_an_ended_episode_says_so(tmp_path, capsys):
+    words = ["train", SWING_UP, "--steps", "8", "--num-envs", "8", "--out", str(tmp_path / "run")]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "no episode has ended yet" in out
+    assert "nan" not in out.lower()
+
+
 def test_existing_run_is_not_overwritten(finished):
     before = (finished.folder / "metrics.csv").read_bytes()
     with pytest.raises(GantryError, match="already holds a run"):
@@ -218,7 +235,10 @@ def test_help_of_every_command(capsys):
         (["train", SWING_UP, "--env", "actions=jump", "--out", "{tmp}/x"], "continuous"),
         (["train", SWING_UP, "--env", "wheels=3", "--out", "{tmp}/x"], "wheels"),
         (["train", SWING_UP, "--steps", "256", "--out", "/dev/null/x"], "cannot write"),
+        (["train", SWING_UP, "--evaluate-episodes", "0", "--out", "{tmp}/x"], "episodes must be from 1"),
         (["train", SWING_UP, "--resume", "--out", "{tmp}/none"], "no run at"),
+        (["solve", SWING_UP, "--speed", "0"], "speed must be from 0.01"),
+        (["solve", SWING_UP, "--size", "0", "0"], "sides must be from 16"),
         (["evaluate", "{tmp}/none"], "no run at"),
         (["record", "{tmp}/none"], "no run at"),
     ],

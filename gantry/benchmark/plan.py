@@ -10,7 +10,9 @@ from gantry.benchmark.contenders import contender
 from gantry.errors import GantryError, nearest, shown
 from gantry.files import config_from_json, config_to_json, read_json, write_json
 from gantry.runs.environments import canonical_id, open_env, short_name
+from gantry.runs.evaluate import check_episodes
 from gantry.runs.seeds import MOST_REPETITIONS
+from gantry.runs.train import MOST_STEPS
 from gantry.types import Json
 
 FIRST_SEED = 100
@@ -46,8 +48,10 @@ class Protocol:
             raise GantryError("a benchmark needs a budget: --steps or --seconds, or a --suite")
         for name in ("steps", "seconds", "checkpoints", "episodes", "final_episodes", "cores"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise GantryError(f"{name} must be positive, not {value}")
+            if value is not None and not 0 < value < MOST_STEPS:
+                raise GantryError(f"{name} must be positive and below 2^63, not {shown(value)}")
+        check_episodes(self.episodes)
+        check_episodes(self.final_episodes)
 
 
 @dataclasses.dataclass(frozen=True)

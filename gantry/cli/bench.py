@@ -93,6 +93,8 @@ def _agents(arguments: BenchArguments) -> tuple[str, ...]:
         raise GantryError(f"a benchmark takes at least 1 training seed, not {arguments.seeds}")
     if arguments.seeds > MOST_REPETITIONS:
         raise GantryError(f"a benchmark takes at most {MOST_REPETITIONS:,} seeds, not {shown(arguments.seeds)}")
+    if arguments.processes < 1:
+        raise GantryError(f"a benchmark takes at least 1 process, not {shown(arguments.processes)}")
     if (arguments.only and arguments.what not in (*IN_PARTS, "envs")) or (
         arguments.out and arguments.what not in ("memory", "teams", "transfer")
     ):

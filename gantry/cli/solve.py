@@ -56,13 +56,14 @@ class SolveArguments:
 def main(words: Sequence[str]) -> None:
     """Run `gantry solve`."""
     arguments = parse(SolveArguments, "solve", words)
-    from gantry.film.record import record
+    from gantry.film.record import check_film, record
     from gantry.optimal_control.solve import METHODS, Playback, solve
     from gantry.runs.environments import canonical_id, short_name
 
     for path, suffixes in ((arguments.film, FILMS), (arguments.plot, PICTURES)):
         if path is not None and path.suffix.lower() not in suffixes:
             raise GantryError(f"cannot write {path}: its name must end in {' or '.join(suffixes)}")
+    check_film(arguments.size, arguments.speed)
     if arguments.plot is not None and arguments.method == "lqr":
         raise GantryError("--plot shows iterations, and lqr has none; choose --method ilqr")
     screen = console(arguments.json)

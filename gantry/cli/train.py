@@ -228,10 +228,12 @@ def _film(agent: "Agent", run: Run, listener: "_Listener") -> None:
 
 def _evaluation(arguments: TrainArguments) -> "EvaluationPlan | None":
     """Return what the flags ask of evaluations during training."""
+    from gantry.runs.evaluate import check_episodes
     from gantry.runs.evaluation_callback import EvaluationPlan
 
     every, until = arguments.evaluate_every, arguments.until
     if every is None and until is None:
+        check_episodes(arguments.evaluate_episodes)
         return None
     steps, seconds = None, None
     if every is not None and every.endswith("s"):

@@ -109,6 +109,14 @@ class _Frame:
     overlay: OverlayState
 
 
+def check_film(size: tuple[int, int] | None, speed: float) -> None:
+    """Refuse sides and speeds that no film has; raises GantryError."""
+    if size is not None and not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
+        raise GantryError(f"a film's sides must be from {MIN_SIDE} to {MAX_SIDE} pixels, not {size[0]}x{size[1]}")
+    if not 0.01 <= speed <= 1000.0:
+        raise GantryError(f"a film's speed must be from 0.01 to 1000 times real time, not {speed:g}")
+
+
 def record(
     policy: Controller,
     env_id: str,
@@ -155,10 +163,7 @@ def record(
     """
     if episodes < 1:
         raise GantryError(f"the number of episodes must be at least 1, not {episodes}")
-    if size is not None and not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
-        raise GantryError(f"a film's sides must be from {MIN_SIDE} to {MAX_SIDE} pixels, not {size[0]}x{size[1]}")
-    if not 0.01 <= speed <= 1000.0:
-        raise GantryError(f"a film's speed must be from 0.01 to 1000 times real time, not {speed:g}")
+    check_film(size, speed)
     scores, shares = list[float](), dict[str, list[float]]()
     cut = 0
     with contextlib.ExitStack() as stack:

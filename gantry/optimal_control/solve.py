@@ -18,7 +18,7 @@ from gantry.machine.threads import torch_threads
 from gantry.optimal_control.simulator_dynamics import SimulatedDynamics
 from gantry.optimal_control.trajectory import FeedbackPolicy, TrajectoryConfig, TrajectoryPlanner
 from gantry.runs.environments import find_task, registered_id
-from gantry.runs.evaluate import MAX_EPISODES, Evaluation, evaluate
+from gantry.runs.evaluate import Evaluation, check_episodes, evaluate
 from gantry.runs.seeds import environment_seed
 from gantry.types import Json, Options
 
@@ -93,8 +93,7 @@ def solve(
         raise GantryError(f"there is no optimal control method {method!r}{nearest(method, METHODS)}")
     if find_task(env_id) is None:
         raise GantryError(f"optimal control needs a task that Gantry simulates, not {env_id}")
-    if not 1 <= episodes <= MAX_EPISODES:
-        raise GantryError(f"the number of episodes must be from 1 to {MAX_EPISODES}, not {episodes}")
+    check_episodes(episodes)
     _check_options(env_options or {})
     start_time = time.perf_counter()
     dynamics = SimulatedDynamics(registered_id(env_id), env_options)

@@ -8,7 +8,7 @@ from gymnasium.vector import VectorEnv
 
 from gantry.agents.protocol import Agent, EpisodicActor
 from gantry.envs.registry import is_task
-from gantry.errors import GantryError
+from gantry.errors import GantryError, shown
 from gantry.runs.environments import open_env
 from gantry.runs.episodes import Act, Begin, Episode, as_number, play, step_limit
 from gantry.runs.notebook import table_html
@@ -100,6 +100,12 @@ class Played:
     """Returns and lengths, (2, n), of the first, second, … episode of the trials."""
 
 
+def check_episodes(episodes: int) -> None:
+    """Refuse a number of episodes that no evaluation takes; raises GantryError."""
+    if not 1 <= episodes <= MAX_EPISODES:
+        raise GantryError(f"the number of episodes must be from 1 to {MAX_EPISODES}, not {shown(episodes)}")
+
+
 def evaluate(
     act: Act,
     env_id: str,
@@ -129,8 +135,7 @@ def evaluate(
     Raises:
         GantryError: a number out of range, or an environment that fails.
     """
-    if not 1 <= episodes <= MAX_EPISODES:
-        raise GantryError(f"the number of episodes must be from 1 to {MAX_EPISODES}, not {episodes}")
+    check_episodes(episodes)
     if num_envs is not None and num_envs < 1:
         raise GantryError(f"the number of environments (--num-envs) must be at least 1, not {num_envs}")
     options = env_options or {}

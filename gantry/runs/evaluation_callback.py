@@ -9,7 +9,7 @@ from gantry.agents import agent_class
 from gantry.agents.protocol import Agent, EpisodicActor
 from gantry.errors import GantryError
 from gantry.files import config_from_json, config_to_json
-from gantry.runs.evaluate import evaluate_agent
+from gantry.runs.evaluate import check_episodes, evaluate_agent
 from gantry.runs.folder import Run
 from gantry.spaces.maps import Spaces
 from gantry.types import Json, Options
@@ -40,8 +40,7 @@ class EvaluationPlan:
         for what, value in (("steps", self.every_steps), ("seconds", self.every_seconds)):
             if value is not None and not 0 < value < math.inf:
                 raise GantryError(f"the {what} between evaluations must be positive, not {value}")
-        if self.episodes < 1:
-            raise GantryError(f"an evaluation takes at least 1 episode, not {self.episodes}")
+        check_episodes(self.episodes)
         if self.until is not None and not math.isfinite(self.until):
             raise GantryError(f"the score to stop at must be a number, not {self.until}")
 

@@ -19,15 +19,17 @@ import dataclasses
 import glob
 import importlib.metadata
 import itertools
+import json
 import platform
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from gantry import __version__
 from gantry.agents.protocol import Agent
 from gantry.errors import GantryError, shown
-from gantry.files import TEMPORARY, json_checksum, load_tensors, read_json, remove_temporaries, save_tensors, write_json
+from gantry.files import TEMPORARY, load_tensors, read_json, remove_temporaries, save_tensors, write_json
 from gantry.runs.environments import pack_options, registered_id, short_name, unpack_options
 from gantry.runs.folder_lock import FolderLock
 from gantry.runs.metrics_file import MetricsFile
@@ -155,7 +157,7 @@ class Run:
         sealed = content.pop(CHECKSUM, None)
         if sealed is None and (unknown := set(content) - {"format", *_names(RunConfig)}):  # perhaps the seal's own name
             raise GantryError(f"{self._config} is damaged (it holds an unknown {shown(min(unknown))!r}); train again")
-        if sealed is not None and sealed != json_checksum(content):
+        if sealed is not None and sealed != _settings_checksum(content):
             raise GantryError(
                 f"{self._config} is damaged or was edited (its checksum does not fit): a run's settings are changed by "
                 f"flags with --resume; to have it read as it is now, delete its line {CHECKSUM!r}"
@@ -178,7 +180,7 @@ class Run:
         self._check_place()
         packed = dataclasses.replace(config, env_options=pack_options(config.env_options, self.folder))
         content = {"format": FORMAT, **dataclasses.asdict(packed)}
-        write_json(self._config, {CHECKSUM: json_checksum(content), **content})
+        write_json(self._config, {CHECKSUM: _settings_checksum(content), **content})
 
     def append_metrics(self, row: dict[str, float]) -> None:
         """Add one row to `metrics.csv`; the first row creates the file with its header.
@@ -245,6 +247,12 @@ class Run:
                 f"{self.folder} was moved or removed while it was trained; the last checkpoint is in the folder that "
                 "was moved: resume it there with --out"
             )
+
+
+def _settings_checksum(content: Options) -> str:
+    """Return a checksum of a JSON object, whatever the order of its entries and the spaces between them."""
+    plain = json.loads(json.dumps(content))  # names become text
+    return f"{zlib.crc32(json.dumps(plain, sort_keys=True).encode()):08x}"
 
 
 def _names(kind: type) -> Iterator[str]:

@@ -23,11 +23,11 @@ from gantry.agents import config_class
 from gantry.agents.protocol import Agent, AgentConfig, Metrics
 from gantry.errors import GantryError, shown
 from gantry.files import config_from_json, config_to_json
-from gantry.runs.evaluate import evaluate_agent
+from gantry.runs.evaluate import check_episodes, evaluate_agent
 from gantry.runs.pace import steps_within
 from gantry.runs.recipes import Recipe, default_settings, find_recipe
 from gantry.runs.recipes.recipe_file import write_recipe
-from gantry.runs.train import close_agent, make_agent
+from gantry.runs.train import MOST_STEPS, close_agent, make_agent
 from gantry.settings.fields import Tried
 from gantry.types import Json, SearchSpace
 
@@ -69,12 +69,15 @@ class TuningPlan:
         """Refuse values that cannot work; raises GantryError."""
         if (self.seconds is None) == (self.steps is None):
             raise GantryError("say how long a trial trains, either in --seconds or in --steps")
-        if not 0 < (self.seconds or self.steps or 0) < math.inf:
-            raise GantryError(f"a trial must train for more than nothing, not for {self.seconds or self.steps}")
+        if not 0 < (self.seconds or self.steps or 0) < MOST_STEPS:
+            budget = shown(self.seconds or self.steps)
+            raise GantryError(f"a trial must train for more than nothing and less than 2^63, not for {budget}")
         if not 1 <= self.trials <= MOST_TRIALS:
             raise GantryError(f"the number of trials must be from 1 to {MOST_TRIALS}, not {shown(self.trials)}")
-        if self.episodes < 1 or not 0 <= self.repeats <= MOST_TRIALS or not 0 <= self.seed < 2**31:
-            raise GantryError("episodes must be at least 1, repeats and seed at least 0")
+        check_episodes(self.episodes)
+        for name, value, end in (("repeats", self.repeats, MOST_TRIALS + 1), ("seed", self.seed, 2**31)):
+            if not 0 <= value < end:
+                raise GantryError(f"the search's {name} must be at least 0 and below {end}, not {shown(value)}")
 
     def case(self) -> Json:
         """Return what all trials of one search have in common."""

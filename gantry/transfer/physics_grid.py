@@ -11,7 +11,7 @@ from gantry.envs.capabilities import declared_physics
 from gantry.envs.registry import is_task
 from gantry.envs.simulator import INTEGRATORS, make_task
 from gantry.errors import GantryError, nearest, shown
-from gantry.runs.evaluate import play_task, policy_of
+from gantry.runs.evaluate import check_episodes, play_task, policy_of
 from gantry.runs.scores import score
 from gantry.runs.seeds import environment_seed
 from gantry.types import Json, Options
@@ -113,8 +113,7 @@ def evaluate_grid(
     """
     if not is_task(env_id):
         raise GantryError(f"{env_id} is not one of Gantry's tasks: its physics cannot be set")
-    if episodes < 1:
-        raise GantryError(f"the number of episodes must be at least 1, not {episodes}")
+    check_episodes(episodes)
     units = _checked_units(env_id, axes)
     points = list(itertools.product(*axes.values()))
     groups: dict[tuple[float | str, ...], list[int]] = {}

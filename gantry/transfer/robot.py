@@ -104,7 +104,7 @@ def control(
         raise GantryError(f"a drive takes at most {MOST_STEPS:,} control steps, and a seed from 0 to 2^63 - 1")
     waits = not isinstance(robot, SimulatedRobot) if real_time is None else real_time
     period, steps = 1.0 / robot.rate, max(1, round(seconds * robot.rate))
-    per_episode = max(1, round(episode_seconds * robot.rate))
+    per_episode = max(1, round(min(episode_seconds, seconds) * robot.rate))
     noise = _Noise(agent, explore, seed)
     rows: list[tuple[Array, Array]] = []
     rewards: list[float] = []

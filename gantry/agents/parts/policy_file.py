@@ -18,14 +18,15 @@ from gantry.agents.parts.tensor_checks import check_finite
 from gantry.agents.protocol import Agent
 from gantry.errors import GantryError
 from gantry.files import (
+    checksum,
     config_from_json,
     config_to_json,
-    json_checksum,
+    json_bytes,
     load_tensors,
     save_tensors,
     space_from_json,
     space_to_json,
-    write_json,
+    write_bytes,
 )
 from gantry.spaces.maps import ObservationMap, Spaces
 from gantry.types import Space
@@ -49,18 +50,20 @@ def save_agent(agent: Agent, folder: str | Path) -> None:
         GantryError: the policy holds NaN or infinite numbers, or the files cannot be written.
     """
     path, env, tensors = Path(folder), agent.env, agent.checkpoint.policy_state()
-    description = {
-        "format": FORMAT,
-        "agent": agent.name,
-        "env_id": agent.stepper.env_id,
-        "observation_space": space_to_json(env.single_observation_space),
-        "action_space": space_to_json(env.single_action_space),
-        "config": config_to_json(agent.config),
-    }
-    metadata = {"agent": agent.name, "steps": str(agent.steps), "description": json_checksum(description)}
+    description = json_bytes(
+        {
+            "format": FORMAT,
+            "agent": agent.name,
+            "env_id": agent.stepper.env_id,
+            "observation_space": space_to_json(env.single_observation_space),
+            "action_space": space_to_json(env.single_action_space),
+            "config": config_to_json(agent.config),
+        }
+    )
+    metadata = {"agent": agent.name, "steps": str(agent.steps), "description": str(checksum(description))}
     check_finite(tensors, path)
     save_tensors(path / "policy.safetensors", tensors, metadata)
-    write_json(path / "policy.json", description)
+    write_bytes(path / "policy.json", description)
 
 
 def load_agent(folder: str | Path, env: VectorEnv | None = None, seed: int = 0) -> Agent:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from gantry.errors import GantryError, shown
-from gantry.files import json_checksum, read_json
+from gantry.files import read_json_and_checksum
 from gantry.types import Json
 
-FORMAT = 4
+FORMAT = 5
 """Version of the layout."""
 Arrays = TypeVar("Arrays")
 
@@ -26,14 +26,14 @@ def read_policy(
         GantryError: a file is missing, damaged or of another format, or the two do not belong together.
     """
     path, numbers = folder / "policy.json", folder / "policy.safetensors"
-    content = read_json(path)
+    content, found_checksum = read_json_and_checksum(path)
     found = content.get("format")
     if found != FORMAT:
         raise GantryError(
             f"{shown(path)} was written by another version of Gantry (format {shown(found)}, not {FORMAT}); train again"
         )
     arrays, metadata = load(numbers)
-    if metadata.get("description") != json_checksum(content):
+    if metadata.get("description") != str(found_checksum):
         raise GantryError(
             f"{shown(numbers)} is damaged, or is not of the same save as {path.name} (whose checksum does not fit); "
             "restore it or train again"

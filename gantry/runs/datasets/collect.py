@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gantry.agents.protocol import Agent, EpisodicActor
 from gantry.envs.registry import is_task
-from gantry.errors import GantryError
+from gantry.errors import GantryError, shown
 from gantry.runs.datasets.minari_files import DatasetWriter, leaves
 from gantry.runs.environments import open_env
 from gantry.runs.seeds import environment_seed
@@ -20,6 +20,8 @@ NUM_ENVS = 128
 """Environments stepped at once, in tasks of Gantry's kind."""
 ROWS = 1024
 """Vector steps that are kept at first; the longest episode under way decides how many in the end."""
+MOST = 10**9
+"""Episodes or steps of a data set."""
 LEFT_OUT = {"final_obs", "_final_obs", "final_info", "_final_info"}
 
 
@@ -59,9 +61,14 @@ def collect(
     Raises:
         GantryError: numbers out of range, a folder that cannot be written, an environment that fails.
     """
-    if (episodes is None) == (steps is None) or min(episodes or steps or 0, 2**40) < 1:
-        raise GantryError("say how many --episodes or how many --steps to collect, at least 1, not both")
-    share = episodes or steps or 1
+    if (episodes is None) == (steps is None):
+        raise GantryError("say how many --episodes or how many --steps to collect, not both")
+    share = episodes if steps is None else steps
+    assert share is not None
+    if not 1 <= share <= MOST:
+        raise GantryError(f"the number of episodes or steps to collect must be from 1 to {MOST:,}, not {shown(share)}")
+    if num_envs is not None and num_envs < 1:
+        raise GantryError(f"the number of environments (--num-envs) must be at least 1, not {shown(num_envs)}")
     many = num_envs or (NUM_ENVS if is_task(env_id) else agent.config.num_envs)
     number = min(many, share)
     if isinstance(agent, EpisodicActor) and (steps is not None or share > number):
