@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from gantry.agents.dqn import DQNConfig
 from gantry.agents.parts.schedules import check_schedule, scheduled
 from gantry.errors import GantryError
 
@@ -35,11 +36,11 @@ def test_schedules_reach_their_ends_exactly(form):
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, math.nan])
 def test_schedule_fractions_out_of_range_are_refused(fraction):
     with pytest.raises(GantryError, match="epsilon_fraction"):
-        check_schedule("epsilon", "linear", 1.0, 0.0, fraction)
+        DQNConfig(epsilon_fraction=fraction)
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (1.0, 0.0)])
 def test_exponential_schedule_from_or_to_zero_is_refused(start, end):
     with pytest.raises(GantryError, match="epsilon_start and epsilon_end"):
-        check_schedule("epsilon", "exponential", start, end, 0.5)
-    check_schedule("epsilon", "linear", start, end, 0.5)
+        check_schedule("epsilon", "exponential", start, end)
+    check_schedule("epsilon", "linear", start, end)

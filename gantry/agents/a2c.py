@@ -18,7 +18,7 @@ from gantry.agents.parts.checkpoint import Checkpoint, attributes
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.optim import Adam, descend
-from gantry.agents.parts.policy import Policy
+from gantry.agents.parts.policy import Policy, require_scaling
 from gantry.agents.parts.rmsprop import RMSprop
 from gantry.agents.parts.rollouts import Batch, Rollout, standardized
 from gantry.agents.parts.training_loop import Metrics, training_loop
@@ -33,7 +33,6 @@ from gantry.settings.fields import (
     ShareBelow1,
     among,
     between,
-    require,
     validate,
 )
 from gantry.spaces.maps import ActionMap, ObservationMap, Spaces
@@ -101,8 +100,7 @@ class A2CConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
         validate(self)
-        scaled = self.action_scaling == "bounds" or not self.squash_actions
-        require(scaled, "action_scaling", "bounds with squash_actions", self.action_scaling)
+        require_scaling(self)
 
 
 def policy_loss(log_prob: torch.Tensor, advantage: torch.Tensor) -> torch.Tensor:

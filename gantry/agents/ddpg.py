@@ -87,7 +87,7 @@ class DDPGConfig:
     half-width."""
     noise_end: Annotated[NotNegative, between(0.02, 0.2, log=True)] = 0.1
     """Final standard deviation, reached when `noise_fraction` of learning has passed."""
-    noise_fraction: float = 1.0
+    noise_fraction: Fraction = 1.0
     """Share of learning in which the noise gets from its start to its end."""
     noise_schedule: Schedule = "constant"
     """How it gets there; `constant` stays at the start."""
@@ -126,7 +126,7 @@ class DDPGConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
         validate(self)
-        check_schedule("noise", self.noise_schedule, self.noise_start, self.noise_end, self.noise_fraction)
+        check_schedule("noise", self.noise_schedule, self.noise_start, self.noise_end)
         low, high = self.target_min, self.target_max
         if low is not None and high is not None:
             require(low < high, "target_min", f"below target_max {high}", low)

@@ -66,7 +66,7 @@ class DQNConfig:
     """Initial probability of a random action, ε."""
     epsilon_end: Annotated[Share, between(0.01, 0.1)] = 0.05
     """Final ε, reached when `epsilon_fraction` of learning has passed."""
-    epsilon_fraction: Annotated[float, between(0.05, 0.5)] = 0.2
+    epsilon_fraction: Annotated[Fraction, between(0.05, 0.5)] = 0.2
     """Share of learning in which ε gets from its start to its end."""
     epsilon_schedule: Schedule = "linear"
     """How it gets there; `constant` stays at the start."""
@@ -102,7 +102,7 @@ class DQNConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
         validate(self)
-        check_schedule("epsilon", self.epsilon_schedule, self.epsilon_start, self.epsilon_end, self.epsilon_fraction)
+        check_schedule("epsilon", self.epsilon_schedule, self.epsilon_start, self.epsilon_end)
 
 
 def duel(outputs: torch.Tensor) -> torch.Tensor:

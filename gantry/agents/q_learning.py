@@ -62,7 +62,7 @@ class QLearningConfig:
     """Initial learning rate α: the fraction of the way to its target that a value moves."""
     learning_rate_end: Annotated[Fraction, between(0.01, 1.0, log=True)] = 0.1
     """Final learning rate."""
-    learning_rate_fraction: float = 1.0
+    learning_rate_fraction: Fraction = 1.0
     """Fraction of learning after which the final learning rate is reached."""
     learning_rate_schedule: Annotated[RateSchedule, among("constant", "linear", "exponential")] = "constant"
     """How α changes; or `visits`: α = (number of visits of this state and action) ** -visit_power."""
@@ -72,7 +72,7 @@ class QLearningConfig:
     """Initial probability of a random action."""
     epsilon_end: Annotated[Share, between(0.0, 0.1)] = 0.05
     """Final probability of a random action."""
-    epsilon_fraction: Annotated[float, between(0.1, 0.9)] = 0.5
+    epsilon_fraction: Annotated[Fraction, between(0.1, 0.9)] = 0.5
     """Fraction of learning after which the final probability is reached."""
     epsilon_schedule: Schedule = "linear"
     """How the probability of a random action changes."""
@@ -90,10 +90,10 @@ class QLearningConfig:
         validate(self)
         if self.rule == "sarsa" and self.replay_batches:
             raise GantryError("SARSA is on-policy and cannot learn from old transitions; set replay_batches to 0")
-        check_schedule("epsilon", self.epsilon_schedule, self.epsilon_start, self.epsilon_end, self.epsilon_fraction)
+        check_schedule("epsilon", self.epsilon_schedule, self.epsilon_start, self.epsilon_end)
         if self.learning_rate_schedule != "visits":
             form, start, end = self.learning_rate_schedule, self.learning_rate_start, self.learning_rate_end
-            check_schedule("learning_rate", form, start, end, self.learning_rate_fraction)
+            check_schedule("learning_rate", form, start, end)
 
     def epsilon_at(self, progress: float) -> float:
         """Return the probability of a random action after a fraction `progress` of learning."""

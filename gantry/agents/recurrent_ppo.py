@@ -26,6 +26,7 @@ from gantry.agents.parts.episode_memory import Attention, Kind
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.optim import Adam, descend
+from gantry.agents.parts.policy import require_scaling
 from gantry.agents.parts.recurrent_policy import RecurrentPolicy
 from gantry.agents.parts.rollouts import Rollout, explained_variance, standardized
 from gantry.agents.parts.training_loop import Metrics, training_loop
@@ -111,8 +112,7 @@ class RecurrentPPOConfig:
         validate(self)
         whole = self.memory != "attention" or self.memory_size % self.attention_heads == 0
         require(whole, "memory_size", f"a multiple of attention_heads ({self.attention_heads})", self.memory_size)
-        scaled = self.action_scaling == "bounds" or not self.squash_actions
-        require(scaled, "action_scaling", "bounds with squash_actions", self.action_scaling)
+        require_scaling(self)
 
 
 @dataclasses.dataclass

@@ -22,13 +22,13 @@ from gantry.agents.parts.checkpoint import Checkpoint, attributes
 from gantry.agents.parts.networks import MLP, Activation
 from gantry.agents.parts.normalization import ReturnNormalizer
 from gantry.agents.parts.optim import Adam, descend
-from gantry.agents.parts.policy import Policy
+from gantry.agents.parts.policy import Policy, require_scaling
 from gantry.agents.parts.rollouts import Rollout, explained_variance, minibatches
 from gantry.agents.parts.training_loop import Metrics, training_loop
 from gantry.agents.parts.vector_stepper import VectorStepper, generators, reset_seed, settled
 from gantry.errors import GantryWarning
 from gantry.machine.threads import torch_threads
-from gantry.settings.fields import Count, Decay, NotNegative, Positive, Share, among, between, require, validate
+from gantry.settings.fields import Count, Decay, NotNegative, Positive, Share, among, between, validate
 from gantry.spaces.maps import Spaces
 from gantry.types import Array, Observation
 
@@ -94,8 +94,7 @@ class ReinforceConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot work; raises GantryError with the setting and its range."""
         validate(self)
-        scaled = self.action_scaling == "bounds" or not self.squash_actions
-        require(scaled, "action_scaling", "bounds with squash_actions", self.action_scaling)
+        require_scaling(self)
 
 
 @dataclasses.dataclass

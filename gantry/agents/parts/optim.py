@@ -50,15 +50,13 @@ class Adam:
     """Adam (Kingma and Ba 2015, arXiv:1412.6980, algorithm 1), of leaf tensors that require gradients.
 
     PyTorch's own kernel, without the overhead of `torch.optim.Adam`, which with small networks is a tenth of the time
-    of learning. `betas` are β₁ and β₂, of the running mean of the gradient and of its square; ε is added to the root.
+    of learning. β₁ and β₂ are the paper's; ε is added to the root.
     """
 
     STATE = ("steps", "means", "squares")
 
-    def __init__(
-        self, parameters: Sequence[torch.Tensor], betas: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-5
-    ) -> None:
-        self.parameters, self.betas, self.epsilon, self.steps = list(parameters), betas, epsilon, 0
+    def __init__(self, parameters: Sequence[torch.Tensor], epsilon: float = 1e-5) -> None:
+        self.parameters, self.epsilon, self.steps = list(parameters), epsilon, 0
         self._targets = [parameter.detach() for parameter in self.parameters]
         self.means = [torch.zeros_like(target) for target in self._targets]
         self.squares = [torch.zeros_like(target) for target in self._targets]
@@ -73,5 +71,5 @@ class Adam:
         # One pass over memory: the formula's operations, one after another, take three to five times as long.
         torch._fused_adam_(
             self._targets, list(gradients), self.means, self.squares, [], counts, lr=learning_rate,
-            beta1=self.betas[0], beta2=self.betas[1], weight_decay=0.0, eps=self.epsilon, amsgrad=False, maximize=False,
+            beta1=0.9, beta2=0.999, weight_decay=0.0, eps=self.epsilon, amsgrad=False, maximize=False,
         )  # fmt: skip

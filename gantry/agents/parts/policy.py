@@ -11,6 +11,7 @@ from gantry.agents.parts.networks import MLP
 from gantry.agents.parts.normalization import ObservationNormalizer
 from gantry.errors import GantryError, shown
 from gantry.machine.threads import torch_threads
+from gantry.settings.fields import require
 from gantry.spaces.maps import ActionMap, ObservationMap
 from gantry.types import Array, Observation, Space
 
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from gantry.agents.protocol import PolicyConfig
 
     Distribution = Gaussian | Categorical | MultiCategorical
+
+
+def require_scaling(config: "PolicyConfig") -> None:
+    """Refuse to squash actions that are not scaled to their bounds; raises GantryError."""
+    scaled = config.action_scaling == "bounds" or not config.squash_actions
+    require(scaled, "action_scaling", "bounds with squash_actions", config.action_scaling)
 
 
 class Policy:

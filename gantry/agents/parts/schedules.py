@@ -40,7 +40,7 @@ def decayed(form: Decay, rate: float, progress: float) -> float:
     return scheduled(form, rate, 0.0, 1.0, progress)
 
 
-def check_schedule(name: str, form: Schedule, start: float, end: float, fraction: float) -> None:
+def check_schedule(name: str, form: Schedule, start: float, end: float) -> None:
     """Refuse a schedule that cannot work.
 
     Args:
@@ -48,13 +48,10 @@ def check_schedule(name: str, form: Schedule, start: float, end: float, fraction
         form: see `scheduled`.
         start: see `scheduled`.
         end: see `scheduled`.
-        fraction: see `scheduled`.
 
     Raises:
-        GantryError: `fraction` is not in (0, 1], or an exponential schedule starts or ends at 0 or below.
+        GantryError: an exponential schedule starts or ends at 0 or below.
     """
-    if not 0.0 < fraction <= 1.0:
-        raise GantryError(f"the setting {name}_fraction must be above 0 and at most 1; it is {fraction}")
     if form == "exponential" and not (start > 0.0 and end > 0.0):
         raise GantryError(
             f"an exponential schedule never reaches 0: {name}_start and {name}_end must be above 0, not {start} and "
