@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
+from gantry.agents import PETS, PlannerConfig, save_agent
 from gantry.agents.ppo import PPO, PPOConfig
 from gantry.agents.q_learning import QLearningConfig
+from gantry.agents.recurrent_ppo import RecurrentPPO, RecurrentPPOConfig
 from gantry.benchmark import skills
 from gantry.cli import main
 from gantry.envs import make, make_vec
@@ -158,6 +160,29 @@ def test_skills_that_fit_the_task_itself_are_chosen_among():
     assert [each.name for each in env.action_components] == ["skill 0", "skill 1"] == list(action_names(env))
 
 
+def test_a_skill_with_a_memory_begins_with_nothing_each_time_it_is_chosen():
+    task, count, steps = "gantry/CartPoleBalance-v0", 2, 4
+    config = RecurrentPPOConfig(memory_size=8, hidden_sizes=(8,), num_envs=count)
+    agents = [RecurrentPPO(make_vec(task, count), config, seed) for seed in (1, 2)]
+    alone = make_vec(task, count)
+    simulator = make_vec(task, count, autoreset_mode=AutoresetMode.NEXT_STEP).unwrapped
+    spaces = simulator.single_observation_space, simulator.single_action_space
+    env = SkillsEnv(simulator, [Skill(str(number), each, *spaces) for number, each in enumerate(agents)], steps)
+    below, _ = alone.reset(seed=3)
+    assert np.array_equal(env.reset(seed=3)[0], below)
+    carried = []
+    for chosen in np.array([[0, 0], [1, 1], [0, 1], [0, 0]]):
+        memories = [None, None]
+        for _ in range(steps):
+            acted = [agent.policy.act(below, memory) for agent, memory in zip(agents, memories, strict=True)]
+            memories = [memory for _, memory in acted]
+            below, *_ = alone.step(np.where(chosen[:, None] == 0, acted[0][0], acted[1][0]))
+        observation, *_ = env.step(chosen)
+        assert np.array_equal(observation, below)
+        carried.append(agents[0].policy.act(below, memories[0])[0] - agents[0].policy.act(below)[0])
+    assert np.abs(carried).max() > 0.0  # the memory matters
+
+
 def test_an_agent_above_skills_resumes_its_environment_exactly():
     def learned(stop):
         env = above(ORDER, 4, [towards_target], 15)
@@ -288,6 +313,9 @@ def test_what_cannot_be_a_skill_is_refused_in_one_line(skill, tmp_path, monkeypa
     assert "must be Discrete" in refusal(capsys, *train_order, "--agent", "q-learning", "--skills", str(skill))
     line = refusal(capsys, *train_order, "--skills", str(skill), "--env", "skill_steps=0")
     assert "skill_steps must be" in line
+    planner = tmp_path / "planner"
+    save_agent(PETS(make_vec(PLANAR, 1), PlannerConfig()), planner)
+    assert "which plans" in refusal(capsys, *train_order, "--skills", str(planner))
     with pytest.raises(GantryError, match="another kind"):
         open_env("CartPole-v1", 2, {"skills": [str(skill)]})
 

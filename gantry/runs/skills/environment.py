@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from gantry.agents.protocol import AgentConfig
+from gantry.agents.protocol import AgentConfig, EpisodicActor
 from gantry.envs.components import Component
 from gantry.envs.factory import make_vec
 from gantry.envs.registry import is_task
@@ -34,7 +34,7 @@ class SkillsEnv(VectorWrapper):
     An action runs its skill in its environment until the episode ends, a goal-conditioned skill reaches a goal that was
     not reached when it began, or `skill_steps` have passed. All n environments begin and end a step of this one
     together: those whose skill has ended are not simulated while others' go on. So each step is, in every environment,
-    just one transition of a semi-Markov decision process.
+    just one transition of a semi-Markov decision process. A skill that remembers begins each time with nothing.
 
     The reward is Σ γⁱ r_i over the skill's steps. `infos` holds `elapsed_steps` (n,), how many these were; the reward's
     named terms and, where γ < 1, `objective`, summed over them without a discount; metrics as the task reports them.
@@ -106,6 +106,9 @@ class SkillsEnv(VectorWrapper):
         elapsed = np.zeros(count, np.int64)
         terminated, truncated, diverged = np.zeros((3, count), np.bool_)
         terms: dict[str, Array] = {}
+        for skill in self.skills:
+            if isinstance(skill.policy, EpisodicActor):
+                skill.policy.begin(simulator)
         while running.any():
             given, named, ends, cuts, blown = simulator.step_only(self._below(chosen, running), running)
             rewards += np.where(running, weight * given, 0.0)

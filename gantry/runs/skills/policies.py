@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from gantry.agents.protocol import Agent, Controller, EpisodicActor
+from gantry.agents.protocol import Agent, Controller, PlanningAgent
 from gantry.envs.capabilities import Subgoals
 from gantry.envs.simulator import Simulator
 from gantry.errors import GantryError, shown
@@ -30,7 +30,7 @@ def load_skill(folder: str | Path) -> Skill:
     """Load the policy of a run's folder, or of a folder that `keep_skills` made, as a skill.
 
     Raises:
-        GantryError: there is no such policy, it is damaged, or it carries something from step to step.
+        GantryError: there is no such policy, it is damaged, or it plans.
     """
     path = Path(folder)
     if not (path / POLICY_FILES[0]).is_file():
@@ -38,8 +38,8 @@ def load_skill(folder: str | Path) -> Skill:
     from gantry.agents import load_agent  # imports PyTorch
 
     agent: Agent = load_agent(path)
-    if isinstance(agent, EpisodicActor):
-        raise GantryError(f"{shown(path)} is a run of {agent.name}, which remembers or plans: it cannot be a skill yet")
+    if isinstance(agent, PlanningAgent):
+        raise GantryError(f"{shown(path)} is a run of {agent.name}, which plans: skills are policies that do not")
     spaces = agent.env
     return Skill(path.resolve().name, agent, spaces.single_observation_space, spaces.single_action_space)
 
