@@ -138,12 +138,18 @@ def flags_exist(line):
             assert re.search(rf"{word}\b", known), f"{line}: no such flag"
 
 
+def expanded(word):
+    """Return the runs that a word such as runs/*-seed0 stands for, as a shell does; any other word as it is."""
+    return sorted(map(str, Path().glob(word))) if re.match(r"runs/.*\*", word) else [word]
+
+
 def run_shown(line, monkeypatch):
     """Run a command as a page shows it, with reduced budgets."""
     words = shlex.split(line, comments=True)[1:]
     prepare_runs(words)
+    several = re.compile(r"runs/.*\*")
     words = [
-        path for word in words for path in (sorted(map(str, Path().glob(word))) if word.startswith("runs/") else [word])
+        path for word in words for path in (sorted(map(str, Path().glob(word))) if several.match(word) else [word])
     ]
     if words[0] not in PARSED_ALONE or "--help" in words:
         assert run(reduced(words)) == 0, line

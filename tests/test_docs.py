@@ -11,14 +11,13 @@ Conventions, so that a page can show real numbers and a test can run it in a mom
 - A snippet under `<!-- from: FILE -->` is an excerpt: its lines, but for `...`, are lines of that file, in order.
 """
 
-import json
 import re
 import shlex
 import tomllib
 
 import pytest
 import shown_commands
-from shown_commands import FENCE, check_commands, commands_of, help_of, prepare_runs, run
+from shown_commands import FENCE, check_commands, commands_of, help_of, prepare_runs
 
 from gantry import cli
 from scripts.docs import ROOT, pages, written
@@ -207,22 +206,3 @@ def test_excerpts_are_in_the_file_that_they_name(page):
             lines = iter((ROOT / found["note"]).read_text(encoding="utf-8").splitlines())
             for line in found["body"].splitlines():
                 assert line.strip() in ("", "...") or line in lines, f"{found['note']} has no such line (here): {line}"
-
-
-# Longer promises
-
-PROMISES = [
-    ("README.md", "gantry train gantry/CartPoleSwingUp-v0", 850.0),
-    ("README.md", "gantry train gantry/CartPoleBalance-v0 --env actions=discrete --seed 1", 950.0),
-]
-"""Page, a command that it shows, and the score that its run must reach on 100 evaluation episodes."""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("page", "line", "score"), PROMISES, ids=[line for _, line, _ in PROMISES])
-def test_shown_trainings_reach_their_score(page, line, score, tmp_path, capsys):
-    assert (True, line) in commands_of((ROOT / page).read_text(encoding="utf-8"))
-    assert run([*shlex.split(line)[1:], "--out", str(tmp_path / "run")]) == 0
-    capsys.readouterr()
-    assert run(["evaluate", str(tmp_path / "run"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["score"] >= score
