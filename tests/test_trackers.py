@@ -193,8 +193,11 @@ def test_wandb_works_offline(told, monkeypatch):
     (kept,) = (told[0].folder / "wandb").glob("offline-run-*")
     (file,) = kept.glob("*.wandb")
     assert file.name == f"run-{(told[0].folder / 'wandb-id.txt').read_text().strip()}.wandb"
-    content = file.read_bytes()
-    assert b"evaluation/score" in content
+    for _ in range(100):  # a process of its own writes the file, and may do so after the run has ended
+        if b"evaluation/score" in file.read_bytes():
+            break
+        time.sleep(0.1)
+    assert b"evaluation/score" in file.read_bytes()
     assert list(kept.rglob("*.mp4"))
 
 
