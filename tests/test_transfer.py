@@ -235,7 +235,7 @@ def test_log_round_trip_and_damage(tmp_path):
     text = path.read_text()
     for wrong in ("", "a,b\n1,2\n3,4", text.replace("observation 0", "x"), text + "1,2\n", text + "0,nan,0,0,0,0,0\n"):
         path.write_text(wrong)
-        with pytest.raises(GantryError, match=r"no log|damaged"):
+        with pytest.raises(GantryError, match=r"not a log|damaged"):
             Log.read(path)
     with pytest.raises(GantryError, match="cannot read"):
         Log.read(tmp_path / "none.csv")

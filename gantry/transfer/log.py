@@ -67,7 +67,7 @@ class Log:
         """Read what `write` wrote.
 
         Raises:
-            GantryError: there is no such file, or it is no log, or a damaged one; the message says where.
+            GantryError: there is no such file, or it is not a log, or a damaged one; the message says where.
         """
         try:
             if path.stat().st_size > LARGEST:
