@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from gantry.envs import batch
 from gantry.envs.batch import threads_for
+from gantry.machine import cores
 from gantry.machine.cores import available_cores, cpu_quota
 
 
@@ -44,7 +44,7 @@ def test_quota_of_the_first_version_of_control_groups(groups):
 
 def test_threads_follow_affinity_and_quota(groups, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(batch, "CGROUPS", groups[0])
+    monkeypatch.setattr(cores, "CGROUPS", groups[0])
     assert available_cores() == 8
     assert threads_for(256) == 8
     (groups[0] / "cpu.max").write_text("250000 100000\n")
