@@ -305,7 +305,7 @@ def test_hand_sets_the_action_within_its_bounds():
     session.handle(messages.Act([3.0]))
     header, arrays = unpack(play(session, 10)["plots"])
     rows = arrays["rows"].reshape(-1, header["columns"])
-    assert header["actions"] == ["force along the rail"]
+    assert header["actions"] == ["force"]
     assert (rows[:, -1] == 1.0).all()
 
 

@@ -67,7 +67,8 @@ def main(words: Sequence[str]) -> None:
     exported = arguments.run.suffix == ".onnx"
     with step_time_limit(arguments.step_time_limit):
         agent, env_id, result = _of_file(arguments) if exported else _of_run(arguments)
-    table = Table(title=f"{agent} in {env_id}, {result.episodes} episodes", title_justify="left")
+    plural = "s" * (result.episodes != 1)
+    table = Table(title=f"{agent} in {env_id}, {result.episodes} episode{plural}", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for index, (name, value) in enumerate(result.rows()):

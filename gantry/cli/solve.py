@@ -107,7 +107,8 @@ def main(words: Sequence[str]) -> None:
 
 def _table(results: "Sequence[ControlResult]") -> Table:
     episodes = results[0].evaluation.episodes
-    table = Table(title=f"optimal control in {results[0].env_id}, {episodes} episodes", title_justify="left")
+    plural = "s" * (episodes != 1)
+    table = Table(title=f"optimal control in {results[0].env_id}, {episodes} episode{plural}", title_justify="left")
     table.add_column("method")
     for heading in ("score", "95 % interval", "success", "iterations", "seconds an episode"):
         table.add_column(heading, justify="right")

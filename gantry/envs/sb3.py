@@ -115,6 +115,8 @@ def _one(observations: Observation, index: np.intp) -> Observation:
 def make_sb3(env_id: str, num_envs: int = 1, seed: int | None = None, **settings: Any) -> VecEnv:
     """Make a stable-baselines3 `VecEnv`: the batched simulator of a task, or copies of any other environment.
 
+    Around it SB3's `VecMonitor` brings returns and lengths of episodes into SB3's logs.
+
     Args:
         env_id: such as `gantry/CartPoleSwingUp-v0`, `CartPole-v1` or `module:Env-v0`.
         num_envs: number of environments.

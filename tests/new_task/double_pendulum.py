@@ -32,7 +32,7 @@ class DoublePendulum(Task, Randomizable, Disturbable):
         Component("cart velocity", "m/s", -50, 50),
         Component("angular velocities at both hinges", "rad/s", -200, 200, count=2),
     )
-    action_components = (Component("force along the rail", "20 N", -1, 1),)
+    action_components = (Component("force", "20 N", -1, 1, note="along the rail"),)
     observation_space, action_space = box(observation_components), box(action_components)
     physics = {"upper_mass": PhysicalParameter(0.15, 0.05, 0.5, "kg", "mass of the upper pole")}
     disturbance_target = DisturbanceTarget("lower_pole", force=1.0, ball_mass=0.02, ball_radius=0.05, axes=(0,))

@@ -53,7 +53,7 @@ FEATURES: Sequence[Component] = (
 )
 """The features; no magnitude exceeds its bound, even with the lightest cart and pole that the physics accept."""
 ACTIONS = {
-    "continuous": (Component("force along the rail", "10 N", -1.0, 1.0),),
+    "continuous": (Component("force", "10 N", -1.0, 1.0, note="along the rail"),),
     "discrete": (Component("full force to the left"), Component("no force"), Component("full force to the right")),
 }
 """The actions of each kind."""
