@@ -29,7 +29,7 @@ TAXI = QLearningConfig(
 NO_VELOCITY = RecurrentPPOConfig(
     num_envs=16,
     rollout_steps=64,
-    epochs=6,
+    epochs=8,
     minibatch_size=512,
     learning_rate=2e-3,
     learning_rate_schedule="linear",
@@ -117,8 +117,16 @@ RECIPES = (
         ),
         total_steps=3_000,
     ),
-    Recipe("CartPoleNoVel-v1", dataclasses.replace(NO_VELOCITY, num_envs=8, epochs=8, gamma=0.98), total_steps=100_000),
-    Recipe("PendulumNoVel-v1", dataclasses.replace(NO_VELOCITY, gamma=0.9), total_steps=100_000),
+    Recipe("CartPoleNoVel-v1", dataclasses.replace(NO_VELOCITY, num_envs=8, gamma=0.98), total_steps=100_000),
+    # Where the mean lies far beyond the bounds, noise changes little, and the pendulum may hang at full torque. The
+    # entropy of squashed actions keeps it near.
+    Recipe(
+        "PendulumNoVel-v1",
+        dataclasses.replace(
+            NO_VELOCITY, learning_rate=1e-3, gamma=0.95, squash_actions=True, entropy_coefficient=0.005
+        ),
+        total_steps=100_000,
+    ),
     Recipe("FrozenLake-v1", FROZEN_LAKE, total_steps=15_000),
     Recipe("FrozenLake-v1", FROZEN_LAKE, total_steps=15_000, env_options={"is_slippery": False}),
     Recipe("Taxi-v3", TAXI, total_steps=20_000),
