@@ -6,7 +6,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from gantry.agents import AGENTS, agent_class, default_config, load_agent, save_agent
+from gantry.agents import AGENTS, PPOConfig, agent_class, default_config, load_agent, save_agent
+from gantry.errors import GantryError
 from gantry.spaces.maps import Spaces
 
 CONTINUOUS = Spaces(gymnasium.spaces.Box(-1, 1, (2,)), gymnasium.spaces.Box(-1, 1, (1,)), np.int64(4))
@@ -34,3 +35,24 @@ def test_numpy_numbers_are_taken_for_what_they_are(name, tmp_path):
     observations = [spaces.single_observation_space.sample() for _ in range(5)]
     if name != "planner":  # which plans for an environment
         np.testing.assert_array_equal(loaded.act(np.array(observations)), plain.act(np.array(observations)))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("learning_rate", "3e-4", "Expected `float`, got `str`"),
+        ("num_envs", 4.5, "Expected `int`, got `float`"),
+        ("epochs", None, "Expected `int`, got `null`"),
+        ("hidden_sizes", 64, "Expected `array`, got `int`"),
+        ("hidden_sizes", ["a"], "Expected `int`, got `str`"),
+        ("normalize_advantage", "no", "Expected `bool`, got `str`"),
+        ("activation", 3, "must be tanh, relu or elu"),
+        ("gamma", object(), "gamma is <object object"),
+    ],
+)
+def test_settings_of_a_wrong_type_are_refused_in_one_line(setting, value, words):
+    with pytest.raises(GantryError) as refused:
+        PPOConfig(**{setting: value})
+    assert words in str(refused.value)
+    assert setting in str(refused.value)
+    assert "\n" not in str(refused.value)

@@ -11,9 +11,11 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import msgspec
+import numpy as np
 import torch
 
-from gantry.errors import GantryError
+from gantry.errors import GantryError, shown
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -76,18 +78,23 @@ def require(holds: bool, name: str, demand: str, value: object) -> None:
 
 def validate(config: "DataclassInstance") -> None:
     """Refuse settings that are not what their types say, or too large to compute with; raises GantryError."""
-    for name, allowed in _allowed(type(config)).items():
+    for name, (kind, allowed) in _allowed(type(config)).items():
         value = getattr(config, name)
         if isinstance(value, int | float):
             require(abs(value) < TOO_LARGE, name, f"below {TOO_LARGE:g}", "larger")
+        if kind is not None and not dataclasses.is_dataclass(value):  # such a one has been looked at
+            try:
+                msgspec.convert(msgspec.to_builtins(value, enc_hook=np.generic.item), kind)
+            except (msgspec.ValidationError, TypeError) as error:
+                raise GantryError(f"the setting {name} is {shown(value)}: {error}") from error
         for each in allowed:
             require(value is None or each.holds(value), name, each.demand, value)
 
 
 @functools.cache
-def _allowed(kind: type) -> dict[str, Sequence[Allowed]]:
-    """Return what the fields of a dataclass must be, by name."""
-    found: dict[str, Sequence[Allowed]] = {}
+def _allowed(kind: type) -> dict[str, tuple[object, Sequence[Allowed]]]:
+    """Return the type of each field of a dataclass, by name, and what it must be besides; of choices these alone."""
+    found: dict[str, tuple[object, Sequence[Allowed]]] = {}
     hints = typing.get_type_hints(kind, include_extras=True)
     for name in (field.name for field in dataclasses.fields(kind)):
         bare, *notes = _noted(hints[name])
@@ -98,7 +105,8 @@ def _allowed(kind: type) -> dict[str, Sequence[Allowed]]:
             notes.append(Allowed(f"{', '.join(others)} or {last}", parts.__contains__))
         if name in WHEREVER:
             notes.append(WHEREVER[name])
-        found[name] = [note for note in notes if isinstance(note, Allowed)]
+        kind_of_value = None if typing.get_origin(bare) is Literal else hints[name]
+        found[name] = kind_of_value, [note for note in notes if isinstance(note, Allowed)]
     return found
 
 
