@@ -171,17 +171,16 @@ class VectorStepper:
             GantryError: an observation or a reward is NaN or infinite.
         """
         assert self._stepped is not None
-        mask = ~self.must_reset
-        if only is not None:
-            mask &= only
+        acts = ~self.must_reset
+        mask = acts if only is None else acts & only
         if budget is not None and budget < self.num_envs:
-            mask &= np.cumsum(mask) <= budget
+            mask = mask & (np.cumsum(mask) <= budget)
         raw, given, terminated, truncated, infos = self._stepped.step(actions)
         with np.errstate(over="ignore", invalid="ignore"):
             observation, rewards = self._observations.vectors(raw), np.asarray(given, np.float32)
             total = observation.reshape(-1) @ self._ones + rewards @ self._ones[: self.num_envs]  # the quickest look
-        done = np.logical_or(terminated, truncated) & ~self.must_reset
-        ended, final = np.flatnonzero(done), observation[:0]
+        done = np.logical_or(terminated, truncated) & acts
+        (ended,), final = done.nonzero(), observation[:0]
         if len(ended):
             if "final_obs" not in infos:
                 raise GantryError("the vector environment resets in the same step but its infos hold no 'final_obs'")
