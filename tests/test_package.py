@@ -1,6 +1,7 @@
 """The package: what a wheel holds, what importing costs, and that parts meet only where they may."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -85,6 +86,14 @@ def test_imports_have_no_circles():
     known = house.modules()
     graph = {name: house.imports(path, known) for name, path in known.items()}
     assert house.circles(graph) == []
+
+
+def test_the_house_stays_within_its_bounds(capsys):
+    house.main()
+    bounded = re.findall(r"^(.*): (\d+)(?: lines)? \(at most ([\d,]+)\)$", capsys.readouterr().out, re.M)
+    assert len(bounded) == 4
+    for what, found, most in bounded:
+        assert int(found) <= int(most.replace(",", "")), what
 
 
 def test_the_root_holds_a_handful_of_modules():

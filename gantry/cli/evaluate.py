@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gantry.cli.options import env_options, environment_for
-from gantry.cli.output import console, parse, print_json
+from gantry.cli.output import console, counted, parse, print_json
 from gantry.errors import GantryError
 from gantry.runs.folder import Run
 from gantry.runs.step_time_limit import step_time_limit
@@ -67,8 +67,7 @@ def main(words: Sequence[str]) -> None:
     exported = arguments.run.suffix == ".onnx"
     with step_time_limit(arguments.step_time_limit):
         agent, env_id, result = _of_file(arguments) if exported else _of_run(arguments)
-    plural = "s" * (result.episodes != 1)
-    table = Table(title=f"{agent} in {env_id}, {result.episodes} episode{plural}", title_justify="left")
+    table = Table(title=f"{agent} in {env_id}, {counted(result.episodes, 'episode')}", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for index, (name, value) in enumerate(result.rows()):

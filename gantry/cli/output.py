@@ -34,16 +34,13 @@ def parse(kind: type[Arguments], command: str, words: Sequence[str]) -> Argument
 
         print(help_text(kind, command), end="")
         raise SystemExit(0)
-    fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    known = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for word in words:
-        flag = word.partition("=")[0]
-        here = ELSEWHERE.get(flag.replace("_", "-"))
-        if (
-            here is not None
-            and flag[2:].replace("-", "_") not in fields
-            and here.split(".")[0][2:].replace("-", "_") in fields
-        ):
-            print(f"gantry {command}: write {here} for {flag}", file=sys.stderr)
+        given = word.partition("=")[0]
+        flag = given.replace("_", "-")
+        here = ELSEWHERE.get(flag, "")
+        if flag not in known and here.partition(".")[0] in known:
+            print(f"gantry {command}: write {here} for {given}", file=sys.stderr)
             raise SystemExit(2)
     return tyro.cli(kind, prog=f"gantry {command}", args=list(words), config=(tyro.conf.AvoidSubcommands,))
 
@@ -51,6 +48,11 @@ def parse(kind: type[Arguments], command: str, words: Sequence[str]) -> Argument
 def console(json_output: bool) -> Console:
     """Return where people read: standard output, or standard error when a program reads the former."""
     return Console(file=sys.stderr if json_output else sys.stdout, highlight=False)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as "1 run" or "3 runs"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def watched(screen: Console) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from gantry.cli.output import console, parse, print_json
+from gantry.cli.output import console, counted, parse, print_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +49,6 @@ def main(words: Sequence[str]) -> None:
     title = ", ".join(sorted({curve.environment for curve in curves}))
     draw_learning_curves(arguments.out, curves, arguments.metric, arguments.against, title, arguments.log, second)
     drawn = sum(curve.seeds for curve in curves)
-    console(arguments.json).print(f"{drawn} run{'s' * (drawn != 1)} → {arguments.out}", soft_wrap=True, markup=False)
+    console(arguments.json).print(f"{counted(drawn, 'run')} → {arguments.out}", soft_wrap=True, markup=False)
     if arguments.json:
         print_json({"picture": str(arguments.out), "curves": [curve.label for curve in curves]})

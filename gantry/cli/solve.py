@@ -9,7 +9,7 @@ import tyro
 from rich.table import Table
 
 from gantry.cli.options import parse_options
-from gantry.cli.output import console, parse, print_json
+from gantry.cli.output import console, counted, parse, print_json
 from gantry.errors import GantryError
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ def main(words: Sequence[str]) -> None:
 
 def _table(results: "Sequence[ControlResult]") -> Table:
     episodes = results[0].evaluation.episodes
-    plural = "s" * (episodes != 1)
-    table = Table(title=f"optimal control in {results[0].env_id}, {episodes} episode{plural}", title_justify="left")
+    title = f"optimal control in {results[0].env_id}, {counted(episodes, 'episode')}"
+    table = Table(title=title, title_justify="left")
     table.add_column("method")
     for heading in ("score", "95 % interval", "success", "iterations", "seconds an episode"):
         table.add_column(heading, justify="right")

@@ -100,13 +100,13 @@ def _allowed(kind: type) -> dict[str, tuple[object, Sequence[Allowed]]]:
         bare, *notes = _noted(hints[name])
         parts = typing.get_args(bare)
         notes += [note for part in parts for note in _noted(part)[1:]]
-        if typing.get_origin(bare) is Literal:
+        choices = typing.get_origin(bare) is Literal
+        if choices:
             *others, last = map(str, parts)
             notes.append(Allowed(f"{', '.join(others)} or {last}", parts.__contains__))
         if name in WHEREVER:
             notes.append(WHEREVER[name])
-        kind_of_value = None if typing.get_origin(bare) is Literal else hints[name]
-        found[name] = kind_of_value, [note for note in notes if isinstance(note, Allowed)]
+        found[name] = None if choices else hints[name], [note for note in notes if isinstance(note, Allowed)]
     return found
 
 
