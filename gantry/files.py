@@ -8,13 +8,13 @@ import json
 import math
 import os
 import tempfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
+import xxhash
 from gymnasium import spaces
 
 from gantry.errors import CannotWrite, GantryError, shown
@@ -28,6 +28,8 @@ Tensor = TypeVar("Tensor")
 
 TEMPORARY = ".gantry-"
 """What the names of files that are being written begin with."""
+begin_checksum = xxhash.xxh3_64
+"""Begin the checksum of bytes that are given to its `update`, one after another: XXH3, of 64 bits."""
 
 
 @contextlib.contextmanager
@@ -114,7 +116,7 @@ def read_json(path: Path) -> Json:
     return read_json_and_checksum(path)[0]
 
 
-def read_json_and_checksum(path: Path) -> tuple[Json, int]:
+def read_json_and_checksum(path: Path) -> tuple[Json, str]:
     """Read a JSON object from `path`; return it and the checksum of the file's bytes.
 
     Raises:
@@ -153,11 +155,11 @@ def save_tensors(path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: Ma
 
     with replacing(path) as temporary, temporary.open("wb", buffering=0) as file:
         file.seek(8 + len(header))
-        found = checksum(header)
+        found = begin_checksum(header)
         for piece in _pieces(contents):
             _write_all(file, piece.data)
-            found = checksum(piece.data, found)  # while the processor's cache holds it
-        header = header.replace(NO_CHECKSUM, _text(found), 1)
+            found.update(piece.data)  # while the processor's cache holds it
+        header = header.replace(NO_CHECKSUM, found.hexdigest().encode(), 1)
         file.seek(0)
         _write_all(file, len(header).to_bytes(8, "little") + header)
 
@@ -216,23 +218,21 @@ def _read(path: Path, framework: str) -> tuple[dict[str, Any], dict[str, str], b
         raise GantryError(f"{path} is damaged or no safetensors file ({error}); restore it or train again") from error
     if not isinstance(metadata, dict):
         raise GantryError(f"{path} is damaged (its metadata is not a JSON object); restore it or train again")
-    expected = entries.get("checksum", NO_CHECKSUM.decode()).encode()
-    if expected == NO_CHECKSUM:
+    if "checksum" not in entries:
         return arrays, metadata, False
     contents = _contents(arrays)
-    found = checksum(_header(contents, text))
-    for piece in _pieces(contents):
-        found = checksum(piece.data, found)
-    if expected != _text(found):
+    found = begin_checksum(_header(contents, text))
+    for content in contents.values():
+        found.update(content.data.data)
+    if entries["checksum"] != found.hexdigest():
         raise GantryError(f"{shown(path)} is damaged (its checksum does not fit); restore it or train again")
     return arrays, metadata, True
 
 
-NO_CHECKSUM = b"--------"
+NO_CHECKSUM = b"-" * 16
+"""What stands in a header in place of its checksum."""
 PIECE = 2**19
-"""Bytes that are written and summed at once; checksums depend on it."""
-WORDS = 509
-"""64-bit words in a row of those that are summed: a prime, so that blocks of a disk begin at different places."""
+"""Bytes that are written at once."""
 DTYPES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
     "int16": "I16", "int8": "I8", "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
@@ -292,22 +292,9 @@ def _pieces(contents: Mapping[str, _Content]) -> Iterator[Array]:
         yield np.concatenate(short)
 
 
-def checksum(content: bytes | memoryview, before: int = 0) -> int:
-    """Return a checksum of bytes that follow others of the checksum `before`.
-
-    It is the CRC of the sums over all rows of `WORDS` words, which takes a tenth of the bytes' own CRC, and of what is
-    left. It finds any change of one word, and of several but where the changes of words that are a multiple of `WORDS`
-    apart cancel each other.
-    """
-    whole = len(content) // (8 * WORDS) * (8 * WORDS)
-    if whole:
-        before = zlib.crc32(np.add.reduce(np.frombuffer(content, np.uint64, whole // 8).reshape(-1, WORDS)), before)
-    return zlib.crc32(content[whole:], before)
-
-
-def _text(found: int) -> bytes:
-    """Return a checksum as it stands in a header, as long as `NO_CHECKSUM`."""
-    return b"%08x" % found
+def checksum(content: bytes) -> str:
+    """Return the checksum of bytes as text."""
+    return begin_checksum(content).hexdigest()
 
 
 def config_to_json(config: object) -> Json:

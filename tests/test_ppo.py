@@ -391,7 +391,7 @@ def edit(folder, **changes):
     content = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps(content))
     tensors, metadata = load_tensors(folder / "policy.safetensors")
-    metadata["description"] = str(checksum(path.read_bytes()))
+    metadata["description"] = checksum(path.read_bytes())
     save_tensors(folder / "policy.safetensors", tensors, metadata)
 
 
@@ -450,7 +450,7 @@ def test_damaged_tensors_are_named(trained, folder, change):
         tensors["critic.0.weight"] = tensors["critic.0.weight"].double()
     if change == "more":
         tensors["critic.0.weightier"] = torch.zeros(1)
-    description = str(checksum((folder / "policy.json").read_bytes()))
+    description = checksum((folder / "policy.json").read_bytes())
     metadata = {"agent": "ppo", "steps": "1000", "description": description}
     save_tensors(folder / "policy.safetensors", tensors, metadata)
     with pytest.raises(GantryError, match=r"critic\.0\.weight"):

@@ -60,7 +60,7 @@ def save_agent(agent: Agent, folder: str | Path) -> None:
             "config": config_to_json(agent.config),
         }
     )
-    metadata = {"agent": agent.name, "steps": str(agent.steps), "description": str(checksum(description))}
+    metadata = {"agent": agent.name, "steps": str(agent.steps), "description": checksum(description)}
     check_finite(tensors, path)
     save_tensors(path / "policy.safetensors", tensors, metadata)
     write_bytes(path / "policy.json", description)

@@ -8,7 +8,7 @@ from gantry.errors import GantryError, shown
 from gantry.files import read_json_and_checksum
 from gantry.types import Json
 
-FORMAT = 5
+FORMAT = 6
 """Version of the layout."""
 Arrays = TypeVar("Arrays")
 
@@ -33,7 +33,7 @@ def read_policy(
             f"{shown(path)} was written by another version of Gantry (format {shown(found)}, not {FORMAT}); train again"
         )
     arrays, metadata = load(numbers)
-    if metadata.get("description") != str(found_checksum):
+    if metadata.get("description") != found_checksum:
         raise GantryError(
             f"{shown(numbers)} is damaged, or is not of the same save as {path.name} (whose checksum does not fit); "
             "restore it or train again"
