@@ -121,7 +121,7 @@ class Rewinder:
     def called(self, call: Observation | Options) -> None:
         """Note the actions of a step, or a reset's settings (a dictionary with "seed" and "options")."""
         if self._state is not None:
-            self._calls.append(copy.copy(call))
+            self._calls.append(call.copy() if isinstance(call, np.ndarray) else copy.copy(call))
             if len(self._calls) > MOST_CALLS:
                 self._state = None
 

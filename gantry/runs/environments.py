@@ -357,26 +357,33 @@ class _ForeignTeam(_ForeignVectorEnv):
         self.team_size = rows.team_size
 
 
-@contextlib.contextmanager
-def one_line(env_id: str, call: str) -> Iterator[None]:
-    """Turn what another package's environment raises in a call, such as "in step()", into a GantryError of one line."""
-    watch = watches[-1] if watches else None
-    if watch is not None:
-        watch.begin(env_id, call)
-    try:
-        yield
-    except GantryError:
-        raise
-    except TookTooLong:
-        assert watch is not None
-        raise GantryError(watch.line()) from None
-    except (Exception, SystemExit) as error:
-        if _is_ours(env_id):
-            raise
-        raise GantryError(f"{env_id} failed {call}: {described(error)}{remedy(error)}") from error
-    finally:
-        if watch is not None:
-            watch.end()
+class one_line:
+    """Turn what another package's environment raises in a call, such as "in step()", into a GantryError of one line.
+
+    A class, since a context manager made from a generator takes longer than some environments' step.
+    """
+
+    def __init__(self, env_id: str, call: str) -> None:
+        self._env_id, self._call = env_id, call
+        self._watch = watches[-1] if watches else None
+
+    def __enter__(self) -> None:
+        if self._watch is not None:
+            self._watch.begin(self._env_id, self._call)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._watch is not None:
+            try:
+                self._watch.end()
+            except TookTooLong as late:
+                error = late
+        if error is None or isinstance(error, GantryError):
+            return
+        if isinstance(error, TookTooLong):
+            assert self._watch is not None
+            raise GantryError(self._watch.line()) from None
+        if isinstance(error, Exception | SystemExit) and not _is_ours(self._env_id):
+            raise GantryError(f"{self._env_id} failed {self._call}: {described(error)}{remedy(error)}") from error
 
 
 @contextlib.contextmanager

@@ -131,7 +131,7 @@ class ActionMap:
         """Return environment actions (k, *shape) for policy actions (k, size) float32, or choices (k,) or (k, m)."""
         if self.continuous:
             scaled = (actions * self.scale + self.center).astype(self.dtype)
-            return np.clip(scaled, self.low, self.high, out=scaled).reshape(len(actions), *self.shape)
+            return scaled.clip(self.low, self.high, out=scaled).reshape(len(actions), *self.shape)
         return (actions + self.start).astype(self.dtype).reshape(len(actions), *self.shape)
 
     def from_environment(self, actions: Array) -> Array:

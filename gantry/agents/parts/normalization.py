@@ -67,7 +67,7 @@ class ObservationNormalizer:
             return
         np.subtract(observations, self.shift, out=out)
         np.multiply(out, self.scale, out=out)
-        np.clip(out, -LIMIT, LIMIT, out=out)
+        out.clip(-LIMIT, LIMIT, out=out)
 
     def inputs(self, observations: NDArray[np.float32], device: str) -> torch.Tensor:
         """Return observation vectors (k, d) as the networks see them, on their device."""

@@ -60,9 +60,9 @@ class Rollout:
         numbers = (steps + 1) * stepper.num_envs * (2 * size + 2 * outputs + 2)
         require_memory(numbers, "rollout_steps", f"a rollout of {stepper.num_envs} environments")
         self.inputs = torch.zeros(steps + 1, stepper.num_envs, size)
-        self._inputs_view = self.inputs.numpy()
         self.outputs = torch.zeros(*shape, outputs)
         self.samples = policy.distribution.mode(self.outputs).clone()  # zeros of their shape and type
+        self._inputs_view = self.inputs.numpy()
         self.observations = np.zeros(self.inputs.shape, np.float32)
         self.rewards = np.zeros(shape, np.float32)
         self.terminated, self.done, self.mask = np.zeros((3, *shape), np.bool_)
@@ -92,11 +92,12 @@ class Rollout:
             only: (n,) environments whose step counts; None: all.
         """
         policy, time = self.policy, self.length
+        samples = self.samples.select(0, time)  # a third of the time of indexing, which shows in small batches
         with torch.no_grad():
-            output = policy.network(self.inputs[time].to(policy.device))
-            self.outputs[time] = output
-            self.samples[time] = policy.distribution.sample(output, noise)
-        actions = policy.actions.to_environment(policy.distribution.action(self.samples[time]).numpy())
+            output = policy.network(self.inputs.select(0, time).to(policy.device))
+            self.outputs.select(0, time).copy_(output)
+            samples.copy_(policy.distribution.sample(output, noise))
+        actions = policy.actions.to_environment(policy.distribution.action(samples).numpy())
         transition = self.stepper.step(actions, budget, only)
         self.rewards[time], self.terminated[time] = transition.rewards, transition.terminated
         self.done[time], self.mask[time] = transition.done, transition.mask

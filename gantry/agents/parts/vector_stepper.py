@@ -178,7 +178,7 @@ class VectorStepper:
         raw, given, terminated, truncated, infos = self._stepped.step(actions)
         with np.errstate(over="ignore", invalid="ignore"):
             observation, rewards = self._observations.vectors(raw), np.asarray(given, np.float32)
-            total = observation.reshape(-1) @ self._ones + rewards @ self._ones[: self.num_envs]  # the quickest look
+            total = observation.reshape(-1).dot(self._ones) + rewards.dot(self._ones[: self.num_envs])  # a quick look
         done = np.logical_or(terminated, truncated) & acts
         (ended,), final = done.nonzero(), observation[:0]
         if len(ended):
