@@ -46,7 +46,10 @@ def shown(text: object, longest: int = LONGEST) -> str:
 def described(error: BaseException) -> str:
     """Return an exception's kind, message and place (file and line) in one line."""
     text = error.args[0] if isinstance(error, KeyError) and error.args else error  # a KeyError shows a string's quotes
-    words = " ".join(str(text).split())
+    try:
+        words = " ".join(str(text).split())
+    except Exception:  # of others' making, as the error is
+        words = ""
     kind = type(error).__name__
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""

@@ -5,11 +5,13 @@ Importing this module registers every kind as `zoo/NAME-v0`. Kinds whose oddity 
 them.
 """
 
+import os
 import threading
 
 import gymnasium
 import mujoco
 import numpy as np
+import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
 HUGE = float(np.finfo(np.float32).max)
@@ -247,6 +249,13 @@ class RewardArray(Walk):
         return np.array([right], np.float64)
 
 
+class RewardTensor(Walk):
+    """PyTorch's, with a gradient."""
+
+    def reward(self, right):
+        return torch.tensor(float(right), requires_grad=True)
+
+
 class RewardWhole(Walk):
     def reward(self, right):
         return right
@@ -339,6 +348,26 @@ class Uncopied(Walk):
         self.lock, self.stream = threading.Lock(), (number for number in range(10))
 
 
+# The process
+
+
+class SetsProcess(Walk):
+    """Changes what holds for the whole process, and counts on it."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        torch.set_default_dtype(torch.float64)
+        np.seterr(all="raise")
+        os.chdir("/")
+
+    def step(self, action):
+        assert torch.zeros(1).dtype == torch.float64
+        assert np.geterr()["under"] == "raise"
+        assert os.getcwd() == "/"
+        torch.set_grad_enabled(False)
+        return super().step(action)
+
+
 # Failures
 
 
@@ -371,6 +400,24 @@ def failing(call):
             self.fail("close")
 
     return Fails
+
+
+class FailsSilently(Walk):
+    """Raises what fails when it is shown, too."""
+
+    def step(self, action):
+        class Odd(Exception):
+            def __str__(self):
+                raise RuntimeError
+
+        raise Odd
+
+
+class OldReset(Walk):
+    """Written for the older Gym."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0]
 
 
 class Exits(Walk):
@@ -443,9 +490,10 @@ KINDS = {
         *(SeveralDiscrete, Bits, ReadOnly, Reused, TextObserved, NaNObserved, InfObserved, WrongShape),
         *(ActionsStarted, ActionsSeveral, ActionsBits, ActionsUnbounded, ActionsFloatMax, ActionsOneSided),
         *(ActionsScalar, ActionsWhole),
-        *(RewardArray, RewardWhole, RewardNaN, RewardInf, RewardNone),
+        *(RewardArray, RewardTensor, RewardWhole, RewardNaN, RewardInf, RewardNone),
         *(SuccessObjects, SuccessOnlyIfTrue, InfoLikeOurs, InfoText, InfoShapes),
-        *(Endless, EndsAtOnce, NumPyEnds, RandomState, Uncopied, Exits),
+        *(Endless, EndsAtOnce, NumPyEnds, RandomState, Uncopied),
+        *(SetsProcess, FailsSilently, OldReset, Exits),
         *(CarriesMuJoCo, NoPictures, NoPicture, OddPictures, FloatPictures),
     )
 } | {f"Fails{call.capitalize()}": failing(call) for call in ("make", "reset", "step", "render", "close")}

@@ -12,6 +12,7 @@ from gymnasium.wrappers import FrameStackObservation
 from gantry.envs.mujoco_log import keep_log_out_of_files, quiet
 from gantry.envs.registry import PARALLEL, canonical_id, find_task, import_module_of, is_parallel
 from gantry.errors import GantryError, described
+from gantry.machine.process_state import others_code
 from gantry.types import Options
 
 
@@ -104,7 +105,8 @@ def _making(env_id: str) -> Iterator[EnvSpec]:
         if isinstance(spec.entry_point, str):
             load_env_creator(spec.entry_point)  # imports MuJoCo, where the environment needs it
         keep_log_out_of_files()
-        yield spec
+        with others_code():
+            yield spec
     except GantryError:
         raise
     except (Exception, SystemExit) as error:

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from gantry.errors import GantryError, described, nearest, shown
+from gantry.machine.process_state import others_code
 
 if TYPE_CHECKING:
     from gantry.envs.task import Task
@@ -229,7 +230,8 @@ def _in_any_case(env_id: str, known: Iterable[str]) -> str | None:
 def _import_module(module: str, env_id: str) -> ModuleType:
     """Import the module that `env_id` needs; whatever that raises becomes one clear line."""
     try:
-        return importlib.import_module(module)
+        with others_code():
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
             raise GantryError(

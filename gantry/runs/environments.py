@@ -20,6 +20,7 @@ from gantry.envs.factory import make, make_vec, remedy
 from gantry.envs.registry import canonical_id, find_task, import_module_of, is_parallel, registered_id
 from gantry.errors import GantryError, described, shown
 from gantry.files import write_bytes
+from gantry.machine.process_state import others_code
 from gantry.runs.environment_state import STATE_ERRORS, Rewinder, environment_state, restore_environment
 from gantry.runs.step_time_limit import TookTooLong, watches
 from gantry.types import SUCCESS, Infos, Json, Observation, Options
@@ -220,14 +221,18 @@ class _Copy(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: Json | None = None) -> tuple[Observation, Infos]:
         """Begin a new episode."""
-        observation, info = self.env.reset(seed=seed, options=options)
-        return observation, _successes(info)
+        result: object = self.env.reset(seed=seed, options=options)
+        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
+            raise TypeError("it returns no pair of an observation and a dictionary, as Gymnasium asks of it")
+        return result[0], _successes(result[1])
 
     def step(self, action: Observation) -> tuple[Observation, SupportsFloat, bool, bool, Infos]:
         """Advance by one step."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         if isinstance(reward, np.ndarray):
             reward = reward.item()
+        elif hasattr(reward, "detach"):  # PyTorch's, which may carry a gradient
+            reward = reward.detach().item()
         return observation, reward, terminated, truncated, _successes(info)
 
 
@@ -366,8 +371,10 @@ class one_line:
     def __init__(self, env_id: str, call: str) -> None:
         self._env_id, self._call = env_id, call
         self._watch = watches[-1] if watches else None
+        self._apart = others_code(quick=call == "in step()")
 
     def __enter__(self) -> None:
+        self._apart.__enter__()
         if self._watch is not None:
             self._watch.begin(self._env_id, self._call)
 
@@ -377,12 +384,13 @@ class one_line:
                 self._watch.end()
             except TookTooLong as late:
                 error = late
+        self._apart.__exit__()
         if error is None or isinstance(error, GantryError):
             return
         if isinstance(error, TookTooLong):
             assert self._watch is not None
             raise GantryError(self._watch.line()) from None
-        if isinstance(error, Exception | SystemExit) and not _is_ours(self._env_id):
+        if isinstance(error, Exception | SystemExit | GeneratorExit) and not _is_ours(self._env_id):
             raise GantryError(f"{self._env_id} failed {self._call}: {described(error)}{remedy(error)}") from error
 
 

@@ -79,7 +79,7 @@ class MLP:
             return spare.pop()
         what = f"a batch of {batch_size:,} in a network of widths {self.sizes}"
         require_memory(2 * batch_size * sum(self.sizes[1:-1]), "the batch size or hidden_sizes", what)
-        return [torch.empty(batch_size, width, device=self.vector.device) for width in 2 * self.sizes[1:-1]]
+        return [self.vector.new_empty(batch_size, width) for width in 2 * self.sizes[1:-1]]
 
     def return_workspace(self, workspace: list[torch.Tensor]) -> None:
         """Hand back a workspace that is no longer needed."""

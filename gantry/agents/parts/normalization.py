@@ -71,7 +71,7 @@ class ObservationNormalizer:
 
     def inputs(self, observations: NDArray[np.float32], device: str) -> torch.Tensor:
         """Return observation vectors (k, d) as the networks see them, on their device."""
-        inputs = torch.empty(observations.shape)
+        inputs = torch.empty(observations.shape, dtype=torch.float32)  # whatever the process has as its default
         self.apply(observations, inputs.numpy())
         return inputs.to(device)
 

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
+import torch
 from gymnasium.vector import VectorEnv
 
 from gantry.agents.parts.vector_stepper import VectorStepper
@@ -59,11 +60,14 @@ def training_loop(
                 update.report(metrics)
 
     Raises:
-        GantryError: the agent was loaded without an environment.
+        GantryError: the agent was loaded without an environment, or gradients are turned off.
     """
     stepper, unfinished = agent.stepper, False
     if not isinstance(stepper.env, VectorEnv):
         raise GantryError("this policy was loaded without an environment; pass one to load() to learn on")
+
+    if not torch.is_grad_enabled():
+        raise GantryError("learning needs gradients, which torch.no_grad() or the like turned off: call learn outside")
 
     def updates() -> Iterator[Update]:
         nonlocal unfinished

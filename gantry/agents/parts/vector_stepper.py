@@ -59,12 +59,15 @@ def settled(config: Config, env: VectorEnv | Spaces) -> Config:
     """Return settings for an environment, with Python's numbers in place of NumPy's, which no JSON file takes.
 
     Raises:
-        GantryError: it is not a vector environment.
+        GantryError: it is not a vector environment, or PyTorch's default type is another than float32.
     """
     if not isinstance(env, VectorEnv | Spaces):
         raise GantryError(
             f"an agent takes a vector environment, such as gantry.envs.make_vec('module:ID', 16), not {shown(env)!r}"
         )
+    if torch.get_default_dtype() is not torch.float32:
+        kind = str(torch.get_default_dtype())
+        raise GantryError(f"agents compute in float32: call torch.set_default_dtype(torch.float32) first, not {kind}")
     plain = config_from_json(type(config), config_to_json(config), "the settings")
     return dataclasses.replace(plain, num_envs=int(env.num_envs))
 
