@@ -7,6 +7,8 @@ from pathlib import Path
 
 LONGEST = 300
 """Characters of a path or a word that a message shows."""
+LONGEST_LINE = 1500
+"""Characters of a message, at most; the words that a user typed may be longer."""
 
 
 class GantryError(Exception):
@@ -17,7 +19,7 @@ class GantryError(Exception):
 
     def __init__(self, message: str) -> None:
         """Keep the message in one line, also where it quotes something longer, such as a space's bounds."""
-        super().__init__(" ".join(line.strip() for line in message.splitlines()))
+        super().__init__(shown(" ".join(line.strip() for line in message.splitlines()), LONGEST_LINE))
 
 
 class GantryWarning(RuntimeWarning):
@@ -40,7 +42,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def shown(text: object, longest: int = LONGEST) -> str:
     """Return a path or a word as a message shows it: without control characters, its middle cut where it is long."""
     line = "".join(each if each.isprintable() else " " if each.isspace() else "�" for each in str(text))
-    return line if len(line) <= longest else f"{line[: longest // 2]}…{line[-longest // 2 :]}"
+    half = (longest - 1) // 2
+    return line if len(line) <= longest else f"{line[:half]}…{line[-half:]}"
 
 
 def described(error: BaseException) -> str:

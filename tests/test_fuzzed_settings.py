@@ -1,20 +1,17 @@
 """Boundary values of every setting and every flag: they work, or one line says what is wrong."""
 
-import contextlib
 import dataclasses
 import functools
 import random
-import signal
 import time
 import types
 import warnings
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
-import gymnasium
 import numpy as np
 import pytest
+from fuzzing import SETTINGS, SHORT, TooLongError, limited, short_task, small_config, small_run
 
-import gantry
 import gantry.cli.help
 import gantry.cli.list
 from gantry.agents import AGENTS, config_class, default_config, load_agent
@@ -23,6 +20,7 @@ from gantry.cli import (
     benchmark,
     collect,
     demo,
+    doctor,
     drive,
     evaluate,
     export,
@@ -40,33 +38,21 @@ from gantry.cli import (
     tune,
     view,
 )
-from gantry.envs import registry
+from gantry.cli.arguments import flags_of
 from gantry.errors import GantryError
 from gantry.files import config_from_json, config_to_json
 from gantry.runs import train as training
-from gantry.runs.folder import Run
+from gantry.runs.folder import Run, flattened
 from gantry.transfer.log import Log
 
-SHORT = "fuzzed/ShortSwing-v0"
 SECONDS = 4.0
-"""What a case may take: what is legal and takes longer, such as a billion epochs, is cut off and not counted."""
+"""Processor time of a case: what is legal and takes longer, such as a billion epochs, is cut off and not counted."""
+MOST_CUT = 0.1
+"""Share of the cases that may be cut off."""
+PAIRS = 100
+"""Pairs of settings that are tried together."""
 EVERY = 40
 """One case in so many is tested where slow tests are left out."""
-OFF_POLICY = {"buffer_size": 64, "learning_starts": 4, "batch_size": 4, "report_every": 4, "hidden_sizes": (4,)}
-ON_POLICY = {"rollout_steps": 4, "hidden_sizes": (4,)}
-SETTINGS = {
-    "ppo": {**ON_POLICY, "epochs": 1, "minibatch_size": 8},
-    "a2c": {**ON_POLICY, "report_every": 2},
-    "reinforce": {"episodes": 2, "hidden_sizes": (4,)},
-    **dict.fromkeys(("dqn", "ddpg", "td3", "sac"), OFF_POLICY),
-    "planner": {
-        "search": {"horizon": 3, "population": 8, "iterations": 1, "elites": 2},
-        "model": {"ensemble_size": 2, "hidden_sizes": (4,), "gradient_steps": 2},
-        "initial_random_steps": 8, "fit_every": 8,
-    },
-    "q-learning": {"report_steps": 4},
-}  # fmt: skip
-"""Small settings that the others are tried with."""
 WHOLE = (-(2**63), -(2**31), -1, 0, 1, 2, 3, 65_537, 2**31 - 1, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64, 10**30)
 REAL = (-1e300, -1.0, -1e-300, 0.0, 1e-320, 1e-45, 1e-8, 0.5, 1.0, 1.0 + 1e-9, 2.0, 3e38, 1e39, 1e300, 1e999, -1e999)
 WIDTHS = ((), (0,), (1,), (-1,), (65_536,), (65_537,), (2**63,), (4,) * 200, (1, 65_536, 1), (65_536, 65_536))
@@ -75,35 +61,14 @@ TEXTS = (
     "a\0b", "\0", "[red]x[/]", "[/]", "é\u202e", "../..", "/", "/dev/null", "/proc/self/mem", "None", "null", "true",
     "[1,2", "{}", "=", "a=", "=1", "a=[[[[", "a=" + "[" * 3_000, "--", "-", "1 2", "1,2", "0x10", "1_0", "½", "\udcff",
     "%s%n", "$(true)", "\n", "a.b.c.d", "gantry:", ":", "x:y", "no_such_module:Env-v0", "2147483648",
-    "18446744073709551616",
+    "18446744073709551616", "٣", "３", "e\u0301", "\u2028", "\ufeff1", "🤖", "ﬁ", "İ", "1\u00a0000", "−1",
 )  # fmt: skip
-
-
-class TooLongError(BaseException):
-    """A case has taken its time."""
-
-
-@contextlib.contextmanager
-def limited(seconds):
-    """Interrupt what takes longer."""
-
-    def end(*_):
-        raise TooLongError
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _short_task():
-    gantry.register_task(SHORT, "gantry.envs.tasks.cart_pole:CartPole", max_episode_steps=5)
-    yield
-    del gymnasium.registry[SHORT], registry._specs[SHORT]
+    with short_task():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -168,15 +133,24 @@ def settings_cases():
             yield agent, path, value, quick
 
 
-def tried(agent, path, value, folder):
-    """Train with a setting for a moment; return what the one line said, or None."""
+def pairs(agent, count):
+    """Boundary values of two settings at once, at random."""
+    found, rng = list(cases(config_class(agent), default_config(agent))), random.Random(agent)
+    for _ in range(count):
+        (one, first), (other, second) = rng.sample(found, 2)
+        yield agent, {one: first, other: second}
+
+
+def tried(agent, values, folder):
+    """Train with settings, path → value, for a moment; return what the one line said, or None."""
     env_id, options = SHORT, {"actions": "discrete"} if agent == "dqn" else {}
     if agent == "q-learning":
         env_id = "FrozenLake-v1"
-    small = {"num_envs": 2, **SETTINGS.get(agent, {})}
     run = Run(folder)
     try:
-        settings = with_value(merged(config_to_json(default_config(agent)), small), path, value)
+        settings = merged(config_to_json(default_config(agent)), {"num_envs": 2, **SETTINGS[agent]})
+        for path, value in values.items():
+            settings = with_value(settings, path, value)
         config = config_from_json(config_class(agent), settings, "the settings")
         training.train(run, env_id, agent, config, 40, env_options=options, say=lambda line: None)
         said = None
@@ -189,12 +163,12 @@ def tried(agent, path, value, folder):
 
 def check_settings(chosen, tmp_path):
     counts, failures = {"work": 0, "refused": 0, "cut off": 0}, []
-    for number, (agent, path, value) in enumerate(chosen):
-        case = f"{agent} {'.'.join(path)}={str(value)[:60]}"
+    for number, (agent, values) in enumerate(chosen):
+        case = " ".join([agent, *(f"{'.'.join(path)}={str(value)[:60]}" for path, value in values.items())])
         began = time.monotonic()
         try:
             with limited(SECONDS):
-                said = tried(agent, path, value, tmp_path / str(number))
+                said = tried(agent, values, tmp_path / str(number))
         except TooLongError:
             counts["cut off"] += 1
             print(f"cut off: {case}", flush=True)
@@ -211,17 +185,27 @@ def check_settings(chosen, tmp_path):
     print(counts)
     assert failures == []
     assert counts["work"] > 0
+    assert counts["cut off"] <= MOST_CUT * len(chosen)
     return counts
 
 
 def test_some_boundary_settings_work_or_are_refused_in_one_line(tmp_path):
-    check_settings([case[:3] for case in settings_cases() if case[3]], tmp_path)
+    check_settings([(agent, {path: value}) for agent, path, value, quick in settings_cases() if quick], tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", sorted(AGENTS))
 def test_boundary_settings_work_or_are_refused_in_one_line(agent, tmp_path):
-    counts = check_settings([case[:3] for case in settings_cases() if case[0] == agent], tmp_path)
+    counts = check_settings(
+        [(agent, {path: value}) for name, path, value, _ in settings_cases() if name == agent], tmp_path
+    )
+    assert counts["refused"] > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", sorted(AGENTS))
+def test_pairs_of_boundary_settings_work_or_are_refused_in_one_line(agent, tmp_path):
+    counts = check_settings(list(pairs(agent, PAIRS)), tmp_path)
     assert counts["refused"] > 20
 
 
@@ -259,6 +243,7 @@ COMMANDS = {
     ),
     "view": (view.ViewArguments, ["view", RUN]),
     "demo": (demo.DemoArguments, ["demo", "--out", "demo.gif"]),
+    "doctor": (doctor.DoctorArguments, ["doctor"]),
     "bench": (bench.BenchArguments, ["bench", "memory"]),
     "benchmark": (benchmark.BenchmarkArguments, ["benchmark", "--envs", SHORT, "--agents", "ppo", *SMALL_BENCHMARK]),
 }
@@ -266,7 +251,46 @@ COMMANDS = {
 QUICK = 9
 """So many of them are tried where slow tests are left out."""
 CASES = 100
-"""Command lines of each, at most."""
+"""Command lines of each, at most: half with odd values, half with flags in odd places, twice or spelled otherwise."""
+
+
+def odd_line(words, flags, rng):
+    """Return a command line with a flag anywhere, twice, joined by `=`, spelled otherwise or without its value."""
+    flag, text, other = rng.choice(flags), rng.choice(TEXTS), rng.choice(TEXTS)
+    place = rng.randrange(1, len(words) + 1)
+    lines = (
+        [*words[:place], flag, text, *words[place:]],
+        [*words, flag, text, flag, other],
+        [*words, f"{flag}={text}"],
+        [*words, f"--{flag[2:].replace('-', '_')}", text],
+        [*words, flag.upper(), text],
+        [*words[:place], flag, *words[place:]],
+        [*words, f"--no-{flag[2:]}"],
+        [words[0], *rng.sample(words[1:], len(words) - 1)],
+    )
+    return rng.choice(lines)
+
+
+def odd_settings(agent, count):
+    """Yield command lines with odd values of an agent's settings, nested ones included."""
+    flags, rng = list(flags_of(config_class(agent), default_config(agent), "config")), random.Random(agent)
+    small = {f"config.{name}": value for name, value in flattened(SETTINGS[agent]).items()}
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in small.items() if not isinstance(value, list)]
+    for _ in range(count):
+        text = rng.choice((*TEXTS, *map(str, WHOLE), *map(str, REAL)))
+        yield [*COMMANDS["train"][1], "--agent", agent, *words, rng.choice(flags).name, text]
+
+
+def harmless(words):
+    """Return whether a command line starts no processes and writes nothing outside the current folder."""
+    given = zip(words, [*words[1:], ""], strict=True)
+    values = [
+        (flag.lower().replace("_", "-"), text or after)
+        for word, after in given
+        for flag, _, text in [word.partition("=")]
+    ]
+    processes = any(flag == "--seeds" and text.replace("_", "").isdigit() for flag, text in values)
+    return ("--out", "/") not in values and not (processes and words[0] == "train")
 
 
 def command_cases():
@@ -276,10 +300,9 @@ def command_cases():
         found += [[command, text, *words[2:]] for text in TEXTS]
         rng = random.Random(command)
         found += [[*words, rng.choice(flags), rng.choice(TEXTS), rng.choice(flags), rng.choice(TEXTS)] for _ in flags]
-        # Those processes would be real ones.
-        found = [each for each in found if not ("--seeds" in each and command == "train" and {"1", "3"} & {*each})]
         rng.shuffle(found)
-        for number, each in enumerate(found[:CASES]):
+        lines = [line for each in found for line in (each, odd_line(words, flags, rng)) if harmless(line)]
+        for number, each in enumerate(lines[:CASES]):
             yield command, each, place < QUICK and number < 5
 
 
@@ -301,15 +324,14 @@ def without_the_work(command, monkeypatch):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    runs = {name: Run(folder / name.strip("<>")) for name in (RUN, TABLE_RUN, ROBOT_RUN)}
-    training.train(runs[TABLE_RUN], "FrozenLake-v1", "q-learning", config_class("q-learning")(num_envs=2), 200)
-    small = config_class("ppo")(num_envs=2, **SETTINGS["ppo"])
-    training.train(runs[RUN], SHORT, "ppo", small, 16)
-    training.train(runs[ROBOT_RUN], "gantry/CartPoleSwingUp-v0", "ppo", small, 16)
+    runs = {name: folder / name.strip("<>") for name in (RUN, TABLE_RUN, ROBOT_RUN)}
+    small_run(runs[TABLE_RUN], "q-learning", 200)
+    small_run(runs[RUN], "ppo", 16)
+    training.train(Run(runs[ROBOT_RUN]), "gantry/CartPoleSwingUp-v0", "ppo", small_config("ppo"), 16)
     rng = np.random.default_rng(0)
     numbers = rng.uniform(-0.1, 0.1, (100, 5)), rng.uniform(-1.0, 1.0, (100, 1))
     Log("gantry/CartPoleSwingUp-v0", 50.0, np.zeros(100, np.int64), *numbers).write(folder / "log.csv")
-    return {**{name: str(run.folder) for name, run in runs.items()}, LOG: str(folder / "log.csv")}
+    return {**{name: str(run) for name, run in runs.items()}, LOG: str(folder / "log.csv")}
 
 
 def check_commands(chosen, folders, capsys):
@@ -318,7 +340,7 @@ def check_commands(chosen, folders, capsys):
         case = " ".join(word[:60] for word in chosen_words)
         words = [folders.get(word, word.replace(NEW, f"new{number}")) for word in chosen_words]
         try:
-            with limited(8.0 * SECONDS):  # the first one of a kind imports what it needs
+            with limited(2.0 * SECONDS):  # the first one of a kind imports what it needs
                 status = main(words)
         except TooLongError:
             counts["cut off"] += 1
@@ -342,6 +364,7 @@ def check_commands(chosen, folders, capsys):
         print(counts, *failures, sep="\n")
     assert failures == []
     assert set(counts) <= {0, 1, 2, "cut off"}
+    assert counts["cut off"] <= MOST_CUT * len(chosen)
     return counts
 
 
@@ -357,3 +380,11 @@ def test_odd_command_lines_give_a_result_or_one_line(command, folders, tmp_path,
     without_the_work(command, monkeypatch)
     counts = check_commands([words for name, words, _ in command_cases() if name == command], folders, capsys)
     assert counts[1] + counts[2] > 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", sorted(AGENTS))
+def test_odd_settings_on_the_command_line_give_a_result_or_one_line(agent, folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    counts = check_commands(list(odd_settings(agent, PAIRS)), folders, capsys)
+    assert counts[1] + counts[2] > 20

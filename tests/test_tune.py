@@ -336,3 +336,30 @@ def test_tuning_trains_with_the_reward_that_is_asked_for(tmp_path, monkeypatch, 
     words = ["tune", "CartPoleBalance-v0", "--reward", "upright=1", "--env", "actions=discrete", "--out", str(tmp_path)]
     assert cli.main(words) == 1
     assert asked == [{"actions": "discrete", "reward": {"upright": 1.0}}]
+
+
+# A damaged journal
+
+
+def test_journal_with_a_line_that_a_kill_left_unfinished_goes_on(tmp_path, monkeypatch):
+    pytest.importorskip("optuna")
+    scripted(monkeypatch, [[1.0, 2.0, 3.0, 4.0]])
+    tune(plan(trials=1), tmp_path)
+    journal = tmp_path / "journal.log"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + whole.splitlines()[-1][:20])
+    tune(plan(trials=2), tmp_path)
+    assert len(studied(tmp_path)) == 2
+    assert journal.read_bytes().startswith(whole)
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b"[" * 20_000, b"\xff"])
+def test_journal_with_a_damaged_line_is_refused(tmp_path, monkeypatch, line):
+    pytest.importorskip("optuna")
+    scripted(monkeypatch, [[1.0, 2.0, 3.0, 4.0]])
+    tune(plan(trials=1), tmp_path)
+    journal = tmp_path / "journal.log"
+    first, rest = journal.read_bytes().split(b"\n", 1)
+    journal.write_bytes(b"\n".join((first, line, rest)))
+    with pytest.raises(GantryError, match=r"journal.log is damaged \(line 2\); remove that line"):
+        tune(plan(trials=2), tmp_path)

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from gantry import __version__
-from gantry.errors import GantryError, GantryWarning, described, nearest, shown
+from gantry.errors import LONGEST_LINE, GantryError, GantryWarning, described, nearest, shown
 from gantry.runs.interrupts import raising
 
 COMMANDS = {
@@ -36,9 +36,6 @@ COMMANDS = {
     "bench": "measure Gantry against other suites, side by side",
     "benchmark": "compare any agents on any environments, with statistics and a report",
 }
-
-LONGEST_LINE = 1500
-"""Characters of an error's line, at most; the words that a user typed may be longer."""
 
 INTRODUCTION = """\
 Gantry trains controllers for simulated robots in seconds, films them without a screen, and measures itself against
@@ -78,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return status
         except GantryError as error:
-            return _say(shown(error, LONGEST_LINE), 1)
+            return _say(str(error), 1)
         except KeyboardInterrupt:
             return _say("stopped", 130)
         except BrokenPipeError:  # the reader of our output, such as `head`, has gone

@@ -21,17 +21,20 @@ def parse_options(words: Sequence[str]) -> Json:
     """Return `name=value` words as a dictionary; values are JSON (true, 0.5, [1, 2]) or else plain text.
 
     Raises:
-        GantryError: a word without `=`.
+        GantryError: a word without `=`, or a name that is given twice.
     """
     options: Json = {}
     for word in words:
         name, separator, text = word.partition("=")
         if not separator or not name:
-            raise GantryError(f"an option of the environment is written name=value, not {word!r}")
+            raise GantryError(f"an option of the environment is written name=value, not {shown(word)!r}")
+        name = name.replace("-", "_")
+        if name in options:
+            raise GantryError(f"{shown(name)} is given twice; leave one of the two out")
         try:
-            options[name.replace("-", "_")] = json.loads(text.lower() if text in ("True", "False") else text)
+            options[name] = json.loads(text.lower() if text in ("True", "False") else text)
         except (ValueError, RecursionError):
-            options[name.replace("-", "_")] = text
+            options[name] = text
     return options
 
 

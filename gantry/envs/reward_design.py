@@ -19,6 +19,9 @@ from gantry.envs.task import Task
 from gantry.errors import GantryError, nearest, shown
 from gantry.types import Array, Infos, Numeric
 
+TOO_LARGE = 1e18
+"""Weights are below this: beyond, rewards overflow in single precision."""
+
 
 class Rewards(NamedTuple):
     """The rewards (...) of transitions."""
@@ -118,8 +121,8 @@ def _factors(task: Task, terms: tuple[str, ...], weights: Mapping[str, float] | 
         if name not in terms:
             raise GantryError(f"{kind} has no reward term {shown(name)!r}{nearest(str(name), terms)}")
         number = isinstance(weight, int | float | np.number) and not isinstance(weight, bool)
-        if not (number and math.isfinite(weight)):
-            raise GantryError(f"the weight of {name} must be a finite number, not {shown(weight)}")
+        if not (number and abs(weight) < TOO_LARGE):
+            raise GantryError(f"the weight of {name} must be a finite number below {TOO_LARGE:g}, not {shown(weight)}")
         factors[name] = float(weight) / task.term_weights.get(name, 1.0)
     return factors
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantry.agents import config_class
 from gantry.agents.protocol import Agent, AgentConfig, Metrics
-from gantry.errors import GantryError, shown
+from gantry.errors import GantryError, described, shown
 from gantry.files import config_from_json, config_to_json
 from gantry.runs.evaluate import check_episodes, evaluate_agent
 from gantry.runs.pace import steps_within
@@ -341,8 +341,8 @@ def _train_again(
 
 
 def _recipe(plan: TuningPlan, trial: "optuna.trial.FrozenTrial", base: Recipe) -> Recipe:
-    config = config_from_json(type(base.config), trial.user_attrs["config"], "the trial")
-    return Recipe(plan.env_id, config, trial.user_attrs["steps"], base.env_options)
+    config = config_from_json(type(base.config), trial.user_attrs.get("config", {}), f"trial {trial.number}")
+    return Recipe(plan.env_id, config, trial.user_attrs.get("steps", 0), base.env_options)
 
 
 # The study
@@ -381,31 +381,65 @@ def _open_study(
         folder.mkdir(parents=True, exist_ok=True)
         kept: Any = storage
         if storage is None:
+            _mend(folder / "journal.log")
             kept = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "journal.log")))
         study = optuna.create_study(
             storage=kept, study_name=f"{plan.agent.lower()} in {plan.env_id}", direction="maximize",
             load_if_exists=True, pruner=optuna.pruners.MedianPruner(),
         )  # fmt: skip
+        begun = study.user_attrs.get("case")
+        found = study.get_trials(deepcopy=False)
+    except GantryError:
+        raise
     except Exception as error:  # whatever the storage's own libraries raise
-        raise GantryError(f"cannot open the search's storage {storage or folder}: {error}") from error
-    begun = study.user_attrs.get("case")
+        raise GantryError(f"cannot open the search's storage {storage or folder}: {described(error)}") from error
     if begun is None:
         study.set_user_attr("case", case)
+    elif not isinstance(begun, dict):
+        raise GantryError(f"{storage or folder} is damaged (it names no search); choose another --out")
     elif differing := [name for name in case if begun.get(name) != case[name]]:
         name = differing[0]
         raise GantryError(
             f"{storage or folder} holds a search with {name} {begun.get(name)}, not {case[name]}; choose another --out"
         )
-    for trial in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
-        if _is_dead(trial.user_attrs.get("process", "")):
+    for trial in found:
+        if trial.state == optuna.trial.TrialState.RUNNING and _is_dead(str(trial.user_attrs.get("process", ""))):
             _give_back(study, trial.number)
-    if not study.get_trials(deepcopy=False):
+    if not found:
         known = config_to_json(base)
         values = {name: _at(known, name) for name in space}
         words = {name: json.dumps(value) if isinstance(space[name], list) else value for name, value in values.items()}
         study.enqueue_trial(words, user_attrs={DEFAULT: True})
     study.sampler = optuna.samplers.TPESampler(seed=(plan.seed << 16) + len(study.get_trials(deepcopy=False)))
     return study
+
+
+def _mend(journal: Path) -> None:
+    """Drop a last line that a kill left unfinished, after which the journal could not go on.
+
+    Raises:
+        GantryError: another line is damaged.
+    """
+    from optuna.storages.journal import JournalFileSymlinkLock
+
+    lock = JournalFileSymlinkLock(str(journal))
+    lock.acquire()
+    try:
+        content = journal.read_bytes() if journal.exists() else b""
+        *lines, torn = content.split(b"\n")
+        for number, line in enumerate(lines, start=1):
+            try:
+                whole = isinstance(json.loads(line), dict)
+            except (ValueError, RecursionError):
+                whole = False
+            if not whole:
+                raise GantryError(
+                    f"{shown(journal)} is damaged (line {number}); remove that line, or choose another --out"
+                )
+        if torn:
+            os.truncate(journal, len(content) - len(torn))
+    finally:
+        lock.release()
 
 
 def _process() -> str:
@@ -421,7 +455,7 @@ def _is_dead(process: str) -> bool:
         os.kill(int(number), 0)
     except ProcessLookupError:
         return True
-    except OSError:
+    except (OSError, ValueError, OverflowError):
         return False
     return False
 

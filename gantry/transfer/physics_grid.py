@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -81,6 +82,8 @@ def _numbers(name: str, text: str) -> list[float]:
         whole = all(end.is_integer() and "." not in word for end, word in zip(ends, (low, high), strict=True))
         every = int(ends[1] - ends[0]) + 1 if whole and ends[1] - ends[0] <= 20 else VALUES
         number = int(count) if slash else every
+        if not math.isfinite(ends[1] - ends[0]):
+            number = 0
     except (ValueError, OverflowError):
         number = 0
     if not 1 <= number <= MOST_POINTS:

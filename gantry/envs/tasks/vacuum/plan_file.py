@@ -23,6 +23,8 @@ SUFFIX = ".plan.txt"
 """File name suffix of shipped plans."""
 LARGEST = 2**20
 """Bytes of the largest plan file that is read."""
+MOST_CELLS = 2500
+"""Cells of the largest drawing: distances between any two of them are kept."""
 SMALLEST_CELL = 0.45
 """Smallest cell (m): a robot of 0.34 m between two walls of 0.1 m, with 0.01 m to spare."""
 LARGEST_CELL = 2.0
@@ -190,6 +192,9 @@ class _Parser:
             raise self.error(
                 first + len(drawing) - 1, 0, "the drawing's height must be odd: an edge, a cell, …, an edge"
             )
+        cells = (width // 2) * (len(drawing) // 2)
+        if cells > MOST_CELLS:
+            raise self.error(first, 0, f"the drawing holds {cells:,} cells; at most {MOST_CELLS:,} can be planned")
         for row, line in enumerate(drawing):
             for column, character in enumerate(line):
                 self._check_character(first, row, column, character)
