@@ -1,3 +1,5 @@
+import math
+
 import gymnasium
 import numpy as np
 import pytest
@@ -5,7 +7,9 @@ import zoo
 from agent_doubles import DISABLED, NEXT_STEP, SAME_STEP, Forgetful, Spot
 from gymnasium.vector import SyncVectorEnv
 
+from gantry.agents import PPO, A2CConfig
 from gantry.agents.parts.vector_stepper import ResumableEnv, VectorStepper
+from gantry.envs import make_vec
 from gantry.errors import GantryError
 from gantry.spaces.maps import Spaces
 
@@ -228,3 +232,24 @@ def test_spaces_stand_in_for_an_environment_that_is_not_stepped():
     env = Spot(3)
     stepper = VectorStepper(Spaces(env.single_observation_space, env.single_action_space, 3), 0)
     assert stepper.observation.shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"config": {"num_envs": 2}}, "the settings of this agent are a PPOConfig, not .'num_envs': 2"),
+        ({"config": A2CConfig()}, "the settings of this agent are a PPOConfig, not A2CConfig"),
+        ({"seed": -1}, "seed must be a whole number from 0 to"),
+        ({"seed": 2**70}, "seed must be a whole number from 0 to"),
+        ({"seed": None}, "seed must be a whole number from 0 to"),
+    ],
+)
+def test_agents_refuse_settings_of_another_kind_and_odd_seeds(arguments, line):
+    with pytest.raises(GantryError, match=line):
+        PPO(make_vec("CartPole-v1", 2), **arguments)
+
+
+@pytest.mark.parametrize("steps", ["100", None, math.nan, [1]])
+def test_learning_for_what_is_no_number_of_steps_is_one_line(steps):
+    with pytest.raises(GantryError, match="total_steps must be a number of environment steps"):
+        PPO(make_vec("CartPole-v1", 2)).learn(steps)

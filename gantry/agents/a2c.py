@@ -140,7 +140,7 @@ class A2C:
     def __init__(
         self, env: VectorEnv | Spaces, config: A2CConfig = A2CConfig(), seed: int = 0, env_seed: int | None = None
     ) -> None:
-        config, seed = settled(config, env), int(seed)
+        config, seed = settled(A2CConfig, config, env, seed)
         self.env, self.config = env, config
         self._random, self._acting_random = generators(seed)
         with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads

@@ -199,7 +199,7 @@ class DDPG:
     def __init__(
         self, env: VectorEnv | Spaces, config: DDPGConfig = DDPGConfig(), seed: int = 0, env_seed: int | None = None
     ) -> None:
-        config, seed = settled(config, env), int(seed)
+        config, seed = settled(DDPGConfig, config, env, seed)
         if config.hindsight_goals or config.relative_goals:
             check_goals(env.single_observation_space)
         self.env, self.config = env, config

@@ -166,7 +166,7 @@ class DQN:
     def __init__(
         self, env: VectorEnv | Spaces, config: DQNConfig = DQNConfig(), seed: int = 0, env_seed: int | None = None
     ) -> None:
-        config, seed = settled(config, env), int(seed)
+        config, seed = settled(DQNConfig, config, env, seed)
         if not isinstance(env.single_action_space, gymnasium.spaces.Discrete):
             others = "ddpg, sac or ppo" if isinstance(env.single_action_space, gymnasium.spaces.Box) else "ppo"
             raise GantryError(f"dqn needs Discrete actions, not {env.single_action_space}; use {others}")

@@ -128,7 +128,7 @@ class PETS:
         self, env: VectorEnv | Spaces, config: PlannerConfig = PlannerConfig(), seed: int = 0,
         env_seed: int | None = None,
     ) -> None:  # fmt: skip
-        config, seed = settled(config, env), int(seed)
+        config, seed = settled(PlannerConfig, config, env, seed)
         self.env, self.config = env, config
         self._random, self._acting_random = generators(seed)
         observations, self._actions = ObservationMap(env.single_observation_space), ActionMap(env.single_action_space)

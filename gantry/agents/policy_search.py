@@ -268,7 +268,7 @@ class PolicySearch:
         self, env: VectorEnv | Spaces, config: CEMConfig | NESConfig = CEMConfig(), seed: int = 0,
         env_seed: int | None = None,
     ) -> None:  # fmt: skip
-        config, seed = settled(config, env), int(seed)
+        config, seed = settled((CEMConfig, NESConfig), config, env, seed)
         self.env, self.config = env, config
         self.name = agent_of_config(config)
         self._random = torch.Generator().manual_seed(seed)

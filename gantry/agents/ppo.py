@@ -157,7 +157,7 @@ class PPO:
     def __init__(
         self, env: VectorEnv | Spaces, config: PPOConfig = PPOConfig(), seed: int = 0, env_seed: int | None = None
     ) -> None:
-        config, seed = settled(config, env), int(seed)
+        config, seed = settled(PPOConfig, config, env, seed)
         self.env, self.config = env, config
         self._random, self._acting_random = generators(seed)
         with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads

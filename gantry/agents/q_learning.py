@@ -248,7 +248,7 @@ class QLearning:
         self, env: VectorEnv | Spaces, config: QLearningConfig = QLearningConfig(), seed: int = 0,
         env_seed: int | None = None,
     ) -> None:  # fmt: skip
-        config, seed = settled(config, env), int(seed)
+        config, seed = settled(QLearningConfig, config, env, seed)
         states, actions = table_size(env.single_observation_space, env.single_action_space)
         self.env, self.config = env, config
         self._random, self._acting_random = generators(seed)

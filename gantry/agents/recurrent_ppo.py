@@ -170,7 +170,7 @@ class RecurrentPPO:
         self, env: VectorEnv | Spaces, config: RecurrentPPOConfig = RecurrentPPOConfig(), seed: int = 0,
         env_seed: int | None = None,
     ) -> None:  # fmt: skip
-        config, seed = settled(config, env), int(seed)
+        config, seed = settled(RecurrentPPOConfig, config, env, seed)
         self.env, self.config = env, config
         self._random, self._acting_random = generators(seed)
         with torch_threads(1):  # the decomposition behind the first weights rounds by the number of threads

@@ -195,7 +195,7 @@ class Reinforce:
         seed: int = 0,
         env_seed: int | None = None,
     ) -> None:
-        config, seed = settled(config, env), int(seed)
+        config, seed = settled(ReinforceConfig, config, env, seed)
         self.env, self.config = env, config
         self._random, self._acting_random = generators(seed)
         self.critic: MLP | None = None

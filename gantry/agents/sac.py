@@ -218,7 +218,7 @@ class SAC:
     def __init__(
         self, env: VectorEnv | Spaces, config: SACConfig = SACConfig(), seed: int = 0, env_seed: int | None = None
     ) -> None:
-        config, seed = settled(config, env), int(seed)
+        config, seed = settled(SACConfig, config, env, seed)
         actions = bounded_actions("sac", env.single_action_space)
         self.env, self.config = env, config
         self.replay = ReplayCollector(env, config, seed, env_seed)

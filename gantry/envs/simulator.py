@@ -221,6 +221,8 @@ class Simulator(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         Returns:
             Observations (n, observation) and infos.
         """
+        if options is not None and not isinstance(options, dict):
+            raise GantryError(f"the options of reset() must be a dictionary, not {shown(repr(options))}")
         mask = (options or {}).get("reset_mask")
         if mask is not None:
             mask = np.asarray(mask)

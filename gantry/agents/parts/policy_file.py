@@ -15,6 +15,7 @@ from gymnasium.vector import VectorEnv
 from gantry.agents import agent_class, config_class
 from gantry.agents.parts.policy_format import FORMAT, read_policy
 from gantry.agents.parts.tensor_checks import check_finite
+from gantry.agents.parts.vector_stepper import require_vector
 from gantry.agents.protocol import Agent
 from gantry.errors import GantryError
 from gantry.files import (
@@ -100,6 +101,7 @@ def load_agent(folder: str | Path, env: VectorEnv | None = None, seed: int = 0) 
     if tensors and missing:
         raise GantryError(f"{numbers} is of another policy than {path.name}: no tensor is {min(missing)} long")
     if env is not None:
+        require_vector(env)
         _check_fit(spaces, env)
     agent = kind(env or dataclasses.replace(spaces, num_envs=config.num_envs), config, seed=seed)
     agent.checkpoint.load_policy_state(tensors, str(numbers))

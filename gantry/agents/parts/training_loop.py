@@ -1,14 +1,16 @@
 """The loop around every agent's updates: an exact budget, undoing an update that breaks, metrics and the callback."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
 from gantry.agents.parts.vector_stepper import VectorStepper
-from gantry.errors import GantryError
+from gantry.errors import GantryError, shown
 from gantry.settings.fields import Decay
 
 if TYPE_CHECKING:
@@ -60,12 +62,15 @@ def training_loop(
                 update.report(metrics)
 
     Raises:
-        GantryError: the agent was loaded without an environment, or gradients are turned off.
+        GantryError: the agent was loaded without an environment, `total_steps` is no number, or gradients are turned
+            off.
     """
     stepper, unfinished = agent.stepper, False
     if not isinstance(stepper.env, VectorEnv):
         raise GantryError("this policy was loaded without an environment; pass one to load() to learn on")
 
+    if not isinstance(total_steps, int | float | np.number) or math.isnan(total_steps):
+        raise GantryError(f"total_steps must be a number of environment steps, not {shown(repr(total_steps))}")
     if not torch.is_grad_enabled():
         raise GantryError("learning needs gradients, which torch.no_grad() or the like turned off: call learn outside")
 

@@ -55,21 +55,33 @@ class Transition:
     elapsed: NDArray[np.int64] | None = None  # (n,) time that each step took, where it is not always 1
 
 
-def settled(config: Config, env: VectorEnv | Spaces) -> Config:
-    """Return settings for an environment, with Python's numbers in place of NumPy's, which no JSON file takes.
-
-    Raises:
-        GantryError: it is not a vector environment, or PyTorch's default type is another than float32.
-    """
+def require_vector(env: object) -> None:
+    """Refuse what is not a vector environment, nor the spaces of one; raises GantryError."""
     if not isinstance(env, VectorEnv | Spaces):
         raise GantryError(
             f"an agent takes a vector environment, such as gantry.envs.make_vec('module:ID', 16), not {shown(env)!r}"
         )
+
+
+def settled(
+    kind: type[Config] | tuple[type[Config], ...], config: Config, env: VectorEnv | Spaces, seed: int
+) -> tuple[Config, int]:
+    """Return settings for an environment, and a seed, with Python's numbers in place of NumPy's.
+
+    Raises:
+        GantryError: they are settings of another kind, it is not a vector environment, the seed is out of range, or
+            PyTorch's default type is another than float32.
+    """
+    require_vector(env)
+    if not isinstance(config, kind):
+        names = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+        raise GantryError(f"the settings of this agent are a {names}, not {shown(repr(config))}")
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**62:
+        raise GantryError(f"seed must be a whole number from 0 to 2**62 - 1, not {shown(repr(seed))}")
     if torch.get_default_dtype() is not torch.float32:
-        kind = str(torch.get_default_dtype())
-        raise GantryError(f"agents compute in float32: call torch.set_default_dtype(torch.float32) first, not {kind}")
+        raise GantryError("agents compute in float32, but PyTorch's default is another type: set it back first")
     plain = config_from_json(type(config), config_to_json(config), "the settings")
-    return dataclasses.replace(plain, num_envs=int(env.num_envs))
+    return dataclasses.replace(plain, num_envs=int(env.num_envs)), int(seed)
 
 
 def generators(seed: int) -> tuple[torch.Generator, torch.Generator]:
