@@ -32,6 +32,7 @@ class Staggering:
         worlds = env.num_envs // team
         self.cuts = (np.arange(1, worlds + 1) * limit // worlds).repeat(team)
         self.first, self.steps, self.active = np.ones(env.num_envs, np.bool_), 0, True
+        self._times, self._nothing = frozenset(self.cuts.clip(1).tolist()), np.zeros(env.num_envs, np.bool_)
 
     def begin(self) -> None:
         """Begin first episodes in all environments."""
@@ -41,6 +42,8 @@ class Staggering:
         """Truncate the first episodes whose time has come with this step; returns which (n,)."""
         self.steps += 1
         self.first &= ~transition.done
+        if self.steps not in self._times:
+            return self._nothing
         cut = self.first & (self.cuts <= self.steps)
         if not cut.any():
             self.active = bool(self.first.any())
@@ -50,6 +53,7 @@ class Staggering:
             cut, self.active = ~transition.done, False
             stepper.must_reset[:] = False
         self.first &= ~cut
+        self.active = self.active and bool(self.first.any())
         transition.done |= cut
         final = np.zeros_like(before)
         final[transition.final_envs] = transition.final_observations
