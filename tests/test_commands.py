@@ -143,6 +143,17 @@ def test_whole_numbers_are_refused_with_what_was_typed(capsys):
     assert "gantry: '10x' is not a whole number" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["evaluate", "record", "collect", "transfer", "view", "tune", "solve", "info"])
+def test_what_a_command_is_about_may_follow_its_options(tmp_path, monkeypatch, capsys, command):
+    """`--env a=1 RUN`: RUN is not one of the environment's options."""
+    monkeypatch.chdir(tmp_path)
+    needed = {"collect": ["--out", "data-v0"], "transfer": ["--physics", "cart_mass=1..2"], "tune": ["--trials", "1"]}
+    assert cli.main([command, *needed.get(command, []), "--env", "a=1", "b=2", "nowhere-v0"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "nowhere-v0" in line
+    assert "name=value" not in line
+
+
 def test_help_of_an_unknown_command_says_which_there_are(capsys):
     assert run("help", "trian") == 1
     assert "did you mean train" in capsys.readouterr().err
@@ -308,6 +319,7 @@ def test_inspect_tells_what_a_run_holds(trained, capsys):
     assert inspected(trained / "policy.safetensors", capsys)["policy"] == found["policy"]
     assert "checksum" in inspected(trained / "trainer" / "state.safetensors", capsys)["tensors"]
     assert inspected(trained / "config.json", capsys)["config.json"]["env_options.max_episode_steps"] == 5
+    assert "of the last training episodes" in found["run"]["score"]
     assert run("inspect", str(trained)) == 0
     assert "CartPoleBalance" in capsys.readouterr().out
 

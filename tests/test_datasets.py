@@ -17,6 +17,7 @@ from gantry.agents.parts.experience import Experience
 from gantry.agents.parts.replay_collector import ReplayCollector
 from gantry.cli import main
 from gantry.errors import GantryError
+from gantry.files import TEMPORARY
 from gantry.runs.datasets.collect import collect
 from gantry.runs.environments import open_env
 from gantry.runs.folder import WALL_CLOCK_COLUMNS, Run
@@ -25,7 +26,7 @@ from gantry.spaces.maps import ActionMap, ObservationMap, Spaces
 
 h5py = pytest.importorskip("h5py")
 
-from gantry.runs.datasets.minari_files import read_dataset  # noqa: E402
+from gantry.runs.datasets.minari_files import DatasetWriter, read_dataset  # noqa: E402
 
 BALANCE, SWING_UP = "gantry/CartPoleBalance-v0", "gantry/CartPoleSwingUp-v0"
 SHORT = {"max_episode_steps": 20}
@@ -121,6 +122,19 @@ def test_same_seed_gives_the_same_bytes(tmp_path):
         collect(agent_for(BALANCE, **SHORT), BALANCE, tmp_path / name, SHORT, episodes=3, seed=seed)
     one, two, other = ((tmp_path / name / "data" / "main_data.hdf5").read_bytes() for name in ("a-v0", "b-v0", "c-v0"))
     assert one == two != other
+
+
+def test_two_processes_never_write_one_data_set(tmp_path):
+    env, folder = open_env(BALANCE, 1, SHORT), tmp_path / "a-v0"
+    first = DatasetWriter(folder, env, BALANCE, SHORT, "ppo")
+    with pytest.raises(GantryError, match="another process is writing"):
+        collect(agent_for(BALANCE, **SHORT), BALANCE, folder, SHORT, episodes=1)
+    assert not folder.exists()
+    first.abandon()
+    env.close()
+    (tmp_path / f"{TEMPORARY}a-v0" / "data").mkdir(parents=True)  # what a kill leaves
+    assert collect(agent_for(BALANCE, **SHORT), BALANCE, folder, SHORT, episodes=1) == (1, 20)
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_failed_collection_leaves_nothing(tmp_path):

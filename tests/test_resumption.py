@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from importlib import resources
 
 import pytest
 
@@ -54,6 +55,12 @@ def test_changed_settings_are_applied_and_recorded(run, capsys):
         (["--seed", "3"], "seed 0, not 3"),
         (["--steps", "64"], "128 steps already"),
         (["--steps", "0"], "at least 1"),
+        (["--shaping"], "shaping"),
+        (["--reward", "upright=1"], "reward"),
+        (["--skills", "a", "--steps", "256"], "skills"),
+        (["--data", "a"], "--data"),
+        (["--recipe", "a.json"], "--recipe"),
+        (["--name", "wide"], "--name"),
     ],
 )
 def test_what_cannot_change_is_refused_by_name(run, capsys, words, name):
@@ -62,6 +69,23 @@ def test_what_cannot_change_is_refused_by_name(run, capsys, words, name):
     (line,) = capsys.readouterr().err.splitlines()
     assert name in line
     assert before == {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+
+
+def test_options_that_name_files_may_be_given_again(tmp_path, monkeypatch, capsys):
+    """The same command with --resume goes on, though the run has a copy of the floor plan; another plan is refused."""
+    monkeypatch.chdir(tmp_path)
+    plan = tmp_path / "home.plan.txt"
+    plan.write_bytes((resources.files("gantry.assets") / "apartment.plan.txt").read_bytes())
+    words = ["train", "VacuumRooms-v0", "--env", "plan=home.plan.txt", "--out", "run", "--steps", "8"]
+    assert main([*words, "--num-envs", "2", "--config.rollout-steps", "4", "--config.hidden-sizes", "4"]) == 0
+    assert main([*words, "--resume"]) == 0
+    plan.write_bytes((resources.files("gantry.assets") / "studio.plan.txt").read_bytes())
+    assert main([*words, "--resume"]) == 1
+    plan.unlink()
+    assert main([*words, "--resume"]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == second
+    assert "plan=home.plan.txt cannot be given with --resume" in first
 
 
 def test_another_environment_is_refused(run, capsys):

@@ -28,6 +28,29 @@ def test_seeds_train_side_by_side_to_the_runs_of_each(tmp_path, monkeypatch, cap
     assert load_agent("both/seed3").steps == 64
 
 
+def test_resumed_seeds_begin_where_their_turn_had_not_come(tmp_path, monkeypatch, capsys):
+    """Of five seeds on two cores, Ctrl-C finds three that have not begun; the same command goes on with all."""
+    monkeypatch.chdir(tmp_path)
+    commands = []
+
+    def run(training, screen, request):
+        commands.append((training.seed, "--resume" in training._command))
+        training.result = {"run": "a run"}
+
+    monkeypatch.setattr("gantry.cli.train_seeds._Training.run", run)
+    words = ["train", "CartPole-v1", "--steps", "16", "--num-envs", "2"]
+    assert main([*words, "--seed", "1", "--out", "both/seed1"]) == 0
+    assert main([*words, "--seeds", "3", "--resume", "--out", "both"]) == 0
+    assert sorted(commands) == [(0, False), (1, True), (2, False)]
+    commands.clear()
+    assert main([*words, "--seed", "1"]) == 0
+    assert main([*words, "--seeds", "2", "--resume"]) == 0
+    assert sorted(commands) == [(0, False), (1, True)]
+    commands.clear()
+    assert main([*words, "--seeds", "2", "--resume", "--agent", "a2c"]) == 0  # none: each says so
+    assert sorted(commands) == [(0, True), (1, True)]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="a system without SIGKILL")
 def test_children_of_a_killed_parent_save_and_end(tmp_path):

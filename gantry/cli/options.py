@@ -1,10 +1,12 @@
 """Options of environments on the command line: `name=value`, physics to vary, disturbances."""
 
+import dataclasses
 import json
+import os
 import re
+import typing
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING
 
 from tyro.constructors import PrimitiveConstructorSpec
@@ -152,16 +154,19 @@ def joined_size(words: Sequence[str]) -> list[str]:
     return joined
 
 
-def arranged(words: Sequence[str], valued: AbstractSet[str]) -> tuple[str | None, list[str], list[str]]:
+def arranged(words: Sequence[str], kind: type) -> tuple[str | None, list[str], list[str]]:
     """Put a command's positional argument first, wherever it stands, and join the options of all its --env flags.
 
     Args:
         words: the command line.
-        valued: flags that take one value.
+        kind: the dataclass of the command's arguments, of which one is positional.
 
     Returns:
         The positional argument or None, the options, and all words in the new order.
     """
+    types = {"--" + field.name.replace("_", "-"): field.type for field in dataclasses.fields(kind)}
+    several = {flag for flag, of in types.items() if typing.get_origin(of) is tuple}
+    valued = {flag for flag, of in types.items() if of is not bool} - several
     positional: str | None = None
     options: list[str] = []
     rest: list[str] = []
@@ -182,7 +187,7 @@ def arranged(words: Sequence[str], valued: AbstractSet[str]) -> tuple[str | None
             options += found
             if not found and not separator:
                 rest.append(word)  # with nothing to it, which the parser says
-        elif flag.startswith("--config."):
+        elif flag.startswith("--config.") or flag in several:
             rest += [word, *([] if separator else values(_is_id))]
         elif flag in valued and not separator:
             rest += [word, *([waiting.popleft()] if waiting else [])]
@@ -191,9 +196,9 @@ def arranged(words: Sequence[str], valued: AbstractSet[str]) -> tuple[str | None
         else:
             positional = word
     first = [] if positional is None else [positional]
-    return positional, options, [*first, *(["--env", *options] if options else []), *rest]
+    return positional, options, [*first, *rest, *(["--env", *options] if options else [])]
 
 
 def _is_id(word: str) -> bool:
-    """Return whether a word looks like an environment's id rather than a setting's value."""
-    return ":" in word or re.search(r"-v\d+$", word) is not None
+    """Return whether a word looks like an environment's id rather than a setting's value or a run's folder."""
+    return (":" in word or re.search(r"-v\d+$", word) is not None) and not os.path.exists(word)

@@ -11,6 +11,7 @@ from typing import TypeVar
 import tyro
 from rich.console import Console
 
+from gantry.cli.options import arranged
 from gantry.types import Json
 
 Arguments = TypeVar("Arguments")
@@ -34,7 +35,10 @@ def parse(kind: type[Arguments], command: str, words: Sequence[str]) -> Argument
 
         print(help_text(kind, command), end="")
         raise SystemExit(0)
-    known = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    fields = {field.name: field.type for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if "env" in fields and any(tyro.conf.Positional in getattr(of, "__metadata__", ()) for of in fields.values()):
+        words = arranged(words, kind)[2]
+    known = {f"--{name.replace('_', '-')}" for name in fields}
     for word in words:
         given = word.partition("=")[0]
         flag = given.replace("_", "-")

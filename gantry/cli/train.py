@@ -105,17 +105,12 @@ class TrainArguments:
     """End with one line of JSON on standard output; everything else goes to standard error."""
 
 
-_VALUED = {
-    "--" + field.name.replace("_", "-") for field in dataclasses.fields(TrainArguments) if field.type is not bool
-}
-
-
 def main(words: Sequence[str]) -> None:
     """Run `gantry train`."""
     if any(word.partition("=")[0] == "--seeds" for word in words) and not {"-h", "--help"} & set(words):
         from gantry.cli.train_seeds import train_seeds
 
-        train_seeds(words)
+        train_seeds(words, _has_begun)
     else:
         train_run(words)
 
@@ -287,22 +282,41 @@ class _Asked:
     """What the run that is to be resumed says of itself."""
 
 
+def _has_begun(words: Sequence[str]) -> bool:
+    """Return whether there is a run that a command line, with --resume, goes on with."""
+    env_id, given, *_ = _peek(words)
+    if given.out:
+        return Run(given.out).exists()
+    try:
+        _run_to_resume(env_id, given)
+    except GantryError:
+        return False
+    return True
+
+
+def _peek(words: Sequence[str]) -> tuple[str, argparse.Namespace, list[str], list[str]]:
+    """Return the environment, what tells runs and recipes apart, the environment's options, and the words in order."""
+    name, options, words = arranged(words, TrainArguments)
+    if name is None:
+        parse(TrainArguments, "train", words)  # says what is missing, or helps
+        raise GantryError("name the environment: gantry train ENV …")
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--agent", "--seed", "--name", "--out", "--recipe"):
+        peek.add_argument(flag)
+    peek.add_argument("--resume", action="store_true")
+    given, _ = peek.parse_known_args([word for word in words if word not in ("-h", "--help")])
+    if given.name and given.out:
+        raise GantryError("--name is a word of the folder's name, which --out gives as a whole: leave one of them away")
+    return canonical_id(name), given, options, words
+
+
 def _parse(words: Sequence[str]) -> _Asked:
     """Return what a command line asks for.
 
     Which settings there are depends on the agent, and their defaults on the environment and its options, or on the run
     that is to be resumed; PyTorch is imported only once there is an environment.
     """
-    name, options, words = arranged(words, _VALUED)
-    if name is None:
-        parse(TrainArguments, "train", words)  # says what is missing, or helps
-        raise GantryError("name the environment: gantry train ENV …")
-    env_id = canonical_id(name)
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--agent", "--seed", "--name", "--out", "--recipe"):
-        peek.add_argument(flag)
-    peek.add_argument("--resume", action="store_true")
-    given, _ = peek.parse_known_args([word for word in words if word not in ("-h", "--help")])
+    env_id, given, options, words = _peek(words)
     from gantry.agents import config_class
     from gantry.runs.recipes import default_settings, find_recipe
 

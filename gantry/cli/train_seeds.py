@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -35,8 +35,12 @@ def train_child() -> int:
     return main()
 
 
-def train_seeds(words: Sequence[str]) -> None:
+def train_seeds(words: Sequence[str], has_begun: Callable[[Sequence[str]], bool]) -> None:
     """Train with seeds `--seed`, `--seed` + 1 and so on, as many at once as there are processor cores.
+
+    Args:
+        words: the command line.
+        has_begun: whether there is a run that the command line of one seed resumes.
 
     Raises:
         GantryError: some of them failed; the message says how the first one did.
@@ -45,14 +49,21 @@ def train_seeds(words: Sequence[str]) -> None:
     for name, default in (("--seeds", "1"), ("--seed", "0"), ("--out", None)):
         flags.add_argument(name, default=default)
     flags.add_argument("--json", action="store_true")
+    flags.add_argument("--resume", action="store_true")
     given, rest = flags.parse_known_args(list(words))
     count, first = whole_number(given.seeds, "--seeds"), whole_number(given.seed, "--seed")
     if not 1 <= count <= MOST_REPETITIONS:
         raise GantryError(f"--seeds must be from 1 to {MOST_REPETITIONS}, not {count}")
-    trainings = []
+    commands = {}
     for seed in range(first, first + count):
         out = ["--out", str(Path(given.out) / f"seed{seed}")] if given.out else []
-        trainings.append(_Training([*rest, "--seed", str(seed), *out], seed))
+        commands[seed] = [*rest, "--seed", str(seed), *out]
+    begun = [seed for seed, command in commands.items() if has_begun(command)] if given.resume else []
+    # Where there are none, each says that there is nothing to resume; else those whose turn had not come begin.
+    resumed = begun or (commands if given.resume else [])
+    trainings = [
+        _Training([*command, *(["--resume"] if seed in resumed else [])], seed) for seed, command in commands.items()
+    ]
     screen = console(given.json)
     with deferring("every seed has saved") as request:
         with concurrent.futures.ThreadPoolExecutor(min(count, available_cores())) as pool:

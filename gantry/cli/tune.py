@@ -12,7 +12,7 @@ import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gantry.cli.options import WHOLE_NUMBER, env_options
-from gantry.cli.output import console, parse, print_json, watched
+from gantry.cli.output import console, counted, parse, print_json, watched
 from gantry.runs.environments import canonical_id, short_name
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ def main(words: Sequence[str]) -> None:
         what = "trials" if trial.remaining else "training the best again"
         bar.update(task, completed=plan.trials - trial.remaining, description=what)
 
-    screen.print(f"{arguments.agent} in {env_id}: {arguments.trials} trials → {folder}", soft_wrap=True, markup=False)
+    case = f"{arguments.agent.lower()} in {env_id}"
+    screen.print(f"{case}: {counted(arguments.trials, 'trial')} → {folder}", soft_wrap=True, markup=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bar = Progress(*columns, console=screen, disable=not watched(screen))
     task = bar.add_task("trials", total=plan.trials)
@@ -101,10 +102,11 @@ def main(words: Sequence[str]) -> None:
     except KeyboardInterrupt:
         screen.print("stopped; the same command goes on", soft_wrap=True)
         raise
-    draw_tuning(folder / "tuning.png", result.scores, result.importance, f"{arguments.agent} in {env_id}")
+    draw_tuning(folder / "tuning.png", result.scores, result.importance, case)
     recipe = folder / "recipe.json"
+    before_it = "given up" if math.isnan(result.default_score) else f"{result.default_score:.1f}"
     screen.print(
-        f"best: trial {result.number}, score {result.score:.1f}; the settings before: {result.default_score:.1f} "
+        f"best: trial {result.number}, score {result.score:.1f}; the settings before: {before_it} "
         f"(means of {1 + arguments.repeats} trainings, on tuning seeds)",
         soft_wrap=True,
     )

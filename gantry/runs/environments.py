@@ -52,8 +52,8 @@ def pack_options(env_options: Options, folder: Path) -> Json:
             from gantry.runs.skills.policies import keep_skills
 
             packed[name] = keep_skills(value, folder)
-        path = Path(value) if isinstance(value, str) else None
-        if path is None or not path.suffix or "\0" in str(path) or not path.is_file():
+        path = _file(value)
+        if path is None:
             continue
         kept = folder / FILES / name / path.name
         if path.resolve() != kept.resolve():
@@ -75,6 +75,32 @@ def unpack_options(packed: Options, folder: Path) -> Json:
         return str(folder / value) if isinstance(value, str) and value.startswith(f"{FILES}/{name}/") else value
 
     return {name: placed(name, value) for name, value in packed.items()}
+
+
+def same_option(name: str, value: object, kept: object) -> bool:
+    """Return whether an option that is given again is the one that a run has, be it a copy of the same files."""
+    if value == kept:
+        return True
+    try:
+        return (content := _contents(name, value)) is not None and content == _contents(name, kept)
+    except OSError:
+        return False
+
+
+def _contents(name: str, value: object) -> list[bytes] | None:
+    """Return what the files of an option hold, or None where it names none."""
+    if name == SKILLS and isinstance(value, list):
+        from gantry.runs.skills.policies import POLICY_FILES
+
+        return [Path(run, file).read_bytes() for run in value for file in POLICY_FILES]
+    path = _file(value)
+    return None if path is None else [path.read_bytes()]
+
+
+def _file(value: object) -> Path | None:
+    """Return the file that an option names, suffix and all, if it names one."""
+    path = Path(value) if isinstance(value, str) else None
+    return path if path is not None and path.suffix and "\0" not in str(path) and path.is_file() else None
 
 
 @overload

@@ -1,5 +1,6 @@
 """What a file or folder of Gantry's holds: a run, a policy, a trainer's state, a recipe. Nothing in it is executed."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,7 +111,8 @@ def _run(run: Run) -> Json:
         "updates": len(rows),
     }
     if "score" in last:
-        known["score"] = f"{last['score']:.1f}, of the last training episodes"
+        ended = not math.isnan(last["score"])
+        known["score"] = f"{last['score']:.1f}, of the last training episodes" if ended else "no episode has ended yet"
     if "wall_seconds" in last:
         known["seconds"] = f"{last['wall_seconds']:.1f}"
     if evaluations:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from gantry.agents.protocol import AgentConfig
 from gantry.errors import GantryError, shown
 from gantry.files import config_to_json
+from gantry.runs.environments import same_option
 from gantry.runs.evaluation_callback import EvaluationPlan
 from gantry.runs.folder import RunConfig, current_versions
 from gantry.types import Json, Options
@@ -42,7 +43,7 @@ def changed_run(
     changes: Json = {}
     remarks = list(_other_versions(written))
     for name, value in _plain(env_options or {}).items():
-        if name not in written.env_options or written.env_options[name] != value:
+        if name not in written.env_options or not same_option(name, value, written.env_options[name]):
             raise GantryError(
                 f"a run that has begun keeps its environment: {shown(name)}={shown(value)} cannot be given with "
                 "--resume; train a new run"

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from gantry.envs.registry import registered_id
 from gantry.errors import CannotWrite, GantryError, described, shown
 from gantry.files import TEMPORARY, read_json, write_json
 from gantry.machine.memory import require_memory
+from gantry.runs.folder_lock import FolderLock
 from gantry.spaces.maps import ObservationMap
 from gantry.types import Array, Json, Observation, Options, Space
 
@@ -102,6 +104,9 @@ class DatasetWriter:
             raise GantryError(f"{shown(folder)} exists already; choose another folder, such as the next version")
         self._folder = folder
         self._temporary = folder.with_name(f"{TEMPORARY}{folder.name}")
+        self._lock = FolderLock(self._temporary)  # a kill leaves the folder, but no lock on it
+        if not self._lock.acquire():
+            raise GantryError(f"another process is writing {shown(folder)}; wait for it, or choose another folder")
         self._metadata: Json = {
             "dataset_id": folder.name,
             "data_format": "hdf5",
@@ -117,10 +122,11 @@ class DatasetWriter:
             "env_spec": _env_spec(env_id, env_options),
         }
         try:
-            shutil.rmtree(self._temporary, ignore_errors=True)
-            (self._temporary / "data").mkdir(parents=True)
+            shutil.rmtree(self._temporary / "data", ignore_errors=True)
+            (self._temporary / "data").mkdir()
             self._file = h5py.File(self._temporary / "data" / "main_data.hdf5", "w")
         except OSError as error:
+            self._clear()
             raise self._cannot(error) from error
         self.episodes, self.steps = 0, 0
 
@@ -151,16 +157,23 @@ class DatasetWriter:
             size = (self._temporary / "data" / "main_data.hdf5").stat().st_size
             counts = {"total_episodes": self.episodes, "total_steps": self.steps, "dataset_size": round(size / 1e6, 1)}
             write_json(self._temporary / "data" / "metadata.json", {**self._metadata, **counts})
+            if sys.platform == "win32":  # where a folder in use cannot be renamed
+                self._lock.release()
             self._temporary.rename(self._folder)
         except OSError as error:
             raise self._cannot(error) from error
+        self._lock.release()
 
     def abandon(self) -> None:
         """Remove what has been written, unless it is in its place."""
         try:
             self._file.close()
         finally:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._clear()
+
+    def _clear(self) -> None:
+        shutil.rmtree(self._temporary / "data", ignore_errors=True)
+        self._lock.release()
 
     def _cannot(self, error: OSError) -> CannotWrite:
         return CannotWrite(f"cannot write {shown(self._folder)}: {error.strerror or error}")
