@@ -266,7 +266,10 @@ def read_plan(folder: Path) -> tuple[list[Cell], str]:
     if not (folder / PLAN).exists():
         raise GantryError(f"there is no benchmark in {folder}; name its folder with --out")
     content = read_json(folder / PLAN)
-    return [read_cell(folder / CELLS / str(name)) for name in content.get("cells", [])], str(content.get("command"))
+    names = content.get("cells")
+    if not isinstance(names, list):
+        raise GantryError(f"{folder / PLAN} is damaged ('cells' is missing or wrong); run the benchmark again")
+    return [read_cell(folder / CELLS / str(name)) for name in names], str(content.get("command"))
 
 
 def _differing(known: Json, wanted: Json) -> str:

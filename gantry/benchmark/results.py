@@ -4,15 +4,15 @@ import csv
 import dataclasses
 import io
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from gantry.benchmark.cell import read_reason, read_result
 from gantry.benchmark.plan import Cell
-from gantry.errors import GantryError
+from gantry.errors import GantryError, described
 from gantry.runs.scores import score
 from gantry.types import Json
 
@@ -82,8 +82,8 @@ def read_cells(folder: Path, cells: Sequence[Cell], lost: set[str]) -> tuple[lis
         if result is not None:
             try:
                 trainings.append(_of_cell(label, cell, result))
-            except (KeyError, TypeError, ValueError) as error:
-                raise GantryError(f"{path} holds a damaged result ({error!r}); delete that folder") from error
+            except (ValueError, RecursionError) as error:
+                raise GantryError(f"{path} holds a damaged result ({error}); delete that folder") from error
         elif reason is not None:
             missing.append(Missing(label, cell.algorithm, cell.seed, reason, True))
         elif cell.name in lost:
@@ -94,18 +94,54 @@ def read_cells(folder: Path, cells: Sequence[Cell], lost: set[str]) -> tuple[lis
     return trainings, missing
 
 
+@dataclasses.dataclass(frozen=True)
+class _Checkpoint:
+    steps: float
+    seconds: float
+    score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Final:
+    score: float
+    success: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Machine:
+    processor: str
+    cores: int
+    system: str
+    versions: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Result:
+    """What of a cell's `result.json` reports tell; it may hold more."""
+
+    checkpoints: list[_Checkpoint]
+    final: _Final
+    steps: int
+    training_seconds: float
+    cpu_seconds: float
+    evaluation_seconds: float
+    wall_seconds: float
+    num_envs: int
+    settings: Json
+    env_options: Json
+    note: str
+    film_seconds: float = 0.0
+    no_film: str = ""
+    machine: _Machine | None = None
+
+
 def _of_cell(label: str, cell: Cell, result: Json) -> Training:
-    taken = result["checkpoints"]
+    """Return a cell's training (ValueError where its result is damaged)."""
+    json.dumps(result, allow_nan=False)
+    known = msgspec.convert(result, _Result)
+    steps, seconds, scores = np.array([dataclasses.astuple(each) for each in known.checkpoints], np.float64).T
     return Training(
-        label,
-        cell.algorithm,
-        cell.seed,
-        np.array([each["steps"] for each in taken], np.float64),
-        np.array([each["seconds"] for each in taken], np.float64),
-        np.array([each["score"] for each in taken], np.float64),
-        float(result["final"]["score"]),
-        result["final"]["success"],
-        result,
+        label, cell.algorithm, cell.seed, steps, seconds, scores, known.final.score, known.final.success, result
     )
 
 
@@ -167,8 +203,8 @@ def _read_file(file: Path, algorithm: str, environment: str, seed: int) -> list[
         raise
     except OSError as error:
         raise GantryError(f"cannot read {file}: {error.strerror}") from error
-    except (ValueError, KeyError, IndexError, TypeError, csv.Error, zipfile.BadZipFile, EOFError) as error:
-        raise GantryError(f"{file} does not hold the results of a training ({error})") from error
+    except Exception as error:  # of csv, json, zipfile and NumPy
+        raise GantryError(f"{file} does not hold the results of a training ({described(error)})") from error
 
 
 def _needs(environment: str, file: Path) -> str:

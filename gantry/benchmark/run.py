@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -108,14 +109,26 @@ def _claim_references(folder: Path, cells: Sequence[Cell], ilqr: bool) -> list[P
 
 
 def read_references(folder: Path, cells: Sequence[Cell]) -> dict[str, Json]:
-    """Return environment, as reports call it, → its reference scores, where they were measured."""
+    """Return environment, as reports call it, → its reference scores, where they were measured.
+
+    Raises:
+        GantryError: a result is damaged.
+    """
     found = {environment_label(cell): folder / REFERENCES / cell.name.partition("/")[0] for cell in cells}
-    return {label: read_result(path) or {} for label, path in found.items()}
+    references = {label: read_result(path) or {} for label, path in found.items()}
+    for label, path in found.items():
+        scores = [references[label].get(name) for name in ("random", "ilqr")]
+        if not all(score is None or (isinstance(score, int | float) and math.isfinite(score)) for score in scores):
+            raise GantryError(f"{path} holds a damaged result; delete that folder")
+    return references
 
 
 def lost_cells(folder: Path) -> set[str]:
-    """Return the names of the cells whose processes were killed in the last run."""
-    return set(read_json(folder / LAST).get("lost", [])) if (folder / LAST).exists() else set()
+    """Return the names of the cells whose processes were killed in the last run (GantryError where it is damaged)."""
+    lost = read_json(folder / LAST).get("lost") if (folder / LAST).exists() else []
+    if not isinstance(lost, list):
+        raise GantryError(f"{folder / LAST} is damaged ('lost' is missing or wrong); delete it")
+    return {str(name) for name in lost}
 
 
 def _preload(cells: Sequence[Cell]) -> list[str]:
