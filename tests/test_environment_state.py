@@ -1,6 +1,8 @@
 """Environments that others made give their state away and take it back, so that runs in them resume exactly."""
 
 import contextlib
+import random
+from collections import deque
 
 import gymnasium
 import numpy as np
@@ -38,12 +40,112 @@ class Opaque(gymnasium.Env):
         return next(self.hidden), float(action), False, False, {}
 
 
+class Odd(gymnasium.Env):
+    """A random walk that keeps itself in an odd place."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, place):
+        self.place = place
+        self.begin, self.go, self.look = PLACES[place]
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.begin(self)
+        return self.look(self), {}
+
+    def step(self, action):
+        self.go(self, self.np_random.normal(size=2))
+        return self.look(self), 0.0, False, False, {}
+
+    def up(self):
+        self.now, self.phase = self.now + 1.0, self.up if self.now.sum() < 6.0 else self.down
+
+    def down(self):
+        self.now, self.phase = self.now - 2.0, self.down if self.now.sum() > 0.0 else self.up
+
+
+class Brownian:
+    """A callable with a state."""
+
+    def __init__(self):
+        self.position = np.zeros(2)
+
+    def __call__(self, change):
+        self.position += change
+        return self.position
+
+
+def _set(**values):
+    return lambda env: [setattr(env, name, make(env)) for name, make in values.items()]
+
+
+def _pendulum_step(env, change):
+    env.now = env.subs["a"].step(change[:1].astype(np.float32))[0][:2].astype(np.float64)
+
+
+PLACES = {  # begin, go, look; those that cannot be read come last
+    "one array under two names": (
+        _set(now=lambda _: np.zeros(2), last=lambda env: env.now),
+        lambda env, change: _set(last=lambda env: env.now, now=lambda env: env.now + change)(env),
+        lambda env: env.now + 2.0 * env.last,
+    ),
+    "one list under two names": (
+        _set(path=lambda _: [], seen=lambda env: env.path),
+        lambda env, change: env.path.append(change[0]),
+        lambda env: np.array([sum(env.seen), len(env.seen)], np.float64),
+    ),
+    "among constants": (
+        _set(parts=lambda env: {"space": env.action_space, "now": [len, np.zeros(2)]}),
+        lambda env, change: env.parts["now"].__setitem__(1, env.parts["now"][1] + change),
+        lambda env: env.parts["now"][1],
+    ),
+    "deque": (
+        _set(recent=lambda _: deque([np.zeros(2)], maxlen=3)),
+        lambda env, change: env.recent.append(change),
+        lambda env: sum(env.recent),
+    ),
+    "method": (
+        _set(now=lambda _: np.zeros(2), phase=lambda env: env.up),
+        lambda env, _: env.phase(),
+        lambda env: env.now,
+    ),
+    "callable": (
+        _set(motion=lambda _: Brownian()),
+        lambda env, change: env.motion(change),
+        lambda env: env.motion.position.copy(),
+    ),
+    "method of another object": (
+        _set(now=lambda _: np.zeros(2), draw=lambda _: random.Random(3).random),
+        lambda env, _: _set(now=lambda env: env.now + env.draw())(env),
+        lambda env: env.now,
+    ),
+    "environment in a dictionary": (
+        lambda env: (
+            _set(subs=lambda _: {"a": gymnasium.make("Pendulum-v1")}, now=lambda _: np.zeros(2))(env),
+            env.subs["a"].reset(seed=1),
+        ),
+        _pendulum_step,
+        lambda env: env.now,
+    ),
+}
+READ, UNREAD = [*PLACES][:5], [*PLACES][5:]
+
+
+def wrapped(place=None):
+    env = gymnasium.wrappers.NormalizeObservation(gymnasium.make("Pendulum-v1").unwrapped)
+    return gymnasium.wrappers.RecordEpisodeStatistics(gymnasium.wrappers.FrameStackObservation(env, 3))
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _opaque():
-    gymnasium.register("test/Opaque-v0", Opaque, max_episode_steps=40)
-    gymnasium.register("test/Flaky-v0", Flaky, max_episode_steps=40)
+def _registered():
+    entries = {"test/Opaque-v0": Opaque, "test/Flaky-v0": Flaky, "test/Odd-v0": Odd, "test/Wrapped-v0": wrapped}
+    for env_id, entry in entries.items():
+        gymnasium.register(env_id, entry, max_episode_steps=40)
     yield
-    del gymnasium.registry["test/Opaque-v0"], gymnasium.registry["test/Flaky-v0"]
+    for env_id in entries:
+        del gymnasium.registry[env_id]
 
 
 def rows(run):
@@ -131,10 +233,14 @@ def test_run_in_an_environment_of_unknown_state_says_that_it_begins_anew(tmp_pat
     assert run.read_metrics()[-1]["steps"] == 160
 
 
-@pytest.mark.parametrize("env_id", [*GYMNASIUM, *MUJOCO])
-def test_restored_environment_goes_on_as_the_first(env_id):
+CASES = [(env_id, {}) for env_id in [*GYMNASIUM, *MUJOCO, "test/Wrapped-v0"]]
+CASES += [("test/Odd-v0", {"place": place}) for place in READ]
+
+
+@pytest.mark.parametrize(("env_id", "options"), CASES, ids=str)
+def test_restored_environment_goes_on_as_the_first(env_id, options):
     def opened():
-        env = open_env(env_id, 2)
+        env = open_env(env_id, 2, options)
         env.reset(seed=3)
         env.action_space.seed(0)
         return env
@@ -164,7 +270,8 @@ def test_damaged_state_is_one_line(attributes):
     assert "\n" not in str(caught.value)
 
 
-def test_unknown_state_is_none_at_all():
-    env = open_env("test/Opaque-v0", 2)
+@pytest.mark.parametrize("place", [None, *UNREAD])
+def test_unknown_state_is_none_at_all(place):
+    env = open_env("test/Opaque-v0", 2) if place is None else open_env("test/Odd-v0", 2, {"place": place})
     env.reset(seed=0)
     assert env.get_state() == {}

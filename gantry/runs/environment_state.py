@@ -1,7 +1,8 @@
 """The state of environments that others made, read from their attributes: so that a run resumes mid-episode.
 
 It works where every attribute of an environment and of its wrappers is plain data, an array, a NumPy generator, a
-MuJoCo simulation, or something that never changes, as in Gymnasium's classic control, toy text and MuJoCo environments.
+MuJoCo simulation, or something that never changes, as in Gymnasium's classic control, toy text and MuJoCo environments
+and their wrappers. Attributes that are one object stay one.
 Where anything else is found, the state is not known, and none is returned. Nothing that is restored can execute code:
 values are JSON and arrays.
 """
@@ -9,18 +10,22 @@ values are JSON and arrays.
 import contextlib
 import copy
 import enum
+import functools
+import inspect
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
+from gymnasium.wrappers.utils import RunningMeanStd
 
-from gantry.types import Array, Observation, Options
+from gantry.types import Array, Json, Observation, Options
 
 SimulationData = Any
 """A `mujoco.MjData`: mujoco has no types."""
@@ -31,8 +36,8 @@ READING_SHARE = 0.005
 """Share of the training time that reading states for `Rewinder` may take."""
 MOST_CALLS = 100_000
 """Calls that `Rewinder` repeats, at most."""
-STATIC = (gymnasium.Env, VectorEnv, gymnasium.Space, EnvSpec, enum.Enum, type, ModuleType)
-"""What an attribute may hold without its own state: environments are nodes themselves, the rest never changes."""
+STATIC = (gymnasium.Space, EnvSpec, enum.Enum, type, ModuleType, np.ufunc)
+"""What an attribute may hold that never changes, beside functions."""
 STATIC_MODULES = ("gymnasium.envs.mujoco.mujoco_rendering", "mujoco._structs")
 TABLES = {"P", "desc", "initial_state_distrib"}
 """Attributes of Gymnasium's toy text environments that hold large tables, which never change."""
@@ -57,15 +62,34 @@ def environment_state(env: gymnasium.Env | VectorEnv) -> dict[str, Array]:
         UnknownState: it holds something that is not understood.
     """
     arrays: dict[str, Array] = {}
-    nodes = []
+    places: dict[int, tuple[int, str]] = {}  # of objects that can change: of which node they are which attribute
+    nodes: list[Json] = []
     for path, node in _nodes(env):
-        values = {}
+        if any(vars(kind).get("__slots__") for kind in type(node).__mro__):
+            raise UnknownState(f"{path}__slots__")
+        values: Json = {}
         tables = TABLES if type(node).__module__.startswith("gymnasium.envs.toy_text.") else ()
         for name, value in vars(node).items():
-            if name not in tables:
-                with contextlib.suppress(_Static):
-                    values[name] = _encoded(value, f"{path}{name}", arrays, [MOST_ENTRIES])
+            if name in tables or _is_node(value):
+                continue
+            if isinstance(value, np.ndarray | list | dict | deque):
+                place = places.setdefault(id(value), (len(nodes), name))
+                if place != (len(nodes), name):
+                    values[name] = {"same": place}
+                    continue
+            if _is_own_method(value, node):
+                values[name] = {"method": value.__name__}
+                continue
+            with contextlib.suppress(_Static):
+                values[name] = _encoded(value, f"{path}{name}", arrays, [MOST_ENTRIES])
         nodes.append(values)
+    # What is the same as something static is static.
+    for values in nodes:
+        for name, description in list(values.items()):
+            if _is(description, "same"):
+                number, other = description["same"]
+                if other not in nodes[number]:
+                    del values[name]
     arrays["attributes"] = np.frombuffer(json.dumps(nodes).encode(), np.uint8)
     return arrays
 
@@ -76,16 +100,23 @@ def restore_environment(env: gymnasium.Env | VectorEnv, state: dict[str, Array])
     Raises:
         ValueError, KeyError, TypeError: the state does not fit.
     """
-    nodes = list(_nodes(env))
+    nodes = [node for _, node in _nodes(env)]
     expected = json.loads(environment_state(env)["attributes"].tobytes())
     content = json.loads(state["attributes"].tobytes())
     if not isinstance(content, list) or len(content) != len(nodes):
         raise ValueError("the state is of another environment")
-    for (_, node), values, known in zip(nodes, content, expected, strict=True):
-        if missing := set(known) - set(values):
+    written: list[Array] = []
+    same = []
+    for node, values, known in zip(nodes, content, expected, strict=True):
+        if missing := {each for each in set(known) - set(values) if not _is(known[each], "method")}:
             raise ValueError(f"it says nothing of {min(missing)}")
         for name, description in values.items():
-            _restore(node, name, vars(node).get(name), description, state)
+            if _is(description, "same"):
+                same.append((node, name, description["same"]))
+            else:
+                _restore(node, name, description, state, written)
+    for node, name, (number, other) in same:
+        setattr(node, name, vars(nodes[number])[other])
 
 
 class Rewinder:
@@ -147,16 +178,35 @@ def _nodes(env: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield an environment, its wrapped ones and the copies of a vector environment, with their paths."""
     yield path, env
     for name, value in vars(env).items():
-        if isinstance(value, gymnasium.Env | VectorEnv):
-            yield from _nodes(value, f"{path}{name}.")
-        elif isinstance(value, list) and value and all(isinstance(each, gymnasium.Env) for each in value):
+        if not _is_node(value):
+            continue
+        if isinstance(value, list):
             for index, each in enumerate(value):
                 yield from _nodes(each, f"{path}{name}[{index}].")
+        else:
+            yield from _nodes(value, f"{path}{name}.")
+
+
+def _is_node(value: object) -> bool:
+    """Return whether an attribute is an environment, a list of them, or running moments."""
+    several = value if isinstance(value, list) and value else [value]
+    return all(isinstance(each, gymnasium.Env | VectorEnv | RunningMeanStd) for each in several)
+
+
+def _is_own_method(value: object, node: object) -> bool:
+    """Return whether a value is a method of an environment's class, bound to the environment."""
+    own = inspect.ismethod(value) and value.__self__ is node
+    return own and inspect.isfunction(getattr(type(node), value.__name__, None))  # type: ignore[attr-defined]
 
 
 def _is_static(value: object) -> bool:
-    if isinstance(value, STATIC) or callable(value):
+    if isinstance(value, STATIC):
         return True
+    if isinstance(value, functools.partial):
+        return _is_static(value.func)
+    if inspect.isroutine(value):  # a method may be that of an object with a state
+        owner = getattr(value, "__self__", None)
+        return owner is None or isinstance(owner, gymnasium.Env | VectorEnv) or _is_static(owner)
     return type(value).__module__.startswith(STATIC_MODULES) and not _is_simulation(value)
 
 
@@ -178,26 +228,49 @@ def _encoded(value: Any, path: str, arrays: dict[str, Array], left: list[int]) -
         return {"generator": type(bits).__name__, "state": _encoded(bits.state, path, arrays, left)}
     if _is_simulation(value):
         return {"simulation": _simulation_state(value, path, arrays)}
-    if isinstance(value, list | tuple | dict):
-        left[0] -= len(value)
-        if left[0] < 0:
-            raise UnknownState(path)
-        if isinstance(value, dict):
-            pairs = [[key, _encoded(each, f"{path}.{key}", arrays, left)] for key, each in value.items()]
-            if not all(isinstance(key, str | int) for key in value):
-                raise UnknownState(path)
-            return {"dict": pairs}
-        if value and _is_static(value[0]):
-            raise _Static
-        kind = "list" if isinstance(value, list) else "tuple"
-        return {kind: [_encoded(each, f"{path}.{index}", arrays, left) for index, each in enumerate(value)]}
+    if isinstance(value, list | tuple | dict | deque):
+        return _entries(value, path, arrays, left)
     if _is_static(value):
         raise _Static
     raise UnknownState(f"{path} ({type(value).__name__})")
 
 
-def _decoded(description: Any, state: dict[str, Array]) -> Any:
-    """Return the value that `_encoded` described."""
+def _entries(value: Any, path: str, arrays: dict[str, Array], left: list[int]) -> Json:
+    """Do what `_encoded` does with a list, a tuple, a dictionary or a deque."""
+    left[0] -= len(value)
+    if left[0] < 0 or (isinstance(value, dict) and not all(isinstance(key, str | int) for key in value)):
+        raise UnknownState(path)
+    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    entries = [(key, _entry(each, f"{path}.{key}", arrays, left)) for key, each in pairs]
+    if entries and all(entry == STAYS for _, entry in entries):
+        raise _Static
+    if isinstance(value, dict):
+        return {"dict": entries}
+    ordered = [entry for _, entry in entries]
+    if isinstance(value, deque):
+        return {"deque": [value.maxlen, ordered]}
+    return {"list" if isinstance(value, list) else "tuple": ordered}
+
+
+STAYS = {"stays": None}
+"""Stands for an entry that never changes, among others that do."""
+
+
+def _is(description: Any, kind: str) -> bool:
+    return isinstance(description, dict) and kind in description
+
+
+def _entry(value: Any, path: str, arrays: dict[str, Array], left: list[int]) -> Any:
+    if isinstance(value, np.random.Generator) or _is_simulation(value):
+        raise UnknownState(path)  # several could be one
+    try:
+        return _encoded(value, path, arrays, left)
+    except _Static:
+        return STAYS
+
+
+def _decoded(description: Any, state: dict[str, Array], current: Any) -> Any:
+    """Return the value that `_encoded` described, in place of the current one."""
     if not isinstance(description, dict):
         return description
     if len(description) != 1:
@@ -208,29 +281,56 @@ def _decoded(description: Any, state: dict[str, Array]) -> Any:
     if kind == "number":
         return state[content][()]
     if kind == "dict":
-        return {key: _decoded(each, state) for key, each in content}
-    if kind in ("list", "tuple"):
-        values = [_decoded(each, state) for each in content]
-        return values if kind == "list" else tuple(values)
+        known = current if isinstance(current, dict) else {}
+        return {key: _decoded(each, state, known.get(key, GONE)) for key, each in content}
+    if kind == "stays":
+        if current is GONE:
+            raise ValueError("an entry is missing")
+        return current
+    maximum, content = content if kind == "deque" else (None, content)
+    if kind in ("list", "tuple", "deque"):
+        ordered = list(current) if isinstance(current, list | tuple | deque) else []
+        ordered += [GONE] * (len(content) - len(ordered))
+        values = [_decoded(each, state, old) for each, old in zip(content, ordered, strict=False)]
+        return values if kind == "list" else tuple(values) if kind == "tuple" else deque(values, maximum)
     raise ValueError(f"unknown value {kind!r}")
 
 
-def _restore(node: Any, name: str, current: Any, description: Any, state: dict[str, Array]) -> None:
-    """Give an attribute its value; arrays, generators and simulations keep their identity."""
-    if isinstance(description, dict) and "generator" in description:
+GONE = object()
+"""Stands for an entry that an environment does not have."""
+
+
+def _restore(node: Any, name: str, description: Any, state: dict[str, Array], written: list[Array]) -> None:
+    """Give an attribute its value.
+
+    Generators and simulations keep their identity, and so do arrays, unless they share memory with those that are
+    `written` already: attributes that are one array in an environment that has just been reset may have been two.
+    """
+    current = vars(node).get(name)
+    if _is(description, "generator"):
         if not isinstance(current, np.random.Generator):
             current = np.random.default_rng(0)
             setattr(node, name, current)
         if type(current.bit_generator).__name__ != description["generator"]:
             raise ValueError(f"{name} is another kind of generator")
-        current.bit_generator.state = _decoded(description["state"], state)
-    elif isinstance(description, dict) and "simulation" in description:
+        current.bit_generator.state = _decoded(description["state"], state, None)
+    elif _is(description, "simulation"):
         _restore_simulation(current, description["simulation"], state)
+    elif _is(description, "method"):
+        function = getattr(type(node), description["method"])
+        if not inspect.isfunction(function):
+            raise ValueError(f"{name} is not a method")
+        setattr(node, name, MethodType(function, node))
     else:
-        value = _decoded(description, state)
+        value = _decoded(description, state, current)
         same = isinstance(current, np.ndarray) and isinstance(value, np.ndarray)
         if same and current.shape == value.shape and current.dtype == value.dtype and current.flags.writeable:
-            current[...] = value
+            if current.tobytes() != value.tobytes():
+                if any(np.may_share_memory(current, other) for other in written):
+                    setattr(node, name, value)
+                    return
+                current[...] = value
+            written.append(current)
         else:
             setattr(node, name, value)
 
