@@ -2,6 +2,6 @@
 
 import sys
 
-from gantry.cli import main
+from gantry.cli import program
 
-sys.exit(main())
+sys.exit(program())

@@ -157,6 +157,18 @@ def test_command_ignores_a_second_signal_while_it_ends():
     assert ended == ["raised", "deferred"]
 
 
+def test_signal_while_the_process_ends_is_quiet():
+    """An impatient Ctrl-C while Python takes itself down, after all is saved, is no traceback and no other status."""
+    lines = [
+        "import atexit, os, signal, sys, gantry.cli",
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))",
+        "gantry.cli.main = lambda: 130",
+        "sys.exit(gantry.cli.program())",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_ignored_signals_stay_ignored(monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:

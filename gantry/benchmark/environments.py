@@ -1,6 +1,5 @@
 """`gantry bench envs`: what the vector environment costs over bare physics, and how it compares with its peers."""
 
-import os
 import statistics
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from gantry.benchmark.rows import Report, Row, chosen_parts, median_rate, median
 from gantry.benchmark.time_to_score import reason_without_peers
 from gantry.envs.simulator import Simulator, make_simulator
 from gantry.errors import described
+from gantry.machine.cores import available_cores
 
 SWING_UP = "gantry/CartPoleSwingUp-v0"
 PENDULUM = "InvertedPendulum-v5"
@@ -197,7 +197,7 @@ def against_envpool(report: Report, repeats: int) -> None:
         report(Row(name, None, "times", 2.0, note=f"EnvPool cannot be imported: {described(error)}"))
         return
     count, vector_steps = 256, BLOCK_STEPS // 256
-    peer = envpool.make(ENVPOOL_TASK, env_type="gymnasium", num_envs=count, num_threads=os.cpu_count(), seed=0)
+    peer = envpool.make(ENVPOOL_TASK, env_type="gymnasium", num_envs=count, num_threads=available_cores(), seed=0)
     peer.reset()
     actions = np.random.default_rng(0).uniform(-1.0, 1.0, (vector_steps, count, 1))
 
@@ -235,7 +235,7 @@ def _single(report: Report, repeats: int) -> None:
 
 
 def _threads(report: Report, repeats: int) -> None:
-    cores = os.cpu_count() or 1
+    cores = available_cores()
     blocks = [
         _stepper(make_simulator(SWING_UP, 1024, num_threads=threads), BLOCK_STEPS // 1024) for threads in (1, cores)
     ]

@@ -16,6 +16,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Literal
 
+from gantry.machine.cores import available_cores
+
 TRIES = 2
 """How often a job is begun whose process is killed."""
 STOP = 3
@@ -118,10 +120,9 @@ def run_pool(
 
 
 def available() -> list[int]:
-    """Return the processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return [*range(os.cpu_count() or 1)]
+    """Return the processor cores that this process may use, as many as its container grants it."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count() or 1)]
+    return cores[: available_cores()]
 
 
 def _context(preload: Sequence[str]) -> BaseContext:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from gantry import __version__
 from gantry.errors import LONGEST_LINE, GantryError, GantryWarning, described, nearest, shown
-from gantry.runs.interrupts import raising
+from gantry.runs.interrupts import end_at_signals, raising
 
 COMMANDS = {
     "help": "explain a command, as --help does",
@@ -59,6 +59,13 @@ def usage() -> str:
         "`gantry --install-completion bash` (or zsh, fish) completes commands and flags;\n"
         "`gantry --print-completion bash` prints the script instead.\n"
     )
+
+
+def program() -> int:
+    """Run the command that the process was started for; a signal after its end ends the process quietly."""
+    status = main()
+    end_at_signals(status)
+    return status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -29,10 +29,10 @@ CHILD = "import sys, gantry.cli.train_seeds; sys.exit(gantry.cli.train_seeds.tra
 
 def train_child() -> int:
     """Run the command in a process that `train_seeds` began, which saves and ends when its parent does."""
-    from gantry.cli import main
+    from gantry.cli import program
 
     stop_with_parent()
-    return main()
+    return program()
 
 
 def train_seeds(words: Sequence[str], has_begun: Callable[[Sequence[str]], bool]) -> None:

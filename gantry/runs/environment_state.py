@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import MethodType, ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 import gymnasium
 import numpy as np
@@ -214,7 +214,7 @@ def _is_simulation(value: object) -> bool:
     return type(value).__module__.startswith("mujoco") and type(value).__name__ == "MjData"
 
 
-def _encoded(value: Any, path: str, arrays: dict[str, Array], left: list[int]) -> Any:
+def _encoded(value: object, path: str, arrays: dict[str, Array], left: list[int]) -> object:
     """Return a value as JSON, with its arrays in `arrays`; raises `_Static` or UnknownState."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -235,7 +235,12 @@ def _encoded(value: Any, path: str, arrays: dict[str, Array], left: list[int]) -
     raise UnknownState(f"{path} ({type(value).__name__})")
 
 
-def _entries(value: Any, path: str, arrays: dict[str, Array], left: list[int]) -> Json:
+def _entries(
+    value: list[object] | tuple[object, ...] | dict[object, object] | deque[object],
+    path: str,
+    arrays: dict[str, Array],
+    left: list[int],
+) -> Json:
     """Do what `_encoded` does with a list, a tuple, a dictionary or a deque."""
     left[0] -= len(value)
     if left[0] < 0 or (isinstance(value, dict) and not all(isinstance(key, str | int) for key in value)):
@@ -256,11 +261,11 @@ STAYS = {"stays": None}
 """Stands for an entry that never changes, among others that do."""
 
 
-def _is(description: Any, kind: str) -> bool:
+def _is(description: object, kind: str) -> bool:
     return isinstance(description, dict) and kind in description
 
 
-def _entry(value: Any, path: str, arrays: dict[str, Array], left: list[int]) -> Any:
+def _entry(value: object, path: str, arrays: dict[str, Array], left: list[int]) -> object:
     if isinstance(value, np.random.Generator) or _is_simulation(value):
         raise UnknownState(path)  # several could be one
     try:
@@ -269,7 +274,7 @@ def _entry(value: Any, path: str, arrays: dict[str, Array], left: list[int]) -> 
         return STAYS
 
 
-def _decoded(description: Any, state: dict[str, Array], current: Any) -> Any:
+def _decoded(description: Any, state: dict[str, Array], current: object) -> Any:
     """Return the value that `_encoded` described, in place of the current one."""
     if not isinstance(description, dict):
         return description
@@ -300,7 +305,7 @@ GONE = object()
 """Stands for an entry that an environment does not have."""
 
 
-def _restore(node: Any, name: str, description: Any, state: dict[str, Array], written: list[Array]) -> None:
+def _restore(node: object, name: str, description: Any, state: dict[str, Array], written: list[Array]) -> None:
     """Give an attribute its value.
 
     Generators and simulations keep their identity, and so do arrays, unless they share memory with those that are
@@ -323,16 +328,22 @@ def _restore(node: Any, name: str, description: Any, state: dict[str, Array], wr
         setattr(node, name, MethodType(function, node))
     else:
         value = _decoded(description, state, current)
-        same = isinstance(current, np.ndarray) and isinstance(value, np.ndarray)
-        if same and current.shape == value.shape and current.dtype == value.dtype and current.flags.writeable:
-            if current.tobytes() != value.tobytes():
-                if any(np.may_share_memory(current, other) for other in written):
-                    setattr(node, name, value)
-                    return
-                current[...] = value
-            written.append(current)
-        else:
+        if not _takes(current, value):
             setattr(node, name, value)
+        elif current.tobytes() == value.tobytes():
+            written.append(current)
+        elif any(np.may_share_memory(current, other) for other in written):
+            setattr(node, name, value)
+        else:
+            current[...] = value
+            written.append(current)
+
+
+def _takes(current: object, value: object) -> TypeGuard[Array]:
+    """Return whether an array can be written into the one that an attribute holds."""
+    if not isinstance(current, np.ndarray) or not isinstance(value, np.ndarray) or not current.flags.writeable:
+        return False
+    return current.shape == value.shape and current.dtype == value.dtype
 
 
 # MuJoCo: what a step depends on, and the arrays that were derived from it, which observations may read before the next.

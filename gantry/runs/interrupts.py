@@ -86,6 +86,13 @@ def deferring(waiting_for: str) -> Iterator[StopRequest]:
         yield request
 
 
+def end_at_signals(status: int) -> None:
+    """Let a signal from here on end the process at once and with a status, as nothing is left to be saved."""
+    for number in SIGNALS:
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            signal.signal(number, lambda *_: os._exit(status))
+
+
 def stop_with_parent() -> None:
     """Stop this process as `kill` does once its standard input closes, as that of a child does when its parent dies."""
 
