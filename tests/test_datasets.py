@@ -137,6 +137,19 @@ def test_two_processes_never_write_one_data_set(tmp_path):
     assert list(tmp_path.iterdir()) == [folder]
 
 
+@pytest.mark.parametrize("room", [100, 20_000, 60_000])
+def test_collection_without_room_is_one_line_and_leaves_nothing(room, tmp_path):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(GantryError, match=r"cannot write .*: File too large"):
+            collect(agent_for(BALANCE, **SHORT), BALANCE, tmp_path / "a-v0", SHORT, episodes=40)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_failed_collection_leaves_nothing(tmp_path):
     env_id = zoo_id("FailsStep")
     with pytest.raises(GantryError, match="refused to step"):

@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+from zoo import zoo_id
 
 from gantry.agents.dqn import DQNConfig
 from gantry.agents.ppo import PPOConfig
@@ -235,6 +236,7 @@ def test_run_in_an_environment_of_unknown_state_says_that_it_begins_anew(tmp_pat
 
 CASES = [(env_id, {}) for env_id in [*GYMNASIUM, *MUJOCO, "test/Wrapped-v0"]]
 CASES += [("test/Odd-v0", {"place": place}) for place in READ]
+CASES += [(zoo_id("Cyclic"), {}), (zoo_id("Queued"), {})]
 
 
 @pytest.mark.parametrize(("env_id", "options"), CASES, ids=str)

@@ -1,6 +1,7 @@
 """What environments set for the whole process holds for their own code alone."""
 
 import os
+import signal
 
 import gymnasium
 import numpy as np
@@ -36,6 +37,12 @@ def test_settings_that_an_environment_changes_hold_for_its_own_code_alone():
         assert ProcessState.now() == before
     open_env(zoo_id("Endless"), 2).reset(seed=0)
     assert ProcessState.now() == before
+
+
+def test_signals_stay_with_whoever_had_them():
+    before = signal.getsignal(signal.SIGINT)
+    open_env(zoo_id("TakesSignals"), 2).reset(seed=0)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_settings_that_a_module_changes_while_it_is_imported_do_not_stay(tmp_path, monkeypatch):

@@ -42,6 +42,15 @@ def test_lock_ends_with_its_process(tmp_path):
     assert Run(tmp_path).claim()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+def test_lock_ends_with_its_process_though_one_that_it_forked_lives_on(tmp_path):
+    claim = f"import os, sys\nfrom gantry.runs.folder import Run\nrun = Run({str(tmp_path)!r})\nassert run.claim()"
+    program = f"{claim}\nos.fork() or sys.stdin.read()\nos._exit(9)"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as process:
+        assert process.wait() == 9
+        assert Run(tmp_path).claim()
+
+
 def test_runs_begun_together_get_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs = [new_run(CART_POLE, "ppo", 0) for _ in range(3)]

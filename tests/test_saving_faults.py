@@ -26,7 +26,7 @@ SMALL = PPOConfig(num_envs=2, rollout_steps=4, epochs=1, minibatch_size=8, hidde
 STEPS = 8 * 3
 PLAN = EvaluationPlan(every_steps=16, episodes=1)
 KILLS = 6
-"""Of each agent."""
+"""Of each case."""
 
 
 def rows(run):
@@ -114,20 +114,20 @@ def test_kill_while_a_run_is_resumed(unbroken, tmp_path, monkeypatch, points):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_always_saving")
-@pytest.mark.parametrize("agent", RUNS)
-def test_kills_of_every_agent_resume_equal(agent, tmp_path, monkeypatch):
-    """As the test before, at operations that are drawn, for every agent, teams and skills."""
+@pytest.mark.parametrize("case", RUNS)
+def test_kills_of_every_case_resume_equal(case, tmp_path, monkeypatch):
+    """As the test before, at operations that are drawn, for every agent and what it may learn with."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
     whole, counted, files = Run(tmp_path / "whole"), Run(tmp_path / "counted"), FailingFiles()
-    begin_or_resume(whole, agent, 0.2)
+    begin_or_resume(whole, case, 0.2)
     with files.installed(monkeypatch):
-        begin_or_resume(counted, agent, 0.2)
-    for at in random.Random(agent).sample(range(1, files.count + 1), KILLS):
+        begin_or_resume(counted, case, 0.2)
+    for at in random.Random(case).sample(range(1, files.count + 1), KILLS):
         run = Run(tmp_path / f"killed-{at}")
         with pytest.raises(Killed), FailingFiles(at, fatal=True).installed(monkeypatch):
-            begin_or_resume(run, agent, 0.2)
+            begin_or_resume(run, case, 0.2)
         run.release()  # as the end of its process does
-        begin_or_resume(Run(run.folder), agent, 0.2)
+        begin_or_resume(Run(run.folder), case, 0.2)
         assert_equal(Run(run.folder), whole)
 
 

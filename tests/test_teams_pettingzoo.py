@@ -48,8 +48,33 @@ def test_single_robots_and_missing_actions_get_one_line():
     assert parallel_env(FOREIGN, agents=2).possible_agents == ["agent_0", "agent_1"]
 
 
-def test_agents_that_die_wait_for_their_world_and_never_come_back_within_it():
-    rows = ParallelRows(Lives, 4)
+class Forgetful(Lives):
+    """Takes nobody off its list of agents."""
+
+    def step(self, actions):
+        self.agents = list(actions)
+        result = super().step(actions)
+        self.agents = list(self.possible_agents)
+        return result
+
+
+class Deserted(Lives):
+    """Lists its agents once, before the first episode."""
+
+    def reset(self, seed=None, options=None):
+        result = super().reset()
+        self.agents = []
+        return result
+
+
+def test_environments_without_agents_get_one_line():
+    with pytest.raises(GantryError, match="leaves nobody in agents"):
+        ParallelRows(Deserted, 3).reset()
+
+
+@pytest.mark.parametrize("make", [Lives, Forgetful])
+def test_agents_that_die_wait_for_their_world_and_never_come_back_within_it(make):
+    rows = ParallelRows(make, 4)
     assert (rows.num_envs, rows.team_size) == (6, 3)
     stepper = VectorStepper(rows, 0)
     stepper.begin_episodes()

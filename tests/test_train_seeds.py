@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from gantry.agents import load_agent
 from gantry.cli import main
-from gantry.runs.folder import Run
+from gantry.runs.folder import WALL_CLOCK_COLUMNS, Run
 
 
 def test_seeds_train_side_by_side_to_the_runs_of_each(tmp_path, monkeypatch, capsys):
@@ -68,6 +69,37 @@ def test_children_of_a_killed_parent_save_and_end(tmp_path):
         assert load_agent(run.folder).steps == run.read_metrics()[-1]["steps"] > 0
         assert run.can_resume()
         run.release()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="a system without SIGKILL")
+def test_seeds_whose_parent_is_killed_resume_to_unbroken_runs(tmp_path):
+    small = ["--steps", "6000", "--num-envs", "2", "--config.rollout-steps", "16", "--config.hidden-sizes", "4"]
+    command = [sys.executable, "-m", "gantry", "train", "CartPole-v1", *small, "--seeds", "2", "--out"]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    quiet = {"cwd": tmp_path, "env": environ, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    assert subprocess.run([*command, "whole"], check=False, **quiet).returncode == 0
+    runs, rng, resumed = [Run(tmp_path / "both" / f"seed{seed}") for seed in (0, 1)], random.Random(0), []
+    for number in (signal.SIGINT, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP):
+        rows = [len(run.read_metrics()) if run.exists() else 0 for run in runs]
+        with subprocess.Popen([*command, "both", *resumed], **quiet) as parent:
+            await_all(lambda at=at: len(at[0].read_metrics()) > at[1] for at in zip(runs, rows, strict=True))
+            time.sleep(rng.uniform(0.0, 0.5))
+            parent.send_signal(number)
+        await_all(run.claim for run in runs)  # the children have saved
+        for run in runs:
+            run.release()
+        resumed = ["--resume"]
+    assert subprocess.run([*command, "both", "--resume"], check=False, **quiet).returncode == 0
+    for run in runs:
+        whole = Run(tmp_path / "whole" / run.folder.name)
+        one, other = (
+            str([{name: row[name] for name in row if name not in WALL_CLOCK_COLUMNS} for row in each.read_metrics()])
+            for each in (run, whole)
+        )
+        assert one == other
+        assert (run.folder / "policy.safetensors").read_bytes() == (whole.folder / "policy.safetensors").read_bytes()
+        assert {path.name for path in run.folder.rglob("*")} == {path.name for path in whole.folder.rglob("*")}
 
 
 def await_all(conditions):

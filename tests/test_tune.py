@@ -258,6 +258,22 @@ def test_trial_of_a_killed_process_is_tried_again(monkeypatch, tmp_path):
     assert studied(tmp_path)[2].params == studied(tmp_path)[1].params
 
 
+def test_search_without_room_is_one_line_and_goes_on(monkeypatch, tmp_path):
+    resource = pytest.importorskip("resource")
+    scripted(monkeypatch, [[1.0] * RUNGS])
+    tune(plan(trials=1, repeats=0), tmp_path)
+    before, size = resource.getrlimit(resource.RLIMIT_FSIZE), (tmp_path / "journal.log").stat().st_size
+    for room in (100, 1_500, 2_500):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + room, before[1]))
+        try:
+            with pytest.raises(GantryError, match=r"cannot write .*journal\.log: File too large; make room"):
+                tune(plan(trials=6, repeats=0), tmp_path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    tune(plan(trials=6, repeats=0), tmp_path)
+    assert sum(trial.state.name == "COMPLETE" for trial in studied(tmp_path)) == 6
+
+
 def test_another_case_in_the_same_folder_is_refused(monkeypatch, tmp_path):
     scripted(monkeypatch, [[1.0] * RUNGS])
     tune(plan(trials=1, repeats=0), tmp_path)

@@ -5,14 +5,19 @@ Importing this module registers every kind as `zoo/NAME-v0`. Kinds whose oddity 
 them.
 """
 
+import copy
 import os
+import random
+import signal
 import threading
+import warnings
+from collections import deque
 
 import gymnasium
 import mujoco
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, Graph, GraphInstance, MultiBinary, MultiDiscrete, Text, Tuple
 
 HUGE = float(np.finfo(np.float32).max)
 LENGTH = 5
@@ -40,6 +45,7 @@ class Walk(gymnasium.Env):
         return self.seen(), self.info()
 
     def step(self, action):
+        assert self.action_space.contains(action), action
         right = self.right(action)
         self.place += right
         self.time += 1
@@ -176,6 +182,118 @@ class Reused(Walk):
         return self.buffer
 
 
+class DictShuffled(DictUnsorted):
+    """Gives its entries in another order than its space does."""
+
+    def observe(self):
+        return dict(reversed(super().observe().items()))
+
+
+class MissionObserved(Walk):
+    """A picture, a direction and a sentence, as grid worlds show them."""
+
+    observation_space = Dict({"image": Box(0, 255, (3, 3, 3), np.uint8), "direction": Discrete(4), "mission": Text(9)})
+
+    def observe(self):
+        return {"image": np.full((3, 3, 3), self.time, np.uint8), "direction": self.time % 4, "mission": "go"}
+
+
+class GraphObserved(Walk):
+    observation_space = Graph(Box(0, 1, (2,)), None)
+
+    def observe(self):
+        return GraphInstance(np.zeros((1 + self.time, 2), np.float32), None, None)
+
+
+class Lists(Walk):
+    def observe(self):
+        return super().observe().tolist()
+
+
+class Doubles(Walk):
+    """Says float32, gives float64."""
+
+    def observe(self):
+        return super().observe().astype(np.float64)
+
+
+class Tensors(Walk):
+    def observe(self):
+        return torch.from_numpy(super().observe())
+
+
+class Strided(Walk):
+    observation_space = Box(-10.0, 10.0, (2, 3), np.float64)
+
+    def observe(self):
+        return np.linspace(0.0, self.place, 12).reshape(6, 2).T[:, ::-2]
+
+
+class OutOfBounds(Walk):
+    observation_space = Box(0.0, 0.1, (2,), np.float32)
+
+
+class Fixed(Walk):
+    """Bounds without a range between them."""
+
+    observation_space = Box(np.array([0.0, 1.0], np.float32), np.array([9.0, 1.0], np.float32))
+
+    def observe(self):
+        return np.array([self.place, 1.0], np.float32)
+
+
+class Half(Walk):
+    observation_space = Box(-9.0, 9.0, (2,), np.float16)
+
+    def observe(self):
+        return super().observe().astype(np.float16)
+
+
+class Only(Walk):
+    """There is one observation."""
+
+    observation_space = Discrete(1)
+
+    def observe(self):
+        return np.array(0)
+
+
+class Countless(Walk):
+    """Too many numbers for one input, or row of a table, each."""
+
+    observation_space = Discrete(10**12)
+
+    def observe(self):
+        return 10**9 * self.place
+
+
+class NoNumbers(Walk):
+    observation_space = Box(-1.0, 1.0, (0,), np.float32)
+
+    def observe(self):
+        return np.zeros(0, np.float32)
+
+
+class SpacesAnew(Walk):
+    """Makes its spaces anew each time that they are asked for."""
+
+    def __getattribute__(self, name):
+        found = super().__getattribute__(name)
+        return copy.deepcopy(found) if name in ("observation_space", "action_space") else found
+
+
+class Unlike(Walk):
+    """The bounds of each copy are its own."""
+
+    copies = 0
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        Unlike.copies += 1
+        if not self.counts:
+            self.observation_space = Box(-10.0 - Unlike.copies, 10.0, (2,), np.float32)
+
+
 class TextObserved(Walk):
     observation_space = Text(8)
 
@@ -241,7 +359,70 @@ class ActionsWhole(Walk):
     action_space = Box(-3, 3, (2,), np.int64)
 
 
+class ActionsTable(Walk):
+    action_space = MultiDiscrete([[2, 3], [2, 2]])
+
+
+class ActionsBitTable(Walk):
+    action_space = MultiBinary((2, 3))
+
+
+class ActionsGrid(Walk):
+    action_space = Box(-1.0, 1.0, (2, 3), np.float32)
+
+
+class ActionsFixed(Walk):
+    """The second has no range."""
+
+    action_space = Box(np.array([-1.0, 0.5], np.float32), np.array([1.0, 0.5], np.float32))
+
+
+class ActionsOnly(Walk):
+    action_space = Discrete(1)
+
+
+class ActionsDict(Walk):
+    action_space = Dict({"go": Discrete(2), "force": Box(-1, 1, (1,))})
+
+
+class ActionsChanged(Walk):
+    """Changes what it was given."""
+
+    action_space = Box(-1.0, 1.0, (2,), np.float32)
+
+    def right(self, action):
+        right = super().right(action)
+        action[:] = 77.0
+        return right
+
+
+class ActionsNarrow(Walk):
+    action_space = Discrete(3, dtype=np.int8)
+
+
 # Rewards
+
+
+class RewardHuge(Walk):
+    def reward(self, right):
+        return 1e25 * right
+
+
+class RewardBool(Walk):
+    def reward(self, right):
+        return np.bool_(right)
+
+
+class RewardSeveral(Walk):
+    """A number each for two goals."""
+
+    def reward(self, right):
+        return np.array([right, 1.0])
+
+
+class RewardText(Walk):
+    def reward(self, right):
+        return "one"
 
 
 class RewardArray(Walk):
@@ -308,7 +489,67 @@ class InfoShapes(Walk):
         return {"contacts": np.zeros(self.time), 3: "three", "again": {"deep": np.zeros((self.time, 2))}}
 
 
+class InfoNone(Walk):
+    def info(self):
+        return None
+
+
+class InfoItself(Walk):
+    """One dictionary for all steps, which holds itself and the environment."""
+
+    def info(self):
+        if not hasattr(self, "told"):
+            self.told = {}
+            self.told.update(me=self.told, env=self)
+        self.told["success"] = self.time > 3
+        return self.told
+
+
+class InfoEpisode(Walk):
+    """As a wrapper that records episodes writes it."""
+
+    def info(self):
+        return {"episode": {"r": 1.0, "l": 5, "t": 0.1}, "TimeLimit.truncated": False} if self.over() else {}
+
+
 # Endings
+
+
+class BothEnds(Walk):
+    def step(self, action):
+        observation, reward, over, _, info = super().step(action)
+        return observation, reward, over, over, info
+
+
+class EndsInts(Walk):
+    def over(self):
+        return int(self.time >= LENGTH)
+
+
+class EndsArrays(Walk):
+    def over(self):
+        return np.array([self.time >= LENGTH])
+
+
+class EndsNone(Walk):
+    def over(self):
+        return True if self.time >= LENGTH else None
+
+
+class Strict(Walk):
+    """No step after an end, no reset before one: as simulators that count their episodes."""
+
+    ended = True
+
+    def reset(self, *, seed=None, options=None):
+        self.ended = False
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        assert not self.ended
+        result = super().step(action)
+        self.ended = result[2]
+        return result
 
 
 class Endless(Walk):
@@ -348,6 +589,50 @@ class Uncopied(Walk):
         self.lock, self.stream = threading.Lock(), (number for number in range(10))
 
 
+class Globals(Walk):
+    """Seeds and uses the global generators."""
+
+    def reset(self, *, seed=None, options=None):
+        _, info = super().reset(seed=seed)
+        random.seed(7)
+        np.random.seed(7)  # noqa: NPY002
+        torch.manual_seed(7)
+        return self.seen(), info
+
+    def observe(self):
+        return np.array([self.place, np.random.random()], np.float32)  # noqa: NPY002
+
+
+class ReseedsAlways(Walk):
+    """Takes a new generator at each reset, from the system where it is given no seed."""
+
+    def reset(self, *, seed=None, options=None):
+        _, info = super().reset(seed=seed)
+        self.draw = float(np.random.default_rng(seed).random())
+        return self.seen(), info
+
+
+class SeedsSmall(Walk):
+    """Takes Python's numbers only, below 2**31."""
+
+    def reset(self, *, seed=None, options=None):
+        assert seed is None or (type(seed) is int and seed < 2**31)
+        return super().reset(seed=seed)
+
+
+class NoSeeds(Walk):
+    """Of before there were seeds and options."""
+
+    def reset(self):
+        return Walk.reset(self)
+
+
+class OldStep(Walk):
+    def step(self, action):
+        observation, reward, over, _, info = super().step(action)
+        return observation, reward, over, info
+
+
 # The process
 
 
@@ -366,6 +651,41 @@ class SetsProcess(Walk):
         assert os.getcwd() == "/"
         torch.set_grad_enabled(False)
         return super().step(action)
+
+
+class Talks(Walk):
+    def step(self, action):
+        print("[/b] stepped", action)
+        warnings.warn(f"step {self.time}", stacklevel=1)
+        return super().step(action)
+
+
+class TakesSignals(Walk):
+    """Its simulator wants the signals for itself."""
+
+    def reset(self, *, seed=None, options=None):
+        signal.signal(signal.SIGINT, lambda *_: None)
+        return super().reset(seed=seed)
+
+
+class Cyclic(Walk):
+    """Knows itself, and whoever wraps it."""
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.me, self.others = self, [self]
+
+
+class Queued(Walk):
+    """Its observation is of the step before."""
+
+    def reset(self, *, seed=None, options=None):
+        self.queue = deque(maxlen=2)
+        return super().reset(seed=seed)
+
+    def observe(self):
+        self.queue.append(super().observe())
+        return self.queue[0]
 
 
 # Failures
@@ -437,6 +757,43 @@ class NoPicture(Walk):
         return None
 
 
+class ColorsFirst(Walk):
+    def render(self):
+        return np.zeros((3, 32, 48), np.uint8)
+
+
+class Transparent(Walk):
+    def render(self):
+        return np.full((32, 48, 4), 90, np.uint8)
+
+
+class PictureLists(Walk):
+    def render(self):
+        return [Walk.render(self) for _ in range(self.time)]
+
+
+class TextPictures(Walk):
+    metadata = {"render_modes": ["ansi"]}
+
+    def render(self):
+        return "A.."
+
+
+class PicturesUnasked(Walk):
+    """Its constructor takes no render mode."""
+
+    def __init__(self, actions="discrete", observation="own"):
+        super().__init__("rgb_array", actions, observation)
+
+
+class NoMetadata(Walk):
+    metadata = None
+
+
+class OldMetadata(Walk):
+    metadata = {"render.modes": ["rgb_array"]}
+
+
 class OddPictures(Walk):
     """Sides that are odd, and grow; gray; no frame rate."""
 
@@ -487,14 +844,20 @@ KINDS = {
             Scalar,
             Started,
         ),
+        *(DictShuffled, MissionObserved, GraphObserved, Lists, Doubles, Tensors, Strided, OutOfBounds, Fixed, Half),
+        *(Only, Countless, NoNumbers, SpacesAnew, Unlike),
         *(SeveralDiscrete, Bits, ReadOnly, Reused, TextObserved, NaNObserved, InfObserved, WrongShape),
         *(ActionsStarted, ActionsSeveral, ActionsBits, ActionsUnbounded, ActionsFloatMax, ActionsOneSided),
-        *(ActionsScalar, ActionsWhole),
-        *(RewardArray, RewardTensor, RewardWhole, RewardNaN, RewardInf, RewardNone),
-        *(SuccessObjects, SuccessOnlyIfTrue, InfoLikeOurs, InfoText, InfoShapes),
-        *(Endless, EndsAtOnce, NumPyEnds, RandomState, Uncopied),
-        *(SetsProcess, FailsSilently, OldReset, Exits),
-        *(CarriesMuJoCo, NoPictures, NoPicture, OddPictures, FloatPictures),
+        *(ActionsScalar, ActionsWhole, ActionsTable, ActionsBitTable, ActionsGrid, ActionsFixed, ActionsOnly),
+        *(ActionsDict, ActionsChanged, ActionsNarrow),
+        *(RewardArray, RewardWhole, RewardNaN, RewardInf, RewardNone),
+        *(RewardHuge, RewardTensor, RewardBool, RewardSeveral, RewardText),
+        *(SuccessObjects, SuccessOnlyIfTrue, InfoLikeOurs, InfoText, InfoShapes, InfoNone, InfoItself, InfoEpisode),
+        *(Endless, EndsAtOnce, NumPyEnds, BothEnds, EndsInts, EndsArrays, EndsNone, Strict),
+        *(RandomState, Globals, ReseedsAlways, SeedsSmall, NoSeeds, OldReset, OldStep),
+        *(SetsProcess, Talks, TakesSignals, Cyclic, Queued, Uncopied, FailsSilently, Exits),
+        *(CarriesMuJoCo, NoPictures, NoPicture, OddPictures, FloatPictures, ColorsFirst, Transparent),
+        *(PictureLists, TextPictures, PicturesUnasked, NoMetadata, OldMetadata),
     )
 } | {f"Fails{call.capitalize()}": failing(call) for call in ("make", "reset", "step", "render", "close")}
 """Every kind by its name."""

@@ -221,7 +221,7 @@ def table_size(observation_space: Space, action_space: Space) -> tuple[int, int]
             )
     states, actions = int(observation_space.n), int(action_space.n)  # type: ignore[attr-defined]
     if states > MOST_CATEGORIES:
-        raise GantryError(f"a table of {observation_space} is too large, beyond {MOST_CATEGORIES}; use --agent dqn")
+        raise GantryError(f"a table of {observation_space} is beyond {MOST_CATEGORIES} rows; observe a Box instead")
     return states, actions
 
 

@@ -143,4 +143,5 @@ def _open_streams() -> None:
 
 def _discard_output() -> None:
     """Let what is still buffered go nowhere, so that the interpreter's last flush does not fail."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError):  # it has no number
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,6 +1,7 @@
 """How environments are made from an id, Gantry's tasks and any other Gymnasium environment alike."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -115,14 +116,37 @@ def _making(env_id: str) -> Iterator[EnvSpec]:
 
 def remedy(error: BaseException) -> str:
     """Return what to do about what an environment raised, as far as the error tells."""
-    if isinstance(error, ImportError | gymnasium.error.DependencyNotInstalled):
-        if "pygame" in str(error):
-            return "; install pygame, which draws it: pip install 'gantry-rl[toy-text]'"
-        return "; install what it needs"
-    if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
-        if "'physics'" in str(error) or "'disturb'" in str(error):
-            return "; --randomize and --disturb are for Gantry's tasks"
-        if "'reward'" in str(error) or "'shaping'" in str(error):
-            return "; --reward and --shaping are for Gantry's tasks, whose rewards have named terms"
-        return "; `gantry info` shows an environment's options"
-    return "; this is an error of the environment's own, or of the options it was given"
+    text = described(error)
+    return next(
+        f"; {advice}" for kinds, words, advice in _REMEDIES if isinstance(error, kinds) and re.search(words, text)
+    )
+
+
+_KEYWORD = "unexpected keyword argument"
+_MISSING = (ImportError, gymnasium.error.DependencyNotInstalled)
+_OLDER = (
+    "perhaps it was made for an older Gym: Gymnasium's reset(seed=…, options=…) returns (observation, info), and its "
+    "step(action) returns (observation, reward, terminated, truncated, info)"
+)
+_REMEDIES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str, str], ...] = (
+    (_MISSING, "pygame", "install pygame, which draws it: pip install 'gantry-rl[toy-text]'"),
+    (_MISSING, "", "install what it needs"),
+    (TypeError, f"{_KEYWORD} '(physics|disturb)'", "--randomize and --disturb are for Gantry's tasks"),
+    (
+        TypeError,
+        f"{_KEYWORD} '(reward|shaping)'",
+        "--reward and --shaping are for Gantry's tasks, whose rewards have named terms",
+    ),
+    (TypeError, f"{_KEYWORD} 'render_mode'", "its constructor must take a render_mode for it to be drawn"),
+    (TypeError, f"{_KEYWORD} '(seed|options)'", _OLDER),
+    (TypeError, _KEYWORD, "`gantry info` shows an environment's options"),
+    (ValueError, "values to unpack", _OLDER),
+    (TypeError, "no pair of an observation", _OLDER),
+    (
+        RuntimeError,
+        "sub-environment",
+        "its copies must have the same spaces: mend that, or train in one, with --num-envs 1",
+    ),
+    (BaseException, "", "this is an error of the environment's own, or of the options it was given"),
+)
+"""Kinds of exceptions, what their message holds, and what to do about them; the first one counts."""

@@ -71,6 +71,7 @@ class _World:
         self.env = env
         self.names = list(env.possible_agents)
         self.alive = [False] * len(self.names)
+        self._dead: set[str] = set()  # those that the environment goes on to list, though their episode is over
 
     def spaces(self) -> tuple[Space, Space]:
         """Return the observation and action space that all agents have.
@@ -93,6 +94,9 @@ class _World:
         """Begin an episode; return the observations of all agents, None where there is none."""
         observations, _ = self.env.reset(seed=seed)
         self.alive = [name in self.env.agents for name in self.names]
+        self._dead.clear()
+        if not any(self.alive):
+            raise GantryError("the environment's reset() leaves nobody in agents: it must set them anew")
         return [observations.get(name) for name in self.names]
 
     def step(self, actions: Sequence[Array]) -> tuple[list[Observation], Array, Array, Array]:
@@ -101,11 +105,12 @@ class _World:
         given = {name: action for name, action in zip(acting, actions, strict=True) if name is not None}
         observations, rewards, terminated, truncated, _ = self.env.step(given)
         going_on = set(self.env.agents)
-        self.alive = [name in going_on for name in self.names]
         ends = [bool(name is not None and terminated.get(name, False)) for name in acting]
         # One that is gone without a word did not come to a terminal state.
         cut = [name is not None and not end and (bool(truncated.get(name, False)) or name not in going_on)
                for name, end in zip(acting, ends, strict=True)]  # fmt: skip
+        self._dead |= {name for name, end, gone in zip(self.names, ends, cut, strict=True) if end or gone} & going_on
+        self.alive = [name in going_on - self._dead for name in self.names]
         earned = [float(rewards.get(name, 0.0)) if name is not None else 0.0 for name in acting]
         return [observations.get(name) for name in self.names], np.array(earned), np.array(ends), np.array(cut)
 

@@ -1,13 +1,15 @@
 """Settings of the whole process that others' code changes: kept apart, so that ours hold while Gantry's code runs.
 
 Some environments set PyTorch's default type, turn gradients off, go to another folder or change what NumPy does about
-overflows. What they set comes back whenever their own code runs.
+overflows. What they set comes back whenever their own code runs. Signals that ask for an end are ours at all times.
 """
 
 import contextlib
 import os
+import signal
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
@@ -57,6 +59,18 @@ def _set_pytorch(state: tuple["torch.dtype", bool]) -> None:
     torch.set_grad_enabled(state[1])
 
 
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""What stops a process: Ctrl-C, `kill`, a closing terminal; all three are treated alike."""
+
+
+def _handlers() -> dict[int, Callable[..., object] | int]:
+    """Return what handles them, where Python knows it and may change it."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    found = {number: signal.getsignal(number) for number in SIGNALS}
+    return {number: handler for number, handler in found.items() if handler is not None}
+
+
 class others_code:
     """Run a block of others' code with the settings that it left behind the last time, then return to ours.
 
@@ -72,11 +86,15 @@ class others_code:
 
     def __enter__(self) -> None:
         self._ours = None if self._quick and self.theirs is None else ProcessState.now()
+        self._handlers = {} if self._quick else _handlers()
         self._pytorch = _pytorch()
         if self.theirs is not None:
             self.theirs.restore()
 
     def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
         if self._ours is None and _pytorch() == self._pytorch:
             return
         now = ProcessState.now()

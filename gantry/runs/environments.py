@@ -255,10 +255,12 @@ class _Copy(gymnasium.Wrapper):
     def step(self, action: Observation) -> tuple[Observation, SupportsFloat, bool, bool, Infos]:
         """Advance by one step."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        if isinstance(reward, np.ndarray):
-            reward = reward.item()
-        elif hasattr(reward, "detach"):  # PyTorch's, which may carry a gradient
-            reward = reward.detach().item()
+        try:
+            if hasattr(reward, "detach"):  # PyTorch's, which may carry a gradient
+                reward = reward.detach()
+            reward = reward.item() if isinstance(reward, np.ndarray) else float(reward)
+        except (TypeError, ValueError):
+            raise TypeError(f"its reward is {shown(reward)}, not a number") from None
         return observation, reward, terminated, truncated, _successes(info)
 
 

@@ -16,6 +16,7 @@ videos/
 
 import contextlib
 import dataclasses
+import functools
 import glob
 import importlib.metadata
 import itertools
@@ -71,8 +72,10 @@ class RunConfig:
 
 def current_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that numbers depend on."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), "gantry": __version__, **versions}
+    return {"python": platform.python_version(), "gantry": __version__, **{name: _version(name) for name in PACKAGES}}
+
+
+_version = functools.cache(importlib.metadata.version)  # which reads a package's whole description
 
 
 class FolderMoved(GantryError):

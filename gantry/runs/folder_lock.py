@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import weakref
 from pathlib import Path
 
 from gantry.errors import CannotWrite, shown
@@ -52,6 +53,7 @@ class FolderLock:
             if handle is None:
                 return False
             self._handle = handle
+            _held.add(self)
             if self.in_place():
                 return True
             self._close()  # locked a folder that its holder removed in that moment
@@ -116,3 +118,17 @@ class FolderLock:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+
+_held: "weakref.WeakSet[FolderLock]" = weakref.WeakSet()
+"""The locks that have been acquired."""
+
+
+def _forget() -> None:
+    """Close the handles in a process that an environment forked: it may outlive this one, and would keep the locks."""
+    for lock in _held:
+        lock._close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

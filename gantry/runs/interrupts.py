@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""What stops a process: Ctrl-C, `kill`, a closing terminal; all three are treated alike."""
+from gantry.machine.process_state import SIGNALS
 
 BURST_SECONDS = 0.5
 """Signals closer together than this count as one: a closing terminal sends several."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from gantry.agents import config_class
 from gantry.agents.protocol import Agent, AgentConfig, Metrics
-from gantry.errors import GantryError, described, shown
+from gantry.errors import CannotWrite, GantryError, described, shown
 from gantry.files import config_from_json, config_to_json
 from gantry.runs.evaluate import check_episodes, evaluate_agent
 from gantry.runs.pace import steps_within
@@ -317,6 +317,8 @@ def _run(plan: TuningPlan, study: "optuna.Study", trial: "optuna.Trial", space: 
         study.tell(trial, score)
     except optuna.TrialPruned:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    except CannotWrite:
+        raise
     except GantryError as error:  # settings that do not fit one another, or that made training diverge: bad ones
         trial.set_user_attr("error", str(error))
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
@@ -376,13 +378,21 @@ def _open_study(
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
+    class Journal(JournalFileBackend):
+        def append_logs(self, logs: list[Json]) -> None:
+            try:
+                super().append_logs(logs)
+            except OSError as error:
+                place, reason = shown(folder / "journal.log"), error.strerror
+                raise CannotWrite(f"cannot write {place}: {reason}; make room, then give the command again") from error
+
     case = plan.case()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         kept: Any = storage
         if storage is None:
             _mend(folder / "journal.log")
-            kept = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+            kept = optuna.storages.JournalStorage(Journal(str(folder / "journal.log")))
         study = optuna.create_study(
             storage=kept, study_name=f"{plan.agent.lower()} in {plan.env_id}", direction="maximize",
             load_if_exists=True, pruner=optuna.pruners.MedianPruner(),

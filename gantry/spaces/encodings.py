@@ -59,11 +59,19 @@ class Encoding:
             self._start = np.reshape(space.start, -1)
         elif isinstance(space, Dict | Tuple):
             for key, part in space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces):
-                self.parts[key] = kind(part)
+                try:
+                    self.parts[key] = kind(part)
+                except GantryError as error:
+                    raise GantryError(f"in {shown(repr(key))}, {error}") from None
                 self.slices[key] = slice(self.size, self.size + self.parts[key].size)
                 self.size += self.parts[key].size
         savable = not isinstance(space, Dict) or all(isinstance(key, str) for key in self.parts)
-        if self.size == 0 or not savable or sum(self.choices) > MOST_CATEGORIES:
+        if sum(self.choices) > MOST_CATEGORIES:
+            raise GantryError(
+                f"observations must be of at most {MOST_CATEGORIES:,} categories, which are encoded one-hot, not "
+                f"{sum(self.choices):,}; wrap the environment"
+            )
+        if self.size == 0 or not savable:
             raise GantryError(
                 "observations must be a non-empty Box (of at most 64 bits), Discrete, MultiDiscrete or MultiBinary, or "
                 f"a tuple or a dictionary with text keys of these, not {shown(space)}; wrap the environment"

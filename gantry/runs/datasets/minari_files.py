@@ -4,6 +4,7 @@ Of each episode of T steps: observations (T + 1, …), actions, rewards, termina
 (T + 1, …), whose first row, of the reset, is empty. A dictionary is a group, a tuple a group of `_index_0` and so on.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -80,6 +81,61 @@ def leaves(tree: Observation, name: str) -> Iterator[tuple[str, Array]]:
         yield name, np.asarray(tree)
 
 
+class _Content:
+    """A file for HDF5, which crashes where writing fails: the failure is kept for `check`, and what follows is lost.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w+b", buffering=0)
+        self._failure: OSError | None = None
+        self.seek, self.tell, self.read, self.readinto = (
+            self._file.seek,
+            self._file.tell,
+            self._file.read,
+            self._file.readinto,
+        )
+
+    def write(self, content: memoryview) -> int:
+        """Write at the current place."""
+        written = 0
+        with self._kept():
+            while written < len(content):
+                written += self._file.write(content[written:])
+        return len(content)
+
+    def truncate(self, size: int) -> int:
+        """Set the length."""
+        with self._kept():
+            self._file.truncate(size)
+        return size
+
+    def flush(self) -> None:
+        """Do nothing: nothing is held back."""
+
+    def check(self) -> None:
+        """Raise the first failure."""
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> int:
+        """Close the file, and return its length."""
+        if self._file.closed:
+            return 0
+        size = self._file.seek(0, 2)
+        self._file.close()
+        return size
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._failure = self._failure or error
+
+
 class DatasetWriter:
     """Writes a data set, which is in its place once `finish` has been called, and not at all where it is not.
 
@@ -124,7 +180,8 @@ class DatasetWriter:
         try:
             shutil.rmtree(self._temporary / "data", ignore_errors=True)
             (self._temporary / "data").mkdir()
-            self._file = h5py.File(self._temporary / "data" / "main_data.hdf5", "w")
+            self._content = _Content(self._temporary / "data" / "main_data.hdf5")
+            self._file = h5py.File(self._content, "w")
         except OSError as error:
             self._clear()
             raise self._cannot(error) from error
@@ -145,6 +202,7 @@ class DatasetWriter:
                 group.attrs["seed"] = seed
             for name, values in arrays.items():
                 group.create_dataset(name, data=values)
+            self._content.check()
         except OSError as error:
             raise self._cannot(error) from error
         self.episodes += 1
@@ -154,7 +212,8 @@ class DatasetWriter:
         """Complete the files and move them to their place."""
         try:
             self._file.close()
-            size = (self._temporary / "data" / "main_data.hdf5").stat().st_size
+            self._content.check()
+            size = self._content.close()
             counts = {"total_episodes": self.episodes, "total_steps": self.steps, "dataset_size": round(size / 1e6, 1)}
             write_json(self._temporary / "data" / "metadata.json", {**self._metadata, **counts})
             if sys.platform == "win32":  # where a folder in use cannot be renamed
@@ -168,6 +227,7 @@ class DatasetWriter:
         """Remove what has been written, unless it is in its place."""
         try:
             self._file.close()
+            self._content.close()
         finally:
             self._clear()
 
