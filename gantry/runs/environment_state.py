@@ -174,17 +174,21 @@ class Rewinder:
                 step(call)
 
 
-def _nodes(env: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield an environment, its wrapped ones and the copies of a vector environment, with their paths."""
+def _nodes(env: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+    """Yield an environment, its wrapped ones and the copies of a vector environment, each once, with their paths."""
+    seen = set() if seen is None else seen
+    if id(env) in seen:
+        return
+    seen.add(id(env))
     yield path, env
     for name, value in vars(env).items():
         if not _is_node(value):
             continue
         if isinstance(value, list):
             for index, each in enumerate(value):
-                yield from _nodes(each, f"{path}{name}[{index}].")
+                yield from _nodes(each, f"{path}{name}[{index}].", seen)
         else:
-            yield from _nodes(value, f"{path}{name}.")
+            yield from _nodes(value, f"{path}{name}.", seen)
 
 
 def _is_node(value: object) -> bool:
