@@ -8,6 +8,9 @@ import pytest
 
 from gantry.agents import AGENTS, PPOConfig, agent_class, default_config, load_agent, save_agent
 from gantry.errors import GantryError
+from gantry.runs.evaluation_callback import EvaluationPlan
+from gantry.runs.folder import Run
+from gantry.runs.train import resume, train
 from gantry.spaces.maps import Spaces
 
 CONTINUOUS = Spaces(gymnasium.spaces.Box(-1, 1, (2,)), gymnasium.spaces.Box(-1, 1, (1,)), np.int64(4))
@@ -35,6 +38,29 @@ def test_numpy_numbers_are_taken_for_what_they_are(name, tmp_path):
     observations = [spaces.single_observation_space.sample() for _ in range(5)]
     if name != "planner":  # which plans for an environment
         np.testing.assert_array_equal(loaded.act(np.array(observations)), plain.act(np.array(observations)))
+
+
+def test_runs_take_numpy_numbers_and_say_what_no_file_holds(tmp_path):
+    config = PPOConfig(num_envs=2, rollout_steps=4, hidden_sizes=(4,))
+    plan = EvaluationPlan(every_steps=np.int64(8), episodes=np.int64(1), until=np.float32(1e6))
+    run = Run(tmp_path / "run")
+    train(run, "Pendulum-v1", "ppo", config, np.int64(8), np.int32(3), {"g": np.float64(9.5)}, evaluation=plan)
+    written = run.read_config()
+    assert (written.total_steps, written.seed, written.env_options) == (8, 3, {"g": 9.5})
+    resume(run, np.float32(16), env_options={"g": np.float64(9.5)}, say=lambda line: None)
+    assert run.read_config().total_steps == 16
+    for steps, seed, more, words in (
+        (8.5, 0, {}, "a whole one, not 8.5"),
+        ("8", 0, {}, "not 8"),
+        (8, "0", {}, "seed must be a whole number"),
+        (8, 0.5, {}, "seed must be a whole number"),
+        (8, 0, {"g": np.ones(2)}, "option g must be"),
+        (8, 0, {"g": print}, "option g must be"),
+    ):
+        with pytest.raises(GantryError, match=words) as refused:
+            train(Run(tmp_path / "other"), "Pendulum-v1", "ppo", config, steps, seed, more)
+        assert "\n" not in str(refused.value)
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

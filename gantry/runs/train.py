@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import json
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 from gymnasium.vector import VectorEnv
 
 from gantry.agents import agent_class, config_class
@@ -23,7 +25,7 @@ from gantry.runs.resumption import changed_run
 from gantry.runs.scores import score
 from gantry.runs.seeds import Purpose, environment_seed
 from gantry.runs.snapshots import SnapshotKeeper
-from gantry.types import Options
+from gantry.types import Json, Options
 
 CHECKPOINT_SECONDS = 10.0
 """Training time between checkpoints, at least: what a kill may cost."""
@@ -154,7 +156,7 @@ def train(
         GantryError: bad settings, a folder that holds a run already or cannot be written, a diverging loss.
         TrainingStopped: a signal asked for an end; the work so far was saved.
     """
-    _check_budget(total_steps)
+    total_steps, seed, env_options = _budget(total_steps), _seed(seed), _plain_options(env_options or {})
     with run.claimed(), contextlib.ExitStack() as at_end:
         if run.exists():
             raise GantryError(f"{run.folder} already holds a run; resume it (--resume) or choose another folder")
@@ -165,7 +167,7 @@ def train(
             begin_from(learner, reference, env_id)
         written = RunConfig(
             canonical_id(env_id),
-            dict(env_options or {}),
+            env_options,
             agent.lower(),
             seed,
             total_steps,
@@ -214,8 +216,8 @@ def resume(
         GantryError: no run, a damaged one, a budget that is spent already, or a change that is not possible.
         TrainingStopped: a signal asked for an end; the work so far was saved.
     """
-    if total_steps is not None:
-        _check_budget(total_steps)
+    total_steps = None if total_steps is None else _budget(total_steps)
+    env_options = None if env_options is None else _plain_options(env_options)
     if not run.exists():
         run.read_config()  # says what is missing
     with run.claimed(), contextlib.ExitStack() as at_end:
@@ -258,9 +260,48 @@ def resume(
         return _learn(recorder)
 
 
-def _check_budget(total_steps: int) -> None:
-    if not 1 <= total_steps < MOST_STEPS:
+def _budget(total_steps: object) -> int:
+    """Return a number of steps as Python's; raises GantryError where it is none, or out of range."""
+    if not isinstance(total_steps, int | float | np.number) or not 1 <= total_steps < MOST_STEPS:
         raise GantryError(f"the number of steps must be at least 1 and below 2^63, not {shown(total_steps)}")
+    if total_steps != int(total_steps):
+        raise GantryError(f"the number of steps must be a whole one, not {shown(total_steps)}")
+    return int(total_steps)
+
+
+def _seed(seed: object) -> int:
+    """Return a seed as Python's number; raises GantryError where it is none."""
+    if not isinstance(seed, int | np.integer):
+        raise GantryError(f"a seed must be a whole number, not {shown(repr(seed))}")
+    return int(seed)
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether JSON takes a value as it is."""
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _plain_options(env_options: Options) -> Json:
+    """Return an environment's options as `config.json` holds them, with Python's numbers in place of NumPy's.
+
+    Raises:
+        GantryError: there are others among them.
+    """
+    plain: Json = dict(env_options)
+    for name, value in env_options.items():
+        try:
+            plain[name] = value if _is_plain(value) else config_to_json(value)
+            json.dumps({name: plain[name]})
+        except (TypeError, ValueError, RecursionError):
+            raise GantryError(
+                f"the environment's option {shown(name)} must be a number, text, a list or a dictionary of these, as "
+                f"config.json holds it, not {shown(repr(value))}; register the environment with it instead"
+            ) from None
+    return plain
 
 
 class _Recorder:
