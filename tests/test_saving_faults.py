@@ -17,6 +17,7 @@ from gantry.runs import folder as folder_module
 from gantry.runs import train as train_module
 from gantry.runs.evaluation_callback import EvaluationPlan
 from gantry.runs.folder import WALL_CLOCK_COLUMNS, Run
+from gantry.runs.metrics_file import MetricsFile
 from gantry.runs.train import resume, train
 from tests.failing_files import FailingFiles, Killed
 from tests.soak_worker import RUNS, begin_or_resume
@@ -145,6 +146,21 @@ def test_full_disk_loses_nothing(unbroken, tmp_path, monkeypatch, points, once):
             said.append(str(error))
         assert all("\n" not in line for line in said)
         assert_equal(finished(run), unbroken)
+
+
+def test_a_row_that_the_disk_had_no_room_for_is_written_with_the_checkpoint(tmp_path, monkeypatch):
+    """Even the last one, after which no other update would write it."""
+    append, said, run = MetricsFile.append, [], Run(tmp_path / "run")
+
+    def full_once(file, row):
+        if row["steps"] == STEPS and not said:
+            raise CannotWrite(f"cannot write {file.path}: No space left on device")
+        append(file, row)
+
+    monkeypatch.setattr(MetricsFile, "append", full_once)
+    train(run, SHORT, "ppo", SMALL, STEPS, say=said.append)
+    assert len(said) == 1
+    assert load_agent(run.folder).steps == run.read_metrics()[-1]["steps"] == STEPS
 
 
 def test_policy_is_saved_where_the_trainer_state_does_not_fit(tmp_path, monkeypatch):
