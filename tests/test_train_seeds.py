@@ -43,6 +43,7 @@ def test_resumed_seeds_begin_where_their_turn_had_not_come(tmp_path, monkeypatch
     assert main([*words, "--seed", "1", "--out", "both/seed1"]) == 0
     assert main([*words, "--seeds", "3", "--resume", "--out", "both"]) == 0
     assert sorted(commands) == [(0, False), (1, True), (2, False)]
+    assert "next: gantry plot 'a run' 'a run' 'a run'" in capsys.readouterr().out
     commands.clear()
     assert main([*words, "--seed", "1"]) == 0
     assert main([*words, "--seeds", "2", "--resume"]) == 0

@@ -3,6 +3,7 @@
 import argparse
 import concurrent.futures
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def train_seeds(words: Sequence[str], has_begun: Callable[[Sequence[str]], bool]
     if failed:
         raise GantryError(f"{len(failed)} of {count} seeds failed; seed {failed[0].seed}: {failed[0].last_line}")
     results = [training.result for training in trainings if training.result is not None]
-    screen.print(f"next: gantry plot {' '.join(result['run'] for result in results)}", soft_wrap=True, markup=False)
+    screen.print(f"next: gantry plot {shlex.join(result['run'] for result in results)}", soft_wrap=True, markup=False)
     if given.json:
         print_json({"runs": results})
 
