@@ -7,6 +7,8 @@ import contextlib
 import json
 import math
 import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +21,9 @@ from gymnasium import spaces
 
 from gantry.errors import CannotWrite, GantryError, shown
 from gantry.types import Array, Json, Options, Space
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     import torch
@@ -37,19 +42,22 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed and renamed onto `path`, else removed.
 
     The temporary name keeps the suffix of `path`, which encoders go by. What a kill leaves of it,
-    `remove_temporaries` clears away.
+    `remove_temporaries` and `remove_abandoned` clear away.
 
     Raises:
         CannotWrite: the folder cannot be made or written, or the disk is full; `path` is as it was before.
     """
     temporary: Path | None = None
+    lock: int | None = None
     try:
         if "\0" in str(path):
             raise OSError("a name cannot hold a null character")
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        while temporary is None or not temporary.exists():  # else it was taken for abandoned before it was locked
+            _close(lock)
+            lock, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=path.suffix, dir=path.parent)
+            temporary = Path(name)
+            lock = _locked(lock)
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
@@ -67,6 +75,42 @@ def replacing(path: Path) -> Iterator[Path]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+        _close(lock)
+
+
+def _locked(handle: int) -> int | None:
+    """Lock a file that is being written, until it is closed; where systems have no locks, close it."""
+    if sys.platform == "win32":
+        os.close(handle)
+        return None
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return handle
+
+
+def _close(handle: int | None) -> None:
+    if handle is not None:
+        os.close(handle)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder where others may be writing, which hold locks."""
+    if sys.platform == "win32":
+        return
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(OSError):  # a folder, or one that is being written
+            handle = os.open(path, os.O_RDWR)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(beside(path), ignore_errors=True)
+                path.unlink()
+            finally:
+                os.close(handle)
+
+
+def beside(temporary: Path) -> Path:
+    """Return the folder for what is needed while a file is written, beside its temporary path."""
+    return temporary.with_name(f"{temporary.name}.parts")
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Films are whole, playable and the right shape, or not there; the panel is below the picture, never over it."""
 
 import dataclasses
+import os
 import struct
 
 import imageio.v3 as iio
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from gantry.errors import GantryError
+from gantry.files import TEMPORARY
 from gantry.film import video
 from gantry.film.overlay import OverlayState, Panel
 from gantry.film.video import VideoWriter
@@ -104,6 +106,19 @@ def test_gif_frames_match_input(tmp_path):
     path = film(tmp_path / "film.gif", count=10, fps=20)
     for picture, drawn in zip(iio.imread(path), frames(10, 96, 64), strict=True):
         assert np.mean(np.abs(picture[..., :3].astype(int) - drawn)) < 16
+
+
+def test_film_clears_what_killed_ones_left_and_nothing_else(tmp_path):
+    for name in ("old.mp4", "old.gif"):
+        (tmp_path / f"{TEMPORARY}{name}").write_bytes(b"half")
+    (tmp_path / f"{TEMPORARY}old.gif.parts").mkdir()
+    (tmp_path / f"{TEMPORARY}old.gif.parts" / "frames.mkv").write_bytes(b"half")
+    with VideoWriter(tmp_path / "a.gif", 10, (16, 16)) as first:
+        assert not list(tmp_path.glob("*old*"))
+        first.add(np.zeros((16, 16, 3), np.uint8))
+        with VideoWriter(tmp_path / "b.mp4", 10, (16, 16)) as second:
+            second.add(np.zeros((16, 16, 3), np.uint8))
+    assert sorted(os.listdir(tmp_path)) == ["a.gif", "b.mp4"]
 
 
 def test_gif_leaves_no_intermediate_files(tmp_path):

@@ -1,6 +1,7 @@
 """Write films frame by frame, as H.264 that browsers play or as GIF, atomically and in constant memory."""
 
 import contextlib
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Generator
@@ -11,7 +12,7 @@ from typing import IO, Self
 import numpy as np
 
 from gantry.errors import GantryError, shown
-from gantry.files import replacing
+from gantry.files import beside, remove_abandoned, replacing
 from gantry.types import Json
 
 FORMATS = (".mp4", ".gif")
@@ -60,6 +61,7 @@ class VideoWriter:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
+        remove_abandoned(self.path.parent)
         self._place = replacing(self.path)
         self._temporary = self._place.__enter__()
         try:
@@ -68,10 +70,10 @@ class VideoWriter:
                 self._start(_mp4_arguments(self._temporary))
             else:
                 # The palette depends on every frame, so the frames are first written to a lossless file.
-                folder = self._stack.enter_context(
-                    tempfile.TemporaryDirectory(prefix=f".{self.path.stem}-", dir=self.path.parent)
-                )
-                self._lossless = Path(folder) / "frames.mkv"
+                folder = beside(self._temporary)
+                folder.mkdir()
+                self._stack.callback(shutil.rmtree, folder, ignore_errors=True)
+                self._lossless = folder / "frames.mkv"
                 self._start(["-c:v", "ffv1", "-pix_fmt", "bgr0", str(self._lossless)])
         except BaseException:
             self._abandon()
