@@ -17,7 +17,7 @@ from gantry import cli
 from gantry.agents import load_agent
 from gantry.envs.tasks.vacuum.plan_file import load_plan
 from gantry.errors import LONGEST_LINE, GantryError
-from gantry.export.saved_policy import SavedPolicy
+from gantry.export.saved_policy import read_policy
 from gantry.film.video import film_facts
 from gantry.runs import tune as tuning
 from gantry.runs.environments import open_training_env
@@ -102,8 +102,8 @@ PARTS = {
     "snapshots/8/policy.json": lambda run: [policy(each.folder) for each in progress(run)],
     "snapshots/8/policy.safetensors": lambda run: [policy(each.folder) for each in progress(run)],
     "policy.json as a skill": lambda run: parameters(load_skill(run.folder).policy).tolist(),
-    "policy.json without PyTorch": lambda run: str(vars(SavedPolicy(run.folder))),
-    "policy.safetensors without PyTorch": lambda run: str(vars(SavedPolicy(run.folder))),
+    "policy.json without PyTorch": lambda run: str(vars(read_policy(run.folder))),
+    "policy.safetensors without PyTorch": lambda run: str(vars(read_policy(run.folder))),
     "trainer/state.safetensors as told": lambda run: str(inspect_folder(run.folder)),
 }
 """File, and what of it → what reads it."""

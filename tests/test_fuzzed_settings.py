@@ -1,5 +1,6 @@
 """Boundary values of every setting and every flag: they work, or one line says what is wrong."""
 
+import contextlib
 import dataclasses
 import functools
 import random
@@ -134,11 +135,24 @@ def settings_cases():
 
 
 def pairs(agent, count):
-    """Boundary values of two settings at once, at random."""
-    found, rng = list(cases(config_class(agent), default_config(agent))), random.Random(agent)
+    """Boundary values of two settings at once, at random, each of which is legal by itself and not very large."""
+    found, rng = [], random.Random(agent)
+    for path, value in cases(config_class(agent), default_config(agent)):
+        if not (isinstance(value, int) and value > 65_536):
+            with contextlib.suppress(GantryError):
+                settings_with(agent, {path: value})
+                found.append((path, value))
     for _ in range(count):
         (one, first), (other, second) = rng.sample(found, 2)
         yield agent, {one: first, other: second}
+
+
+def settings_with(agent, values):
+    """An agent's small settings with others, path → value; raises GantryError."""
+    settings = merged(config_to_json(default_config(agent)), {"num_envs": 2, **SETTINGS[agent]})
+    for path, value in values.items():
+        settings = with_value(settings, path, value)
+    return config_from_json(config_class(agent), settings, "the settings")
 
 
 def tried(agent, values, folder):
@@ -148,10 +162,7 @@ def tried(agent, values, folder):
         env_id = "FrozenLake-v1"
     run = Run(folder)
     try:
-        settings = merged(config_to_json(default_config(agent)), {"num_envs": 2, **SETTINGS[agent]})
-        for path, value in values.items():
-            settings = with_value(settings, path, value)
-        config = config_from_json(config_class(agent), settings, "the settings")
+        config = settings_with(agent, values)
         training.train(run, env_id, agent, config, 40, env_options=options, say=lambda line: None)
         said = None
     except GantryError as error:
@@ -205,8 +216,7 @@ def test_boundary_settings_work_or_are_refused_in_one_line(agent, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", sorted(AGENTS))
 def test_pairs_of_boundary_settings_work_or_are_refused_in_one_line(agent, tmp_path):
-    counts = check_settings(list(pairs(agent, PAIRS)), tmp_path)
-    assert counts["refused"] > 20
+    check_settings(list(pairs(agent, PAIRS)), tmp_path)
 
 
 # Commands
@@ -277,7 +287,7 @@ def odd_settings(agent, count):
     small = {f"config.{name}": value for name, value in flattened(SETTINGS[agent]).items()}
     words = [f"--{name.replace('_', '-')}={value}" for name, value in small.items() if not isinstance(value, list)]
     for _ in range(count):
-        text = rng.choice((*TEXTS, *map(str, WHOLE), *map(str, REAL)))
+        text = str(rng.choice(rng.choice((TEXTS, WHOLE, REAL))))
         yield [*COMMANDS["train"][1], "--agent", agent, *words, rng.choice(flags).name, text]
 
 
@@ -358,7 +368,7 @@ def check_commands(chosen, folders, capsys):
         captured = capsys.readouterr()
         if status == 1 and len(captured.err.strip().splitlines()) != 1:
             failures.append(f"{case!r}: {captured.err[-500:]!r}")
-        if status == 0 and " nan" in captured.out.lower():
+        if status == 0 and " nan" in captured.out.lower() and "nan" not in " ".join(words).lower():
             failures.append(f"{case!r} prints nan: {captured.out[:300]!r}")
     with capsys.disabled():
         print(counts, *failures, sep="\n")

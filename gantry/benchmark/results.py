@@ -187,7 +187,10 @@ def read_included(words: Sequence[str]) -> list[Training]:
         if not files:
             raise GantryError(f"there is nothing to include at {path}: no file of results, nor a folder of them")
         for seed, file in enumerate(files):
-            trainings.extend(_read_file(file, algorithm, environment, seed))
+            found = _read_file(file, algorithm, environment, seed)
+            if not all(np.isfinite(numbers).all() for each in found for numbers in (each.steps, each.scores)):
+                raise GantryError(f"{file} holds steps or scores that are not finite numbers")
+            trainings.extend(found)
     return trainings
 
 

@@ -22,7 +22,9 @@ def inspect_onnx(path: Path) -> Sections:
 
     graph = onnx.load_model(path, load_external_data=False).graph
     about: Json = {name: value for name, value in policy.metadata.items() if name not in LISTED and value is not None}
-    about["versions"] = " ".join(f"{name} {version}" for name, version in dict(about.get("versions", {})).items())
+    versions = about.get("versions")
+    if isinstance(versions, dict):
+        about["versions"] = " ".join(f"{name} {version}" for name, version in versions.items())
     weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     operators = collections.Counter(node.op_type for node in graph.node)
     return {
