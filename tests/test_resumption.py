@@ -197,6 +197,8 @@ def test_flags_and_environment_come_in_any_order(tmp_path, monkeypatch):
         ["--out", "nul\0l"],
         ["--name", "x/" * 2000],
         ["--name", "../out"],
+        ["--name", "wide", "--out", "run"],
+        ["--keep-schedules"],
         ["--seed", "9" * 30],
         ["--agent", "[bold]"],
         ["--agent", "a" * 5000],

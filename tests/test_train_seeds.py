@@ -32,16 +32,19 @@ def test_seeds_train_side_by_side_to_the_runs_of_each(tmp_path, monkeypatch, cap
 def test_resumed_seeds_begin_where_their_turn_had_not_come(tmp_path, monkeypatch, capsys):
     """Of five seeds on two cores, Ctrl-C finds three that have not begun; the same command goes on with all."""
     monkeypatch.chdir(tmp_path)
-    commands = []
+    commands, kept = [], set()
 
     def run(training, screen, request):
+        if "--keep-schedules" in training._command:
+            kept.add(training.seed)
         commands.append((training.seed, "--resume" in training._command))
         training.result = {"run": "a run"}
 
     monkeypatch.setattr("gantry.cli.train_seeds._Training.run", run)
     words = ["train", "CartPole-v1", "--steps", "16", "--num-envs", "2"]
     assert main([*words, "--seed", "1", "--out", "both/seed1"]) == 0
-    assert main([*words, "--seeds", "3", "--resume", "--out", "both"]) == 0
+    assert main([*words, "--seeds", "3", "--resume", "--keep-schedules", "--out", "both"]) == 0
+    assert kept == {1}
     assert sorted(commands) == [(0, False), (1, True), (2, False)]
     assert "next: gantry plot 'a run' 'a run' 'a run'" in capsys.readouterr().out
     commands.clear()

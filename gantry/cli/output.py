@@ -49,9 +49,15 @@ def parse(kind: type[Arguments], command: str, words: Sequence[str]) -> Argument
     return tyro.cli(kind, prog=f"gantry {command}", args=list(words), config=(tyro.conf.AvoidSubcommands,))
 
 
+class _Screen(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to `gantry.cli.main` to end with the status of a reader that has gone."""
+        raise BrokenPipeError
+
+
 def console(json_output: bool) -> Console:
     """Return where people read: standard output, or standard error when a program reads the former."""
-    return Console(file=sys.stderr if json_output else sys.stdout, highlight=False)
+    return _Screen(file=sys.stderr if json_output else sys.stdout, highlight=False)
 
 
 def counted(number: int, noun: str) -> str:

@@ -121,10 +121,7 @@ def train_run(words: Sequence[str]) -> Run:
     arguments, recipe, known = asked.arguments, asked.recipe, asked.known
     screen, agent_id, env_id = console(arguments.json), asked.agent, asked.env_id
     evaluation = _evaluation(arguments)
-    if known is not None and arguments.data is not None:
-        raise GantryError("a run that has begun keeps what it began from: leave --data away, or train a new run")
-    if arguments.track_video and arguments.track is None:
-        raise GantryError("--track-video films for a tracker: name one with --track")
+    _check_together(arguments, known is not None)
     if known is not None:
         run, total_steps = asked.run, arguments.steps or known.total_steps
         opening = f"resuming {run.folder} ({agent_id} in {env_id}, seed {known.seed})"
@@ -168,6 +165,16 @@ def train_run(words: Sequence[str]) -> Run:
     if arguments.json:
         print_json({"run": str(run.folder), **last})
     return run
+
+
+def _check_together(arguments: TrainArguments, resuming: bool) -> None:
+    """Refuse flags that do nothing without, or beside, others (GantryError)."""
+    if resuming and arguments.data is not None:
+        raise GantryError("a run that has begun keeps what it began from: leave --data away, or train a new run")
+    if not resuming and arguments.keep_schedules:
+        raise GantryError("--keep-schedules is for a run that goes on: give it with --resume, or leave it away")
+    if arguments.track_video and arguments.track is None:
+        raise GantryError("--track-video films for a tracker: name one with --track")
 
 
 def _learn(

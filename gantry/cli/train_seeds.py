@@ -62,9 +62,10 @@ def train_seeds(words: Sequence[str], has_begun: Callable[[Sequence[str]], bool]
     begun = [seed for seed, command in commands.items() if has_begun(command)] if given.resume else []
     # Where there are none, each says that there is nothing to resume; else those whose turn had not come begin.
     resumed = begun or (commands if given.resume else [])
-    trainings = [
-        _Training([*command, *(["--resume"] if seed in resumed else [])], seed) for seed, command in commands.items()
-    ]
+    trainings = []
+    for seed, command in commands.items():
+        fresh = [word for word in command if word != "--keep-schedules" or not given.resume]
+        trainings.append(_Training([*command, "--resume"] if seed in resumed else fresh, seed))
     screen = console(given.json)
     with deferring("every seed has saved") as request:
         with concurrent.futures.ThreadPoolExecutor(min(count, available_cores())) as pool:
