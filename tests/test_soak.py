@@ -1,5 +1,6 @@
 """Random kills, by every signal, at random moments: the run that is resumed until it is done equals an unbroken one."""
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -70,9 +71,10 @@ def test_randomly_killed_runs_equal_an_unbroken_one(case, processes, tmp_path):
             if process.exitcode is not None:
                 break
             kills += 1
-            for _ in range(rng.choice((1, 1, 2))):
-                os.kill(process.pid, rng.choice(SIGNALS))
-                time.sleep(rng.uniform(0.001, 0.005))
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                for _ in range(rng.choice((1, 1, 2))):
+                    os.kill(process.pid, rng.choice(SIGNALS))
+                    time.sleep(rng.uniform(0.001, 0.005))
             process.join(60)
             # 1: a KeyboardInterrupt before `work` began.
             assert process.exitcode in (0, 1, 130, *(-number for number in SIGNALS)), process.exitcode
