@@ -297,8 +297,9 @@ def looped(model):
 
 
 def replaced(model, key, value):
-    (entry,) = (entry for entry in model.metadata_props if entry.key == key)
-    entry.value = json.dumps(value)
+    entries = {entry.key: entry for entry in model.metadata_props}
+    entries[key].value = json.dumps(value)
+    model.metadata_props.remove(entries["checksum"])  # as whoever changes it would
 
 
 @pytest.mark.parametrize(
@@ -322,6 +323,21 @@ def test_harmful_or_damaged_files_are_refused_in_one_line(change, line, model, t
     (tmp_path / "changed.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(GantryError, match=line):
         OnnxPolicy(tmp_path / "changed.onnx")
+
+
+def test_changed_weights_are_noticed(model, tmp_path):
+    path = tmp_path / "changed.onnx"
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    expected = OnnxPolicy(path).act(np.ones(5, np.float32))
+    weights = next(each for each in model.graph.initializer if len(each.dims) == 2)
+    weights.raw_data = bytes([weights.raw_data[0] ^ 1]) + weights.raw_data[1:]
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    with pytest.raises(GantryError, match="its checksum does not fit"):
+        OnnxPolicy(path)
+    (seal,) = (entry for entry in model.metadata_props if entry.key == "checksum")
+    model.metadata_props.remove(seal)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    np.testing.assert_allclose(OnnxPolicy(path).act(np.ones(5, np.float32)), expected, atol=1e-3)
 
 
 def test_flipped_bits_are_refused_or_harmless(model, tmp_path):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gantry.errors import GantryError
+from gantry.files import NO_CHECKSUM, checksum
 from gantry.types import Array
 
 if TYPE_CHECKING:
@@ -20,6 +21,22 @@ MEMORY, NEXT_MEMORY = "memory", "next_memory"
 Tensors = Mapping[str, tuple["np.dtype[np.generic]", tuple[int, ...]]]
 """Name → number type and shape without the batch axis."""
 NEEDED = "pip install 'gantry-rl[export]'"
+
+
+UNSEALED = b'"%s"' % NO_CHECKSUM
+"""What stands in a file in place of its checksum, a JSON value of the metadata."""
+
+
+def sealed(content: bytes) -> bytes:
+    """Return a file's content with its checksum in place of the last `UNSEALED`."""
+    before, _, after = content.rpartition(UNSEALED)
+    return before + b'"%s"' % checksum(content).encode() + after
+
+
+def seal_fits(content: bytes, seal: object) -> bool:
+    """Return whether a file's content is as it was when it was sealed; `seal` is the checksum in its metadata."""
+    before, found, after = content.rpartition(f'"{seal}"'.encode(errors="replace"))
+    return bool(found) and seal == checksum(before + UNSEALED + after)
 
 
 class Graph:

@@ -22,6 +22,7 @@ def inspect_onnx(path: Path) -> Sections:
 
     graph = onnx.load_model(path, load_external_data=False).graph
     about: Json = {name: value for name, value in policy.metadata.items() if name not in LISTED and value is not None}
+    about["checksum"] = "fits" if "checksum" in policy.metadata else "none"
     versions = about.get("versions")
     if isinstance(versions, dict):
         about["versions"] = " ".join(f"{name} {version}" for name, version in versions.items())

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from gantry.envs.components import Component
-from gantry.export.graph import MEMORY, NEXT_MEMORY, Graph
+from gantry.export.graph import MEMORY, NEXT_MEMORY, UNSEALED, Graph, sealed
 from gantry.export.policies import add_policy
 from gantry.export.saved_policy import SavedPolicy, read_policy
 from gantry.files import space_to_json, write_bytes
@@ -43,7 +43,7 @@ def export_policy(run: Run, path: Path, policy: str = "last") -> None:
     if remembered:
         inputs[MEMORY] = outputs[NEXT_MEMORY] = (np.dtype(np.float32), (remembered,))
     metadata = {name: json.dumps(value) for name, value in _metadata(run, saved, policy).items()}
-    write_bytes(path, graph.model(inputs, outputs, metadata))
+    write_bytes(path, sealed(graph.model(inputs, outputs, {**metadata, "checksum": UNSEALED.decode()})))
 
 
 def _metadata(run: Run, saved: SavedPolicy, policy: str) -> Json:

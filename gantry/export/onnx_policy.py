@@ -10,7 +10,7 @@ from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from gantry.errors import GantryError, shown
-from gantry.export.graph import MEMORY, NEEDED
+from gantry.export.graph import MEMORY, NEEDED, seal_fits
 from gantry.files import space_from_json
 from gantry.runs.environments import open_training_env, registered_id
 from gantry.runs.evaluate import Evaluation, evaluate
@@ -65,6 +65,8 @@ class OnnxPolicy:
             raise GantryError(f"{where} is damaged or not an ONNX file ({shown(error)}); export it again") from error
         _check_harmless(model, where)
         self.metadata = _metadata(model, where)
+        if "checksum" in self.metadata and not seal_fits(content, self.metadata["checksum"]):
+            raise GantryError(f"{where} is damaged or was changed (its checksum does not fit); export it again")
         try:
             self.agent = str(self.metadata["agent"])
             self.env_id, self.env_options = str(self.metadata["env_id"]), dict(self.metadata["env_options"])
