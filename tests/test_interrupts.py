@@ -157,12 +157,21 @@ def test_command_ignores_a_second_signal_while_it_ends():
     assert ended == ["raised", "deferred"]
 
 
-def test_signal_while_the_process_ends_is_quiet():
+LATE = """
+class Late:
+    def __del__(self, kill=os.kill, process=os.getpid()):
+        kill(process, signal.SIGINT)
+
+late = Late()
+"""
+
+
+@pytest.mark.parametrize("moment", ["atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))", LATE])
+def test_signal_while_the_process_ends_is_quiet(moment):
     """An impatient Ctrl-C while Python takes itself down, after all is saved, is no traceback and no other status."""
     lines = [
         "import atexit, os, signal, sys, gantry.cli",
-        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))",
-        "gantry.cli.main = lambda: 130",
+        f"gantry.cli.main = lambda: exec({moment!r}, globals()) or 130",
         "sys.exit(gantry.cli.program())",
     ]
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)

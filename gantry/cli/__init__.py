@@ -1,5 +1,6 @@
 """The command line: `gantry COMMAND …`; each command's module is imported when it is called."""
 
+import atexit
 import contextlib
 import functools
 import importlib
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from gantry import __version__
 from gantry.errors import LONGEST_LINE, GantryError, GantryWarning, described, nearest, shown
-from gantry.runs.interrupts import end_at_signals, raising
+from gantry.runs.interrupts import end_at_signals, ignore_signals, raising
 
 COMMANDS = {
     "help": "explain a command, as --help does",
@@ -63,6 +64,7 @@ def usage() -> str:
 
 def program() -> int:
     """Run the command that the process was started for; a signal after its end ends the process quietly."""
+    atexit.register(ignore_signals)  # the first to be registered, and so the last to be called
     status = main()
     end_at_signals(status)
     return status

@@ -92,6 +92,12 @@ def end_at_signals(status: int) -> None:
             signal.signal(number, lambda *_: os._exit(status))
 
 
+def ignore_signals() -> None:
+    """Ignore signals, as Python would let them end the process with a status of their own while it is taken down."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def stop_with_parent() -> None:
     """Stop this process as `kill` does once its standard input closes, as that of a child does when its parent dies."""
 
