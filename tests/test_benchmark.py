@@ -110,6 +110,11 @@ def test_protocol_needs_a_budget():
         Protocol(steps=10, episodes=0)
 
 
+def test_checkpoints_have_a_bound():
+    with pytest.raises(GantryError, match="checkpoints must be at most 10,000"):
+        Protocol(steps=10, checkpoints=2**40)
+
+
 def test_suites_leave_out_what_cannot_work():
     cells = plan_cells(["Pendulum-v1", "CartPole-v1"], {}, ["ppo", "sac", "dqn", "sb3:sac"], 2, TINY)
     kept, line = without_impossible(cells)

@@ -424,3 +424,34 @@ def test_exit_codes_are_documented():
     page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     for code in ("0", "1", "2", "130", "141"):
         assert f"| {code} |" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train", "CartPole-v1", "--evaluate-episodes", "20"], "without --evaluate-every or --until"),
+        (["train", "CartPole-v1", "--keep-schedules"], "give it with --resume"),
+        (["train", "CartPole-v1", "--name=a", "--out", "x"], "leave one of them away"),
+        (["train", "CartPole-v1", "--num-envs", "2", "--config.num-envs", "4"], "say the same thing"),
+        (["solve", "gantry/CartPoleSwingUp-v0", "--speed", "2"], "--speed does nothing without --film"),
+        (["drive", "x", "--seed", "3"], "without --explore"),
+        (["view", "CartPole-v1", "--allow-network"], "without --host"),
+        (["benchmark", "--report-only", "--seeds", "3"], "--seeds is for trainings"),
+        (["benchmark", "--include", "a=b", "--agents", "ppo"], "--agents is for trainings"),
+        (["bench", "optimizers", "--seeds", "3"], "--seeds is of `gantry bench train`"),
+        (["bench", "envs", "--no-peers"], "--no-peers is of"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(words, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert expected in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_choices_are_answered_with_the_right_ones_alone(capsys):
+    for words in (["--disturb", "wind"], ["--disturb=wind"]):
+        with pytest.raises(SystemExit):
+            cli.main(["evaluate", "x", *words])
+        assert capsys.readouterr().err == "gantry evaluate: --disturb takes pushes or balls, not 'wind'\n"

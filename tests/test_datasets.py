@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import gymnasium
 import numpy as np
@@ -175,6 +176,33 @@ def test_unusable_folders_and_numbers_are_refused(name, asked, line, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(GantryError, match=line):
         collect(agent_for(BALANCE), BALANCE, tmp_path / name, SHORT, **asked)
+
+
+def test_more_than_disk_and_memory_hold_is_refused_first(tmp_path, monkeypatch):
+    agent = agent_for(BALANCE)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=2**20))
+    with pytest.raises(GantryError, match=r"so many steps would take at least .* GiB on the disk, and 0.0 GiB"):
+        collect(agent, BALANCE, tmp_path / "a-v0", SHORT, steps=10**9)
+    monkeypatch.undo()
+    monkeypatch.setattr("gantry.machine.memory.ALWAYS_AT_HAND", 0)
+    monkeypatch.setattr("gantry.machine.memory.available_memory", lambda: 1000.0)
+    with pytest.raises(GantryError, match=r"num-envs.*the episodes under way would take"):
+        collect(agent, BALANCE, tmp_path / "a-v0", SHORT, episodes=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_collecting_episodes_that_never_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("gantry.runs.episodes.MAX_STEPS", 20)
+    env_id = zoo_id("Endless")
+    with pytest.raises(GantryError, match=r"has not ended after 20 steps.*collect --steps"):
+        collect(agent_for(env_id), env_id, tmp_path / "a-v0", episodes=2)
+    assert list(tmp_path.iterdir()) == []
+    done = []
+    assert collect(
+        agent_for(env_id), env_id, tmp_path / "a-v0", {"max_episode_steps": 30}, episodes=2, progress=done.append
+    ) == (2, 60)
+    assert done[-1] == 2
+    assert done == sorted(done)
 
 
 # Beginning from data

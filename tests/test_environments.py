@@ -217,3 +217,23 @@ def test_a_module_that_cannot_be_imported_is_one_clear_line(program, expected, t
 def test_unknown_ids_are_refused(name):
     with pytest.raises(GantryError):
         open_env(name, 1)
+
+
+def test_refused_training_leaves_and_names_no_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for words in (["--agent", "sac"], ["--env", "wheels=3"]):
+        assert main(["train", "MountainCar-v0", *words]) == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert len(said.err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_that_ends_before_learning_starts_says_so(tmp_path):
+    said = []
+    config = DDPGConfig(num_envs=1, learning_starts=50, hidden_sizes=(4,))
+    train(Run(tmp_path / "run"), "MountainCarContinuous-v0", "ddpg", config, 20, say=said.append)
+    assert said == [
+        "nothing will be learned: the first 50 steps are random (--config.learning-starts), and there are 20 in all "
+        "(--steps)"
+    ]

@@ -25,6 +25,7 @@ from gantry.film.record import record
 from gantry.runs.environments import open_env
 from gantry.runs.evaluate import evaluate
 from gantry.runs.seeds import FOREIGN_ENVS_PER_SEED, FOREIGN_EPISODES_PER_SEED, FOREIGN_SEEDS, Purpose, environment_seed
+from gantry.runs.train import make_agent
 
 WEIGHTS = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
 
@@ -192,6 +193,36 @@ def test_environments_with_a_vector_form_alone_are_evaluated_and_filmed(tmp_path
         assert (film.scores, film.frames) == ([5.0], 15)
     finally:
         del gymnasium.registry["zoo/VectorOnly-v0"]
+
+
+def test_info_of_a_vector_environment_named_like_ours_changes_no_training():
+    class Named(gymnasium.vector.SyncVectorEnv):
+        def __init__(self, num_envs, render_mode=None, max_episode_steps=None):
+            super().__init__([KINDS["FloatMax"]] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+
+        def step(self, actions):
+            *result, infos = super().step(actions)
+            ones = np.ones(self.num_envs)
+            return *result, {**infos, "waiting": ones > 0, "elapsed_steps": 7 * ones, "objective": 9 * ones}
+
+    gymnasium.register("zoo/Named-v0", vector_entry_point=Named)
+    try:
+        agent = make_agent("a2c", "zoo/Named-v0", A2CConfig(num_envs=2, rollout_steps=10, hidden_sizes=(4,)))
+        agent.learn(20)
+        metrics = agent.stepper.metrics()
+        assert (metrics["steps"], metrics["length_mean"]) == (20, 5.0)
+        assert "objective_mean" not in metrics
+    finally:
+        del gymnasium.registry["zoo/Named-v0"]
+
+
+def test_exceptions_that_are_no_errors_are_one_line_too(registered):
+    class Gone(Walk):
+        def step(self, action):
+            raise GeneratorExit("left")
+
+    with pytest.raises(GantryError, match=r"failed in step\(\): GeneratorExit: left"):
+        evaluate(Steps().act, registered(Gone), 1)
 
 
 @pytest.mark.parametrize(("kind", "success"), [("SuccessObjects", 1.0), ("SuccessOnlyIfTrue", 0.6), ("InfoText", None)])

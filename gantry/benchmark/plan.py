@@ -17,6 +17,8 @@ from gantry.types import Json
 
 FIRST_SEED = 100
 """Training seeds of benchmarks count from here; recipes were tuned on seeds below."""
+MOST_CHECKPOINTS = 10_000
+"""Evaluations of a training."""
 FORMAT = 1
 PLAN, CELLS = "benchmark.json", "cells"
 """In a benchmark's folder: the list of its cells, and their folders."""
@@ -50,6 +52,8 @@ class Protocol:
             value = getattr(self, name)
             if value is not None and not 0 < value < MOST_STEPS:
                 raise GantryError(f"{name} must be positive and below 2^63, not {shown(value)}")
+        if self.checkpoints > MOST_CHECKPOINTS:
+            raise GantryError(f"checkpoints must be at most {MOST_CHECKPOINTS:,}, not {shown(self.checkpoints)}")
         check_episodes(self.episodes)
         check_episodes(self.final_episodes)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from gantry.agents import AGENTS, config_class
-from gantry.cli.output import console, parse, print_json, telling
+from gantry.cli.output import console, flags_in, parse, print_json, telling
 from gantry.errors import GantryError, shown
 from gantry.runs.seeds import MOST_REPETITIONS
 
@@ -22,6 +22,13 @@ WITHOUT_SEEDS = ("optimizers", "rendering", "saving")
 
 IN_PARTS = ("memory", "adaptation", "skills", "teams", "transfer")
 """Benchmarks whose parts can be measured alone, several trainings at a time."""
+USED = {
+    "--agents": ("train", "parity"),
+    "--seeds": ("train", "parity", "planner", *IN_PARTS),
+    "--processes": IN_PARTS,
+    "--no-peers": ("train", "memory"),
+}
+"""Flags, and the benchmarks that they are of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +94,7 @@ class BenchArguments:
     """End with one line of JSON on standard output; everything else goes to standard error."""
 
 
-def _agents(arguments: BenchArguments) -> tuple[str, ...]:
+def _agents(arguments: BenchArguments, words: Sequence[str]) -> tuple[str, ...]:
     """Return the agents to measure; refuse unknown ones, and seeds out of range (GantryError)."""
     if arguments.seeds < 1:
         raise GantryError(f"a benchmark takes at least 1 training seed, not {arguments.seeds}")
@@ -102,6 +109,9 @@ def _agents(arguments: BenchArguments) -> tuple[str, ...]:
             "--only and --out are of `gantry bench memory`, `teams` and `transfer`, --only also of `envs`, "
             "`adaptation` and `skills`; leave them out"
         )
+    for flag, used in USED.items():
+        if flag in flags_in(words) and arguments.what not in used:
+            raise GantryError(f"{flag} is of `gantry bench {'`, `'.join(used)}`; leave it out")
     for agent in arguments.agents:
         config_class(agent)
     return tuple(map(str.lower, arguments.agents)) or tuple(AGENTS)
@@ -110,7 +120,7 @@ def _agents(arguments: BenchArguments) -> tuple[str, ...]:
 def main(words: Sequence[str]) -> None:
     """Run `gantry bench`."""
     arguments = parse(BenchArguments, "bench", words)
-    agents = _agents(arguments)
+    agents = _agents(arguments, words)
     from gantry.benchmark.rows import machine, second_core
 
     screen = console(arguments.json)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from gantry.cli.options import env_options
-from gantry.cli.output import console, parse, print_json, watched
+from gantry.cli.output import console, flags_in, parse, print_json, watched
 from gantry.errors import GantryError
 from gantry.types import Json
 
@@ -85,11 +85,17 @@ class BenchmarkArguments:
     """End with one line of JSON on standard output; everything else goes to standard error."""
 
 
+OF_TRAININGS = {
+    *("--agents", "--baselines", "--seeds", "--steps", "--seconds", "--checkpoints", "--episodes", "--final-episodes"),
+    *("--cores", "--no-recipes", "--no-ilqr", "--ray", "--env", "--reward"),
+}
+"""Flags that say what is trained, and how."""
+
+
 def main(words: Sequence[str]) -> None:
     """Run `gantry benchmark`."""
     arguments = parse(BenchmarkArguments, "benchmark", words)
-    if not (arguments.envs or arguments.suite or arguments.include or arguments.report_only):
-        raise GantryError("say what to compare: --suite quick, or --envs ENV … --agents AGENT … --seconds SECONDS")
+    _check_use(arguments, words)
     screen = console(arguments.json)
     folder = arguments.out or Path("benchmarks") / (arguments.suite or "custom")
     from gantry.benchmark.plan import CELLS, read_plan
@@ -154,6 +160,16 @@ def main(words: Sequence[str]) -> None:
     screen.print(f"→ {page} ({took:,.0f} s)", soft_wrap=True, markup=False)
     if arguments.json:
         print_json({"report": str(page), **report.to_json()})
+
+
+def _check_use(arguments: BenchmarkArguments, words: Sequence[str]) -> None:
+    """Refuse to compare nothing, and flags of trainings where none are run (GantryError)."""
+    asked = bool(arguments.envs or arguments.suite)
+    if not (asked or arguments.include or arguments.report_only):
+        raise GantryError("say what to compare: --suite quick, or --envs ENV … --agents AGENT … --seconds SECONDS")
+    unused = sorted(flags_in(words) & OF_TRAININGS)
+    if unused and (arguments.report_only or not asked):
+        raise GantryError(f"{unused[0]} is for trainings, and none are run here: leave it out")
 
 
 def _cells(arguments: BenchmarkArguments) -> "list[Cell]":

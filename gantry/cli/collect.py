@@ -1,17 +1,22 @@
 """`gantry collect`: write a policy's episodes as a data set in Minari's format."""
 
 import dataclasses
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gantry.cli.options import WHOLE_NUMBER, env_options
 from gantry.cli.output import console, parse, print_json, watched
 from gantry.runs.folder import Run
+
+SAY_SECONDS = 10.0
+"""Time between lines where no one watches."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +64,7 @@ def main(words: Sequence[str]) -> None:
 
     agent, started = load_agent(run.policy_folder(arguments.policy)), time.perf_counter()
     options = {**config.env_options, **env_options(arguments.env, arguments.randomize, arguments.disturb)}
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, console=screen, disable=not watched(screen)) as bar:
-        task = bar.add_task("collecting", total=arguments.steps)
+    with _Live(screen, arguments.episodes or arguments.steps or 1) as live:
         episodes, steps = collect(
             agent,
             config.env_id,
@@ -72,10 +75,40 @@ def main(words: Sequence[str]) -> None:
             arguments.seed,
             arguments.num_envs,
             not arguments.stochastic,
-            lambda done: bar.update(task, completed=done),
+            live.update,
         )
     seconds = time.perf_counter() - started
     line = f"{episodes:,} episodes, {steps:,} steps → {arguments.out} ({seconds:.1f} s)"
     screen.print(line, soft_wrap=True, markup=False)
     if arguments.json:
         print_json({"folder": str(arguments.out), "episodes": episodes, "steps": steps, "seconds": seconds})
+
+
+class _Live:
+    """A progress bar with the time left; where no one watches, a line every ten seconds."""
+
+    def __init__(self, screen: Console, total: int) -> None:
+        self._screen, self._total = screen, total
+        self._started = self._said = time.perf_counter()
+        columns = (TextColumn("collecting"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"))
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=screen, disable=not watched(screen))
+        self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> "_Live":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, done: int) -> None:
+        """Show how many of the episodes or steps are done."""
+        self._bar.update(self._task, completed=done)
+        now = time.perf_counter()
+        if not watched(self._screen) and now - self._said > SAY_SECONDS:
+            self._said = now
+            left = (
+                f"{(now - self._started) * (self._total - done) / done:,.0f} s left" if done else "none has ended yet"
+            )
+            self._screen.print(f"  {done / self._total:4.0%}  {done:,} of {self._total:,}  {left}", soft_wrap=True)
+            sys.stdout.flush()

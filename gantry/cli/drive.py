@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from gantry.cli.output import console, parse, print_json
+from gantry.cli.output import check_needed, console, parse, print_json
 from gantry.errors import GantryError
 from gantry.runs.environments import registered_id
 from gantry.runs.folder import Run
@@ -48,6 +48,7 @@ class DriveArguments:
 def main(words: Sequence[str]) -> None:
     """Run `gantry drive`."""
     arguments = parse(DriveArguments, "drive", words)
+    check_needed(words, {"--seed": ("--explore",)})
     config = Run(arguments.run).read_config()
     from gantry.agents import load_agent
     from gantry.transfer.robot import control, make_robot

@@ -2,16 +2,19 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import tyro
 from rich.console import Console
 
 from gantry.cli.options import arranged
+from gantry.errors import GantryError, shown
 from gantry.types import Json
 
 Arguments = TypeVar("Arguments")
@@ -26,6 +29,11 @@ ELSEWHERE = {
     "--lr": "--config.learning-rate",
 }
 """Flags as other suites call them, and what they are called here."""
+
+
+def flags_in(words: Sequence[str]) -> set[str]:
+    """Return the flags that a command line gives."""
+    return {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
 
 
 def parse(kind: type[Arguments], command: str, words: Sequence[str]) -> Arguments:
@@ -46,6 +54,13 @@ def parse(kind: type[Arguments], command: str, words: Sequence[str]) -> Argument
         if flag not in known and here.partition(".")[0] in known:
             print(f"gantry {command}: write {here} for {given}", file=sys.stderr)
             raise SystemExit(2)
+    for flag, choices in _choices(kind):
+        for word, following in itertools.pairwise([*words, ""]):
+            given, separator, value = word.partition("=")
+            value = value if separator else following
+            if given.replace("_", "-") == flag and value not in ("", "None", *choices) and not value.startswith("--"):
+                print(f"gantry {command}: {flag} takes {' or '.join(choices)}, not {shown(value)!r}", file=sys.stderr)
+                raise SystemExit(2)
     return tyro.cli(kind, prog=f"gantry {command}", args=list(words), config=(tyro.conf.AvoidSubcommands,))
 
 
@@ -53,6 +68,22 @@ class _Screen(Console):
     def on_broken_pipe(self) -> None:
         """Leave it to `gantry.cli.main` to end with the status of a reader that has gone."""
         raise BrokenPipeError
+
+
+def check_needed(words: Sequence[str], needed: Mapping[str, Sequence[str]]) -> None:
+    """Refuse flags that do nothing without one of some others, where those are not given (GantryError)."""
+    given = flags_in(words)
+    for flag, others in needed.items():
+        if flag in given and given.isdisjoint(others):
+            raise GantryError(f"{flag} does nothing without {' or '.join(others)}: give that too, or leave it out")
+
+
+def _choices(kind: type) -> Iterator[tuple[str, list[str]]]:
+    """Yield the flags that may be left out or name one of a few words, and these."""
+    for name, hint in typing.get_type_hints(kind).items():
+        parts = typing.get_args(hint)
+        if type(None) in parts and typing.get_origin(parts[0]) is typing.Literal:
+            yield f"--{name.replace('_', '-')}", [str(each) for each in typing.get_args(parts[0])]
 
 
 def console(json_output: bool) -> Console:

@@ -9,7 +9,7 @@ import tyro
 from rich.table import Table
 
 from gantry.cli.options import parse_options
-from gantry.cli.output import console, counted, parse, print_json
+from gantry.cli.output import check_needed, console, counted, parse, print_json
 from gantry.errors import GantryError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def main(words: Sequence[str]) -> None:
         if path is not None and path.suffix.lower() not in suffixes:
             raise GantryError(f"cannot write {path}: its name must end in {' or '.join(suffixes)}")
     check_film(arguments.size, arguments.speed)
+    check_needed(words, {"--size": ("--film",), "--speed": ("--film",)})
     if arguments.plot is not None and arguments.method == "lqr":
         raise GantryError("--plot shows iterations, and lqr has none; choose --method ilqr")
     screen = console(arguments.json)

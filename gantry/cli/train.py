@@ -6,7 +6,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gantry.cli.options import WHOLE_NUMBER, arranged, env_options, parse_options, whole_number
-from gantry.cli.output import console, parse, print_json, watched
+from gantry.cli.output import check_needed, console, flags_in, parse, print_json, watched
 from gantry.errors import GantryError, shown
 from gantry.files import config_from_json
 from gantry.runs.environments import canonical_id, registered_id
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from gantry.agents import Agent, AgentConfig
     from gantry.runs.evaluation_callback import EvaluationPlan
     from gantry.runs.recipes import Recipe
+    from gantry.runs.trackers.protocol import Tracker
     from gantry.runs.trackers.tracking import Tracking
-    from gantry.runs.train import Say
 
 TOTAL_STEPS = 1_000_000
 """Environment steps to learn from where no recipe says otherwise."""
@@ -105,6 +105,10 @@ class TrainArguments:
     """End with one line of JSON on standard output; everything else goes to standard error."""
 
 
+NEEDED = {"--evaluate-episodes": ("--evaluate-every", "--until"), "--keep-schedules": ("--steps",)}
+"""Flags that do nothing without one of some others."""
+
+
 def main(words: Sequence[str]) -> None:
     """Run `gantry train`."""
     if any(word.partition("=")[0] == "--seeds" for word in words) and not {"-h", "--help"} & set(words):
@@ -119,37 +123,37 @@ def train_run(words: Sequence[str]) -> Run:
     """Run `gantry train`, and return the run that it trained."""
     asked = _parse(words)
     arguments, recipe, known = asked.arguments, asked.recipe, asked.known
-    screen, agent_id, env_id = console(arguments.json), asked.agent, asked.env_id
+    screen = console(arguments.json)
     evaluation = _evaluation(arguments)
     _check_together(arguments, known is not None)
+    check_needed(words, NEEDED)
     if known is not None:
-        run, total_steps = asked.run, arguments.steps or known.total_steps
-        opening = f"resuming {run.folder} ({agent_id} in {env_id}, seed {known.seed})"
+        total_steps = arguments.steps or known.total_steps
     else:
-        named = env_id, agent_id, arguments.seed, arguments.name
-        run = Run(arguments.out) if arguments.out else new_run(*named)
         total_steps = arguments.steps if arguments.steps is not None else _default_steps(recipe)
-        opening = f"{agent_id} in {env_id}, seed {arguments.seed} → {run.folder}"
-    try:
-        _say(screen, opening)
-        if recipe is None and known is None:
-            from gantry.runs.recipes import stepping
+    run: Run | None = None
 
-            case = " ".join((f"{agent_id} in {env_id}", *(f"{option}" for option in arguments.env)))
-            how = stepping(env_id, parse_options(arguments.env))
-            _say(screen, f"there is no recipe for {case}: default settings for environments stepped {how} are used")
-        elif recipe is not None and recipe.source:
-            _say(screen, f"recipe for {recipe.total_steps:,} steps, from {recipe.source}")
-        listening = _Listener(screen, run, total_steps, arguments.track)
+    def begun(chosen: Run) -> None:
+        nonlocal run
+        run = chosen
+        for line in _opening(asked, run):
+            _say(screen, line)
+        listener.begin(run)
+
+    try:
+        listening = _Listener(screen, total_steps, arguments.track)
         with step_time_limit(arguments.step_time_limit), listening as listener:
-            agent = _learn(asked, run, total_steps, evaluation, listener)
+            agent = _learn(asked, total_steps, evaluation, listener, begun)
+            assert run is not None
             if arguments.track_video:
                 _film(agent, run, listener)
     except KeyboardInterrupt as stopped:
-        _say_stopped(screen, stopped, _resume_command(asked, run))
+        if run is not None:
+            _say_stopped(screen, stopped, _resume_command(asked, run))
         raise
     finally:
-        run.release()
+        if run is not None:
+            run.release()
     _draw_model(agent, run)
     last = listener.last
     if last:
@@ -177,9 +181,27 @@ def _check_together(arguments: TrainArguments, resuming: bool) -> None:
         raise GantryError("--track-video films for a tracker: name one with --track")
 
 
+def _opening(asked: "_Asked", run: Run) -> Iterator[str]:
+    """Yield what is said before training: which run it is, and where its settings are from."""
+    what, words = f"{asked.agent} in {asked.env_id}", asked.arguments.env
+    if asked.known is not None:
+        yield f"resuming {run.folder} ({what}, seed {asked.known.seed})"
+        return
+    yield f"{what}, seed {asked.arguments.seed} → {run.folder}"
+    if asked.recipe is None:
+        from gantry.runs.recipes import stepping
+
+        how = stepping(asked.env_id, parse_options(words))
+        case = " ".join((what, *words))
+        yield f"there is no recipe for {case}: default settings for environments stepped {how} are used"
+    elif asked.recipe.source:
+        yield f"recipe for {asked.recipe.total_steps:,} steps, from {asked.recipe.source}"
+
+
 def _learn(
-    asked: "_Asked", run: Run, total_steps: int, evaluation: "EvaluationPlan | None", listener: "_Listener"
-) -> "Agent":
+    asked: "_Asked", total_steps: int, evaluation: "EvaluationPlan | None", listener: "_Listener",
+    begun: Callable[[Run], None],
+) -> "Agent":  # fmt: skip
     """Train, or resume training."""
     from gantry.runs.train import resume, train
 
@@ -191,8 +213,9 @@ def _learn(
     if arguments.shaping:
         options["shaping"] = vars(asked.config).get("gamma", 1.0)  # planners and policy search discount nothing
     if asked.known is not None:
+        begun(asked.run)
         return resume(
-            run,
+            asked.run,
             arguments.steps,
             config=asked.config,
             env_options=options,
@@ -206,9 +229,10 @@ def _learn(
         tuned_for = {**tuned_for, "skill_steps": asked.recipe.skill_steps}
     options = {**tuned_for, **options}
     seed = arguments.seed
+    run = Run(arguments.out) if arguments.out else lambda: new_run(asked.env_id, asked.agent, seed, arguments.name)
     return train(
         run, asked.env_id, asked.agent, asked.config, total_steps, seed, options, evaluation=evaluation,
-        data=arguments.data, keep_snapshots=arguments.keep_snapshots, **hear,
+        data=arguments.data, keep_snapshots=arguments.keep_snapshots, begun=begun, **hear,
     )  # fmt: skip
 
 
@@ -350,6 +374,8 @@ def _parse(words: Sequence[str]) -> _Asked:
         bases=(TrainArguments,), frozen=True, kw_only=True, namespace={"__doc__": TrainArguments.__doc__},
     )  # fmt: skip
     arguments: Any = parse(arguments_class, "train", words)
+    if {"--num-envs", "--config.num-envs"} <= flags_in(words):
+        raise GantryError("--num-envs and --config.num-envs say the same thing; give one of the two")
     config = arguments.config
     if arguments.num_envs is not None:
         config = dataclasses.replace(config, num_envs=arguments.num_envs)
@@ -406,11 +432,12 @@ def _resume_command(asked: _Asked, run: Run) -> str:
 class _Listener:
     """Shows how training goes: a progress bar, or a line every ten seconds where no one watches, and a tracker."""
 
-    def __init__(self, screen: Console, run: Run, total_steps: int, track: str | None) -> None:
+    def __init__(self, screen: Console, total_steps: int, track: str | None) -> None:
         self._screen, self._total, self._said = screen, total_steps, time.perf_counter()
         self.last: dict[str, float] = {}
         self._evaluation = ""
-        self.tracking = _tracking(track, run, self.say) if track is not None else None
+        self._track, self._tracker = track, _tracker(track) if track is not None else None
+        self.tracking: Tracking | None = None
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -424,8 +451,15 @@ class _Listener:
         )
         self._task = self._bar.add_task("training", total=total_steps, numbers="")
 
-    def __enter__(self) -> "_Listener":
+    def begin(self, run: Run) -> None:
+        """Show from here on how a run's training goes."""
+        if self._tracker is not None:
+            from gantry.runs.trackers.tracking import Tracking
+
+            self.tracking = Tracking(self._tracker, str(self._track), run, self.say)
         self._bar.start()
+
+    def __enter__(self) -> "_Listener":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -463,9 +497,8 @@ class _Listener:
             sys.stdout.flush()
 
 
-def _tracking(track: str, run: Run, say: "Say") -> "Tracking":
-    """Make the tracker that --track names, and what feeds it."""
+def _tracker(track: str) -> "Tracker":
+    """Make the tracker that --track names."""
     from gantry.runs.trackers import make_tracker
-    from gantry.runs.trackers.tracking import Tracking
 
-    return Tracking(make_tracker(track), track, run, say)
+    return make_tracker(track)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from gantry.cli.options import env_options
-from gantry.cli.output import parse
+from gantry.cli.output import check_needed, parse
 from gantry.errors import GantryError
 from gantry.runs.folder import Run
 
@@ -66,6 +66,7 @@ class ViewArguments:
 def main(words: Sequence[str]) -> None:
     """Run `gantry view`."""
     arguments = parse(ViewArguments, "view", words)
+    check_needed(words, {"--allow-network": ("--host",)})
     if arguments.training and len(arguments.show) != 1:
         raise GantryError("--training follows one run: name one")
     if not arguments.show:

@@ -108,9 +108,9 @@ def _making(env_id: str) -> Iterator[EnvSpec]:
         keep_log_out_of_files()
         with others_code():
             yield spec
-    except GantryError:
+    except (GantryError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise GantryError(f"cannot make the environment {env_id!r}: {described(error)}{remedy(error)}") from error
 
 

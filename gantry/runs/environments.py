@@ -265,7 +265,11 @@ class _Copy(gymnasium.Wrapper):
 
 
 def _successes(info: Infos) -> Infos:
-    return {name: info[name] for name in SUCCESS if info.get(name) is not None} if info else info
+    if info is None:
+        return {}
+    if not isinstance(info, dict):
+        raise TypeError(f"its info is {type(info).__name__}, not a dictionary")
+    return {name: info[name] for name in SUCCESS if info.get(name) is not None}
 
 
 class _ForeignEnv(gymnasium.Wrapper):
@@ -298,6 +302,9 @@ class _ForeignEnv(gymnasium.Wrapper):
 
 class _ForeignVectorEnv(VectorWrapper):
     """A vector environment that others made: what it raises becomes one clear line, and its state is kept if known."""
+
+    _reserved = frozenset(("waiting", "elapsed_steps", "objective"))
+    """Entries of `infos` that mean something to agents, which others' of the same name do not."""
 
     def __init__(self, env: VectorEnv, env_id: str) -> None:
         super().__init__(env)
@@ -356,7 +363,8 @@ class _ForeignVectorEnv(VectorWrapper):
 
     def _step(self, actions: Observation) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, Infos]:
         with one_line(self._env_id, "in step()"):
-            return self.env.step(actions)
+            *result, infos = self.env.step(actions)
+            return *result, {name: value for name, value in infos.items() if name not in self._reserved}
 
     def render(self) -> tuple[RenderFrame, ...] | None:
         """Return what each environment draws."""
@@ -375,6 +383,8 @@ class _ForeignTeam(_ForeignVectorEnv):
     Attributes:
         team_size: agents of each world.
     """
+
+    _reserved = frozenset()  # Gantry makes the vector environment
 
     def __init__(self, env_id: str, num_envs: int, options: Options) -> None:
         from gantry.envs.parallel_rows import Parallel, ParallelRows, foreign_maker
@@ -418,7 +428,7 @@ class one_line:
         if isinstance(error, TookTooLong):
             assert self._watch is not None
             raise GantryError(self._watch.line()) from None
-        if isinstance(error, Exception | SystemExit | GeneratorExit) and not _is_ours(self._env_id):
+        if not isinstance(error, KeyboardInterrupt) and not _is_ours(self._env_id):
             raise GantryError(f"{self._env_id} failed {self._call}: {described(error)}{remedy(error)}") from error
 
 

@@ -85,7 +85,7 @@ class Episode:
         self.observation, reward, terminated, truncated, self.info = self.env.step(action)
         number = as_number(reward)
         if number is None or not math.isfinite(number[0]):
-            raise GantryError(f"{self.env_id} gave the reward {reward} in step {self.steps + 1}; it must be finite")
+            raise GantryError(f"{self.env_id} gave the reward {reward!r} in step {self.steps + 1}; it must be finite")
         self.total += float(number[0])
         self.steps += 1
         self.ended = bool(terminated) or bool(truncated)

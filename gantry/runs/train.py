@@ -118,7 +118,7 @@ def build_agent(written: RunConfig) -> Agent:
 
 
 def train(
-    run: Run,
+    run: Run | Callable[[], Run],
     env_id: str,
     agent: str,
     config: AgentConfig,
@@ -131,11 +131,12 @@ def train(
     say: Say = say_on_stderr,
     data: Path | None = None,
     keep_snapshots: bool = False,
+    begun: Callable[[Run], None] | None = None,
 ) -> Agent:
     """Train a new agent in a new run.
 
     Args:
-        run: the folder to fill.
+        run: the folder to fill, or what chooses one, called once nothing speaks against the training.
         env_id: Gantry's, Gymnasium's or `module:ID`.
         agent: the agent's id.
         config: the agent's settings.
@@ -148,6 +149,7 @@ def train(
         say: called with what the user should know although training goes on, in one line.
         data: the folder of a data set to begin from; None: from nothing.
         keep_snapshots: keep the policy after shares of the training, for a film of its progress.
+        begun: called with the run when its folder is there and learning is about to begin.
 
     Returns:
         The trained agent, with its environments closed.
@@ -157,14 +159,25 @@ def train(
         TrainingStopped: a signal asked for an end; the work so far was saved.
     """
     total_steps, seed, env_options = _budget(total_steps), _seed(seed), _plain_options(env_options or {})
-    with run.claimed(), contextlib.ExitStack() as at_end:
-        if run.exists():
-            raise GantryError(f"{run.folder} already holds a run; resume it (--resume) or choose another folder")
+    with contextlib.ExitStack() as at_end:
+        if isinstance(run, Run):
+            _refuse_existing(run)
         reference = DatasetReference.of(data) if data is not None else None
         learner = make_agent(agent, env_id, config, seed, env_options)
         at_end.callback(close_agent, learner)
         if reference is not None:
             begin_from(learner, reference, env_id)
+        run = run if isinstance(run, Run) else run()
+        at_end.enter_context(run.claimed())
+        _refuse_existing(run)
+        if begun is not None:
+            begun(run)
+        starts = config_to_json(config).get("learning_starts", 0)
+        if total_steps < starts:
+            say(
+                f"nothing will be learned{' from the data' if data else ''}: the first {starts:,} steps are random "
+                f"(--config.learning-starts), and there are {total_steps:,} in all (--steps)"
+            )
         written = RunConfig(
             canonical_id(env_id),
             env_options,
@@ -258,6 +271,11 @@ def resume(
         elif recorder.evaluator is not None and recorder.evaluator.reached:
             say(f"{run.folder} is finished: it has reached the score that it was to stop at; a higher --until goes on")
         return _learn(recorder)
+
+
+def _refuse_existing(run: Run) -> None:
+    if run.exists():
+        raise GantryError(f"{run.folder} already holds a run; resume it (--resume) or choose another folder")
 
 
 def _budget(total_steps: object) -> int:

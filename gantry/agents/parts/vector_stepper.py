@@ -58,8 +58,10 @@ class Transition:
 def require_vector(env: object) -> None:
     """Refuse what is not a vector environment, nor the spaces of one; raises GantryError."""
     if not isinstance(env, VectorEnv | Spaces):
+        example = env if isinstance(env, str) else "module:ID"
         raise GantryError(
-            f"an agent takes a vector environment, such as gantry.envs.make_vec('module:ID', 16), not {shown(env)!r}"
+            f"an agent takes a vector environment, such as gantry.envs.make_vec({shown(example)!r}, 16), "
+            f"not {shown(env)!r}"
         )
 
 

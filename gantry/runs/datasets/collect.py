@@ -1,17 +1,21 @@
 """Collecting a policy's episodes from many environments at once."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import create_empty_array
 from numpy.typing import NDArray
 
 from gantry.agents.protocol import Agent, EpisodicActor
 from gantry.envs.registry import is_task
 from gantry.errors import GantryError, shown
+from gantry.machine.memory import ALWAYS_AT_HAND, require_memory
 from gantry.runs.datasets.minari_files import DatasetWriter, leaves
 from gantry.runs.environments import open_env
+from gantry.runs.episodes import step_limit
 from gantry.runs.seeds import environment_seed
 from gantry.runs.teams import robots_in
 from gantry.types import Array, Infos, Observation, Options
@@ -22,6 +26,8 @@ ROWS = 1024
 """Vector steps that are kept at first; the longest episode under way decides how many in the end."""
 MOST = 10**9
 """Episodes or steps of a data set."""
+STEP_BYTES, EPISODE_BYTES = 10, 2048
+"""What the file holds of a step beside observation and action, and of an episode at least beside its steps."""
 LEFT_OUT = {"final_obs", "_final_obs", "final_info", "_final_info"}
 
 
@@ -53,7 +59,7 @@ def collect(
         num_envs: environments open at once; None: up to NUM_ENVS of a task of Gantry's kind, of others as many as in
             training.
         deterministic: act as evaluated; else as exploring.
-        progress: called with the number of steps so far.
+        progress: called with how many of the episodes, or of the steps, are done.
 
     Returns:
         The number of episodes and of steps written.
@@ -83,7 +89,9 @@ def collect(
             raise GantryError(f"data sets hold the episodes of single robots, and {env_id} is a team's")
         writer = DatasetWriter(folder, env, env_id, env_options or {}, agent.name)
         try:
-            _play(agent, env, writer, first, quota, steps is not None, deterministic, progress)
+            _check_disk(folder, env, share, steps is None)
+            limit = None if steps is not None or is_task(env_id) else _limit(env, env_options or {})
+            _play(agent, env, writer, first, quota, steps is not None, deterministic, progress, limit)
             writer.finish()
         except BaseException:
             writer.abandon()
@@ -93,11 +101,35 @@ def collect(
     return writer.episodes, writer.steps
 
 
+def _limit(env: VectorEnv, options: Options) -> int:
+    """Return the steps after which an episode counts as one that never ends."""
+    own, asked = env.spec.max_episode_steps if env.spec is not None else None, options.get("max_episode_steps")
+    return step_limit(None, max(own or 0, asked if isinstance(asked, int) else 0))
+
+
+def _check_disk(folder: Path, env: VectorEnv, share: int, episodes: bool) -> None:
+    """Refuse more steps, or episodes of a step at least, than the disk has room for (GantryError)."""
+    spaces = (env.single_observation_space, env.single_action_space)
+    of_step = STEP_BYTES + sum(part.nbytes for space in spaces for _, part in leaves(create_empty_array(space, 1), ""))
+    wanted, place = share * (of_step + EPISODE_BYTES * episodes), folder.resolve().parent
+    while not place.exists():
+        place = place.parent
+    if wanted > ALWAYS_AT_HAND and wanted > (free := shutil.disk_usage(place).free):
+        raise GantryError(
+            f"so many {'episodes' if episodes else 'steps'} would take at least {wanted / 2**30:,.1f} GiB on the disk, "
+            f"and {free / 2**30:,.1f} GiB are free: collect fewer"
+        )
+
+
 def _play(
     agent: Agent, env: VectorEnv, writer: DatasetWriter, seed: int, quota: NDArray[np.int64], by_steps: bool,
-    deterministic: bool, progress: Callable[[int], None] | None,
+    deterministic: bool, progress: Callable[[int], None] | None, limit: int | None,
 ) -> None:  # fmt: skip
-    """Play until every environment has filled its quota (n,) of episodes or steps."""
+    """Play until every environment has filled its quota (n,) of episodes or steps.
+
+    Raises:
+        GantryError: an episode goes on beyond `limit` steps, or the environment fails.
+    """
     number, mode = len(quota), env.metadata.get("autoreset_mode")
     if mode not in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP):
         raise GantryError("data sets are collected where environments begin new episodes by themselves")
@@ -114,6 +146,11 @@ def _play(
         after, rewards, terminated, truncated, infos = env.step(actions)
         over = (terminated | truncated) & ~waiting
         counts = open_ones & ~waiting
+        if limit is not None and (~over & counts & (row - starts >= limit)).any():
+            raise GantryError(
+                f"an episode has not ended after {limit:,} steps: collect --steps in place of --episodes, or set a "
+                "time limit with --env max_episode_steps=1000"
+            )
         if by_steps:
             taken += counts
         ended = (over | (by_steps & (taken == quota))) & counts
@@ -135,7 +172,7 @@ def _play(
             waiting = over
         observations = after
         if progress is not None:
-            progress(writer.steps)
+            progress(int(taken.sum()))
 
 
 def numbers_of(infos: Infos, number: int) -> Infos:
@@ -169,6 +206,8 @@ class _Rows:
             first = int(starts.min())
             if first < self._capacity // 2:
                 self._capacity *= 2
+            of_row = sum(column[0].nbytes for column in self._columns.values())
+            require_memory(self._capacity * of_row // 4, "num_envs", "the episodes under way")
             for name, column in self._columns.items():
                 moved = np.zeros((self._capacity, *column.shape[1:]), column.dtype)
                 moved[: self._used - first] = column[first : self._used]
@@ -181,6 +220,7 @@ class _Rows:
         """Write a vector step's arrays (n, …) into a row; those that came late are empty in the rows before."""
         for path, values in leaves(tree, name):
             if path not in self._columns:
+                require_memory(self._capacity * values.nbytes // 4, "num_envs", "the episodes under way")
                 empty = np.nan if values.dtype.kind == "f" and name == "infos" else 0
                 self._columns[path] = np.full((self._capacity, *values.shape), empty, values.dtype)
             self._columns[path][row] = values
