@@ -234,6 +234,12 @@ def test_odd_options_of_environments_work_or_are_refused_in_one_line():
     check_options(TASKS, 4000)
 
 
+@pytest.mark.parametrize("steps", [2**62, 2**63, 10**30])
+def test_time_limits_beyond_64_bits_are_refused(steps):
+    with pytest.raises(GantryError, match=r"max_episode_steps must be at least 1 and below 2\^62"):
+        make_vec("gantry/CartPoleSwingUp-v0", 2, max_episode_steps=steps)
+
+
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_odd_grids_are_finite_values_or_refused_in_one_line(count):
     rng, counts = random.Random(count), {True: 0, False: 0}

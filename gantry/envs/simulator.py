@@ -675,8 +675,12 @@ def _check_settings(
 ) -> None:
     if not isinstance(num_envs, int | np.integer) or num_envs < 1:
         raise GantryError(f"num_envs must be a whole number of at least 1, not {num_envs}")
-    if max_episode_steps is not None and (not isinstance(max_episode_steps, int | np.integer) or max_episode_steps < 1):
-        raise GantryError(f"max_episode_steps must be at least 1 (or None for no limit), not {max_episode_steps}")
+    if max_episode_steps is not None and (
+        not isinstance(max_episode_steps, int | np.integer) or not 1 <= max_episode_steps < NEVER
+    ):
+        raise GantryError(
+            f"max_episode_steps must be at least 1 and below 2^62 (or None for no limit), not {max_episode_steps}"
+        )
     if not isinstance(num_threads, int | np.integer) or num_threads < 0:
         raise GantryError(f"num_threads must be 0 (one a CPU) or more, not {num_threads}")
     if render_mode not in (None, "rgb_array"):
