@@ -216,6 +216,25 @@ def test_info_of_a_vector_environment_named_like_ours_changes_no_training():
         del gymnasium.registry["zoo/Named-v0"]
 
 
+@pytest.mark.parametrize("wrong", [6, -1])
+def test_discrete_observations_outside_their_space_are_one_line_in_training_and_evaluation(registered, wrong):
+    class Outside(Walk):
+        observation_space = gymnasium.spaces.Discrete(6)
+
+        def observe(self):
+            return wrong if self.time == 3 else self.time
+
+    env_id, said = (
+        registered(Outside),
+        rf"failed in step\(\): ValueError: its observation {wrong} is not one of",
+    )
+    with pytest.raises(GantryError, match=said):
+        evaluate(Steps().act, env_id, 1)
+    agent = make_agent("a2c", env_id, A2CConfig(num_envs=2, rollout_steps=10, hidden_sizes=(4,)))
+    with pytest.raises(GantryError, match=said):
+        agent.learn(20)
+
+
 def test_exceptions_that_are_no_errors_are_one_line_too(registered):
     class Gone(Walk):
         def step(self, action):
@@ -404,6 +423,8 @@ def test_commands_take_options_caps_and_stochastic_policies(tmp_path, capsys):
     assert "3 of 3 episodes" in capsys.readouterr().out
     assert main(["record", folder, "--out", str(tmp_path / "film.gif"), *flags]) == 0
     assert "1 of 1 episodes were cut" in capsys.readouterr().out
+    assert main(["record", folder, "--compare", folder, "--out", str(tmp_path / "two.gif"), *flags]) == 0
+    assert "2 of 2 episodes were cut" in capsys.readouterr().out
     for command in (["evaluate", folder], ["record", folder, "--out", str(tmp_path / "no.gif")]):
         assert main([*command, "--env", "wheels=3"]) == 1
         assert "wheels" in capsys.readouterr().err

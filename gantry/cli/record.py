@@ -182,6 +182,8 @@ def _several(arguments: RecordArguments, screen: Console) -> None:
     scores = [film.scores[0] for film in films]
     shown = "; ".join(f"{take.label} {score:.1f}" for take, score in zip(takes, scores, strict=True))
     screen.print(f"{path}: {shown}", soft_wrap=True, markup=False)
+    if cut := sum(film.cut for film in films):
+        screen.print(f"{cut} of {len(films)} episodes were cut by the cap on steps")
     if arguments.poster:
         _poster(path, film_facts(path)["frames"], screen)
     if arguments.json:

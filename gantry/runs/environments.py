@@ -7,7 +7,7 @@ Gymnasium (`CartPole-v1`), or `module:ID`, whose module registers the environmen
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import SupportsFloat, overload
 
@@ -245,11 +245,16 @@ class _Copy(gymnasium.Wrapper):
     Of an `info` it keeps what training looks at, as others' keys and shapes may not go together.
     """
 
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self._check = _observation_check(env)
+
     def reset(self, *, seed: int | None = None, options: Json | None = None) -> tuple[Observation, Infos]:
         """Begin a new episode."""
         result: object = self.env.reset(seed=seed, options=options)
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
             raise TypeError("it returns no pair of an observation and a dictionary, as Gymnasium asks of it")
+        self._check(result[0])
         return result[0], _successes(result[1])
 
     def step(self, action: Observation) -> tuple[Observation, SupportsFloat, bool, bool, Infos]:
@@ -261,7 +266,22 @@ class _Copy(gymnasium.Wrapper):
             reward = reward.item() if isinstance(reward, np.ndarray) else float(reward)
         except (TypeError, ValueError):
             raise TypeError(f"its reward is {shown(reward)}, not a number") from None
+        self._check(observation)
         return observation, reward, terminated, truncated, _successes(info)
+
+
+def _observation_check(env: gymnasium.Env) -> Callable[[Observation], None]:
+    """Return what raises ValueError where a number is not one of the environment's Discrete observations."""
+    space = env.observation_space
+    if not isinstance(space, gymnasium.spaces.Discrete):
+        return lambda observation: None
+    first, end = int(space.start), int(space.start) + int(space.n)
+
+    def check(observation: Observation) -> None:
+        if not first <= int(observation) < end:
+            raise ValueError(f"its observation {shown(observation)} is not one of {space}")
+
+    return check
 
 
 def _successes(info: Infos) -> Infos:
@@ -277,17 +297,21 @@ class _ForeignEnv(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env, env_id: str) -> None:
         super().__init__(env)
-        self._env_id = env_id
+        self._env_id, self._check = env_id, _observation_check(env)
 
     def reset(self, *, seed: int | None = None, options: Json | None = None) -> tuple[Observation, Infos]:
         """Begin a new episode."""
         with one_line(self._env_id, "in reset()"):
-            return self.env.reset(seed=seed, options=options)
+            observation, info = self.env.reset(seed=seed, options=options)
+            self._check(observation)
+            return observation, info
 
     def step(self, action: Observation) -> tuple[Observation, SupportsFloat, bool, bool, Infos]:
         """Advance by one step."""
         with one_line(self._env_id, "in step()"):
-            return self.env.step(action)
+            result = self.env.step(action)
+            self._check(result[0])
+            return result
 
     def render(self) -> RenderFrame | list[RenderFrame] | None:
         """Return what the environment draws."""
