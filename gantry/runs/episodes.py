@@ -162,10 +162,10 @@ def choose(act: Act, episodes: Sequence[Episode], rows: int = ROWS) -> list[Arra
 
 def as_number(value: object) -> Array | None:
     """Return a number or a truth value, or an array of one, as an array (1,); None for anything else."""
+    if hasattr(value, "detach"):  # PyTorch's, which may carry a gradient
+        value = value.detach()
     try:
-        array = np.asarray(value.detach() if hasattr(value, "detach") else value).reshape(
-            -1
-        )  # PyTorch's, with gradients
+        array = np.asarray(value).reshape(-1)
     except ValueError:  # a ragged list
         return None
     return array if len(array) == 1 and array.dtype.kind in "biuf" else None

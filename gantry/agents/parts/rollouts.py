@@ -60,9 +60,9 @@ class Rollout:
         numbers = (steps + 1) * stepper.num_envs * (2 * size + 2 * outputs + 2)
         require_memory(numbers, "rollout_steps", f"a rollout of {stepper.num_envs} environments")
         self.inputs = torch.zeros(steps + 1, stepper.num_envs, size)
+        self._inputs_view = self.inputs.numpy()
         self.outputs = torch.zeros(*shape, outputs)
         self.samples = policy.distribution.mode(self.outputs).clone()  # zeros of their shape and type
-        self._inputs_view = self.inputs.numpy()
         self.observations = np.zeros(self.inputs.shape, np.float32)
         self.rewards = np.zeros(shape, np.float32)
         self.terminated, self.done, self.mask = np.zeros((3, *shape), np.bool_)

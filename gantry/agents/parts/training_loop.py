@@ -68,7 +68,6 @@ def training_loop(
     stepper, unfinished = agent.stepper, False
     if not isinstance(stepper.env, VectorEnv):
         raise GantryError("this policy was loaded without an environment; pass one to load() to learn on")
-
     if not isinstance(total_steps, int | float | np.number) or math.isnan(total_steps):
         raise GantryError(f"total_steps must be a number of environment steps, not {shown(repr(total_steps))}")
     if not torch.is_grad_enabled():
