@@ -286,9 +286,12 @@ def odd_settings(agent, count):
     flags, rng = list(flags_of(config_class(agent), default_config(agent), "config")), random.Random(agent)
     small = {f"config.{name}": value for name, value in flattened(SETTINGS[agent]).items()}
     words = [f"--{name.replace('_', '-')}={value}" for name, value in small.items() if not isinstance(value, list)]
+    command, _, *rest = COMMANDS["train"][1]
+    env_id = "FrozenLake-v1" if agent == "q-learning" else SHORT
+    words += ["--env", "actions=discrete"] if agent == "dqn" else []
     for _ in range(count):
         text = str(rng.choice(rng.choice((TEXTS, WHOLE, REAL))))
-        yield [*COMMANDS["train"][1], "--agent", agent, *words, rng.choice(flags).name, text]
+        yield [command, env_id, *rest, "--agent", agent, *words, rng.choice(flags).name, text]
 
 
 def harmless(words):
@@ -397,4 +400,4 @@ def test_odd_command_lines_give_a_result_or_one_line(command, folders, tmp_path,
 def test_odd_settings_on_the_command_line_give_a_result_or_one_line(agent, folders, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     counts = check_commands(list(odd_settings(agent, PAIRS)), folders, capsys)
-    assert counts[1] + counts[2] > 20
+    assert min(counts[0], counts[1] + counts[2]) > 0
