@@ -178,6 +178,8 @@ def test_what_a_foreign_environment_raises_is_one_clear_line(module, tmp_path, c
     assert "KeyError" in line
     assert "the motor" in line
     assert f"{module}.py, line" in line
+    assert main(["evaluate", str(tmp_path / "run")]) == 1
+    assert ("no run at" if where == "make" else "has no policy: its training ended") in capsys.readouterr().err
 
 
 def test_what_a_foreign_environment_raises_when_drawn_is_one_clear_line(module, tmp_path, capsys):

@@ -108,8 +108,10 @@ class Run:
         """Return the folder of the last policy, or of the `best` one.
 
         Raises:
-            GantryError: training kept no best policy.
+            GantryError: training kept no best policy, or none at all.
         """
+        if self.exists() and not any(_is_file(self.folder / f"policy.{suffix}") for suffix in ("json", "safetensors")):
+            raise GantryError(f"{self.folder} has no policy: its training ended before it saved one; train again")
         if which == "best" and not _is_folder(self.best):
             raise GantryError(f"{self.folder} has no best policy: it was trained without --evaluate-every")
         return self.best if which == "best" else self.folder
