@@ -118,8 +118,8 @@ def arithmetic(rng, depth):
 def calculated(text, x, y):
     """Return what Python makes of an expression, or None where that is not a finite real number."""
     names = {name: getattr(math, name) for name in ("sin", "cos", "exp", "log", "sqrt", "pi", "e")}
-    with contextlib.suppress(ArithmeticError, ValueError):
-        value = eval(text, {"__builtins__": {}}, {**names, "abs": abs, "x": x, "y": y})
+    with contextlib.suppress(ArithmeticError, ValueError, TypeError):  # a function of a complex number
+        value = eval(text, {"__builtins__": {}}, {**names, "abs": math.fabs, "x": x, "y": y})
         return value if isinstance(value, float) and math.isfinite(value) else None
     return None
 
