@@ -198,14 +198,6 @@ def log(folder, capsys):
     return folder / "log.csv", lambda: str(Log.read(folder / "log.csv"))
 
 
-def identified(folder, capsys):
-    rng = np.random.default_rng(0)
-    numbers = rng.uniform(-0.1, 0.1, (100, 5)), rng.uniform(-1.0, 1.0, (100, 1))
-    path = folder / "log.csv"
-    Log("gantry/CartPoleSwingUp-v0", 50.0, np.zeros(100, np.int64), *numbers).write(path)
-    return path, lambda: command(capsys, "identify", path, "--physics", "cart_mass=0.9..1.1")
-
-
 def recipe(folder, capsys):
     path = folder / "recipe.json"
     write_recipe(path, Recipe(SHORT, small_config("ppo"), 16, {"sparse": True}), {"score": 1.0})
@@ -289,7 +281,6 @@ FILES = {
     "data set": lambda *at: dataset(*at, "main_data.hdf5"),
     "data set's description": lambda *at: dataset(*at, "metadata.json"),
     "log": log,
-    "log, identified": identified,
     "recipe": recipe,
     "search": journal,
     "floor plan": floor_plan,
