@@ -7,7 +7,7 @@ import re
 import typing
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.constructors import PrimitiveConstructorSpec
 
@@ -155,19 +155,24 @@ def joined_size(words: Sequence[str]) -> list[str]:
 
 
 def arranged(words: Sequence[str], kind: type) -> tuple[str | None, list[str], list[str]]:
-    """Put a command's positional argument first, wherever it stands, and join the options of all its --env flags.
+    """Put a command's positional arguments first, wherever they stand, and join the options of all its --env flags.
 
     Args:
         words: the command line.
-        kind: the dataclass of the command's arguments, of which one is positional.
+        kind: the dataclass of the command's arguments, of which one is positional, or several of one kind.
 
     Returns:
-        The positional argument or None, the options, and all words in the new order.
+        The first positional argument or None, the options, and all words in the new order.
     """
     types = {"--" + field.name.replace("_", "-"): field.type for field in dataclasses.fields(kind)}
     several = {flag for flag, of in types.items() if typing.get_origin(of) is tuple}
     valued = {flag for flag, of in types.items() if of is not bool} - several
+    takes_several = any(
+        typing.get_origin(of) is Annotated and typing.get_origin(typing.get_args(of)[0]) is tuple
+        for of in types.values()
+    )
     positional: str | None = None
+    first: list[str] = []
     options: list[str] = []
     rest: list[str] = []
     waiting = deque(words)
@@ -191,11 +196,11 @@ def arranged(words: Sequence[str], kind: type) -> tuple[str | None, list[str], l
             rest += [word, *([] if separator else values(_is_id))]
         elif flag in valued and not separator:
             rest += [word, *([waiting.popleft()] if waiting else [])]
-        elif word.startswith("-") or positional is not None:
+        elif word.startswith("-") or (first and not takes_several):
             rest.append(word)
         else:
-            positional = word
-    first = [] if positional is None else [positional]
+            first.append(word)
+            positional = first[0]
     return positional, options, [*first, *rest, *(["--env", *options] if options else [])]
 
 
