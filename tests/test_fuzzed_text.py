@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fuzzing import TooLongError, limited
+from test_floor_plan import PLAN
 
 from gantry.cli.options import env_options
 from gantry.envs import make_vec
@@ -40,21 +41,6 @@ PIECES = (
     "\udcff", "\u202e", "%", "//", "@", "<", "~", "^", "0x", "1_", "f'", "\\", "\t", ";", "for ", "*x", "yield ",
     "0777",
 )  # fmt: skip
-PLAN = """\
-title: Test
-cell: 0.5
-room A: hall, dirty
-room B: den
-furniture s: sofa, 0.4
-plan:
-+---+---+
-|A A|B B|
-|   +=+-+
-|A s|B B|
-|   |   |
-|@ A:B B|
-+---+---+
-"""
 LINES = (
     "room C: attic\n", "cell: nan\n", "cell: 1e999\n", "plan:\n", "title:\n", "room é: x\n", "room Ａ: x\n",
     "furniture s: a, inf\n", "room A: hall, dirty, dirty\n", "# \n", "room  : x\n", "a" * 3000, "\ufeff", "\u2028",
