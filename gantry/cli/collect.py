@@ -12,11 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gantry.cli.options import WHOLE_NUMBER, env_options
-from gantry.cli.output import console, parse, print_json, watched
+from gantry.cli.output import Pulse, console, parse, print_json, watched
 from gantry.runs.folder import Run
-
-SAY_SECONDS = 10.0
-"""Time between lines where no one watches."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +85,8 @@ class _Live:
     """A progress bar with the time left; where no one watches, a line every ten seconds."""
 
     def __init__(self, screen: Console, total: int) -> None:
-        self._screen, self._total = screen, total
-        self._started = self._said = time.perf_counter()
+        self._screen, self._total, self._pulse = screen, total, Pulse(screen)
+        self._started = time.perf_counter()
         columns = (TextColumn("collecting"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"))
         self._bar = Progress(*columns, TimeRemainingColumn(), console=screen, disable=not watched(screen))
         self._task = self._bar.add_task("", total=total)
@@ -104,11 +101,8 @@ class _Live:
     def update(self, done: int) -> None:
         """Show how many of the episodes or steps are done."""
         self._bar.update(self._task, completed=done)
-        now = time.perf_counter()
-        if not watched(self._screen) and now - self._said > SAY_SECONDS:
-            self._said = now
-            left = (
-                f"{(now - self._started) * (self._total - done) / done:,.0f} s left" if done else "none has ended yet"
-            )
+        if self._pulse.due():
+            taken = time.perf_counter() - self._started
+            left = f"{taken * (self._total - done) / done:,.0f} s left" if done else "none has ended yet"
             self._screen.print(f"  {done / self._total:4.0%}  {done:,} of {self._total:,}  {left}", soft_wrap=True)
             sys.stdout.flush()

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import sys
+import time
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
@@ -19,6 +20,8 @@ from gantry.types import Json
 
 Arguments = TypeVar("Arguments")
 
+SAY_SECONDS = 10.0
+"""Time between lines where no one watches."""
 ELSEWHERE = {
     "--algo": "--agent",
     "--algorithm": "--agent",
@@ -89,6 +92,21 @@ def _choices(kind: type) -> Iterator[tuple[str, list[str]]]:
 def console(json_output: bool) -> Console:
     """Return where people read: standard output, or standard error when a program reads the former."""
     return _Screen(file=sys.stderr if json_output else sys.stdout, highlight=False)
+
+
+class Pulse:
+    """Tells when a long command says how it goes: every ten seconds, where no one watches a progress bar."""
+
+    def __init__(self, screen: Console) -> None:
+        self._screen, self._said = screen, time.perf_counter()
+
+    def due(self) -> bool:
+        """Return whether a line is due; then the next one is ten seconds later."""
+        now = time.perf_counter()
+        if watched(self._screen) or now - self._said <= SAY_SECONDS:
+            return False
+        self._said = now
+        return True
 
 
 def counted(number: int, noun: str) -> str:

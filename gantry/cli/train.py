@@ -5,7 +5,6 @@ import dataclasses
 import math
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gantry.cli.options import WHOLE_NUMBER, arranged, env_options, parse_options, whole_number
-from gantry.cli.output import check_needed, console, flags_in, parse, print_json, watched
+from gantry.cli.output import Pulse, check_needed, console, flags_in, parse, print_json, watched
 from gantry.errors import GantryError, shown
 from gantry.files import config_from_json
 from gantry.runs.environments import canonical_id, registered_id
@@ -433,7 +432,7 @@ class _Listener:
     """Shows how training goes: a progress bar, or a line every ten seconds where no one watches, and a tracker."""
 
     def __init__(self, screen: Console, total_steps: int, track: str | None) -> None:
-        self._screen, self._total, self._said = screen, total_steps, time.perf_counter()
+        self._screen, self._total, self._pulse = screen, total_steps, Pulse(screen)
         self.last: dict[str, float] = {}
         self._evaluation = ""
         self._track, self._tracker = track, _tracker(track) if track is not None else None
@@ -490,9 +489,7 @@ class _Listener:
         if not math.isnan(row.get("planning_ms", math.nan)):
             numbers += f"  plans in {row['planning_ms']:.0f} ms, {row['real_time_factor']:.1f} × real time"
         self._bar.update(self._task, completed=row["steps"], numbers=numbers)
-        now = time.perf_counter()
-        if not watched(self._screen) and now - self._said > 10.0:
-            self._said = now
+        if self._pulse.due():
             self._screen.print(f"  {row['steps'] / self._total:4.0%}  {numbers}")
             sys.stdout.flush()
 
